@@ -1,0 +1,66 @@
+"""As strict as JAX allows: types never promote silently, ranks never broadcast silently, and there are eight devices."""
+
+import os
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
+
+import pathlib
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=100, derandomize=True)
+hypothesis.settings.load_profile("suite")
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def root():
+    """The repository's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def value_actions():
+    """The published value actions, which have no licence and so are no part of this repository."""
+    path = pathlib.Path(
+        os.environ.get("VATJAX_VALUE_ACTIONS", ROOT.parent / "shared" / "data" / "via_actions.jsonl.gz")
+    )
+    if not path.exists():
+        pytest.skip("the published value actions are not here; VATJAX_VALUE_ACTIONS names their file")
+    return path
+
+
+@pytest.fixture
+def bucket():
+    """A bucket in memory behind `gs://`, with the exclusive creation that real ones offer."""
+    import fsspec
+    from etils.epath import backend
+    from fsspec.implementations.memory import MemoryFileSystem
+    from fsspec.registry import _registry
+
+    class Bucket(MemoryFileSystem):
+        protocol = ("gs", "gcs")
+        store = {}  # noqa: RUF012 (the parent keeps its files on the class)
+        pseudo_dirs = [""]  # noqa: RUF012
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(path.removeprefix("gs://").removeprefix("gcs://"))
+
+    registered = {name: _registry.get(name) for name in ("gs", "gcs")}
+    for name in registered:
+        fsspec.register_implementation(name, Bucket, clobber=True)
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    yield "gs://bucket/run"
+    for name, implementation in registered.items():
+        _registry.pop(name)
+        if implementation is not None:
+            fsspec.register_implementation(name, implementation, clobber=True)
+    backend.fsspec_backend._get_filesystem.cache_clear()

@@ -1,0 +1,263 @@
+"""YAML files become frozen dataclasses, and every mistake in them is named with its file, line and key.
+
+The reader walks the YAML nodes along the dataclass's own types instead of loading first and checking later. So a string
+field keeps what the user wrote (`no` stays "no", `1e-4` is a number), a key given twice is an error instead of a silent
+loss, and no tag is ever executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from vatjax import errors, names
+
+T = TypeVar("T")
+
+_TRUE = ("true", "yes", "on")
+_FALSE = ("false", "no", "off")
+_NULL = ("", "~", "null")
+
+
+def read(cls: type[T], path: str | pathlib.Path) -> T:
+    """Reads a YAML file into the dataclass `cls`.
+
+    Raises:
+        InputError: for a missing file, invalid YAML, a Python tag, an unknown or repeated key, a missing key or a value
+            of the wrong type; all that can be found in one pass are reported together.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise errors.InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise errors.InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    return parse(cls, text, str(path))
+
+
+def parse(cls: type[T], text: str, source: str) -> T:
+    """Reads YAML text into the dataclass `cls`; `source` names the text in errors."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = None if mark is None else mark.line + 1
+        message = f"invalid YAML: {getattr(error, 'problem', None) or error}"
+        raise errors.all_of([errors.Problem(source, line, message)]) from None
+    except RecursionError:
+        raise errors.InputError(f"{source}: invalid YAML: nested too deeply") from None
+    reader = _Reader(source)
+    if node is None:
+        start = yaml.Mark(source, 0, 0, 0, "", 0)
+        node = yaml.MappingNode("tag:yaml.org,2002:map", [], start, start)
+    result: T = reader.value(cls, node, "")
+    if reader.problems:
+        raise errors.all_of(reader.problems)
+    return result
+
+
+def to_dict(config: Any) -> Any:
+    """A configuration as plain mappings, lists and scalars, ready for YAML or JSON."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(value) for value in config]
+    return config
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration as YAML that `parse` reads back to an equal one."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Bad:
+    """Stands for a value that could not be read; its problem is recorded."""
+
+
+_BAD = _Bad()
+
+
+class _Reader:
+    """Walks YAML nodes along a type and records what does not fit."""
+
+    def __init__(self, source: str):
+        self.source = source
+        self.problems: list[errors.Problem] = []
+
+    def bad(self, node: yaml.Node, message: str) -> Any:
+        self.problems.append(errors.Problem(self.source, node.start_mark.line + 1, message))
+        return _BAD
+
+    def value(self, kind: Any, node: yaml.Node, key: str) -> Any:
+        if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+            return self.bad(node, f"{_at(key)}the tag {node.tag!r} is not read; plain YAML only")
+        origin = typing.get_origin(kind)
+        if origin in (Union, types.UnionType):
+            return self.union(typing.get_args(kind), node, key)
+        if dataclasses.is_dataclass(kind):
+            return self.dataclass(kind, node, key)
+        if origin in (tuple, list):
+            return self.sequence(kind, node, key)
+        if origin in (dict, Mapping):
+            return self.mapping(kind, node, key)
+        return self.scalar(kind, node, key)
+
+    def union(self, kinds: Sequence[Any], node: yaml.Node, key: str) -> Any:
+        if isinstance(node, yaml.ScalarNode) and type(None) in kinds and _plain(node) and node.value.lower() in _NULL:
+            return None
+        kinds = [kind for kind in kinds if kind is not type(None)]
+        failures: list[errors.Problem] = []
+        for kind in kinds:  # the first that fits; a single-member union reports its own problems
+            trial = _Reader(self.source)
+            result = trial.value(kind, node, key)
+            if not trial.problems:
+                return result
+            failures = failures or trial.problems
+            if dataclasses.is_dataclass(kind) and isinstance(node, yaml.MappingNode):
+                failures = trial.problems
+                break
+        if len(kinds) > 1 and isinstance(node, yaml.ScalarNode):
+            return self.bad(node, f"{_at(key)}expected {' or '.join(map(_describe, kinds))}, found {_found(node)}")
+        self.problems += failures
+        return _BAD
+
+    def dataclass(self, kind: Any, node: yaml.Node, key: str) -> Any:
+        if not isinstance(node, yaml.MappingNode):
+            return self.bad(node, f"{_at(key)}expected keys of {_title(kind)}, found {_found(node)}")
+        hints = typing.get_type_hints(kind)
+        fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+        given: dict[str, Any] = {}
+        before = len(self.problems)
+        for name_node, value_node in node.value:
+            name = name_node.value if isinstance(name_node, yaml.ScalarNode) else _found(name_node)
+            path = f"{key}.{name}" if key else str(name)
+            if name not in fields:
+                self.bad(name_node, names.unknown("key", path, [f"{key}.{f}" if key else f for f in fields]))
+            elif name in given:
+                self.bad(name_node, f"the key {path!r} is given twice")
+            else:
+                given[name] = self.value(hints[name], value_node, path)
+        for name, field in fields.items():
+            required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            if required and name not in given:
+                path = f"{key}.{name}" if key else name
+                self.bad(node, f"the key {path!r} is missing ({_describe(hints[name])})")
+        if len(self.problems) > before:
+            return _BAD
+        try:
+            return kind(**given)
+        except errors.InputError as error:  # a dataclass's own __post_init__ check
+            return self.bad(node, f"{_at(key)}{error}")
+
+    def sequence(self, kind: Any, node: yaml.Node, key: str) -> Any:
+        if not isinstance(node, yaml.SequenceNode):
+            return self.bad(node, f"{_at(key)}expected a list, found {_found(node)}")
+        args = typing.get_args(kind)
+        if typing.get_origin(kind) is tuple and args[-1] is not Ellipsis:
+            if len(args) != len(node.value):
+                return self.bad(node, f"{_at(key)}expected {len(args)} entries, found {len(node.value)}")
+            return tuple(
+                self.value(part, child, f"{key}[{i}]")
+                for i, (part, child) in enumerate(zip(args, node.value, strict=True))
+            )
+        entries = [self.value(args[0], child, f"{key}[{i}]") for i, child in enumerate(node.value)]
+        return tuple(entries) if typing.get_origin(kind) is tuple else entries
+
+    def mapping(self, kind: Any, node: yaml.Node, key: str) -> Any:
+        if not isinstance(node, yaml.MappingNode):
+            return self.bad(node, f"{_at(key)}expected a mapping, found {_found(node)}")
+        key_kind, value_kind = typing.get_args(kind)
+        result: dict[Any, Any] = {}
+        for name_node, value_node in node.value:
+            name = self.value(key_kind, name_node, key)
+            if isinstance(name, _Bad):
+                continue
+            if name in result:
+                self.bad(name_node, f"the key {key + '.' + str(name)!r} is given twice")
+                continue
+            result[name] = self.value(value_kind, value_node, f"{key}.{name}" if key else str(name))
+        return result
+
+    def scalar(self, kind: Any, node: yaml.Node, key: str) -> Any:
+        wrong = f"{_at(key)}expected {_describe(kind)}, found {_found(node)}"
+        if not isinstance(node, yaml.ScalarNode):
+            return self.bad(node, wrong)
+        text = node.value
+        if typing.get_origin(kind) is Literal:
+            choices = typing.get_args(kind)
+            for choice in choices:
+                if text == str(choice):
+                    return choice
+            return self.bad(node, f"{_at(key)}{names.unknown('choice', text, [str(choice) for choice in choices])}")
+        if kind is str:
+            if _plain(node) and text.lower() in _NULL:
+                return self.bad(node, wrong)
+            return text
+        if kind is pathlib.Path:
+            return pathlib.Path(text) if text else self.bad(node, wrong)
+        if not _plain(node):  # a quoted "3" is text, not a number
+            return self.bad(node, wrong)
+        if kind is bool:
+            return True if text.lower() in _TRUE else False if text.lower() in _FALSE else self.bad(node, wrong)
+        if kind in (int, float):
+            try:
+                number = kind(text.replace("_", ""))
+            except (ValueError, OverflowError):
+                return self.bad(node, wrong)
+            return number if math.isfinite(number) else self.bad(node, wrong)
+        raise TypeError(f"{key}: a configuration field can't have the type {kind}")
+
+
+def _at(key: str) -> str:
+    return f"{key}: " if key else ""
+
+
+def _plain(node: yaml.ScalarNode) -> bool:
+    return node.style is None
+
+
+def _title(kind: type) -> str:
+    return f"{kind.__name__} ({', '.join(field.name for field in dataclasses.fields(kind))})"
+
+
+def _found(node: yaml.Node) -> str:
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    text = str(node.value)
+    shown = text if len(text) <= 40 else text[:37] + "..."
+    if isinstance(node, yaml.ScalarNode) and _plain(node):
+        return repr(shown) if shown else "nothing"
+    return f"the text {shown!r}"
+
+
+def _describe(kind: Any) -> str:
+    """A type in the words of a person who writes YAML."""
+    origin = typing.get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join("nothing" if part is type(None) else _describe(part) for part in typing.get_args(kind))
+    if origin is Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(kind))
+    if origin in (tuple, list):
+        return "a list"
+    if origin in (dict, Mapping):
+        return "a mapping"
+    if dataclasses.is_dataclass(kind):
+        return "a mapping"
+    return {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        pathlib.Path: "a path",
+    }.get(kind, str(kind))

@@ -1,0 +1,65 @@
+"""Forgiving names: spelling variants meet in one key, and a wrong name is answered with the nearest right one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from vatjax.errors import InputError
+
+T = TypeVar("T")
+
+
+def canonical(name: str) -> str:
+    """The key under which spelling variants of one name meet.
+
+    Case, hyphens, spaces, accents, a leading article, "&" for "and" and British "our" make no difference. Letters of
+    every script stay, with the marks that belong to them.
+
+    >>> canonical("Self direction") == canonical("SELF-DIRECTION")
+    True
+    >>> canonical("Reciprocation of Favours") == canonical("reciprocation of favors")
+    True
+    """
+    text = unicodedata.normalize("NFKD", name).casefold().replace("&", " and ")
+    text = "".join(letter for letter in text if not "\u0300" <= letter <= "\u036f")  # Latin and Greek accents only
+    words = "".join(letter if unicodedata.category(letter)[0] in "LNM" else " " for letter in text).split()
+    if len(words) > 1 and words[0] in ("a", "an", "the"):
+        words = words[1:]
+    return re.sub("our", "or", "".join(words))
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is closest to `name`, or None where none is close."""
+    by_key = {canonical(candidate): candidate for candidate in known}
+    close = difflib.get_close_matches(canonical(name), by_key, n=1, cutoff=0.6)
+    return by_key[close[0]] if close else None
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """The sentence for a name that is not known: the nearest one, or all of them where they are few."""
+    known = list(known)
+    close = nearest(name, known) if isinstance(name, str) else None
+    if close is not None:
+        return f"unknown {kind} {name!r}; did you mean {close!r}?"
+    if len(known) <= 16:
+        return f"unknown {kind} {name!r}; known are: {', '.join(known)}"
+    return f"unknown {kind} {name!r}; there are {len(known)}, from {known[0]!r} to {known[-1]!r}"
+
+
+def find(kind: str, name: str, table: Mapping[str, T], known: Iterable[str]) -> T:
+    """Looks a name up in a table of canonical keys.
+
+    Args:
+        kind: what the name names, for the error.
+        name: the name as the user wrote it.
+        table: canonical key -> result.
+        known: the names to offer where `name` is not among them.
+    """
+    try:
+        return table[canonical(name)]
+    except (KeyError, TypeError):
+        raise InputError(unknown(kind, name, known)) from None

@@ -1,0 +1,309 @@
+"""The taxonomy: which values there are, the type that each belongs to, and each type's place on the circle.
+
+    tax = values.schwartz()
+    tax.names, tax.types, tax.type_of           # 56 names, 10 types in circle order, (56,) type of each value
+    tax.aggregate(x)                            # [..., 56] -> [..., 10], mean over members
+    tax.mask("Power")                           # which values a target is made of
+    values.load("my_taxonomy.yaml")             # any other set of values, with the same functions
+
+A taxonomy is immutable and hashable, so it can be a static argument of a compiled function. This module knows no model
+and imports no JAX: `aggregate` works on whatever array it is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from vatjax import config, errors, names
+
+Level = Literal["values", "types", "groups"]
+
+_SCHWARTZ = pathlib.Path(__file__).parent / "assets" / "schwartz.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """One value of a taxonomy file: its name, a one-line definition, other names it goes by."""
+
+    name: str
+    definition: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Type:
+    """One type of a taxonomy file: its member values and its place on the circle (`angle` in degrees, optional)."""
+
+    name: str
+    values: tuple[Value, ...]
+    group: str | None = None
+    sector: str | None = None
+    angle: float | None = None
+    definition: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One higher-order group of a taxonomy file."""
+
+    name: str
+    definition: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Taxonomy:
+    """An ordered set of values, as a taxonomy file gives it.
+
+    Attributes:
+        name: a short name, kept in the metadata of every state.
+        entries: the types with their member values, in circle order where there is a circle.
+        groups_: the higher-order groups; may be empty.
+        circle: whether the order of the types goes round a circle.
+        title: a longer name for people.
+    """
+
+    name: str
+    entries: tuple[Type, ...]
+    groups_: tuple[Group, ...] = ()
+    circle: bool = True
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    # Names and order ------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """The values' names, [values]."""
+        return tuple(value.name for entry in self.entries for value in entry.values)
+
+    @functools.cached_property
+    def types(self) -> tuple[str, ...]:
+        """The types' names in circle order, [types]."""
+        return tuple(entry.name for entry in self.entries)
+
+    @functools.cached_property
+    def groups(self) -> tuple[str, ...]:
+        """The higher-order groups' names, [groups]."""
+        return tuple(group.name for group in self.groups_)
+
+    @functools.cached_property
+    def definitions(self) -> tuple[str, ...]:
+        """One line for each value, [values]."""
+        return tuple(value.definition for entry in self.entries for value in entry.values)
+
+    @functools.cached_property
+    def type_of(self) -> np.ndarray:
+        """The index of each value's type, [values] int32."""
+        return _frozen([i for i, entry in enumerate(self.entries) for _ in entry.values])
+
+    @functools.cached_property
+    def group_of(self) -> np.ndarray:
+        """The index of each type's group, [types] int32; -1 for a type without one."""
+        return _frozen([-1 if entry.group is None else self.groups.index(entry.group) for entry in self.entries])
+
+    @functools.cached_property
+    def sector_of(self) -> np.ndarray:
+        """The slice of the circle that each type lies in, [types] int32; types with one `sector` share a slice."""
+        slices: dict[str, int] = {}
+        return _frozen([slices.setdefault(entry.sector or f"\0{entry.name}", len(slices)) for entry in self.entries])
+
+    @functools.cached_property
+    def angles(self) -> np.ndarray:
+        """Each type's place on the circle in radians, [types]; even spacing of the sectors where the file gives none.
+
+        The theory orders the types and gives no angles: even spacing is a convention.
+        """
+        if not self.circle:
+            raise errors.InputError(f"the taxonomy {self.name!r} has no circle, so its types have no angles")
+        sectors = self.sector_of
+        even = 2 * np.pi * sectors / (sectors.max() + 1)
+        given = [entry.angle for entry in self.entries]
+        angles = np.array([even[i] if angle is None else np.deg2rad(angle) for i, angle in enumerate(given)])
+        angles.flags.writeable = False
+        return angles
+
+    # Looking names up -----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _values_by_key(self) -> dict[str, int]:
+        values = [value for entry in self.entries for value in entry.values]
+        return {names.canonical(name): i for i, value in enumerate(values) for name in (value.name, *value.aliases)}
+
+    @functools.cached_property
+    def _members_by_key(self) -> dict[str, tuple[int, ...]]:
+        """Every name that can be a target -> the values it is made of."""
+        members: dict[str, tuple[int, ...]] = {key: (index,) for key, index in self._values_by_key.items()}
+        for i, entry in enumerate(self.entries):
+            own = tuple(np.flatnonzero(self.type_of == i).tolist())
+            members |= {names.canonical(name): own for name in (entry.name, *entry.aliases)}
+        for i, group in enumerate(self.groups_):
+            own = tuple(np.flatnonzero(self._group_of_value == i).tolist())
+            members |= {names.canonical(name): own for name in (group.name, *group.aliases)}
+        return members
+
+    @functools.cached_property
+    def _group_of_value(self) -> np.ndarray:
+        return _frozen(self.group_of[self.type_of])
+
+    def index(self, name: str) -> int:
+        """The position of a value in `names`.
+
+        >>> schwartz().index("social justice") == schwartz().names.index("Social Justice")
+        True
+
+        Raises:
+            InputError: for an unknown name; offers the nearest.
+        """
+        return names.find("value", name, self._values_by_key, self.names)
+
+    def match(self, name: str) -> str | None:
+        """The taxonomy's own spelling of a value's name, or None where it is no value of this taxonomy."""
+        index = self._values_by_key.get(names.canonical(name))
+        return None if index is None else self.names[index]
+
+    def mask(self, target: str) -> np.ndarray:
+        """Which values a target is made of, [values] bool: one value, or all members of a type or group.
+
+        >>> int(schwartz().mask("Power").sum()), int(schwartz().mask("Wealth").sum())
+        (5, 1)
+        """
+        mask = np.zeros(len(self.names), bool)
+        known = (*self.types, *self.groups, *self.names)
+        mask[list(names.find("value, type or group", target, self._members_by_key, known))] = True
+        return mask
+
+    def members(self, level: Level = "types") -> tuple[np.ndarray, ...]:
+        """The indices of the values that belong to each type (or group, or to each value itself)."""
+        if level == "values":
+            return tuple(np.array([i]) for i in range(len(self.names)))
+        belongs, count = {
+            "types": (self.type_of, len(self.types)),
+            "groups": (self._group_of_value, len(self.groups)),
+        }[level]
+        return tuple(np.flatnonzero(belongs == i) for i in range(count))
+
+    def level_names(self, level: Level) -> tuple[str, ...]:
+        """The column names at a level of analysis."""
+        return {"values": self.names, "types": self.types, "groups": self.groups}[level]
+
+    def aggregate(self, x: Any, mask: Any = None, level: Level = "types") -> Any:
+        """The mean over each type's (or group's) member values.
+
+            y[..., t] = sum_v in t (mask * x)[..., v] / sum_v in t mask[..., v]
+
+        A type without any unmasked member is NaN; a NaN that no mask covers stays within its own type.
+
+        Args:
+            x: array [..., values], NumPy or JAX, traced or not.
+            mask: optional bool array of the same shape, True where there is a rating.
+            level: "types" or "groups"; "values" applies the mask and changes nothing else.
+
+        Returns:
+            Array [..., types] of the kind that came in.
+        """
+        xp = x.__array_namespace__() if hasattr(x, "__array_namespace__") else np
+        x = xp.asarray(x)
+        if x.ndim == 0 or x.shape[-1] != len(self.names):
+            raise ValueError(f"the last axis must be the {len(self.names)} values of {self.name!r}, found {x.shape}")
+        if mask is None:
+            return xp.stack([xp.mean(x[..., group], axis=-1) for group in self.members(level)], axis=-1)
+        mask = xp.asarray(mask, dtype=bool)
+        means = []
+        for group in self.members(level):
+            present = mask[..., group]
+            count = xp.sum(present, axis=-1)
+            total = xp.sum(xp.where(present, x[..., group], 0), axis=-1)
+            mean = total / xp.where(count > 0, count, 1).astype(total.dtype)
+            means.append(xp.where(count > 0, mean, xp.nan))
+        return xp.stack(means, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """The keys of a taxonomy file."""
+
+    name: str
+    types: tuple[Type, ...]
+    title: str = ""
+    circle: bool = True
+    groups: tuple[Group, ...] = ()
+
+
+def load(path: str | pathlib.Path) -> Taxonomy:
+    """Reads a taxonomy from a YAML file; `configs/taxonomies/` has one to copy.
+
+    Raises:
+        InputError: names the file, the line and the key of each problem.
+    """
+    file = config.read(_File, path)
+    try:
+        return Taxonomy(file.name, file.types, file.groups, file.circle, file.title)
+    except errors.InputError as error:
+        raise errors.InputError(f"{path}: {error}") from None
+
+
+@functools.cache
+def schwartz() -> Taxonomy:
+    """Schwartz's 56 values in 10 types and 4 groups."""
+    return load(_SCHWARTZ)
+
+
+def _frozen(entries: Any) -> np.ndarray:
+    array = np.asarray(entries, np.int32)
+    array.flags.writeable = False
+    return array
+
+
+def _check(taxonomy: Taxonomy) -> None:
+    """Refuses what would make a name mean two things."""
+    if not taxonomy.entries:
+        raise errors.InputError("a taxonomy needs at least one type")
+    groups = [group.name for group in taxonomy.groups_]
+    for entry in taxonomy.entries:
+        if not entry.values:
+            raise errors.InputError(f"the type {entry.name!r} has no values")
+        if entry.group is not None and entry.group not in groups:
+            raise errors.InputError(f"type {entry.name!r}: {names.unknown('group', entry.group, groups)}")
+    for kind, entries in (
+        ("value", [value for entry in taxonomy.entries for value in entry.values]),
+        ("type", taxonomy.entries),
+        ("group", taxonomy.groups_),
+    ):
+        _check_unique(kind, entries)
+    _check_levels(taxonomy)
+
+
+def _check_unique(kind: str, entries: Any) -> None:
+    seen: dict[str, str] = {}
+    for entry in entries:
+        for name in dict.fromkeys(names.canonical(name) for name in (entry.name, *entry.aliases)):
+            if not name:
+                raise errors.InputError(f"a {kind} needs a name with at least one letter, found {entry.name!r}")
+            if name in seen:
+                raise errors.InputError(f"the {kind}s {seen[name]!r} and {entry.name!r} share a name")
+            seen[name] = entry.name
+
+
+def _check_levels(taxonomy: Taxonomy) -> None:
+    """A name used at two levels must stand for the same values at both."""
+    meaning: Mapping[str, Any] = taxonomy._members_by_key
+    for name, index in taxonomy._values_by_key.items():
+        if meaning[name] != (index,):
+            raise errors.InputError(
+                f"{taxonomy.names[index]!r} names a value and also a type or group of several values; rename one"
+            )
+    for i, entry in enumerate(taxonomy.entries):
+        own = tuple(int(v) for v in np.flatnonzero(taxonomy.type_of == i))
+        for name in (entry.name, *entry.aliases):
+            if meaning[names.canonical(name)] != own:
+                raise errors.InputError(f"{name!r} names a type and also a different group; rename one")
