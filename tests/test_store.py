@@ -1,0 +1,349 @@
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vatjax import store
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def leftovers(folder):
+    return [path.name for path in pathlib.Path(folder).rglob("*.tmp")]
+
+
+# Committing ---------------------------------------------------------------------------------------------------------
+
+
+def test_commit_replaces_and_makes_folders(tmp_path):
+    target = tmp_path / "a" / "b" / "state"
+    store.commit(target, b"one")
+    store.commit(target, lambda file: file.write(b"two"))
+    assert target.read_bytes() == b"two"
+    assert leftovers(tmp_path) == []
+
+
+def test_a_writer_that_fails_leaves_the_old_content(tmp_path):
+    target = tmp_path / "state"
+    store.commit(target, b"old")
+
+    def fail(file):
+        file.write(b"half of the new")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        store.commit(target, fail)
+    assert target.read_bytes() == b"old"
+    assert leftovers(tmp_path) == []
+
+
+def test_a_kill_in_the_middle_leaves_the_old_content(tmp_path):
+    target = tmp_path / "state"
+    store.commit(target, b"old")
+    code = f"""
+        import os, signal
+        from vatjax import store
+        def half(file):
+            file.write(b"new" * 1000)
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        store.commit({str(target)!r}, half)
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert target.read_bytes() == b"old"
+    store.commit(target, b"new")
+    assert target.read_bytes() == b"new"
+
+
+def test_commit_syncs_the_file_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b)))
+    store.commit(tmp_path / "state", b"x")
+    assert calls[0].endswith(".tmp")
+    assert calls[1:] == ["rename", str(tmp_path)]
+
+
+def test_a_committed_file_has_ordinary_permissions(tmp_path):
+    store.commit(tmp_path / "committed", b"")
+    (tmp_path / "ordinary").write_bytes(b"")
+    assert (tmp_path / "committed").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_create_lets_only_the_first_in(tmp_path):
+    assert store.create(tmp_path / "claim", b"first")
+    assert not store.create(tmp_path / "claim", b"second")
+    assert (tmp_path / "claim").read_bytes() == b"first"
+    assert leftovers(tmp_path) == []
+
+
+def test_json_refuses_nan_and_has_stable_bytes(tmp_path):
+    store.commit_json(tmp_path / "a.json", {"b": 1, "a": [None, "é"]})
+    store.commit_json(tmp_path / "b.json", {"a": [None, "é"], "b": 1})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        store.commit_json(tmp_path / "a.json", float("nan"))
+    assert json.loads((tmp_path / "a.json").read_text())["b"] == 1
+
+
+def test_npz_has_stable_bytes_and_no_pickles(tmp_path):
+    arrays = {"x": np.arange(5.0), "names": np.array(["a", "é"])}
+    store.commit_npz(tmp_path / "a.npz", arrays)
+    time.sleep(0.01)
+    store.commit_npz(tmp_path / "b.npz", arrays)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    loaded = store.load_npz(tmp_path / "a.npz")
+    assert loaded["names"].tolist() == ["a", "é"]
+    with pytest.raises(TypeError, match="pickle"):
+        store.commit_npz(tmp_path / "a.npz", {"x": np.array([object()])})
+
+
+def test_a_pickled_array_is_refused(tmp_path):
+    np.savez(tmp_path / "evil.npz", x=np.array([{"a": 1}], object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        store.load_npz(tmp_path / "evil.npz")
+
+
+def test_a_bucket_holds_whole_files_only(bucket):
+    target = f"{bucket}/state"
+    store.commit(target, b"old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("connection lost")
+
+    with pytest.raises(OSError, match="connection lost"):
+        store.commit(target, fail)
+    assert store.path(target).read_bytes() == b"old"
+    store.commit_npz(f"{bucket}/a.npz", {"x": np.arange(3)})
+    assert store.load_npz(f"{bucket}/a.npz")["x"].tolist() == [0, 1, 2]
+    assert store.create(f"{bucket}/claim", b"1")
+    assert not store.create(f"{bucket}/claim", b"2")
+
+
+# Content addresses --------------------------------------------------------------------------------------------------
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def typed(part):
+    """Equality that tells 1 from 1.0 and True."""
+    if isinstance(part, dict):
+        return {key: typed(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [typed(value) for value in part]
+    return (type(part).__name__, repr(part))
+
+
+@given(plain, plain)
+def test_addresses_are_equal_exactly_where_content_is(one, other):
+    assert (store.address(one) == store.address(other)) == (typed(one) == typed(other))
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(), max_size=5))
+def test_an_address_ignores_dictionary_order(content):
+    assert store.address(content) == store.address(dict(reversed(content.items())))
+
+
+def test_addresses_of_arrays_know_type_and_shape():
+    x = np.arange(6, dtype=np.float32)
+    seen = {store.address(y) for y in (x, x.astype(np.float64), x.reshape(2, 3), x[::-1], x.tolist())}
+    assert len(seen) == 5
+    assert store.address(x[::2]) == store.address(x[::2].copy())
+    assert store.address(np.asfortranarray(x.reshape(2, 3))) == store.address(x.reshape(2, 3))
+
+
+def test_an_address_is_the_same_in_another_process():
+    content = {"seed": 1, "names": ["a", "b"], "rate": 0.1}
+    code = f"from vatjax import store; print(store.address({content!r}))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == store.address(content)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    rate: float = 0.1
+
+
+def test_dataclasses_have_addresses_and_paths_have_none(tmp_path):
+    assert store.address(Settings()) == store.address(Settings(0.1)) != store.address(Settings(0.2))
+    with pytest.raises(TypeError, match="file_address"):
+        store.address(tmp_path)
+    with pytest.raises(TypeError, match="object"):
+        store.address(object())
+
+
+def test_file_address_is_of_the_bytes(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x" * (1 << 21))
+    assert store.file_address(tmp_path / "a") == store.file_address(tmp_path / "b")
+    (tmp_path / "b").write_bytes(b"x" * (1 << 21) + b"y")
+    assert store.file_address(tmp_path / "a") != store.file_address(tmp_path / "b")
+
+
+# Claims -------------------------------------------------------------------------------------------------------------
+
+
+def elsewhere(folder, name, generation=0, until=60.0):
+    """A claim as another machine would have left it."""
+    content = {"token": "other", "host": "elsewhere", "space": "", "pid": 1, "until": time.time() + until}
+    store.commit(f"{folder}/{name}.{generation}.claim", json.dumps(content).encode())
+
+
+@pytest.fixture(params=["local", "bucket"])
+def folder(request, tmp_path):
+    return str(tmp_path / "claims") if request.param == "local" else request.getfixturevalue("bucket")
+
+
+def test_one_at_a_time(folder):
+    with store.claim(folder, "piece-1") as mine:
+        assert mine is not None
+        assert store.claim(folder, "piece-1") is None
+        assert store.holder(folder, "piece-1")["pid"] == os.getpid()
+        assert store.claim(folder, "piece-2") is not None
+    assert store.holder(folder, "piece-1") is None
+    assert store.claim(folder, "piece-1") is not None
+
+
+def test_names_that_contain_each_other_are_different_pieces(folder):
+    assert store.claim(folder, "a") is not None
+    assert store.claim(folder, "a.0") is not None
+    assert store.claim(folder, "a") is None
+
+
+def test_a_live_claim_of_another_machine_is_respected(folder):
+    elsewhere(folder, "piece")
+    assert store.claim(folder, "piece") is None
+    assert store.holder(folder, "piece")["host"] == "elsewhere"
+
+
+def test_an_expired_claim_is_taken_over_and_its_holder_learns_of_it(folder):
+    first = store.claim(folder, "piece", seconds=0.05)
+    time.sleep(0.1)
+    second = store.claim(folder, "piece")
+    assert second is not None
+    assert second.generation == 1
+    assert not first.renew()
+    assert second.renew()
+    first.release()
+    assert store.claim(folder, "piece") is None
+    second.release()
+    assert store.claim(folder, "piece").generation == 2
+
+
+def test_renewing_keeps_a_claim_alive(folder):
+    mine = store.claim(folder, "piece", seconds=0.2)
+    for _ in range(3):
+        time.sleep(0.1)
+        assert mine.renew()
+    assert store.claim(folder, "piece") is None
+
+
+def test_a_claim_that_cannot_be_read_counts_as_dead(folder):
+    store.commit(f"{folder}/piece.0.claim", b"")
+    store.commit(f"{folder}/piece.1.claim", b"[]")
+    assert store.claim(folder, "piece").generation == 2
+    assert len(list(store.path(folder).iterdir())) == 1
+
+
+def test_two_claims_at_once_withdraw_rather_than_both_hold(folder, monkeypatch):
+    """The other one appears between our first look and our second."""
+    create = store.create
+
+    def racing(where, data):
+        elsewhere(folder, "piece", generation=7)
+        return create(where, data)
+
+    monkeypatch.setattr(store, "create", racing)
+    assert store.claim(folder, "piece") is None
+    assert store.holder(folder, "piece")["generation"] == 7
+
+
+def test_a_process_that_looked_long_ago_withdraws(folder, monkeypatch):
+    """Between our first look and our creation the piece was claimed, released and its files tidied away."""
+    create = store.create
+
+    def late(where, data):
+        elsewhere(folder, "piece", generation=5, until=-1.0)
+        return create(where, data)
+
+    monkeypatch.setattr(store, "create", late)
+    assert store.claim(folder, "piece") is None
+    monkeypatch.undo()
+    assert store.claim(folder, "piece").generation == 6
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a*"])
+def test_a_claims_name_stays_in_its_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="name"):
+        store.claim(tmp_path, name)
+
+
+def hold(folder, pipe):
+    claim = store.claim(folder, "piece", seconds=3600)
+    pipe.send(claim is not None)
+    time.sleep(60)
+
+
+def test_a_killed_process_on_this_machine_is_replaced_at_once(tmp_path):
+    here, there = SPAWN.Pipe()
+    process = SPAWN.Process(target=hold, args=(str(tmp_path), there))
+    process.start()
+    try:
+        assert here.recv()
+        assert store.claim(tmp_path, "piece") is None
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, but not reaped: a zombie holds nothing
+        assert store.claim(tmp_path, "piece") is not None
+    finally:
+        process.kill()
+        process.join()
+
+
+def work(folder, attempts):
+    with open(f"{folder}/log", "ab", buffering=0) as log:
+        for _ in range(attempts):
+            claim = store.claim(f"{folder}/claims", "piece")
+            if claim is not None:
+                log.write(f"enter {os.getpid()}\n".encode())
+                time.sleep(0.0005)
+                log.write(f"leave {os.getpid()}\n".encode())
+                claim.release()
+
+
+def test_processes_that_race_are_never_inside_together(tmp_path):
+    elsewhere(tmp_path / "claims", "piece", generation=3, until=-1.0)
+    processes = [SPAWN.Process(target=work, args=(str(tmp_path), 300)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) > 20
+    for enter, leave in zip(lines[::2], lines[1::2], strict=True):
+        assert enter.split() == ["enter", leave.split()[1]]
+        assert leave.split()[0] == "leave"
+    assert len({line.split()[1] for line in lines}) > 1
