@@ -1,0 +1,39 @@
+"""Items: (scene, action) pairs, read, checked, split by scene, paired and written back.
+
+    items.bundled()                                  # 29,568 items of our own
+    data = items.read("actions.csv.gz", columns={"action": "text"})
+    train, test = data.split(test=0.25, seed=0)      # by scene; adding data moves nothing
+    data.where(country="Egypt", type="Power")        # filters
+    data.pair()                                      # express and suppress of a value in a scene
+    items.protocols(data)                            # which elicitation protocols they allow, and why
+
+This package knows no model.
+"""
+
+from vatjax.items.asset import bundled
+from vatjax.items.protocols import Protocol, protocols
+from vatjax.items.read import COLUMNS, LAYOUTS, Inspected, Layout, inspect, read, write
+from vatjax.items.source import Source, inspect_source, open_source
+from vatjax.items.table import EXPRESS, SUPPRESS, Item, Items, Pairs, Scene
+
+__all__ = [
+    "COLUMNS",
+    "EXPRESS",
+    "LAYOUTS",
+    "SUPPRESS",
+    "Inspected",
+    "Item",
+    "Items",
+    "Layout",
+    "Pairs",
+    "Protocol",
+    "Scene",
+    "Source",
+    "bundled",
+    "inspect",
+    "inspect_source",
+    "open_source",
+    "protocols",
+    "read",
+    "write",
+]

@@ -1,0 +1,75 @@
+"""The items that come with the package: every scene crossed with every value and polarity, in plain English.
+
+The asset holds the scenes and the action phrasings; the 29,568 items are made from them here, always the same ones.
+`scripts/build_items.py` makes the asset from hand-written parts.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vatjax import errors
+from vatjax.items.table import EXPRESS, SUPPRESS, Items
+from vatjax.values import schwartz
+
+ASSET = pathlib.Path(__file__).parent.parent / "assets" / "items.json"
+SOURCE = "bundled"
+
+
+@functools.cache
+def bundled() -> Items:
+    """The bundled items: 12 countries, 11 topics, 2 scenes for each, 56 values, 2 polarities."""
+    try:
+        parts = json.loads(ASSET.read_text(encoding="utf-8"))
+        body = parts["parts"]
+        if digest(body) != parts["sha256"]:
+            raise ValueError("the content does not match its hash")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.InputError(f"{ASSET}: the bundled items are damaged ({error}); install vatjax again") from None
+    return expand(body)
+
+
+def digest(body: object) -> str:
+    """The hash that the asset carries of its own parts."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def expand(body: Mapping[str, Any]) -> Items:
+    """Crosses every scene with every value and polarity.
+
+    Args:
+        body: `seed`, `scenes` (country, topic, scene, matter, people) and `actions` (value -> polarity -> phrasings).
+    """
+    taxonomy = schwartz()
+    scenes, actions = body["scenes"], [body["actions"][name] for name in taxonomy.names]
+    sides = (EXPRESS, SUPPRESS)
+    texts = np.empty((len(scenes), len(actions), len(sides)), object)
+    for i, scene in enumerate(scenes):
+        draws = hashlib.shake_128(f"{body['seed']}\0{scene['scene']}".encode()).digest(texts[i].size)
+        for j, action in enumerate(actions):
+            for k, phrasings in enumerate((action["express"], action["suppress"])):
+                phrasing = phrasings[draws[j * len(sides) + k] % len(phrasings)]
+                texts[i, j, k] = phrasing.format(matter=scene["matter"], people=scene["people"])
+
+    def spread(key: str) -> np.ndarray:
+        return np.repeat(np.array([scene[key] for scene in scenes], object), len(actions) * len(sides))
+
+    values = np.repeat(np.arange(len(actions), dtype=np.int32), len(sides))
+    return Items(
+        taxonomy=taxonomy,
+        country=spread("country"),
+        topic=spread("topic"),
+        scene=spread("scene"),
+        value=np.tile(values, len(scenes)),
+        polarity=np.tile(np.array(sides, np.int8), len(scenes) * len(actions)),
+        action=texts.ravel(),
+        line=np.arange(1, texts.size + 1, dtype=np.int32),
+        source=SOURCE,
+    )

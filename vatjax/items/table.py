@@ -1,0 +1,233 @@
+"""`Items`: (scene, action) pairs as columns, with the views that a study needs of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from vatjax import errors, names
+from vatjax.values import Level, Taxonomy
+
+EXPRESS, SUPPRESS = 1, -1
+POLARITIES = {EXPRESS: "express", SUPPRESS: "suppress"}
+
+Key = Literal["country", "topic", "value", "type", "group", "polarity"]
+KEYS: tuple[Key, ...] = get_args(Key)
+
+
+class Item(NamedTuple):
+    """One row: an action that expresses or suppresses a value in a scene."""
+
+    country: str
+    topic: str
+    scene: str
+    value: str
+    polarity: str
+    action: str
+
+
+class Scene(NamedTuple):
+    """The situation that several items share: never split, and the cluster of every resample."""
+
+    country: str
+    topic: str
+    text: str
+
+
+class Pairs(NamedTuple):
+    """The express and the suppress action of one value in one scene, as item indices.
+
+    Attributes:
+        express: [pairs] item index.
+        suppress: [pairs] item index.
+        scene: [pairs] scene index.
+        value: [pairs] value index.
+        unpaired: [rest] items without a partner.
+    """
+
+    express: np.ndarray
+    suppress: np.ndarray
+    scene: np.ndarray
+    value: np.ndarray
+    unpaired: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Items:
+    """Items as columns, in the order of their file.
+
+    Attributes:
+        taxonomy: what `value` indexes.
+        country, topic, scene, action: [items] text.
+        value: [items] int32, index into `taxonomy.names`.
+        polarity: [items] int8, +1 express and -1 suppress.
+        line: [items] int32, where the item stands in its source.
+        source: the file's name.
+        extra: further columns of the file, kept and written back.
+    """
+
+    taxonomy: Taxonomy
+    country: np.ndarray
+    topic: np.ndarray
+    scene: np.ndarray
+    value: np.ndarray
+    polarity: np.ndarray
+    action: np.ndarray
+    line: np.ndarray
+    source: str
+    extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __getitem__(self, index: int) -> Item:
+        return Item(
+            self.country[index],
+            self.topic[index],
+            self.scene[index],
+            self.taxonomy.names[self.value[index]],
+            POLARITIES[int(self.polarity[index])],
+            self.action[index],
+        )
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Items({len(self)} items, {len(self.scenes)} scenes, source={self.source!r})"
+
+    def take(self, index: np.ndarray) -> Items:
+        """The items at these indices, or where this mask is true."""
+        columns = ("country", "topic", "scene", "value", "polarity", "action", "line")
+        return dataclasses.replace(
+            self,
+            **{name: getattr(self, name)[index] for name in columns},
+            extra={name: column[index] for name, column in self.extra.items()},
+        )
+
+    # Scenes and groups ----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _scenes(self) -> tuple[tuple[Scene, ...], np.ndarray]:
+        return _number(map(Scene, self.country, self.topic, self.scene))
+
+    @property
+    def scenes(self) -> tuple[Scene, ...]:
+        """The distinct scenes in order of appearance, [scenes]."""
+        return self._scenes[0]
+
+    @property
+    def scene_of(self) -> np.ndarray:
+        """The index of each item's scene, [items] int32."""
+        return self._scenes[1]
+
+    def column(self, key: Key) -> np.ndarray:
+        """The name under which each item is counted and filtered, [items] text."""
+        if key == "country":
+            return self.country
+        if key == "topic":
+            return self.topic
+        type_of = self.taxonomy.type_of[self.value]
+        known, index = {
+            "polarity": (POLARITIES.values(), self.polarity == SUPPRESS),
+            "value": (self.taxonomy.names, self.value),
+            "type": (self.taxonomy.types, type_of),
+            "group": ((*self.taxonomy.groups, ""), self.taxonomy.group_of[type_of]),  # -1 is the empty name
+        }[key]
+        column: np.ndarray = np.array([*known], object)[index.astype(int)]
+        return column
+
+    def counts(self, key: Key) -> dict[str, int]:
+        """How many items each country, topic, value, type, group or polarity has; a value without items counts 0."""
+        levels: dict[str, Level] = {"value": "values", "type": "types", "group": "groups"}
+        known = self.taxonomy.level_names(levels[key]) if key in levels else ()
+        counts = dict.fromkeys(known, 0)
+        for name in self.column(key):
+            counts[name] = counts.get(name, 0) + 1
+        counts.pop("", None)  # a type without a group
+        return counts
+
+    # Filters and the split ------------------------------------------------------------------------------------------
+
+    def where(self, **wanted: str | Iterable[str]) -> Items:
+        """The items that match every filter, for example `where(country="Egypt", type=["Power", "Security"])`.
+
+        Args:
+            **wanted: country, topic, value, type, group or polarity: one name or several, matched forgivingly.
+
+        Raises:
+            InputError: for a name that no item has; offers the nearest.
+        """
+        keep = np.ones(len(self), np.bool_)
+        for key, chosen in wanted.items():
+            if key not in KEYS:
+                raise errors.InputError(names.unknown("filter", key, KEYS))
+            known = list(self.counts(key))
+            table = {names.canonical(name): name for name in known}
+            if key == "value":
+                table |= {alias: self.taxonomy.names[i] for alias, i in self.taxonomy._values_by_key.items()}
+            chosen = [chosen] if isinstance(chosen, str) else list(chosen)
+            accepted = {names.find(key, name, table, known) for name in chosen}
+            keep &= np.array([name in accepted for name in self.column(key)], np.bool_)
+        return self.take(keep)
+
+    def split(self, test: float = 0.25, seed: int = 0) -> tuple[Items, Items]:
+        """Train and test items, divided by scene.
+
+        Each scene goes by a hash of its own text, so that adding data moves no scene from one side to the other, and
+        the same scene falls on the same side on every machine.
+
+        Args:
+            test: the share of scenes, on average, that goes to test.
+            seed: another seed, another division.
+
+        Returns:
+            (train, test); no scene is in both.
+        """
+        if not 0 < test < 1:
+            raise errors.InputError(f"the share of test scenes must lie between 0 and 1, found {test}")
+        to_test = np.array([_draw(scene, seed) < test for scene in self.scenes], np.bool_)
+        chosen = to_test[self.scene_of]
+        return self.take(~chosen), self.take(chosen)
+
+    # Pairs ----------------------------------------------------------------------------------------------------------
+
+    def pair(self) -> Pairs:
+        """Pairs the express and suppress actions of each value within its scene.
+
+        Where a scene has several actions of one value and polarity, the first express goes with the first suppress and
+        so on; what is left over is in `unpaired`.
+        """
+        waiting: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+        for i, (scene, value, polarity) in enumerate(
+            zip(self.scene_of.tolist(), self.value.tolist(), self.polarity.tolist(), strict=True)
+        ):
+            sides = waiting.setdefault((scene, value), ([], []))
+            sides[polarity == SUPPRESS].append(i)
+        rows, unpaired = [], []
+        for (scene, value), (express, suppress) in waiting.items():
+            matched = min(len(express), len(suppress))
+            rows += [(e, s, scene, value) for e, s in zip(express[:matched], suppress[:matched], strict=True)]
+            unpaired += express[matched:] + suppress[matched:]
+        express_, suppress_, scene_, value_ = np.array(rows, np.int32).reshape(-1, 4).T
+        return Pairs(express_, suppress_, scene_, value_, np.array(sorted(unpaired), np.int32))
+
+
+def _number(keys: Iterable[Any]) -> tuple[tuple[Any, ...], np.ndarray]:
+    """Distinct keys in order of appearance, and each one's index."""
+    seen: dict[Any, int] = {}
+    index = [seen.setdefault(key, len(seen)) for key in keys]
+    return tuple(seen), np.array(index, np.int32)
+
+
+def _draw(scene: Scene, seed: int) -> float:
+    """A number in [0, 1) that depends on the scene's words and the seed alone."""
+    words = "\0".join(" ".join(unicodedata.normalize("NFC", part).split()) for part in scene)
+    digest = hashlib.blake2b(f"{seed}\0{words}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
