@@ -1,0 +1,229 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vatjax import cli, config, doctor, items
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    captured = capsys.readouterr()
+    return caught.value.code, captured.out, captured.err
+
+
+def imported(code):
+    """The modules that a fresh interpreter has after running this code."""
+    script = f"import sys\n{code}\nprint('\\n'.join(sys.modules), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    return set(result.stderr.split())
+
+
+def test_importing_vatjax_imports_nothing_heavy():
+    heavy = {"jax", "torch", "transformers", "flax", "numpy", "scipy", "matplotlib", "yaml", "rich", "tyro"}
+    assert not imported("import vatjax") & heavy
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+from vatjax import cli
+try: cli.main(["--help"])
+except SystemExit: pass
+"""
+    modules = imported(code)
+    assert "vatjax.cli" in modules
+    assert not modules & {"jax", "torch", "transformers", "flax", "numpy", "scipy", "yaml", "rich", "tyro", "etils"}
+
+
+def test_items_values_and_states_do_without_jax():
+    modules = imported("from vatjax import items, states, store, values; items.bundled(); values.schwartz()")
+    assert "vatjax.states" in modules
+    assert not modules & {"jax", "torch", "transformers", "flax"}
+
+
+def test_submodules_appear_on_demand():
+    import vatjax
+
+    assert vatjax.values.schwartz().types[0] == "Self-direction"
+    assert "states" in dir(vatjax)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = vatjax.nonsense
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "help"])
+def test_help_lists_every_command(capsys, flag):
+    status, out, err = run(capsys, flag)
+    assert (status, err) == (0, "")
+    assert all(" ".join(command.words) in out for command in cli.COMMANDS)
+
+
+def test_every_command_has_typed_help(capsys):
+    for command in cli.COMMANDS:
+        status, out, _ = run(capsys, *command.words, "--help")
+        assert status == 0
+        assert "--json" in out
+        assert "--config FILE" in out
+
+
+def test_version(capsys):
+    status, out, _ = run(capsys, "--version")
+    assert status == 0
+    assert out.startswith("vatjax 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["docter"], "did you mean 'doctor'?"),
+        (["items", "chek"], "unknown items command 'chek'; did you mean 'check'?"),
+        (["items"], "items needs one of: check"),
+        (["items", "check", "/absent.csv"], "/absent.csv: no such file or directory"),
+        (["items", "check", "--country", "Egpt"], "did you mean 'Egypt'?"),
+        (["items", "check", "--config"], "--config needs a file"),
+        (["items", "check", "--config", "/absent.yaml"], "/absent.yaml: no such file or directory"),
+        (["items", "check", "--sed", "3"], "--seed"),
+        (["items", "check", "--seed", "three"], "--seed"),
+        (["items", "check", "--test", "2"], "between 0 and"),
+        (["items", "check", "--layout", "vatjx"], "vatjax"),
+        (["items", "check", "--columns", "action"], "--columns"),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_2(capsys, arguments, message):
+    status, out, err = run(capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("items: {sed: 1}", ":1: unknown key 'items.sed'; did you mean 'items.seed'?"),
+        ("items:\n  seed: x\n", ":2: items.seed: expected a whole number, found 'x'"),
+        ("items: {test: 1.5}", ":1: items: test: the share of test scenes must lie between 0 and 1"),
+        ("items: !!python/object/apply:os.system [exit]", "is not read; plain YAML only"),
+    ],
+)
+def test_a_mistake_in_a_configuration_is_one_line(capsys, tmp_path, text, message):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    status, out, err = run(capsys, "items", "check", "--config", str(path))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"vatjax: {path}:")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_flags_go_before_the_file_and_the_whole_is_shown(capsys, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("items: {seed: 1, country: [Egypt]}")
+    arguments = ["items", "check", f"--config={path}", "--seed", "2", "--columns", "action", "text", "--print-config"]
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0
+    from vatjax.commands.items import Check
+
+    shown = config.parse(Check, out, "shown")
+    assert shown.items == items.Source(seed=2, country=("Egypt",), columns={"action": "text"})
+
+
+def test_items_check_of_the_bundled_items_as_json(capsys):
+    status, out, err = run(capsys, "items", "check", "--json")
+    assert (status, err) == (0, "")
+    summary = json.loads(out)
+    assert (summary["items"], summary["scenes"], summary["pairs"]) == (29_568, 264, 14_784)
+    assert summary["split"]["train_scenes"] + summary["split"]["test_scenes"] == 264
+    assert summary["protocols"]["paired"]["allowed"]
+    assert summary["problems"] == []
+
+
+def test_items_check_for_a_person(capsys):
+    status, out, _ = run(capsys, "items", "check")
+    assert status == 0
+    assert "29,568 items in 264 scenes" in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert out.isascii() or "─" in out
+
+
+@pytest.fixture
+def broken(tmp_path):
+    path = tmp_path / "broken.csv"
+    path.write_text(
+        "country,topic,scene,value,polarity,action\n"
+        "Egypt,Religion,S.,Wealth,express,I ask.\n"
+        "Egypt,Religion,S.,Welth,suppress,I give.\n"
+        "Egypt,Religion,S.,Wealth,suppress,\n"
+    )
+    return str(path)
+
+
+def test_items_check_names_lines_and_ends_with_2(capsys, broken):
+    status, out, err = run(capsys, "items", "check", broken)
+    assert status == 2
+    assert f"{broken}:3: unknown value 'Welth'" in err
+    assert f"{broken}:4: action: empty text" in err
+    assert "1 items" in out
+
+
+def test_items_check_can_skip_bad_rows_and_says_how_many(capsys, broken):
+    status, out, err = run(capsys, "items", "check", broken, "--skip-bad", "--json")
+    assert status == 0
+    assert "skipped 2 of 3 rows" in err
+    assert json.loads(out)["skipped"] == 2
+    assert [problem["line"] for problem in json.loads(out)["problems"]] == [3, 4]
+
+
+def test_doctor_as_json_and_for_a_person(capsys):
+    status, out, _ = run(capsys, "doctor", "--json")
+    report = json.loads(out)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert status == 0
+    assert report["ok"]
+    assert {"python", "jax", "flax", "devices", "memory", "bundled items", "model hub"} <= set(checks)
+    assert checks["devices"]["found"].startswith("8 x ")
+    status, out, _ = run(capsys, "doctor")
+    assert status == 0
+    assert "vatjax can work here" in out
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: ["absent-package>=1", "numpy>=99"])
+    status, out, _ = run(capsys, "doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert status == 1
+    assert checks["absent-package"]["status"] == "wrong"
+    assert checks["absent-package"]["remedy"] == "pip install 'absent-package>=1'"
+    assert "needs >=99" in checks["numpy"]["found"]
+
+
+def test_doctor_never_shows_a_token(capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
+    _, out, err = run(capsys, "doctor", "--json")
+    assert "hf_secret" not in out + err
+    assert "with a token" in out
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vatjax", "items", "check"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    process.wait()
+    assert err == b""
+
+
+def test_output_that_can_not_be_written_is_one_message():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "vatjax", "items", "check"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert result.returncode == 2
+    assert b"no space left" in result.stderr
+    assert b"Traceback" not in result.stderr

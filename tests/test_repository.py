@@ -1,0 +1,79 @@
+"""What must hold for the repository as a whole."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+ORDER = ("errors", "names", "config", "store", "tables", "values", "items", "states", "doctor", "commands", "cli")
+
+
+def imports(path):
+    """The vatjax modules that a file imports at its top level, each by its first name."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vatjax":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("vatjax.")}
+    return found
+
+
+def test_imports_flow_one_way(root):
+    for path in (root / "vatjax").rglob("*.py"):
+        own = path.relative_to(root / "vatjax").parts[0].removesuffix(".py")
+        if own in ("__init__", "__main__"):
+            continue
+        for other in imports(path) - {own}:
+            assert ORDER.index(other) < ORDER.index(own), f"{path} imports {other}"
+
+
+def test_the_bundled_items_are_what_the_parts_give(root):
+    subprocess.run([sys.executable, root / "scripts" / "build_items.py", "--check"], check=True)
+
+
+def test_the_top_level_is_the_agreed_one(root):
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no git checkout")
+    top = {name.split("/")[0] for name in listed.stdout.split() if not name.startswith(".")}
+    assert top <= {"LICENSE", "README.md", "configs", "pyproject.toml", "scripts", "tests", "vatjax"}
+
+
+def test_the_published_data_are_not_copied(root, value_actions):
+    """They have no licence: not one of their actions may stand in the repository."""
+    import gzip
+    import json
+
+    with gzip.open(value_actions, "rt") as lines:
+        theirs = {json.loads(line)["action"] for line in lines}
+    ours = (root / "vatjax" / "assets" / "items.json").read_text() + "".join(
+        path.read_text() for path in (root / "scripts").rglob("*.yaml")
+    )
+    assert not [action for action in theirs if len(action) > 20 and action in ours]
+
+
+def test_the_readme_begins_with_the_two_commands(root):
+    readme = (root / "README.md").read_text()
+    first = re.search(r"```[a-z]*\n(.*?)```", readme, re.DOTALL)
+    assert [line.split("#")[0].strip() for line in first[1].strip().splitlines()] == [
+        "./scripts/quickstart",
+        "./scripts/test",
+    ]
+    assert len(readme[: first.start()].strip().split("\n\n")) <= 2  # a title and one paragraph
+
+
+def test_every_command_is_in_the_readme(root):
+    from vatjax import cli
+
+    readme = (root / "README.md").read_text()
+    for command in cli.COMMANDS:
+        assert f"vatjax {' '.join(command.words)}" in readme
+
+
+def test_scripts_are_sound_shell(root):
+    for name in ("scripts/quickstart", "scripts/test", "scripts/environment.sh", ".ci/run"):
+        subprocess.run(["bash", "-n", root / name], check=True)

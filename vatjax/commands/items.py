@@ -1,0 +1,96 @@
+"""`vatjax items check`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Annotated, Any
+
+from tyro.conf import Positional
+
+from vatjax import errors
+from vatjax.commands import show
+from vatjax.items import Inspected, Source, inspect_source, protocols
+from vatjax.items.table import Key
+
+_SHOWN = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Reads items and says what is in them, which protocols they allow, and what is wrong with which line. Status 2 if
+    something is."""
+
+    path: Annotated[str, Positional] = ""
+    """The file to check; the configuration's `items.file` (the bundled items by default) if not given."""
+    items: Source = dataclasses.field(default_factory=Source)
+    """Which items, and how to read them."""
+    json: bool = False
+    """Print one JSON document instead of tables."""
+
+    def run(self) -> int:
+        source = self.items if not self.path else dataclasses.replace(self.items, file=self.path)
+        found = inspect_source(source)
+        for problem in found.problems[: None if self.json else _SHOWN]:
+            print(problem, file=sys.stderr)
+        if not self.json and len(found.problems) > _SHOWN:
+            print(f"... and {len(found.problems) - _SHOWN} more problems", file=sys.stderr)
+        if not len(found.items):
+            raise errors.InputError(f"{source.file}: no items")
+        summary = summarise(found, source)
+        if self.json:
+            show.as_json(summary)
+        else:
+            _print(summary)
+        if found.problems and source.skip_bad:
+            print(f"skipped {len(found.problems)} of {found.rows} rows", file=sys.stderr)
+        return 2 if found.problems and not source.skip_bad else 0
+
+
+def summarise(found: Inspected, source: Source) -> dict[str, Any]:
+    """What is in the items, as plain data."""
+    data = found.items
+    train, test = data.split(source.test, source.seed)
+    pairs = data.pair()
+    keys: tuple[tuple[str, Key], ...] = (
+        ("countries", "country"),
+        ("topics", "topic"),
+        ("types", "type"),
+        ("values", "value"),
+        ("polarities", "polarity"),
+    )
+    return {
+        "source": source.file,
+        "layout": found.layout,
+        "taxonomy": data.taxonomy.name,
+        "rows": found.rows,
+        "items": len(data),
+        "scenes": len(data.scenes),
+        "pairs": len(pairs.express),
+        "unpaired": len(pairs.unpaired),
+        "split": {"train_scenes": len(train.scenes), "test_scenes": len(test.scenes), "seed": source.seed},
+        **{plural: data.counts(key) for plural, key in keys},
+        "protocols": {protocol.name: protocol._asdict() for protocol in protocols(data)},
+        "problems": [problem._asdict() for problem in found.problems],
+        "skipped": len(found.problems) if source.skip_bad else 0,
+    }
+
+
+def _print(summary: dict[str, Any]) -> None:
+    split = summary["split"]
+    print(
+        f"{summary['source']}: {summary['items']:,} items in {summary['scenes']:,} scenes, "
+        f"{summary['pairs']:,} express/suppress pairs, {summary['unpaired']:,} items without a partner\n"
+        f"layout {summary['layout']}, taxonomy {summary['taxonomy']}; "
+        f"split by scene: {split['train_scenes']:,} train, {split['test_scenes']:,} test (seed {split['seed']})"
+    )
+    for plural in ("countries", "topics", "types"):
+        show.table((plural, "items"), [(name, f"{count:,}") for name, count in summary[plural].items()])
+    absent = [name for name, count in summary["values"].items() if count == 0]
+    if absent:
+        print(f"{len(absent)} values have no item: {', '.join(absent)}\n")
+    rows = [
+        (name, "yes" if entry["allowed"] else "no", f"{entry['contexts']:,}", f"{entry['clusters']:,}", entry["reason"])
+        for name, entry in summary["protocols"].items()
+    ]
+    show.table(("protocol", "possible", "contexts", "clusters", "why"), rows)
