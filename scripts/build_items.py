@@ -3,8 +3,7 @@
     python scripts/build_items.py            # writes the asset
     python scripts/build_items.py --check    # ends with status 1 if the asset is not what the parts give
 
-For each country and topic the seed draws two of the topic's situations, and for each scene a town and a name, so that
-no two scenes of a topic in one country share both.
+For each country and topic the seed draws two of the topic's situations and a town for each.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ SCENES_EACH = 2
 class Place:
     country: str
     cities: tuple[str, ...]
-    names: tuple[str, ...]
     council: str
     worship: str
     feast: str
@@ -42,6 +40,7 @@ class Places:
 @dataclasses.dataclass(frozen=True)
 class Situation:
     text: str
+    task: str
     matter: str
     people: str
 
@@ -83,10 +82,8 @@ def scenes(places: Places, topics: Topics, rng: random.Random) -> list[dict[str,
                 chosen.append(fresh[0] if fresh else rng.choice([s for s in topic.situations if s not in chosen]))
                 if fresh:
                     deck.remove(fresh[0])
-            cities, people = rng.sample(place.cities, SCENES_EACH), rng.sample(place.names, SCENES_EACH)
-            for situation, city, name in zip(chosen, cities, people, strict=True):
+            for situation, city in zip(chosen, rng.sample(place.cities, SCENES_EACH), strict=True):
                 text = situation.text.format(
-                    name=name,
                     city=city,
                     country=place.country,
                     council=place.council,
@@ -98,6 +95,7 @@ def scenes(places: Places, topics: Topics, rng: random.Random) -> list[dict[str,
                         "country": place.country,
                         "topic": topic.topic,
                         "scene": text,
+                        "task": situation.task,
                         "matter": situation.matter,
                         "people": situation.people,
                     }

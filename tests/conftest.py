@@ -3,6 +3,7 @@
 import os
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 
 import pathlib
@@ -53,6 +54,15 @@ def bucket():
         @classmethod
         def _strip_protocol(cls, path):
             return super()._strip_protocol(path.removeprefix("gs://").removeprefix("gcs://"))
+
+        frozen = {}  # noqa: RUF012 (listings that the client has in memory)
+
+        def ls(self, path, detail=True, **options):
+            path = self._strip_protocol(path)
+            return self.frozen[path] if path in self.frozen else super().ls(path, detail, **options)
+
+        def invalidate_cache(self, path=None):
+            self.frozen.clear()
 
     registered = {name: _registry.get(name) for name in ("gs", "gcs")}
     for name in registered:

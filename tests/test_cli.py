@@ -1,9 +1,12 @@
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from typing import Annotated
 
 import pytest
+import tyro
 
 from vatjax import cli, config, doctor, items
 
@@ -18,7 +21,7 @@ def run(capsys, *arguments):
 def imported(code):
     """The modules that a fresh interpreter has after running this code."""
     script = f"import sys\n{code}\nprint('\\n'.join(sys.modules), file=sys.stderr)"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(result.stderr.split())
 
 
@@ -49,6 +52,7 @@ def test_submodules_appear_on_demand():
 
     assert vatjax.values.schwartz().types[0] == "Self-direction"
     assert "states" in dir(vatjax)
+    assert vatjax.__version__.startswith("0")
     with pytest.raises(AttributeError, match="nonsense"):
         _ = vatjax.nonsense
 
@@ -66,6 +70,13 @@ def test_every_command_has_typed_help(capsys):
         assert status == 0
         assert "--json" in out
         assert "--config FILE" in out
+
+
+def test_a_family_of_commands_has_help(capsys):
+    status, out, err = run(capsys, "items", "--help")
+    assert (status, err) == (0, "")
+    assert "items check" in out
+    assert "doctor" not in out
 
 
 def test_version(capsys):
@@ -86,9 +97,13 @@ def test_version(capsys):
         (["items", "check", "--config", "/absent.yaml"], "/absent.yaml: no such file or directory"),
         (["items", "check", "--sed", "3"], "--seed"),
         (["items", "check", "--seed", "three"], "--seed"),
-        (["items", "check", "--test", "2"], "between 0 and"),
+        (["items", "check", "--test", "2"], "more than 0"),
         (["items", "check", "--layout", "vatjx"], "vatjax"),
         (["items", "check", "--columns", "action"], "--columns"),
+        (["items", "check", ""], "the name of a file is empty"),
+        (["items", "check", "one.csv", "--file", "two.csv"], "two files are given: 'one.csv' and 'two.csv'"),
+        (["items", "check", "--config", "a.yaml", "--config", "b.yaml"], "--config is given twice"),
+        (["items", "check", "foo://bucket/x.csv"], "can't open foo://; known are gs://"),
     ],
 )
 def test_a_mistake_is_one_message_and_status_2(capsys, arguments, message):
@@ -104,7 +119,7 @@ def test_a_mistake_is_one_message_and_status_2(capsys, arguments, message):
     [
         ("items: {sed: 1}", ":1: unknown key 'items.sed'; did you mean 'items.seed'?"),
         ("items:\n  seed: x\n", ":2: items.seed: expected a whole number, found 'x'"),
-        ("items: {test: 1.5}", ":1: items: test: the share of test scenes must lie between 0 and 1"),
+        ("items: {test: 1.5}", ":1: items: test: the share of test scenes must be more than 0 and less than 1"),
         ("items: !!python/object/apply:os.system [exit]", "is not read; plain YAML only"),
     ],
 )
@@ -168,6 +183,16 @@ def test_items_check_names_lines_and_ends_with_2(capsys, broken):
     assert "1 items" in out
 
 
+def test_a_file_without_any_good_row_still_gives_its_problems(capsys, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text("oops\n" * 60)
+    status, out, err = run(capsys, "items", "check", str(path), "--json")
+    assert status == 2
+    assert json.loads(out)["items"] == 0
+    assert len(json.loads(out)["problems"]) == 60
+    assert "... and 10 more problems" in err
+
+
 def test_items_check_can_skip_bad_rows_and_says_how_many(capsys, broken):
     status, out, err = run(capsys, "items", "check", broken, "--skip-bad", "--json")
     assert status == 0
@@ -199,6 +224,17 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
     assert "needs >=99" in checks["numpy"]["found"]
 
 
+def test_doctor_says_where_models_can_not_be_kept(capsys, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/proc/version/hub")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    status, out, _ = run(capsys, "doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert status == 1
+    assert checks["model hub"]["remedy"].startswith("set HF_HOME")
+
+
 def test_doctor_never_shows_a_token(capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
     _, out, err = run(capsys, "doctor", "--json")
@@ -213,8 +249,75 @@ def test_a_reader_that_stops_early_is_no_error():
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()
-    process.wait()
+    assert process.wait() == 128 + 13
     assert err == b""
+
+
+def test_ctrl_c_is_one_word(capsys, monkeypatch):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupted)
+    assert run(capsys, "doctor") == (130, "", "stopped\n")
+
+
+def test_a_missing_package_is_one_sentence(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    status, _, err = run(capsys, "doctor")
+    assert status == 2
+    assert err == "vatjax: the package tyro is not installed: pip install tyro\n"
+
+
+def test_names_in_any_script_end_no_run_on_a_plain_terminal(tmp_path):
+    path = tmp_path / "own.jsonl"
+    row = {"country": "日本", "topic": "é", "scene": "S.", "value": "Wealth", "polarity": "express", "action": "A."}
+    path.write_text(json.dumps(row))
+    result = subprocess.run(
+        [sys.executable, "-m", "vatjax", "items", "check", str(path)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0
+    assert b"\\u65e5" in result.stdout
+
+
+def test_closed_output_is_no_traceback():
+    command = f"{sys.executable} -m vatjax --help >&-"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert b"Traceback" not in result.stderr
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """Options as a later command may have them: required ones, and parts that share a name."""
+
+    pre: Annotated[str, tyro.conf.Positional]
+    target: str
+    first: _Part = _Part()
+    second: _Part = _Part(1)
+
+    def run(self):
+        print(self.pre, self.target, self.first.seed, self.second.seed)
+        return 0
+
+
+def test_required_options_come_from_flags_or_from_the_file(capsys, tmp_path):
+    command = cli.Command(("try",), "a command", __name__, "_Options")
+    assert cli._parsed(command, _Options, ["a.npz", "--target", "Power", "--second.seed", "5"]) == 0
+    assert capsys.readouterr().out == "a.npz Power 0 5\n"
+    path = tmp_path / "try.yaml"
+    path.write_text("target: Power\nfirst: {seed: 3}")
+    assert cli._parsed(command, _Options, ["b.npz", "--config", str(path)]) == 0
+    assert capsys.readouterr().out == "b.npz Power 3 1\n"
+    with pytest.raises(SystemExit) as caught:
+        cli._parsed(command, _Options, ["--config", str(path)])
+    assert caught.value.code == 2
 
 
 def test_output_that_can_not_be_written_is_one_message():
@@ -222,7 +325,11 @@ def test_output_that_can_not_be_written_is_one_message():
         pytest.skip("no /dev/full here")
     with open("/dev/full", "w") as full:
         result = subprocess.run(
-            [sys.executable, "-m", "vatjax", "items", "check"], stdout=full, stderr=subprocess.PIPE, check=False
+            [sys.executable, "-m", "vatjax", "items", "check"],
+            env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
         )
     assert result.returncode == 2
     assert b"no space left" in result.stderr

@@ -26,6 +26,7 @@ class Outer:
     names: tuple[str, ...] = ()
     pair: tuple[int, float] = (1, 2.0)
     table: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    numbered: Mapping[int, str] = dataclasses.field(default_factory=dict)
     inner: Inner | None = None
     many: tuple[Inner, ...] = ()
     either: float | str = 0.0
@@ -132,7 +133,7 @@ def test_a_missing_file_and_a_wrong_encoding_are_named(tmp_path):
     with pytest.raises(errors.InputError, match="no such file"):
         config.read(Outer, tmp_path / "absent.yaml")
     (tmp_path / "latin.yaml").write_bytes("names: [Zoë]".encode("latin-1"))
-    with pytest.raises(errors.InputError, match=r"latin\.yaml: not UTF-8"):
+    with pytest.raises(errors.InputError, match=r"latin\.yaml:1: not UTF-8"):
         config.read(Outer, tmp_path / "latin.yaml")
     with pytest.raises(errors.InputError, match="is a directory"):
         config.read(Outer, tmp_path)
@@ -140,6 +141,15 @@ def test_a_missing_file_and_a_wrong_encoding_are_named(tmp_path):
 
 def test_an_empty_file_is_all_defaults():
     assert config.parse(Outer, "# nothing\n", "study.yaml") == Outer()
+
+
+def test_what_a_file_leaves_out_can_come_from_elsewhere(tmp_path):
+    path = tmp_path / "part.yaml"
+    path.write_text("name: a")
+    elsewhere = object()
+    assert config.read(Inner, path, absent=elsewhere) == Inner(elsewhere, "a")
+    with pytest.raises(errors.InputError, match="'rate' is missing"):
+        config.read(Inner, path)
 
 
 def test_deep_nesting_and_self_reference_end_in_an_error():
@@ -155,10 +165,13 @@ outers = st.builds(
     count=st.integers(0),
     on=st.booleans(),
     mode=st.sampled_from(["auto", "off"]),
+    path=st.none() | st.sampled_from([pathlib.Path("a/b c"), pathlib.Path("null.yaml"), pathlib.Path("3")]),
+    either=finite | texts | st.sampled_from(["1e-4", "null", "on", "3", ".5", "1_0"]),
     limit=st.none() | st.integers(),
     names=st.lists(texts).map(tuple),
     pair=st.tuples(st.integers(), finite),
     table=st.dictionaries(texts.filter(bool), st.integers(), max_size=3),
+    numbered=st.dictionaries(st.integers(), texts, max_size=3),
     inner=st.none() | inners,
     many=st.lists(inners, max_size=3).map(tuple),
 )

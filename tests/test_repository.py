@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ORDER = ("errors", "names", "config", "store", "tables", "values", "items", "states", "doctor", "commands", "cli")
+ORDER = ("errors", "names", "store", "config", "tables", "values", "items", "states", "doctor", "commands", "cli")
 
 
 def imports(path):

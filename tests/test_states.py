@@ -47,7 +47,7 @@ def refused(read, *arguments, **options):
 # On disk ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("contexts", [{}, {"country": ["a", "é", "", "公"], "scene": ["x\ny", " z", "w", "v"]}])
+@pytest.mark.parametrize("contexts", [{}, {"country": ["a", "é", "", "公\0"], "sce/ne": ["x\ny", " z", "w", "v"]}])
 def test_a_state_survives_the_disk(tmp_path, contexts):
     state = make(missing=[(0, 1), (3, 0)], contexts={key: np.array(column, object) for key, column in contexts.items()})
     states.save(state, tmp_path / "state.npz")
@@ -79,6 +79,23 @@ def test_a_file_with_the_contracts_arrays_alone_is_read(tmp_path):
 def test_a_state_in_a_bucket(bucket):
     states.save(make(), f"{bucket}/state.npz")
     equal(states.load(f"{bucket}/state.npz"), make())
+
+
+def test_any_flipped_byte_gives_a_state_or_one_error(tmp_path):
+    states.save(make(20), tmp_path / "whole.npz")
+    whole = (tmp_path / "whole.npz").read_bytes()
+    rng, path = np.random.default_rng(0), tmp_path / "flipped.npz"
+    refusals = 0
+    for _ in range(400):
+        content = bytearray(whole)
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        try:
+            states.load(path)
+        except errors.InputError as error:
+            refusals += 1
+            assert str(error).startswith(f"{path}: not a value state: ")
+    assert refusals > 200
 
 
 @pytest.mark.parametrize("kind", ["text", "truncated", "array", "other arrays", "pickle", "shape", "infinite"])
@@ -139,11 +156,37 @@ def test_any_state_survives_the_disk(tmp_path_factory, state, data):
         ({"contexts": {"country": np.array(["a"], object)}}, "'country' has 1 entries"),
         ({"state": np.full((4, 2), np.inf, np.float32)}, "not finite"),
         ({"mask": np.zeros((4, 2), bool)}, "must be NaN"),
+        ({"clusters": np.arange(4) / 2}, "one whole number a context"),
+        ({"clusters": np.array([0, 1, 2, 2**32])}, "fit 32 bits"),
+        ({"clusters": np.zeros((4, 1), np.int32)}, "one whole number a context"),
+        ({"values": ("Wealth", "Wealth")}, "different names"),
     ],
 )
 def test_a_state_that_contradicts_itself_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)
+
+
+def test_a_state_keeps_arrays_of_its_own():
+    raw = np.zeros((2, 1), np.float32)
+    state = states.ValueState(raw, np.ones((2, 1), bool), [0, 1], ("Wealth",))
+    raw[0] = 9
+    assert state.state[0] == 0
+    with pytest.raises(ValueError, match="read-only"):
+        state.state[0] = 1
+
+
+def test_taking_by_mask_and_aligning_with_the_taxonomy():
+    tax = values.schwartz()
+    state = make()
+    assert state.take(np.array([True, False, True, False]), np.array([False, True])).values == ("Clean",)
+    whole = states.align(state, tax)
+    assert whole.values == tax.names
+    np.testing.assert_array_equal(whole.state[:, tax.index("Clean")], state.state[:, 1])
+    assert whole.mask.sum() == state.mask.sum()
+    expected = state.state[:, state.values.index("Wealth")]
+    np.testing.assert_allclose(tax.aggregate(whole.state, whole.mask)[:, tax.types.index("Power")], expected)
+    assert "unknown value 'Nope'" in refused(states.align, make(names=("Wealth", "Nope")), tax)
 
 
 # Ratings from anywhere ----------------------------------------------------------------------------------------------
@@ -182,7 +225,7 @@ def test_json_ratings_may_be_numbers_text_or_null(tmp_path):
 def test_clusters_are_any_columns(tmp_path):
     path = table(tmp_path, "country,topic,Wealth\na,x,1\na,y,2\nb,x,3\na,x,4\n")
     assert states.read_ratings(path).clusters.tolist() == [0, 1, 2, 3]
-    assert states.read_ratings(path, clusters=["country"]).clusters.tolist() == [0, 0, 1, 0]
+    assert states.read_ratings(path, clusters="country").clusters.tolist() == [0, 0, 1, 0]
     assert states.read_ratings(path, clusters=["country", "topic"]).clusters.tolist() == [0, 1, 2, 0]
     assert "did you mean 'country'" in refused(states.read_ratings, path, clusters=["contry"])
 
@@ -192,13 +235,15 @@ def test_clusters_are_any_columns(tmp_path):
     [
         ("id,Wealth\na,6\n", ":2: Wealth: the rating 6 lies outside the scale 1:5"),
         ("id,Wealth\na,3\nb,0.5\n", ":3: Wealth: the rating 0.5 lies outside"),
-        ("id,Wealth\na,inf\n", ":2: Wealth: the rating inf lies outside"),
+        ("id,Wealth\na,inf\n", ":2: Wealth: expected a rating, found 'inf'"),
         ("id,Wealth\na,agree\n", ":2: Wealth: expected a rating, found 'agree'"),
         ("id,Wealth,wealth\na,1,2\n", "the columns 'Wealth' and 'wealth' are both 'Wealth'"),
         (
             "id,price\na,1\n",
             "no column is a value of the taxonomy 'schwartz' (such as 'Creativity'); found 'id', 'price'",
         ),
+        ("id,Welth\na,1\n", "unknown column 'Welth'; did you mean 'Wealth'?"),
+        ("id,Wealth\na,1_0\n", "expected a rating, found '1_0'"),
         ("id,Wealth\n", "no rows"),
         ("id,Wealth\na\n", ":2: expected 2 cells"),
     ],
@@ -212,6 +257,22 @@ def test_bad_ratings_are_named_with_file_line_and_column(tmp_path, text, message
 def test_every_bad_cell_is_reported_at_once(tmp_path):
     path = table(tmp_path, "Wealth,Clean\n9,1\n1,x\n3,3\n7,8\n")
     assert len(refused(states.read_ratings, path).splitlines()) == 4
+
+
+@pytest.mark.parametrize("scale", [(5, 5), (1, float("inf")), (1, 2, 3)])
+def test_a_scale_is_two_different_numbers(tmp_path, scale):
+    assert "two different numbers" in refused(states.read_ratings, table(tmp_path, "Wealth\n1\n"), scale=scale)
+
+
+def test_a_column_like_a_value_can_be_said_to_be_a_key(tmp_path):
+    path = table(tmp_path, "Welth,Clean\na,1\n")
+    assert list(states.read_ratings(path, keys=["Welth"]).contexts) == ["Welth"]
+
+
+@pytest.mark.parametrize("row", ['{"Wealth": 3}', '{"Wealth": 3, "country": null}', '{"Wealth": 3, "country": ["a"]}'])
+def test_a_missing_context_key_is_named(tmp_path, row):
+    path = table(tmp_path, f'{{"Wealth": 2, "country": "A"}}\n{row}\n', "ratings.jsonl")
+    assert ":2: country: expected a context key" in refused(states.read_ratings, path)
 
 
 def test_a_boolean_is_no_rating(tmp_path):
@@ -234,12 +295,14 @@ def shuffled(state, order, columns=None):
 
 def test_joining_matches_rows_by_key_and_columns_by_name():
     pre = make(seed=1)
-    post = shuffled(make(seed=2), [3, 0, 2], [1, 0])
+    post = shuffled(make(seed=2, clusters=np.array([9, 8, 7, 6])), [3, 0, 2], [1, 0])
     joined = states.join(pre, post)
     assert joined.keys == ("country",)
     assert (joined.only_pre, joined.only_post) == (1, 0)
+    assert states.join(post, pre)[3:] == (0, 1)
     assert list(joined.pre.contexts["country"]) == list(joined.post.contexts["country"]) == ["c0", "c2", "c3"]
     np.testing.assert_array_equal(joined.post.state, make(seed=2).state[[0, 2, 3]])
+    assert joined.pre.clusters.tolist() == [0, 1, 1]
     np.testing.assert_array_equal(joined.post.clusters, joined.pre.clusters)
     assert joined.post.values == pre.values
 
@@ -270,3 +333,26 @@ def test_joining_refuses_what_does_not_fit():
     assert "no context in common: country='c0' against country='w'" in refused(states.join, pre, apart)
     message = refused(states.join, pre, make(names=("Wealth", "Devout")))
     assert "only the first has Clean; only the second has Devout" in message
+
+
+def test_joining_by_position_is_for_states_without_any_key():
+    other = dataclasses.replace(make(), contexts={"land": make().contexts["country"]})
+    message = refused(states.join, make(), other)
+    assert "no context column in common: the first has 'country', the second 'land'" in message
+    assert "no context column in common" in refused(states.join, make(), make(contexts={}))
+
+
+def test_joining_matches_keys_in_any_spelling():
+    other = dataclasses.replace(make(seed=4), contexts={"Country": make().contexts["country"]})
+    joined = states.join(make(), shuffled(other, [3, 2, 1, 0]))
+    np.testing.assert_array_equal(joined.post.state, other.state)
+
+
+def test_joining_can_leave_out_what_tells_the_two_apart():
+    country = make().contexts["country"]
+    pre = make(contexts={"country": country, "model": np.array(["base"] * 4, object)})
+    post = make(contexts={"country": country, "model": np.array(["tuned"] * 4, object)})
+    message = refused(states.join, pre, post)
+    assert "model='base' against model='tuned'; leave 'model' out of the keys" in message
+    assert states.join(pre, post, on=["country"]).keys == ("country",)
+    assert "did you mean 'country'" in refused(states.join, pre, post, on=["contry"])

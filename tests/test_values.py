@@ -138,11 +138,15 @@ def test_aggregate_composes_and_is_differentiable(tax):
 def test_aggregate_takes_integers(tax):
     assert tax.aggregate(jnp.ones((2, 56), jnp.int32), jnp.ones((2, 56), bool)).dtype == jnp.float32
     assert tax.aggregate(np.ones(56, np.int8)).tolist() == [1.0] * 10
+    flags = jnp.asarray(tax.mask("Power"))
+    assert tax.aggregate(flags, jnp.ones(56, bool)).tolist() == (np.array(tax.types) == "Power").tolist()
 
 
 def test_aggregate_refuses_other_widths(tax):
     with pytest.raises(ValueError, match="56 values"):
         tax.aggregate(np.zeros((3, 55)))
+    with pytest.raises(errors.InputError, match="did you mean 'types'"):
+        tax.aggregate(np.zeros(56), level="type")
 
 
 def test_a_taxonomy_can_be_a_static_argument(tax):
@@ -172,7 +176,7 @@ def test_angles_of_a_file_are_used(tmp_path):
     own = values.load(
         write(
             tmp_path,
-            "name: a\ntypes:\n- {name: T, angle: 90, values: [{name: x}]}\n- {name: U, values: [{name: y}]}\n",
+            "name: a\ntypes:\n- {name: T, angle: 90, values: [{name: x}]}\n- {name: U, angle: 180, values: [{name: y}]}\n",
         )
     )
     np.testing.assert_allclose(own.angles, [np.pi / 2, np.pi])
@@ -187,6 +191,16 @@ def test_angles_of_a_file_are_used(tmp_path):
         ("name: a\ntypes: [{name: T, values: [{name: '!'}]}]", "at least one letter"),
         ("name: a\ntypes: [{name: T, group: G, values: [{name: x}]}]", "unknown group 'G'"),
         ("name: a\ntypes: [{name: x, values: [{name: x}, {name: y}]}]", "'x' names a value and also a type"),
+        ("name: a\ngroups: [{name: G}]\ntypes: [{name: T, values: [{name: x}]}]", "the group 'G' has no types"),
+        (
+            "name: a\ntypes: [{name: T, angle: 9, values: [{name: x}]}, {name: U, values: [{name: y}]}]",
+            "'U' has no angle and others have",
+        ),
+        (
+            "name: a\ntypes: [{name: T, sector: s, values: [{name: x}]}, {name: U, values: [{name: y}]}, "
+            "{name: W, sector: s, values: [{name: z}]}]",
+            "the types of the sector 's' don't stand side by side",
+        ),
         ("name: a\ntypes: [{name: T, valeus: []}]", "unknown key 'types[0].valeus'"),
         (
             "name: a\ngroups: [{name: T}]\ntypes:\n- {name: T, group: T, values: [{name: x}]}\n"

@@ -13,11 +13,15 @@ from typing import Any
 
 _SUBMODULES = ("config", "errors", "items", "states", "store", "tables", "values")
 
-__version__ = importlib.metadata.version("vatjax")
 __all__ = list(_SUBMODULES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        try:
+            return importlib.metadata.version("vatjax")
+        except importlib.metadata.PackageNotFoundError:  # run from a source tree that isn't installed
+            return "0+source"
     if name in _SUBMODULES:
         return importlib.import_module(f"vatjax.{name}")
     raise AttributeError(f"module 'vatjax' has no attribute {name!r}")

@@ -6,8 +6,10 @@ mistake ends with one readable error and status 2. Nothing heavy is imported bef
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import os
 import signal
 import sys
@@ -25,7 +27,10 @@ class Command:
     options: str
 
 
-_COMMON = " --config FILE reads the options from YAML, flags go before it; --print-config shows what they come to."
+_COMMON = (
+    " Two more: --config FILE reads the options from YAML, with the flags' word above the file's; "
+    "--print-config shows what they come to and stops."
+)
 
 COMMANDS = (
     Command(
@@ -39,42 +44,59 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits with its status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        status = _run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        status = 128 + signal.SIGINT
-    sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names in any script must not end a run on a plain terminal
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _run(arguments: list[str]) -> int:
     from vatjax.errors import InputError
 
     try:
-        command, rest = _command(arguments)
-        if command is None:
-            print(_help())
-            return 0
-        options = getattr(importlib.import_module(command.module), command.options)
-        return _parsed(command, options, rest)
+        status = _dispatch(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a full disk can still be reported
+        return status
     except InputError as error:
-        print(f"vatjax: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
+    except BrokenPipeError:  # the reader of our output has had enough
+        _drop_output()
+        return 128 + signal.SIGPIPE
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
+        _drop_output()
         place = f"{error.filename}: " if error.filename else ""
-        print(f"vatjax: {place}{(error.strerror or str(error)).lower()}", file=sys.stderr)
-        return 2
+        return _refuse(f"{place}{(error.strerror or str(error)).lower()}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "vatjax":
+            raise
+        return _refuse(f"the package {error.name} is not installed: pip install {error.name}")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _refuse(message: str) -> int:
+    print(f"vatjax: {message}", file=sys.stderr)
+    return 2
+
+
+def _drop_output() -> None:
+    """What is still buffered can't be written; the interpreter must not try again at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command, rest = _command(arguments)
+    if command is None:
+        print(_help(*rest))
+        return 0
+    return _parsed(command, getattr(importlib.import_module(command.module), command.options), rest)
 
 
 def _command(arguments: list[str]) -> tuple[Command | None, list[str]]:
-    """The command that the first words name, and the arguments after them; None asks for help."""
+    """The command that the first words name, and the arguments after them; None asks for help (with a family or all)."""
     from vatjax.errors import InputError
     from vatjax.names import unknown
 
@@ -88,8 +110,10 @@ def _command(arguments: list[str]) -> tuple[Command | None, list[str]]:
             return command, arguments[count:]
     family = [command.words[1] for command in COMMANDS if command.words[0] == arguments[0]]
     if family:
-        if len(arguments) == 1 or arguments[1] in ("-h", "--help"):
-            raise InputError(f"{arguments[0]} needs one of: {', '.join(family)} (see vatjax --help)")
+        if arguments[1:2] in (["-h"], ["--help"]):
+            return None, arguments[:1]
+        if len(arguments) == 1:
+            raise InputError(f"{arguments[0]} needs one of: {', '.join(family)} (see vatjax {arguments[0]} --help)")
         raise InputError(unknown(f"{arguments[0]} command", arguments[1], family))
     known = [" ".join(command.words) for command in COMMANDS]
     raise InputError(f"{unknown('command', arguments[0], known)} (see vatjax --help)")
@@ -102,12 +126,13 @@ def _version() -> NoReturn:
     sys.exit(0)
 
 
-def _help() -> str:
-    width = max(len(" ".join(command.words)) for command in COMMANDS)
-    lines = [f"  {' '.join(command.words):<{width}}  {command.about}" for command in COMMANDS]
+def _help(family: str = "") -> str:
+    shown = [command for command in COMMANDS if not family or command.words[0] == family]
+    width = max(len(" ".join(command.words)) for command in shown)
+    lines = [f"  {' '.join(command.words):<{width}}  {command.about}" for command in shown]
     return "\n".join(
         [
-            "usage: vatjax COMMAND [options]",
+            f"usage: vatjax {f'{family} ' * bool(family)}COMMAND [options]",
             "",
             "Measures what an alignment intervention costs a language model's other values.",
             "",
@@ -126,14 +151,13 @@ def _parsed(command: Command, options: Any, rest: list[str]) -> int:
 
     rest, file = _taken(rest, "--config")
     rest, printing = _taken_flag(rest, "--print-config")
-    default = config.read(options, file) if file is not None else options()
+    given = {} if file is None else {"default": config.read(options, file, absent=tyro.MISSING)}
     chosen = tyro.cli(
         options,
         args=rest,
-        default=default,
         prog=" ".join(("vatjax", *command.words)),
         description=" ".join((options.__doc__ or "").split()) + _COMMON,
-        config=(tyro.conf.OmitArgPrefixes,),
+        **given,
     )
     if printing:
         print(config.to_yaml(chosen), end="")
@@ -149,9 +173,14 @@ def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
         if argument == flag:
             if i + 1 == len(arguments):
                 raise InputError(f"{flag} needs a file")
-            return arguments[:i] + arguments[i + 2 :], arguments[i + 1]
-        if argument.startswith(f"{flag}="):
-            return arguments[:i] + arguments[i + 1 :], argument[len(flag) + 1 :]
+            rest, value = arguments[:i] + arguments[i + 2 :], arguments[i + 1]
+        elif argument.startswith(f"{flag}="):
+            rest, value = arguments[:i] + arguments[i + 1 :], argument[len(flag) + 1 :]
+        else:
+            continue
+        if any(other == flag or other.startswith(f"{flag}=") for other in rest):
+            raise InputError(f"{flag} is given twice")
+        return rest, value
     return arguments, None
 
 

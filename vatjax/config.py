@@ -7,6 +7,7 @@ loss, and no tag is ever executed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -17,7 +18,7 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from vatjax import errors, names
+from vatjax import errors, names, store
 
 T = TypeVar("T")
 
@@ -26,23 +27,30 @@ _FALSE = ("false", "no", "off")
 _NULL = ("", "~", "null")
 
 
-def read(cls: type[T], path: str | pathlib.Path) -> T:
+class _Required:
+    """Stands for "no value given": a missing key is an error."""
+
+
+_REQUIRED = _Required()
+
+
+def read(cls: type[T], path: str | pathlib.Path, absent: Any = _REQUIRED) -> T:
     """Reads a YAML file into the dataclass `cls`.
+
+    Args:
+        cls: a frozen dataclass of scalars, tuples, mappings and other dataclasses.
+        path: the file.
+        absent: what a key without default becomes where the file leaves it out, for callers that get it elsewhere (the
+            command line's flags); by default it is an error.
 
     Raises:
         InputError: for a missing file, invalid YAML, a Python tag, an unknown or repeated key, a missing key or a value
             of the wrong type; all that can be found in one pass are reported together.
     """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise errors.InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise errors.InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    return parse(cls, text, str(path))
+    return parse(cls, store.read_text(path), str(path), absent)
 
 
-def parse(cls: type[T], text: str, source: str) -> T:
+def parse(cls: type[T], text: str, source: str, absent: Any = _REQUIRED) -> T:
     """Reads YAML text into the dataclass `cls`; `source` names the text in errors."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -53,7 +61,7 @@ def parse(cls: type[T], text: str, source: str) -> T:
         raise errors.all_of([errors.Problem(source, line, message)]) from None
     except RecursionError:
         raise errors.InputError(f"{source}: invalid YAML: nested too deeply") from None
-    reader = _Reader(source)
+    reader = _Reader(source, absent)
     if node is None:
         start = yaml.Mark(source, 0, 0, 0, "", 0)
         node = yaml.MappingNode("tag:yaml.org,2002:map", [], start, start)
@@ -68,7 +76,9 @@ def to_dict(config: Any) -> Any:
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Mapping):
-        return {str(key): to_dict(value) for key, value in config.items()}
+        return {key: to_dict(value) for key, value in config.items()}
+    if isinstance(config, pathlib.PurePath):
+        return str(config)
     if isinstance(config, (list, tuple)):
         return [to_dict(value) for value in config]
     return config
@@ -76,7 +86,22 @@ def to_dict(config: Any) -> Any:
 
 def to_yaml(config: Any) -> str:
     """The resolved configuration as YAML that `parse` reads back to an equal one."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that would be read as something else where a key takes several types."""
+
+    def text(self, text: str) -> yaml.Node:
+        plain = text.lower()
+        special = plain in (*_TRUE, *_FALSE, *_NULL)
+        with contextlib.suppress(ValueError):
+            float(plain.replace("_", ""))
+            special = True
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if special else None)
+
+
+_Dumper.add_representer(str, _Dumper.text)
 
 
 class _Bad:
@@ -89,8 +114,8 @@ _BAD = _Bad()
 class _Reader:
     """Walks YAML nodes along a type and records what does not fit."""
 
-    def __init__(self, source: str):
-        self.source = source
+    def __init__(self, source: str, absent: Any):
+        self.source, self.absent = source, absent
         self.problems: list[errors.Problem] = []
 
     def bad(self, node: yaml.Node, message: str) -> Any:
@@ -117,7 +142,7 @@ class _Reader:
         kinds = [kind for kind in kinds if kind is not type(None)]
         failures: list[errors.Problem] = []
         for kind in kinds:  # the first that fits; a single-member union reports its own problems
-            trial = _Reader(self.source)
+            trial = _Reader(self.source, self.absent)
             result = trial.value(kind, node, key)
             if not trial.problems:
                 return result
@@ -148,7 +173,9 @@ class _Reader:
                 given[name] = self.value(hints[name], value_node, path)
         for name, field in fields.items():
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-            if required and name not in given:
+            if required and name not in given and self.absent is not _REQUIRED:
+                given[name] = self.absent
+            elif required and name not in given:
                 path = f"{key}.{name}" if key else name
                 self.bad(node, f"the key {path!r} is missing ({_describe(hints[name])})")
         if len(self.problems) > before:

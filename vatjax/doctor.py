@@ -47,7 +47,7 @@ def examine() -> list[Check]:
     checks += _packages()
     checks.append(_guarded("jax and flax together", _flax, "pip install --upgrade jax flax"))
     checks.append(_guarded("devices", _devices, "see https://docs.jax.dev/en/latest/installation.html"))
-    checks.append(_memory())
+    checks.append(_guarded("memory", _memory, ""))
     checks.append(_guarded("bundled items", lambda: f"{len(items.bundled()):,} items", "install vatjax again"))
     checks.append(_hub())
     checks += _optional()
@@ -98,26 +98,33 @@ def _devices() -> str:
 
     devices = jax.devices()
     kinds = sorted({device.device_kind for device in devices})
-    return f"{len(devices)} x {', '.join(kinds)} ({jax.default_backend()}), {jax.process_count()} process(es)"
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
+    memory = f", {min(limits) / 2**30:.0f} GiB each" if limits and min(limits) else ""
+    processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{len(devices)} x {', '.join(kinds)} ({jax.default_backend()}){memory}{processes}"
 
 
-def _memory() -> Check:
-    pages = {name: os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES") if name in os.sysconf_names}
-    size = os.sysconf("SC_PAGE_SIZE")
-    total = pages.get("SC_PHYS_PAGES", 0) * size / 2**30
-    free = _available() or pages.get("SC_AVPHYS_PAGES", 0) * size / 2**30
-    disk = shutil.disk_usage(pathlib.Path.cwd()).free / 2**30
+def _memory() -> str:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    limit = _number("/sys/fs/cgroup/memory.max", r"(\d+)") / 2**30
+    free = _number("/proc/meminfo", r"MemAvailable:\s+(\d+) kB") / 2**20
+    parts = [f"{total:.1f} GiB"]
+    if free:
+        parts.append(f"{free:.1f} GiB available")
+    if limit:
+        parts.append(f"this container may use {limit:.1f} GiB")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Check("memory", "ok", f"{free:.1f} of {total:.1f} GiB free, {disk:.0f} GiB of disk here, {cores} CPU cores")
+    disk = shutil.disk_usage(pathlib.Path.cwd()).free / 2**30
+    return f"{', '.join(parts)}; {cores} CPU cores; {disk:.0f} GiB of disk here"
 
 
-def _available() -> float:
-    """What the kernel could hand out now, caches included, in GiB; 0 where it doesn't say."""
+def _number(file: str, pattern: str) -> int:
+    """A number from one of the kernel's files, 0 where it isn't there."""
     try:
-        match = re.search(r"MemAvailable:\s+(\d+) kB", pathlib.Path("/proc/meminfo").read_text())
+        match = re.search(pattern, pathlib.Path(file).read_text())
     except OSError:
-        return 0.0
-    return int(match[1]) / 2**20 if match else 0.0
+        return 0
+    return int(match[1]) if match else 0
 
 
 def _hub() -> Check:
@@ -127,7 +134,8 @@ def _hub() -> Check:
     except ImportError as error:
         return Check("model hub", "wrong", str(error), "pip install huggingface_hub")
     folder = pathlib.Path(constants.HF_HUB_CACHE)
-    parts = ["offline" if constants.HF_HUB_OFFLINE else "online", "with a token" if get_token() else "without a token"]
+    mode = "offline mode" if constants.HF_HUB_OFFLINE else "downloads allowed (not tried)"
+    parts = [mode, "with a token" if get_token() else "without a token"]
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(existing, os.W_OK):
         return Check("model hub", "wrong", f"{folder} can't be written to", "set HF_HOME to a folder of yours")

@@ -12,6 +12,8 @@ from vatjax.errors import InputError
 
 T = TypeVar("T")
 
+_LONGEST = 60
+
 
 def canonical(name: str) -> str:
     """The key under which spelling variants of one name meet.
@@ -32,22 +34,37 @@ def canonical(name: str) -> str:
     return re.sub("our", "or", "".join(words))
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is closest to `name`, or None where none is close."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is closest to `name`, or None where none is as close as `cutoff` (1 is the same)."""
     by_key = {canonical(candidate): candidate for candidate in known}
-    close = difflib.get_close_matches(canonical(name), by_key, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(canonical(name), by_key, n=1, cutoff=cutoff)
     return by_key[close[0]] if close else None
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """The sentence for a name that is not known: the nearest one, or all of them where they are few."""
     known = list(known)
-    close = nearest(name, known) if isinstance(name, str) else None
+    close = nearest(name, known) if isinstance(name, str) and len(name) <= _LONGEST else None
     if close is not None:
-        return f"unknown {kind} {name!r}; did you mean {close!r}?"
+        return f"unknown {kind} {shown(name)}; did you mean {close!r}?"
+    if not known:
+        return f"unknown {kind} {shown(name)}; there are none"
     if len(known) <= 16:
-        return f"unknown {kind} {name!r}; known are: {', '.join(known)}"
-    return f"unknown {kind} {name!r}; there are {len(known)}, from {known[0]!r} to {known[-1]!r}"
+        return f"unknown {kind} {shown(name)}; known are: {', '.join(known)}"
+    return f"unknown {kind} {shown(name)}; there are {len(known)}, from {known[0]!r} to {known[-1]!r}"
+
+
+def shown(found: object) -> str:
+    """What was found, as an error shows it: quoted, with control characters spelt out, and not too long."""
+    text = repr(found)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def listed(found: Iterable[object]) -> str:
+    """A list of what was found, as an error shows it; the first twenty of a long one."""
+    texts = [shown(entry) for entry in found]
+    more = f" and {len(texts) - 20} more" if len(texts) > 20 else ""
+    return (", ".join(texts[:20]) + more) or "nothing"
 
 
 def find(kind: str, name: str, table: Mapping[str, T], known: Iterable[str]) -> T:

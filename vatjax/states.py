@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from vatjax import errors, names, store, tables
 from vatjax.values import Taxonomy, schwartz
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
-_ARRAYS = ("state", "mask", "clusters", "values", "keys", "contexts", "meta")
+_ARRAYS = ("state", "mask", "clusters", "values")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +46,17 @@ class ValueState:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shape = (len(self.clusters), len(self.values))
+        clusters = np.asarray(self.clusters)
+        if clusters.ndim != 1 or not np.issubdtype(clusters.dtype, np.integer):
+            raise ValueError(f"clusters must be one whole number a context, found {clusters.dtype} {clusters.shape}")
+        if clusters.size and not -(2**31) <= clusters.min() <= clusters.max() < 2**31:
+            raise ValueError("cluster numbers must fit 32 bits")
+        if len(set(self.values)) < len(self.values) or not all(isinstance(name, str) for name in self.values):
+            raise ValueError(f"values must be different names, found {names.listed(self.values)}")
+        self._keep("clusters", clusters.astype(np.int32))
+        self._keep("state", np.array(self.state))
+        self._keep("mask", np.array(self.mask))
+        shape = (len(clusters), len(self.values))
         for name in ("state", "mask"):
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has the shape {getattr(self, name).shape}, expected {shape}")
@@ -61,6 +70,11 @@ class ValueState:
         if not np.isnan(self.state[~self.mask]).all():
             raise ValueError("a rating that the mask calls missing must be NaN")
 
+    def _keep(self, name: str, array: np.ndarray) -> None:
+        """Keeps an array of its own that nobody can change."""
+        array.flags.writeable = False
+        object.__setattr__(self, name, array)
+
     def __repr__(self) -> str:
         missing = int((~self.mask).sum())
         return (
@@ -69,8 +83,8 @@ class ValueState:
         )
 
     def take(self, rows: np.ndarray, columns: np.ndarray | None = None) -> ValueState:
-        """These contexts (and these values) in this order; clusters keep their numbers."""
-        chosen = np.arange(len(self.values)) if columns is None else columns
+        """These contexts (and these values), as indices in this order or as masks; clusters keep their numbers."""
+        chosen = np.arange(len(self.values)) if columns is None else np.arange(len(self.values))[columns]
         return dataclasses.replace(
             self,
             state=self.state[rows][:, chosen],
@@ -85,18 +99,16 @@ class ValueState:
 
 
 def save(state: ValueState, where: store.Path) -> None:
-    """Commits a state as one `.npz`: `state`, `mask`, `clusters`, `values`, `keys`, `contexts` and JSON `meta`."""
-    keys = tuple(state.contexts)
-    columns = [np.asarray(state.contexts[key], str) for key in keys]
+    """Commits a state as one `.npz`: `state`, `mask`, `clusters`, `values`, and as JSON `contexts` and `meta`."""
+    contexts = {key: [str(entry) for entry in column] for key, column in state.contexts.items()}
     store.commit_npz(
         where,
         {
             "state": state.state,
             "mask": state.mask,
-            "clusters": state.clusters.astype(np.int32),
+            "clusters": state.clusters,
             "values": np.array(state.values, str),
-            "keys": np.array(keys, str),
-            "contexts": np.stack(columns, 1) if columns else np.zeros((len(state.clusters), 0), "U1"),
+            "contexts": np.frombuffer(json.dumps(contexts).encode(), np.uint8),  # a text array pads to the longest
             "meta": np.array(json.dumps(state.meta, sort_keys=True, allow_nan=False)),
         },
     )
@@ -110,23 +122,35 @@ def load(where: store.Path) -> ValueState:
     """
     try:
         arrays = store.load_npz(where)
-        absent = [name for name in _ARRAYS[:4] if name not in arrays]
+        absent = [name for name in _ARRAYS if name not in arrays]
         if absent:
             raise ValueError(f"no array {', '.join(absent)}; found {', '.join(arrays) or 'none'}")
-        rows = len(arrays["clusters"])
-        keys, contexts = arrays.get("keys", np.zeros(0, str)), arrays.get("contexts", np.zeros((rows, 0), str))
+        contexts = json.loads(arrays["contexts"].tobytes()) if "contexts" in arrays else {}
         return ValueState(
             state=arrays["state"],
             mask=arrays["mask"],
             clusters=arrays["clusters"],
             values=tuple(arrays["values"].tolist()),
-            contexts={str(key): contexts[:, i].astype(object) for i, key in enumerate(keys)},
+            contexts={str(key): np.array(column, object) for key, column in contexts.items()},
             meta=json.loads(str(arrays["meta"])) if "meta" in arrays else {},
         )
-    except OSError as error:
-        raise errors.InputError(f"{where}: {(error.strerror or str(error)).lower()}") from None
-    except (ValueError, EOFError, TypeError, IndexError, zipfile.BadZipFile) as error:
+    except errors.InputError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
         raise errors.InputError(f"{where}: not a value state: {error}") from None
+
+
+def align(state: ValueState, taxonomy: Taxonomy) -> ValueState:
+    """The state with a column for every value of the taxonomy, in its order; those that it lacks are missing.
+
+    Raises:
+        InputError: where the state has a value that the taxonomy doesn't.
+    """
+    place = [taxonomy.index(name) for name in state.values]
+    shape = (len(state.clusters), len(taxonomy.names))
+    whole, mask = np.full(shape, np.nan, state.state.dtype), np.zeros(shape, np.bool_)
+    whole[:, place], mask[:, place] = state.state, state.mask
+    return dataclasses.replace(state, state=whole, mask=mask, values=taxonomy.names)
 
 
 # Ratings from anywhere ----------------------------------------------------------------------------------------------
@@ -136,7 +160,8 @@ def read_ratings(
     where: store.Path,
     taxonomy: Taxonomy | None = None,
     scale: tuple[float, float] = (1.0, 5.0),
-    clusters: Sequence[str] | None = None,
+    clusters: str | Sequence[str] | None = None,
+    keys: Sequence[str] = (),
 ) -> ValueState:
     """Reads a wide table of ratings: one row a context, one column a value, every other column a context key.
 
@@ -149,47 +174,66 @@ def read_ratings(
         scale: the ratings at the weak and at the strong end of agreement.
         clusters: the context keys whose rows belong together; by default `scene` where there is one, else each row
             stands alone.
+        keys: columns that are context keys although their name looks like a value's.
 
     Raises:
         InputError: names file, line and column of each problem.
     """
     taxonomy = taxonomy or schwartz()
+    if len(scale) != 2 or not all(math.isfinite(end) for end in scale) or scale[0] == scale[1]:
+        raise errors.InputError(f"a scale is two different numbers, the weak and the strong end, found {scale}")
     table = tables.read(where)
     problems = list(table.problems)
-    columns, keys = _columns(table, taxonomy)
+    columns, other = _columns(table, taxonomy, keys)
     values = sorted(columns)
     state = np.full((len(table.rows), len(values)), np.nan)
+    contexts: dict[str, list[str]] = {key: [] for key in other}
     for i, (line, row) in enumerate(zip(table.lines, table.rows, strict=True)):
         for j, value in enumerate(values):
             try:
                 state[i, j] = _rating(row.get(columns[value]), scale)
             except ValueError as error:
                 problems.append(errors.Problem(table.source, line, f"{columns[value]}: {error}"))
+        for key in other:
+            try:
+                contexts[key].append(_key(row.get(key)))
+            except ValueError as error:
+                problems.append(errors.Problem(table.source, line, f"{key}: {error}"))
     if problems:
         raise errors.all_of(sorted(problems, key=lambda problem: problem.line or 0))
     if not table.rows:
         raise errors.InputError(f"{where}: no rows")
-    contexts = {key: np.array([_text(row.get(key)) for row in table.rows], object) for key in keys}
-    grouping = tuple(clusters) if clusters is not None else ("scene",) * ("scene" in contexts)
+    texts = {key: np.array(column, object) for key, column in contexts.items()}
+    grouping = [clusters] if isinstance(clusters, str) else clusters
+    if grouping is None:
+        grouping = ["scene"] if "scene" in texts else []
     meta = {"source": str(where), "protocol": "ratings", "scale": list(scale), "taxonomy": taxonomy.name}
     return ValueState(
         state=state.astype(np.float32),
         mask=np.isfinite(state),
-        clusters=_clusters(contexts, grouping, len(state), table.source),
+        clusters=_clusters(texts, grouping, len(state), table.source),
         values=tuple(taxonomy.names[value] for value in values),
-        contexts=contexts,
+        contexts=texts,
         meta=meta,
     )
 
 
-def _columns(table: tables.Table, taxonomy: Taxonomy) -> tuple[dict[int, str], list[str]]:
-    """Which column holds which value, and the columns that hold none."""
+def _columns(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> tuple[dict[int, str], list[str]]:
+    """Which column holds which value, and the columns that hold none.
+
+    A column that only nearly has a value's name is an error: as a context key it would quietly take a value away.
+    """
     columns: dict[int, str] = {}
-    keys = []
+    other = []
     for column in table.columns:
-        name = taxonomy.match(column)
+        name = None if column in keys else taxonomy.match(column)
         if name is None:
-            keys.append(column)
+            close = None if column in keys else names.nearest(column, taxonomy.names, cutoff=0.8)
+            if close is not None:
+                raise errors.InputError(
+                    f"{table.source}: unknown column {column!r}; did you mean {close!r}? (if it is a context key: keys)"
+                )
+            other.append(column)
             continue
         value = taxonomy.index(name)
         if value in columns:
@@ -198,9 +242,9 @@ def _columns(table: tables.Table, taxonomy: Taxonomy) -> tuple[dict[int, str], l
     if not columns and not table.problems:
         raise errors.InputError(
             f"{table.source}: no column is a value of the taxonomy {taxonomy.name!r} "
-            f"(such as {taxonomy.names[0]!r}); found {', '.join(map(repr, table.columns)) or 'no columns'}"
+            f"(such as {taxonomy.names[0]!r}); found {names.listed(table.columns)}"
         )
-    return columns, keys
+    return columns, other
 
 
 def _rating(cell: Any, scale: tuple[float, float]) -> float:
@@ -208,11 +252,13 @@ def _rating(cell: Any, scale: tuple[float, float]) -> float:
     if cell is None or (isinstance(cell, str) and cell.strip().lower() in _MISSING):
         return math.nan
     if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
-        raise ValueError(f"expected a rating, found {cell!r}")
+        raise ValueError(f"expected a rating, found {names.shown(cell)}")
     try:
         rating = float(cell)
     except (ValueError, OverflowError):
-        raise ValueError(f"expected a rating, found {cell!r}") from None
+        rating = math.inf
+    if isinstance(cell, str) and (rating == math.inf or "_" in cell):
+        raise ValueError(f"expected a rating, found {names.shown(cell)}")
     if math.isnan(rating):
         return math.nan
     low, high = scale
@@ -221,10 +267,13 @@ def _rating(cell: Any, scale: tuple[float, float]) -> float:
     return (rating - (low + high) / 2) * (1 if low < high else -1)
 
 
-def _text(cell: Any) -> str:
+def _key(cell: Any) -> str:
+    """One context key as text."""
     if isinstance(cell, str):
         return cell.strip()
-    return "" if cell is None else json.dumps(cell, sort_keys=True)
+    if isinstance(cell, (bool, int, float)):
+        return json.dumps(cell)
+    raise ValueError(f"expected a context key, found {'nothing' if cell is None else names.shown(cell)}")
 
 
 def _clusters(contexts: Mapping[str, np.ndarray], keys: Sequence[str], rows: int, source: str) -> np.ndarray:
@@ -258,10 +307,14 @@ class Joined(NamedTuple):
     only_post: int
 
 
-def join(pre: ValueState, post: ValueState) -> Joined:
+def join(pre: ValueState, post: ValueState, on: Sequence[str] | None = None) -> Joined:
     """Matches the contexts of two states on the keys that both have, and their values by name.
 
-    Without a common key, rows are matched by position, which needs equally many.
+    Two states without any key are matched by position, which needs equally many rows.
+
+    Args:
+        pre, post: the states.
+        on: the keys to match on; by default all that both have. Leave out what tells the two apart, such as the model.
 
     Raises:
         InputError: where values differ, a key stands for several rows, or no context is in both.
@@ -269,25 +322,47 @@ def join(pre: ValueState, post: ValueState) -> Joined:
     if set(pre.values) != set(post.values):
         raise errors.InputError(f"the two states have different values: {_difference(pre.values, post.values)}")
     columns = np.array([post.values.index(name) for name in pre.values])
-    keys = tuple(key for key in pre.contexts if key in post.contexts)
-    if not keys:
+    if not pre.contexts and not post.contexts and not on:
         if len(pre.clusters) != len(post.clusters):
             raise errors.InputError(
-                f"without a common context column rows are matched by position, which needs equally many; "
+                f"without context columns rows are matched by position, which needs equally many; "
                 f"found {len(pre.clusters)} and {len(post.clusters)}"
             )
         matched = post.take(np.arange(len(post.clusters)), columns)
-        return Joined(pre, dataclasses.replace(matched, clusters=pre.clusters), keys, 0, 0)
-    first, second = _rows_by_key(pre, keys, "first"), _rows_by_key(post, keys, "second")
+        return Joined(pre, dataclasses.replace(matched, clusters=pre.clusters), (), 0, 0)
+    keys = _common_keys(pre, post, on)
+    first = _rows_by_key(pre, tuple(keys), "first")
+    second = _rows_by_key(post, tuple(keys.values()), "second")
     common = [key for key in first if key in second]
     if not common:
-        raise errors.InputError(
-            f"the two states have no context in common: {_example(keys, first)} against {_example(keys, second)}"
-        )
+        raise errors.InputError(f"the two states have no context in common: {_apart(tuple(keys), first, second)}")
     rows = np.array([first[key] for key in common]), np.array([second[key] for key in common])
-    matched = post.take(rows[1], columns)
-    matched = dataclasses.replace(matched, clusters=pre.clusters[rows[0]])
-    return Joined(pre.take(rows[0]), matched, keys, len(first) - len(common), len(second) - len(common))
+    matched = dataclasses.replace(post.take(rows[1], columns), clusters=pre.clusters[rows[0]])
+    return Joined(pre.take(rows[0]), matched, tuple(keys), len(first) - len(common), len(second) - len(common))
+
+
+def _common_keys(pre: ValueState, post: ValueState, on: Sequence[str] | None) -> dict[str, str]:
+    """The keys to match on: the first state's name -> the second's, in any spelling."""
+    theirs = {names.canonical(key): key for key in post.contexts}
+    ours = {names.canonical(key): key for key in pre.contexts}
+    if on is not None:
+        chosen = [names.find("context key", key, ours, list(pre.contexts)) for key in on]
+        return {key: names.find("context key", key, theirs, list(post.contexts)) for key in chosen}
+    keys = {key: theirs[name] for name, key in ours.items() if name in theirs}
+    if not keys:
+        raise errors.InputError(
+            f"the two states have no context column in common: the first has {names.listed(pre.contexts)}, "
+            f"the second {names.listed(post.contexts)}"
+        )
+    return keys
+
+
+def _apart(keys: Sequence[str], first: Any, second: Any) -> str:
+    """Why no context is in both: the key that never matches, where it is one."""
+    for i, key in enumerate(keys):
+        if len(keys) > 1 and not {row[i] for row in first} & {row[i] for row in second}:
+            return f"{_example([key], [next(iter(first))[i:]])} against {_example([key], [next(iter(second))[i:]])}; leave {key!r} out of the keys (on)"
+    return f"{_example(keys, first)} against {_example(keys, second)}"
 
 
 def _rows_by_key(state: ValueState, keys: Sequence[str], which: str) -> dict[tuple[str, ...], int]:
@@ -303,7 +378,7 @@ def _rows_by_key(state: ValueState, keys: Sequence[str], which: str) -> dict[tup
 
 
 def _example(keys: Sequence[str], rows: Any) -> str:
-    return ", ".join(f"{name}={entry!r}" for name, entry in zip(keys, next(iter(rows)), strict=True))
+    return ", ".join(f"{name}={entry!r}" for name, entry in zip(keys, next(iter(rows)), strict=False))
 
 
 def _difference(pre: Sequence[str], post: Sequence[str]) -> str:

@@ -1,22 +1,21 @@
 """Rows from files that people bring: JSON lines, JSON arrays and CSV, each also gzipped, every row with its line.
 
-The reader never holds more than one record of a file at a time, so a line of a gigabyte is an error and not a full
-memory. It goes on after a bad row and collects what was wrong with file and line; the caller decides whether that ends
-the work.
+No record may be longer than a limit, so a line of a gigabyte is an error and not a full memory. Reading goes on after a
+bad row and collects what was wrong with file and line; the caller decides whether that ends the work. Where it can't go
+on (a quote that never closes, a broken archive) it says that the rest is lost. Every line is a row, blank, or a problem.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
-import csv
 import dataclasses
 import gzip
 import io
 import json
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from vatjax import errors, store
 
@@ -26,6 +25,7 @@ RECORD_LIMIT = 1 << 20
 _CHUNK = 1 << 16
 _SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv"}
 _BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+_LOST = "what follows is lost"
 
 
 @dataclasses.dataclass
@@ -38,6 +38,7 @@ class Table:
         rows: one mapping a row; CSV cells are text, JSON fields what they are.
         lines: the line on which each row begins.
         problems: what could not be read, in the order of the file.
+        lost: whether reading had to stop before the end of the file.
     """
 
     source: str
@@ -45,10 +46,16 @@ class Table:
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     lines: list[int] = dataclasses.field(default_factory=list)
     problems: list[errors.Problem] = dataclasses.field(default_factory=list)
+    lost: bool = False
 
     def bad(self, line: int, message: str) -> None:
         """Records a problem."""
         self.problems.append(errors.Problem(self.source, line, message))
+
+    def stop(self, line: int, message: str) -> None:
+        """Records a problem behind which nothing can be read."""
+        self.bad(line, f"{message}; {_LOST}")
+        self.lost = True
 
 
 def read(where: store.Path, record_limit: int = RECORD_LIMIT) -> Table:
@@ -62,12 +69,11 @@ def read(where: store.Path, record_limit: int = RECORD_LIMIT) -> Table:
         record_limit: the longest line or record in bytes; a longer one is a problem of its line.
 
     Raises:
-        InputError: where no row can be read at all: no such file, a folder, another encoding.
+        InputError: where no row can be read at all: no such file, a folder, another encoding, a bad header.
     """
-    source = str(where)
-    table = Table(source)
+    table = Table(str(where))
     with _opened(where) as file:
-        form = _format(source, file)
+        form = _format(table.source, file)
         try:
             if form == "json":
                 _read_array(file, table, record_limit)
@@ -77,110 +83,130 @@ def read(where: store.Path, record_limit: int = RECORD_LIMIT) -> Table:
                 _read_csv(file, table, record_limit, "\t" if form == "tsv" else None)
         except _BROKEN_GZIP as error:
             line = table.lines[-1] + 1 if table.lines else 1
-            table.bad(line, f"the compressed file is damaged or ends early ({error}); what follows is lost")
+            table.stop(line, f"the compressed file is damaged or ends early ({error})")
     if form in ("json", "jsonl"):
         table.columns = tuple(dict.fromkeys(column for row in table.rows for column in row))
     return table
 
 
 @contextlib.contextmanager
-def _opened(where: store.Path) -> Iterator[IO[bytes]]:
+def _opened(where: store.Path) -> Iterator[io.BufferedReader]:
     """A file open for reading: unpacked if it is gzipped, behind the byte-order mark if it has one."""
     with contextlib.ExitStack() as stack:
+        raw: Any = stack.enter_context(store.open_binary(where))
+        file = io.BufferedReader(raw, _CHUNK)
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            packed = stack.enter_context(gzip.GzipFile(fileobj=file))
+            file = io.BufferedReader(packed, _CHUNK)
         try:
-            path = store.path(where)
-            if path.is_dir():
-                raise errors.InputError(f"{where}: is a folder; expected a file")
-            file: Any = stack.enter_context(path.open("rb"))
-        except OSError as error:
-            raise errors.InputError(f"{where}: {(error.strerror or str(error)).lower()}") from None
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        if packed:
-            file = stack.enter_context(io.BufferedReader(stack.enter_context(gzip.GzipFile(fileobj=file))))
-        try:
-            mark = file.read(3)
+            mark = file.peek(3)[:3]
         except _BROKEN_GZIP as error:
             raise errors.InputError(f"{where}: the compressed file is damaged or ends early ({error})") from None
         if mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise errors.InputError(f"{where}: this is UTF-16 text; save it as UTF-8")
-        if mark != codecs.BOM_UTF8:
-            file.seek(0)
+        if mark[:2] == b"PK":
+            raise errors.InputError(f"{where}: this is a zip archive (a spreadsheet?); save it as CSV")
+        if mark == codecs.BOM_UTF8:
+            file.read(3)
         yield file
 
 
-def _format(source: str, file: IO[bytes]) -> Format:
+def _format(source: str, file: io.BufferedReader) -> Format:
     name = source.lower().removesuffix(".gz")
-    suffix = "." + name.rpartition(".")[2]
-    form = _SUFFIXES.get(suffix)
+    form = _SUFFIXES.get("." + name.rpartition(".")[2])
     if form in ("csv", "tsv", "jsonl"):
         return form
-    start = file.tell()
     try:
-        first = file.read(_CHUNK).lstrip()[:1]
+        first = file.peek(_CHUNK).lstrip()[:1]
     except _BROKEN_GZIP:
         first = b""
-    file.seek(start)
     if first == b"[":
         return "json"
     return "jsonl" if first == b"{" or form == "json" else "csv"
 
 
-# Lines --------------------------------------------------------------------------------------------------------------
-
-
-def _lines(file: IO[bytes], table: Table, limit: int) -> Iterator[tuple[int, str]]:
-    """Each line with its number; a line too long or not UTF-8 is a problem and is left out."""
+def _lines(file: BinaryIO, limit: int) -> Iterator[tuple[int, str | None, int]]:
+    """Each line as (number, text, bytes); the text of a line over the limit is None. Bytes that are no UTF-8 become
+    surrogates, so that the record they belong to can be refused as a whole."""
     number = 0
-    while True:
-        line = file.readline(limit + 1)
-        if not line:
-            return
+    while line := file.readline(limit + 1):
         number += 1
-        if len(line) > limit and not line.endswith(b"\n"):
-            size = len(line)
-            while line and not line.endswith(b"\n"):
-                line = file.readline(limit)
-                size += len(line)
-            table.bad(number, f"the line is {size:,} bytes long; at most {limit:,} are read as one record")
+        if len(line) <= limit or line.endswith(b"\n"):
+            yield number, line.decode(errors="surrogateescape"), len(line)
             continue
-        try:
-            yield number, line.decode()
-        except UnicodeDecodeError as error:
-            byte = line[error.start]
-            table.bad(number, f"not UTF-8 text: byte 0x{byte:02x} at column {error.start + 1}; save the file as UTF-8")
+        size = len(line)
+        while not line.endswith(b"\n") and (line := file.readline(limit)):
+            size += len(line)
+        yield number, None, size
 
 
-def _read_lines(file: IO[bytes], table: Table, limit: int) -> None:
-    for number, line in _lines(file, table, limit):
-        if line.strip():
-            _add_json(line, number, table)
-
-
-def _add_json(text: str, line: int, table: Table) -> None:
+def _encoding_problem(text: str) -> str | None:
+    """What is wrong with the text of a record as UTF-8, if anything."""
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        table.bad(line, f"invalid JSON at column {error.colno}: {error.msg.lower()}")
-    except RecursionError:
-        table.bad(line, "invalid JSON: nested too deeply")
-    except ValueError as error:  # a number of thousands of digits
-        table.bad(line, f"invalid JSON: {error}")
-    else:
-        _add_object(content, line, table)
+        text.encode()
+    except UnicodeEncodeError as error:
+        letter = ord(text[error.start])
+        if 0xDC80 <= letter <= 0xDCFF:  # how undecodable bytes were marked
+            return f"not UTF-8 text: byte 0x{letter - 0xDC00:02x} at column {error.start + 1}; save the file as UTF-8"
+        return "half of a surrogate pair: this text can't be written as UTF-8"
+    return None
 
 
-def _add_object(content: Any, line: int, table: Table) -> None:
-    if not isinstance(content, dict):
-        table.bad(line, f"expected a JSON object, found {_kind(content)}")
-        return
-    for text in (*content.keys(), *content.values()):
-        if isinstance(text, str) and not text.isascii():
+# JSON lines ---------------------------------------------------------------------------------------------------------
+
+
+class _Repeated(ValueError):
+    """A JSON object with one key twice, of which a parser would keep the last in silence."""
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Repeated(f"the key {key!r} is given twice")
+            seen.add(key)
+    return content
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs)
+
+
+def _read_lines(file: BinaryIO, table: Table, limit: int) -> None:
+    for number, text, size in _lines(file, limit):
+        if text is None:
+            table.bad(number, f"the line is {size:,} bytes long; at most {limit:,} are read as one record")
+        elif problem := _encoding_problem(text):
+            table.bad(number, problem)
+        elif text.strip():
             try:
-                text.encode()
-            except UnicodeEncodeError:
-                table.bad(line, "half of a surrogate pair: this text can't be written as UTF-8")
-                return
+                content = _DECODER.decode(text)
+            except json.JSONDecodeError as error:
+                table.bad(number, f"invalid JSON at column {error.colno}: {error.msg.lower()}")
+            except (RecursionError, ValueError) as error:
+                table.bad(number, _json_problem(error))
+            else:
+                _add(content, number, table)
+
+
+def _json_problem(error: Exception) -> str:
+    if isinstance(error, _Repeated):
+        return str(error)
+    if isinstance(error, RecursionError):
+        return "invalid JSON: nested too deeply"
+    return "invalid JSON: a number with thousands of digits"
+
+
+def _add(content: Any, line: int, table: Table) -> None:
+    if not isinstance(content, dict):
+        hint = "; a JSON array over several lines is read from a .json file" if isinstance(content, list) else ""
+        table.bad(line, f"expected a JSON object, found {_kind(content)}{hint}")
+        return
+    problem = _encoding_problem(json.dumps(content, ensure_ascii=False))
+    if problem:
+        table.bad(line, problem)
+        return
     table.rows.append(content)
     table.lines.append(line)
 
@@ -198,9 +224,9 @@ def _kind(content: Any) -> str:
 class _Window:
     """The part of a JSON text that is being parsed, refilled from the file, with the number of its first line."""
 
-    def __init__(self, file: IO[bytes]):
+    def __init__(self, file: BinaryIO):
         self.file = file
-        self.decode = codecs.getincrementaldecoder("utf-8")()
+        self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self.text = ""
         self.position = 0
         self.line = 1
@@ -233,18 +259,8 @@ class _Window:
         return self.line + self.text.count("\n", 0, self.position)
 
 
-def _read_array(file: IO[bytes], table: Table, limit: int) -> None:
-    """One record after the other, so that a large array needs no more memory than its largest record."""
+def _read_array(file: BinaryIO, table: Table, limit: int) -> None:
     window = _Window(file)
-    try:
-        _array(window, table, limit)
-    except UnicodeDecodeError as error:
-        line = window.here() + bytes(error.object[: error.start]).count(b"\n")
-        table.bad(line, f"not UTF-8 text: byte 0x{error.object[error.start]:02x}; save the file as UTF-8")
-
-
-def _array(window: _Window, table: Table, limit: int) -> None:
-    decoder = json.JSONDecoder()
     window.peek()
     window.position += 1  # the bracket by which the format was told
     if window.peek() == "]":
@@ -253,8 +269,7 @@ def _array(window: _Window, table: Table, limit: int) -> None:
         while True:
             window.peek()
             window.advance(window.position)
-            line = window.line
-            if not _record(window, decoder, table, limit, line):
+            if not _record(window, table, limit, window.line):
                 return
             separator = window.peek()
             window.position += 1
@@ -262,72 +277,71 @@ def _array(window: _Window, table: Table, limit: int) -> None:
                 break
             if separator != ",":
                 found = repr(separator) if separator else "the end of the file"
-                table.bad(window.here(), f"expected ',' or ']' between records, found {found}; what follows is lost")
+                table.stop(window.here(), f"expected ',' or ']' between records, found {found}")
                 return
     if window.peek():
-        table.bad(window.here(), "text after the end of the JSON array")
+        table.stop(window.here(), "text after the end of the JSON array")
 
 
-def _record(window: _Window, decoder: json.JSONDecoder, table: Table, limit: int, line: int) -> bool:
+def _record(window: _Window, table: Table, limit: int, line: int) -> bool:
     """Parses the record at the window's start; False where parsing can't go on after it."""
     while True:
         try:
-            content, end = decoder.raw_decode(window.text)
+            content, end = _DECODER.raw_decode(window.text)
         except json.JSONDecodeError as error:
             if not window.ended and len(window.text) <= limit:
                 window.refill()
                 continue
-            too_long = len(window.text) > limit and not window.ended
-            reason = f"no record ends within {limit:,} characters" if too_long else error.msg.lower()
-            at = line if too_long else line + window.text.count("\n", 0, error.pos)
-            table.bad(at, f"invalid JSON: {reason}; what follows is lost")
+            if len(window.text) > limit and not window.ended:
+                table.stop(line, f"invalid JSON: no record ends within {limit:,} characters")
+            else:
+                table.stop(line + window.text.count("\n", 0, error.pos), f"invalid JSON: {error.msg.lower()}")
             return False
         except (RecursionError, ValueError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            table.bad(line, f"invalid JSON: {reason}; what follows is lost")
+            table.stop(line, _json_problem(error))
             return False
         if end == len(window.text) and not window.ended:  # a number may go on in the next chunk
             window.refill()
             continue
         window.position = end
-        _add_object(content, line, table)
+        _add(content, line, table)
         return True
 
 
 # CSV ----------------------------------------------------------------------------------------------------------------
+# Python's csv module tells neither where a record began nor how to go on after a bad one, and its limit on the length of
+# a cell belongs to the whole process.
 
 
-def _read_csv(file: IO[bytes], table: Table, limit: int, delimiter: str | None) -> None:
-    """CSV as spreadsheets write it: quoted cells may hold line breaks; the header names the columns."""
-    last = 0
-
-    def text() -> Iterator[str]:
-        nonlocal last
-        for number, line in _lines(file, table, limit):
-            last = number
-            yield line
-
-    source = text()
-    header_line = next((line for line in source if line.strip()), None)
-    if header_line is None:
-        return
-    if delimiter is None:
-        delimiter = ";" if ";" in header_line and "," not in header_line else ","
-    header = _header(header_line, source, delimiter, table.source, last)
-    table.columns = tuple(header)
-    records = csv.reader(source, delimiter=delimiter, strict=True)
-    while True:
-        begin = last + 1
-        try:
-            cells = next(records)
-        except StopIteration:
+def _read_csv(file: BinaryIO, table: Table, limit: int, delimiter: str | None) -> None:
+    """CSV as spreadsheets write it: quoted cells may hold line breaks, quotes are doubled, the header names columns."""
+    lines = _lines(file, limit)
+    header: list[str] | None = None
+    for begin, first, size in lines:
+        if first is None:
+            table.stop(begin, f"the line is {size:,} bytes long; at most {limit:,} are read as one record")
             return
-        except csv.Error as error:
-            table.bad(begin, f"invalid CSV: {error} (in the record that begins here)")
+        if not first.strip():
             continue
-        if not any(cell.strip() for cell in cells):
-            if len(cells) > 1:
-                table.bad(begin, "every cell of the row is empty")
+        delimiter = delimiter or _delimiter(first)
+        record = _whole_record(first, lines, delimiter, limit)
+        if record is None:
+            message = f"a quote that opens in this record isn't closed within {limit:,} bytes"
+            if header is None:
+                raise errors.InputError(f"{table.source}:{begin}: the header: {message}")
+            table.stop(begin, message)
+            return
+        cells = _cells(record.rstrip("\n").removesuffix("\r"), delimiter)
+        problem = _encoding_problem(record) or (cells if isinstance(cells, str) else None)
+        if header is None:
+            if problem is not None or isinstance(cells, str):
+                raise errors.InputError(f"{table.source}:{begin}: the header: {problem}")
+            header = _header(cells, table.source, begin)
+            table.columns = tuple(header)
+        elif problem is not None or isinstance(cells, str):
+            table.bad(begin, str(problem))
+        elif not any(cell.strip() for cell in cells):
+            table.bad(begin, "every cell of the row is empty")
         elif len(cells) != len(header):
             table.bad(begin, f"expected {len(header)} cells as in the header, found {len(cells)}")
         else:
@@ -335,18 +349,81 @@ def _read_csv(file: IO[bytes], table: Table, limit: int, delimiter: str | None) 
             table.lines.append(begin)
 
 
-def _header(first: str, rest: Iterator[str], delimiter: str, source: str, line: int) -> list[str]:
-    def lines() -> Iterator[str]:
-        yield first
-        yield from rest
+def _delimiter(header: str) -> str:
+    """The sign that a header separates its names by: a comma, or what stands there instead."""
+    return next((sign for sign in (",", ";", "\t", "|") if sign in header), ",")
 
-    try:
-        header = [name.strip() for name in next(csv.reader(lines(), delimiter=delimiter, strict=True))]
-    except csv.Error as error:
-        raise errors.InputError(f"{source}:{line}: invalid CSV header: {error}") from None
+
+def _whole_record(first: str, lines: Iterator[tuple[int, str | None, int]], delimiter: str, limit: int) -> str | None:
+    """A line with the lines after it that its open quote takes in; None where that has no end."""
+    parts, size = [first], len(first)
+    open_quote = _ends_quoted(first, delimiter, False)
+    while open_quote:
+        _, text, _ = next(lines, (0, None, 0))
+        if text is None or size + len(text) > limit:
+            return None
+        parts.append(text)
+        size += len(text)
+        open_quote = _ends_quoted(text, delimiter, True)
+    return "".join(parts)
+
+
+def _ends_quoted(line: str, delimiter: str, quoted: bool) -> bool:
+    """Whether a quoted cell is still open at the end of a line."""
+    place = 0
+    if not quoted and '"' not in line:
+        return False
+    while place < len(line):
+        if quoted:
+            close = line.find('"', place)
+            if close < 0:
+                return True
+            place = close + 2 if line[close + 1 : close + 2] == '"' else close + 1
+            quoted = line[close + 1 : close + 2] == '"'
+        elif line[place] == '"' and (place == 0 or line[place - 1] == delimiter):
+            quoted, place = True, place + 1
+        else:
+            following = line.find(delimiter, place)
+            if following < 0:
+                return False
+            place = following + 1
+    return quoted
+
+
+def _cells(record: str, delimiter: str) -> list[str] | str:
+    """A record's cells, or the sentence that says why it has none."""
+    if '"' not in record:
+        return record.split(delimiter)
+    cells: list[str] = []
+    place = 0
+    while True:
+        if record[place : place + 1] == '"':
+            parts = []
+            while True:
+                close = record.find('"', place + 1)
+                parts.append(record[place + 1 : close])
+                place = close + 1
+                if record[place : place + 1] != '"':
+                    break
+                parts.append('"')
+            cells.append("".join(parts))
+            if place < len(record) and record[place] != delimiter:
+                return f"invalid CSV: {record[place]!r} after the closing quote of cell {len(cells)}"
+            end = place if place < len(record) else -1
+        else:
+            end = record.find(delimiter, place)
+            cells.append(record[place:] if end < 0 else record[place:end])
+        if end < 0:
+            return cells
+        place = end + 1
+
+
+def _header(cells: list[str], source: str, line: int) -> list[str]:
+    """The columns' names; one without a name (a spreadsheet's row numbers) is called by its place."""
+    if any("\r" in cell for cell in cells):
+        raise errors.InputError(f"{source}:{line}: lines end in lone carriage returns; save the file with \\n")
+    header = [cell.strip() or f"column {i + 1}" for i, cell in enumerate(cells)]
     for name in header:
-        if not name:
-            raise errors.InputError(f"{source}:{line}: the header has a column without a name")
         if header.count(name) > 1:
             raise errors.InputError(f"{source}:{line}: the header names the column {name!r} twice")
     return header
@@ -358,6 +435,8 @@ def _header(first: str, rest: Iterator[str], delimiter: str, source: str, line: 
 def write(where: store.Path, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> None:
     """Writes rows in the format that the name asks for; equal rows give equal bytes.
 
+    In CSV and TSV, text is written as it is and other content as JSON, since cells have no types.
+
     Raises:
         InputError: for a name that stands for no format.
     """
@@ -368,23 +447,32 @@ def write(where: store.Path, columns: tuple[str, ...], rows: Iterator[tuple[Any,
 
     def content(file: BinaryIO) -> None:
         if not str(where).lower().endswith(".gz"):
-            _write(io.TextIOWrapper(file, "utf-8", newline="", write_through=True), form, columns, rows)
+            _write(file, form, columns, rows)
             return
         with gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed:
-            _write(io.TextIOWrapper(packed, "utf-8", newline=""), form, columns, rows)
+            _write(packed, form, columns, rows)  # type: ignore[arg-type]
 
     store.commit(where, content)
 
 
-def _write(file: io.TextIOWrapper, form: Format, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> None:
+def _write(file: BinaryIO, form: Format, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> None:
     if form in ("csv", "tsv"):
-        writer = csv.writer(file, delimiter="\t" if form == "tsv" else ",", lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    else:
-        lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in rows)
-        if form == "json":
-            file.write("[\n" + ",\n".join(lines) + "\n]\n")
-        else:
-            file.writelines(line + "\n" for line in lines)
-    file.detach()  # flushes, and leaves the file underneath open for its owner
+        delimiter = "\t" if form == "tsv" else ","
+        for row in (columns, *rows):
+            file.write((delimiter.join(_cell(entry, delimiter) for entry in row) + "\n").encode())
+        return
+    before, between, after = (b"[\n", b",\n", b"\n]\n") if form == "json" else (b"", b"\n", b"\n")
+    file.write(before)
+    first = True
+    for row in rows:
+        line = json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False, allow_nan=False)
+        file.write((b"" if first else between) + line.encode())
+        first = False
+    file.write(b"" if first and form == "jsonl" else after)
+
+
+def _cell(entry: Any, delimiter: str) -> str:
+    text = entry if isinstance(entry, str) else "" if entry is None else json.dumps(entry, allow_nan=False)
+    if any(sign in text for sign in (delimiter, '"', "\n", "\r")):
+        return '"' + text.replace('"', '""') + '"'
+    return text

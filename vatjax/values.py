@@ -65,14 +65,14 @@ class Taxonomy:
     Attributes:
         name: a short name, kept in the metadata of every state.
         entries: the types with their member values, in circle order where there is a circle.
-        groups_: the higher-order groups; may be empty.
+        group_entries: the higher-order groups; may be empty.
         circle: whether the order of the types goes round a circle.
         title: a longer name for people.
     """
 
     name: str
     entries: tuple[Type, ...]
-    groups_: tuple[Group, ...] = ()
+    group_entries: tuple[Group, ...] = ()
     circle: bool = True
     title: str = ""
 
@@ -94,7 +94,7 @@ class Taxonomy:
     @functools.cached_property
     def groups(self) -> tuple[str, ...]:
         """The higher-order groups' names, [groups]."""
-        return tuple(group.name for group in self.groups_)
+        return tuple(group.name for group in self.group_entries)
 
     @functools.cached_property
     def definitions(self) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ class Taxonomy:
         sectors = self.sector_of
         even = 2 * np.pi * sectors / (sectors.max() + 1)
         given = [entry.angle for entry in self.entries]
-        angles = np.array([even[i] if angle is None else np.deg2rad(angle) for i, angle in enumerate(given)])
+        angles: np.ndarray = even if None in given else np.deg2rad(np.array(given, float))
         angles.flags.writeable = False
         return angles
 
@@ -140,16 +140,18 @@ class Taxonomy:
         return {names.canonical(name): i for i, value in enumerate(values) for name in (value.name, *value.aliases)}
 
     @functools.cached_property
-    def _members_by_key(self) -> dict[str, tuple[int, ...]]:
-        """Every name that can be a target -> the values it is made of."""
-        members: dict[str, tuple[int, ...]] = {key: (index,) for key, index in self._values_by_key.items()}
+    def _members_by_level(self) -> dict[Level | None, dict[str, tuple[int, ...]]]:
+        """Level -> every name at that level -> the values it is made of; None is all levels together."""
+        values: dict[str, tuple[int, ...]] = {key: (index,) for key, index in self._values_by_key.items()}
+        levels: dict[Level | None, dict[str, tuple[int, ...]]] = {"values": values, "types": {}, "groups": {}}
         for i, entry in enumerate(self.entries):
             own = tuple(np.flatnonzero(self.type_of == i).tolist())
-            members |= {names.canonical(name): own for name in (entry.name, *entry.aliases)}
-        for i, group in enumerate(self.groups_):
+            levels["types"] |= {names.canonical(name): own for name in (entry.name, *entry.aliases)}
+        for i, group in enumerate(self.group_entries):
             own = tuple(np.flatnonzero(self._group_of_value == i).tolist())
-            members |= {names.canonical(name): own for name in (group.name, *group.aliases)}
-        return members
+            levels["groups"] |= {names.canonical(name): own for name in (group.name, *group.aliases)}
+        levels[None] = levels["values"] | levels["types"] | levels["groups"]
+        return levels
 
     @functools.cached_property
     def _group_of_value(self) -> np.ndarray:
@@ -171,30 +173,35 @@ class Taxonomy:
         index = self._values_by_key.get(names.canonical(name))
         return None if index is None else self.names[index]
 
-    def mask(self, target: str) -> np.ndarray:
+    def mask(self, target: str, level: Level | None = None) -> np.ndarray:
         """Which values a target is made of, [values] bool: one value, or all members of a type or group.
 
         >>> int(schwartz().mask("Power").sum()), int(schwartz().mask("Wealth").sum())
         (5, 1)
+
+        Args:
+            target: a name in any spelling.
+            level: look only among values, types or groups; by default among all.
         """
-        mask = np.zeros(len(self.names), bool)
-        known = (*self.types, *self.groups, *self.names)
-        mask[list(names.find("value, type or group", target, self._members_by_key, known))] = True
+        kind = {"values": "value", "types": "type", "groups": "group", None: "value, type or group"}[level]
+        known = (*self.types, *self.groups, *self.names) if level is None else self.level_names(level)
+        mask = np.zeros(len(self.names), np.bool_)
+        mask[list(names.find(kind, target, self._members_by_level[level], known))] = True
         return mask
 
     def members(self, level: Level = "types") -> tuple[np.ndarray, ...]:
         """The indices of the values that belong to each type (or group, or to each value itself)."""
         if level == "values":
             return tuple(np.array([i]) for i in range(len(self.names)))
-        belongs, count = {
-            "types": (self.type_of, len(self.types)),
-            "groups": (self._group_of_value, len(self.groups)),
-        }[level]
-        return tuple(np.flatnonzero(belongs == i) for i in range(count))
+        belongs = self.type_of if level == "types" else self._group_of_value
+        return tuple(np.flatnonzero(belongs == i) for i in range(len(self.level_names(level))))
 
     def level_names(self, level: Level) -> tuple[str, ...]:
         """The column names at a level of analysis."""
-        return {"values": self.names, "types": self.types, "groups": self.groups}[level]
+        levels = {"values": self.names, "types": self.types, "groups": self.groups}
+        if level not in levels:
+            raise errors.InputError(names.unknown("level", level, levels))
+        return levels[level]
 
     def aggregate(self, x: Any, mask: Any = None, level: Level = "types") -> Any:
         """The mean over each type's (or group's) member values.
@@ -205,7 +212,7 @@ class Taxonomy:
 
         Args:
             x: array [..., values], NumPy or JAX, traced or not.
-            mask: optional bool array of the same shape, True where there is a rating.
+            mask: optional array of the same shape, true where there is a rating.
             level: "types" or "groups"; "values" applies the mask and changes nothing else.
 
         Returns:
@@ -222,7 +229,7 @@ class Taxonomy:
         for group in self.members(level):
             present = mask[..., group]
             count = xp.sum(present, axis=-1)
-            total = xp.sum(xp.where(present, x[..., group], 0), axis=-1)
+            total = xp.sum(xp.where(present, x[..., group], xp.zeros_like(x[..., group])), axis=-1)
             mean = total / xp.where(count > 0, count, 1).astype(total.dtype)
             means.append(xp.where(count > 0, mean, xp.nan))
         return xp.stack(means, axis=-1)
@@ -268,7 +275,18 @@ def _check(taxonomy: Taxonomy) -> None:
     """Refuses what would make a name mean two things."""
     if not taxonomy.entries:
         raise errors.InputError("a taxonomy needs at least one type")
-    groups = [group.name for group in taxonomy.groups_]
+    groups = [group.name for group in taxonomy.group_entries]
+    for name in groups:
+        if all(entry.group != name for entry in taxonomy.entries):
+            raise errors.InputError(f"the group {name!r} has no types")
+    given = [entry.angle is not None for entry in taxonomy.entries]
+    if any(given) and not all(given):
+        missing = taxonomy.entries[given.index(False)].name
+        raise errors.InputError(f"the type {missing!r} has no angle and others have; give all of them or none")
+    sectors = [entry.sector for entry in taxonomy.entries]
+    for i, sector in enumerate(sectors):
+        if sector is not None and sector in sectors[:i] and sector != sectors[i - 1]:
+            raise errors.InputError(f"the types of the sector {sector!r} don't stand side by side")
     for entry in taxonomy.entries:
         if not entry.values:
             raise errors.InputError(f"the type {entry.name!r} has no values")
@@ -277,7 +295,7 @@ def _check(taxonomy: Taxonomy) -> None:
     for kind, entries in (
         ("value", [value for entry in taxonomy.entries for value in entry.values]),
         ("type", taxonomy.entries),
-        ("group", taxonomy.groups_),
+        ("group", taxonomy.group_entries),
     ):
         _check_unique(kind, entries)
     _check_levels(taxonomy)
@@ -296,7 +314,7 @@ def _check_unique(kind: str, entries: Any) -> None:
 
 def _check_levels(taxonomy: Taxonomy) -> None:
     """A name used at two levels must stand for the same values at both."""
-    meaning: Mapping[str, Any] = taxonomy._members_by_key
+    meaning: Mapping[str, Any] = taxonomy._members_by_level[None]
     for name, index in taxonomy._values_by_key.items():
         if meaning[name] != (index,):
             raise errors.InputError(

@@ -6,7 +6,8 @@ import dataclasses
 import sys
 from typing import Annotated, Any
 
-from tyro.conf import Positional
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
 
 from vatjax import errors
 from vatjax.commands import show
@@ -21,29 +22,32 @@ class Check:
     """Reads items and says what is in them, which protocols they allow, and what is wrong with which line. Status 2 if
     something is."""
 
-    path: Annotated[str, Positional] = ""
-    """The file to check; the configuration's `items.file` (the bundled items by default) if not given."""
-    items: Source = dataclasses.field(default_factory=Source)
+    path: Annotated[str | None, Positional, tyro.conf.arg(metavar="[FILE]")] = None
+    """The file to check, in place of --file."""
+    items: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
     """Which items, and how to read them."""
     json: bool = False
     """Print one JSON document instead of tables."""
 
     def run(self) -> int:
-        source = self.items if not self.path else dataclasses.replace(self.items, file=self.path)
+        if self.path is not None and self.items.file not in (Source.file, self.path):
+            raise errors.InputError(f"two files are given: {self.path!r} and {self.items.file!r}")
+        source = self.items if self.path is None else dataclasses.replace(self.items, file=self.path)
         found = inspect_source(source)
-        for problem in found.problems[: None if self.json else _SHOWN]:
+        for problem in found.problems[:_SHOWN]:
             print(problem, file=sys.stderr)
-        if not self.json and len(found.problems) > _SHOWN:
+        if len(found.problems) > _SHOWN:
             print(f"... and {len(found.problems) - _SHOWN} more problems", file=sys.stderr)
-        if not len(found.items):
-            raise errors.InputError(f"{source.file}: no items")
         summary = summarise(found, source)
         if self.json:
             show.as_json(summary)
-        else:
+        elif len(found.items):
             _print(summary)
+        if not len(found.items):
+            print(f"{source.file}: no items", file=sys.stderr)
+            return 2
         if found.problems and source.skip_bad:
-            print(f"skipped {len(found.problems)} of {found.rows} rows", file=sys.stderr)
+            print(found.account(), file=sys.stderr)
         return 2 if found.problems and not source.skip_bad else 0
 
 
@@ -72,7 +76,8 @@ def summarise(found: Inspected, source: Source) -> dict[str, Any]:
         **{plural: data.counts(key) for plural, key in keys},
         "protocols": {protocol.name: protocol._asdict() for protocol in protocols(data)},
         "problems": [problem._asdict() for problem in found.problems],
-        "skipped": len(found.problems) if source.skip_bad else 0,
+        "skipped": found.skipped if source.skip_bad else 0,
+        "lost": found.lost,
     }
 
 

@@ -14,14 +14,14 @@ def as_json(content: Any) -> None:
     print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table on standard output; columns whose entries are all numbers are set to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     rows = [tuple(row) for row in rows]
-    grid = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(row[i].replace(",", "").replace(".", "").lstrip("-").isdigit() for row in rows)
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")

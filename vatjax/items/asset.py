@@ -45,7 +45,8 @@ def expand(body: Mapping[str, Any]) -> Items:
     """Crosses every scene with every value and polarity.
 
     Args:
-        body: `seed`, `scenes` (country, topic, scene, matter, people) and `actions` (value -> polarity -> phrasings).
+        body: `seed`, `scenes` (country, topic, scene, and the slots task, matter, people) and `actions` (value ->
+            polarity -> phrasings with those slots).
     """
     taxonomy = schwartz()
     scenes, actions = body["scenes"], [body["actions"][name] for name in taxonomy.names]
@@ -56,7 +57,7 @@ def expand(body: Mapping[str, Any]) -> Items:
         for j, action in enumerate(actions):
             for k, phrasings in enumerate((action["express"], action["suppress"])):
                 phrasing = phrasings[draws[j * len(sides) + k] % len(phrasings)]
-                texts[i, j, k] = phrasing.format(matter=scene["matter"], people=scene["people"])
+                texts[i, j, k] = phrasing.format_map(scene)
 
     def spread(key: str) -> np.ndarray:
         return np.repeat(np.array([scene[key] for scene in scenes], object), len(actions) * len(sides))

@@ -40,7 +40,7 @@ def protocols(items: Items) -> tuple[Protocol, ...]:
             bool(places),
             len(places),
             len(places),
-            f"{len(places)} combinations of country and topic" if places else "there are no items",
+            f"each country and topic is a context ({len(places)})" if places else "there are no items",
         ),
     )
 

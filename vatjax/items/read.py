@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vatjax import errors, names, store, tables
-from vatjax.items.table import EXPRESS, POLARITIES, SUPPRESS, Items
+from vatjax.items.table import EXPRESS, SUPPRESS, Items, plain
 from vatjax.values import Taxonomy, schwartz
 
 COLUMNS = ("country", "topic", "scene", "value", "polarity", "action")
@@ -27,34 +27,50 @@ class Layout:
 
     Attributes:
         name: what a user calls it.
-        columns: our column -> the file's column; a column that is absent is made from `scene`.
-        scene: for data without scenes, the sentence that stands for one.
-        about: one line for people.
+        columns: our column -> the file's column.
+        scene: for data without a `scene` column, the sentence that stands for one.
     """
 
     name: str
     columns: Mapping[str, str]
     scene: str = ""
-    about: str = ""
 
 
-NATIVE = Layout("vatjax", {name: name for name in COLUMNS}, about="one row an item, with its scene's text")
-VALUE_ACTIONS = Layout(
+NATIVE = Layout("vatjax", {name: name for name in COLUMNS})
+VALUE_ACTIONS = Layout(  # published value-action data: no scenes, so country and topic stand for one
     "value-actions",
     {name: name for name in COLUMNS if name != "scene"},
     scene="A person in {country} faces an everyday decision that has to do with {topic}.",
-    about="published value-action data: no scenes, so country and topic stand for one",
 )
 LAYOUTS = {layout.name: layout for layout in (NATIVE, VALUE_ACTIONS)}
 
 
 class Inspected(NamedTuple):
-    """What reading a file gave: the good items and everything that was wrong with the others."""
+    """What reading a file gave: the good items and everything that was wrong with the others.
+
+    Attributes:
+        items: what is good.
+        layout: the name of the layout.
+        problems: everything that is wrong, by line.
+        rows: how many rows were seen, good or bad.
+        lost: whether the end of the file could not be reached.
+    """
 
     items: Items
     layout: str
     problems: list[errors.Problem]
     rows: int
+    lost: bool = False
+
+    @property
+    def skipped(self) -> int:
+        """How many rows are not among the items."""
+        return len({problem.line for problem in self.problems})
+
+    def account(self) -> str:
+        """The sentence that says what was left out."""
+        rest = "; the rest of the file could not be read" if self.lost else ""
+        return f"skipped {self.skipped} of {self.rows} rows{rest}"
 
 
 def read(
@@ -65,6 +81,9 @@ def read(
     skip_bad: bool = False,
 ) -> Items:
     """Reads items from JSONL, a JSON array, CSV or TSV, each also gzipped.
+
+    Names of countries and topics that differ in spelling alone take the first spelling; scenes are compared and kept
+    with composed accents and single spaces.
 
     Args:
         where: local path or bucket URI.
@@ -80,7 +99,7 @@ def read(
     if found.problems:
         if not skip_bad:
             raise errors.all_of(found.problems, "Nothing was read. To go on without the bad rows: skip_bad.")
-        warnings.warn(f"{where}: skipped {len(found.problems)} problems of {found.rows} rows", stacklevel=2)
+        warnings.warn(f"{where}: {found.account()}", stacklevel=2)
     if not len(found.items):
         raise errors.InputError(f"{where}: no items")
     return found.items
@@ -102,41 +121,38 @@ def inspect(
     chosen = _layout(layout, columns or {}, table)
     checker = _Checker(taxonomy, chosen, table)
     rows = [checker.row(line, row) for line, row in zip(table.lines, table.rows, strict=True)]
-    good = [row for row in rows if row is not None]
-    items = _items(taxonomy, good, table, chosen)
-    problems = table.problems + checker.problems
-    problems += _crossing(items)
-    problems.sort(key=lambda problem: problem.line or 0)
-    return Inspected(items, chosen.name, problems, len(table.rows) + len(table.problems))
+    items = _items(taxonomy, [row for row in rows if row is not None], table, chosen)
+    problems = sorted(table.problems + checker.problems, key=lambda problem: problem.line or 0)
+    return Inspected(items, chosen.name, problems, len(table.rows) + len(table.problems), table.lost)
 
 
 def _layout(name: str | None, columns: Mapping[str, str], table: tables.Table) -> Layout:
-    """The layout by name or by the columns found, with the user's column map laid over it."""
+    """The layout by name or by the columns found, with the user's column map laid over it.
+
+    Columns are matched in any spelling. Data count as having no scenes only where nothing looks like one.
+    """
     for ours in columns:
         if ours not in COLUMNS:
             raise errors.InputError(f"column map: {names.unknown('column', ours, COLUMNS)}")
     if name is not None and name not in LAYOUTS:
         raise errors.InputError(names.unknown("layout", name, LAYOUTS))
+    own = {names.canonical(column): column for column in reversed(table.columns)}
+    spelt = {ours: own.get(names.canonical(ours), ours) for ours in COLUMNS}
     chosen = NATIVE if name is None else LAYOUTS[name]
-    if name is None and columns.get("scene", "scene") not in table.columns and table.rows:
-        chosen = VALUE_ACTIONS if "scene" not in columns else NATIVE
-    chosen = dataclasses.replace(chosen, columns={**chosen.columns, **columns})
-    absent = [theirs for theirs in chosen.columns.values() if theirs not in table.columns]
+    spare = [column for column in table.columns if column not in (*columns.values(), *spelt.values())]
+    sceneless = "scene" not in columns and spelt["scene"] not in table.columns
+    if name is None and sceneless and not names.nearest("scene", spare) and not names.nearest("scenario", spare):
+        chosen = VALUE_ACTIONS
+    chosen = dataclasses.replace(chosen, columns={ours: spelt[ours] for ours in chosen.columns} | dict(columns))
+    absent = {ours: theirs for ours, theirs in chosen.columns.items() if theirs not in table.columns}
     if absent and (table.rows or table.columns):
-        hints = [f"{ours}: {theirs}" for theirs, ours in _guesses(absent, chosen, table.columns)]
-        hint = f" (perhaps {{{', '.join(hints)}}})" if hints else ""
+        guesses = {ours: names.nearest(theirs, spare) for ours, theirs in absent.items()}
+        hints = ", ".join(f"{ours}: {theirs}" for ours, theirs in guesses.items() if theirs is not None)
         raise errors.InputError(
-            f"{table.source}: missing column{'s' * (len(absent) > 1)} {', '.join(map(repr, absent))}; "
-            f"found {', '.join(map(repr, table.columns))}; map ours to theirs with `columns`{hint}"
+            f"{table.source}: missing column{'s' * (len(absent) > 1)} {', '.join(map(repr, absent.values()))}; "
+            f"found {names.listed(table.columns)}; map ours to theirs with `columns`{f' (perhaps {{{hints}}})' * bool(hints)}"
         )
     return chosen
-
-
-def _guesses(absent: list[str], layout: Layout, found: tuple[str, ...]) -> list[tuple[str, str]]:
-    spare = [name for name in found if name not in layout.columns.values()]
-    by_theirs = {theirs: ours for ours, theirs in layout.columns.items()}
-    pairs = [(names.nearest(name, spare), by_theirs[name]) for name in absent]
-    return [(theirs, ours) for theirs, ours in pairs if theirs is not None]
 
 
 class _Row(NamedTuple):
@@ -151,13 +167,15 @@ class _Row(NamedTuple):
 
 
 class _Checker:
-    """Turns one row after the other into a checked one, remembering what it saw to find duplicates."""
+    """Turns one row after the other into a checked one, remembering what it saw."""
 
     def __init__(self, taxonomy: Taxonomy, layout: Layout, table: tables.Table):
         self.taxonomy, self.layout, self.source = taxonomy, layout, table.source
         self.problems: list[errors.Problem] = []
-        self.seen: dict[tuple[Any, ...], int] = {}
-        self.values: dict[str, int] = {}
+        self.items: dict[tuple[Any, ...], int] = {}
+        self.values: dict[str, int | str] = {}
+        self.spellings: dict[str, dict[str, str]] = {"country": {}, "topic": {}}
+        self.splits: dict[str, tuple[Any, int]] = {}
 
     def row(self, line: int, row: dict[str, Any]) -> _Row | None:
         before = len(self.problems)
@@ -168,12 +186,15 @@ class _Checker:
         value = self.value(line, text["value"]) if text["value"] else -1
         if len(self.problems) > before:
             return None
-        if "scene" not in text:
-            text["scene"] = self.layout.scene.format(country=text["country"], topic=text["topic"])
-        key = (text["country"], text["topic"], text["scene"], value, polarity, text["action"])
-        first = self.seen.setdefault(key, line)
+        for key, known in self.spellings.items():
+            text[key] = known.setdefault(names.canonical(text[key]) or text[key], text[key])
+        text["scene"] = plain(text.get("scene") or self.layout.scene.format_map(text))
+        item = (text["country"], text["topic"], text["scene"], value, polarity, text["action"])
+        first = self.items.setdefault(item, line)
         if first != line:
             self.bad(line, f"the same item as on line {first}")
+            return None
+        if "split" in row and not self.on_one_side(line, text["scene"], row["split"]):
             return None
         rest = {name: entry for name, entry in row.items() if name not in self.layout.columns.values()}
         return _Row(line, text["country"], text["topic"], text["scene"], value, polarity, text["action"], rest)
@@ -190,19 +211,20 @@ class _Checker:
         elif isinstance(entry, str):
             self.bad(line, f"{column}: empty text")
         else:
-            self.bad(line, f"{column}: expected text, found {_shown(entry)}")
+            self.bad(line, f"{column}: expected text, found {names.shown(entry)}")
         return ""
 
     def value(self, line: int, name: str) -> int:
-        index = self.values.get(name)
-        if index is None:
+        if name not in self.values:
             try:
-                index = self.taxonomy.index(name)
+                self.values[name] = self.taxonomy.index(name)
             except errors.InputError as error:
-                self.bad(line, str(error))
-                return -1
-            self.values[name] = index
-        return index
+                self.values[name] = str(error)
+        found = self.values[name]
+        if isinstance(found, str):
+            self.bad(line, found)
+            return -1
+        return found
 
     def polarity(self, line: int, row: dict[str, Any], column: str) -> int:
         entry = row.get(column)
@@ -213,13 +235,17 @@ class _Checker:
         if column not in row:
             self.bad(line, f"no column {column!r}")
         else:
-            self.bad(line, f"{column}: expected 'express' or 'suppress' (or +1, -1), found {_shown(entry)}")
+            self.bad(line, f"{column}: expected 'express' or 'suppress' (or +1, -1), found {names.shown(entry)}")
         return 0
 
-
-def _shown(entry: Any) -> str:
-    text = repr(entry)
-    return text if len(text) <= 40 else text[:37] + "..."
+    def on_one_side(self, line: int, scene: str, split: Any) -> bool:
+        """Where the data bring their own `split`, a scene must lie on one side of it."""
+        side, first = self.splits.setdefault(scene, (split, line))
+        if side != split:
+            self.bad(
+                line, f"the scene crosses the split: {names.shown(split)} here and {names.shown(side)} on line {first}"
+            )
+        return bool(side == split)
 
 
 def _items(taxonomy: Taxonomy, rows: list[_Row], table: tables.Table, layout: Layout) -> Items:
@@ -231,8 +257,9 @@ def _items(taxonomy: Taxonomy, rows: list[_Row], table: tables.Table, layout: La
     extra = {}
     for name in table.columns:
         if name not in layout.columns.values():
-            extra[name] = np.empty(len(rows), object)
-            extra[name][:] = [row.fields.get(name) for row in rows]
+            column = np.empty(len(rows), object)
+            column[:] = [row.fields.get(name) for row in rows]
+            extra[_spare_name(name, table.columns)] = column
     return Items(
         taxonomy=taxonomy,
         country=texts("country"),
@@ -247,18 +274,14 @@ def _items(taxonomy: Taxonomy, rows: list[_Row], table: tables.Table, layout: La
     )
 
 
-def _crossing(items: Items) -> list[errors.Problem]:
-    """Where the data bring their own `split` column, a scene must lie on one side of it."""
-    if "split" not in items.extra:
-        return []
-    side: dict[int, tuple[Any, int]] = {}
-    problems = []
-    for scene, line, split in zip(items.scene_of.tolist(), items.line.tolist(), items.extra["split"], strict=True):
-        first, first_line = side.setdefault(scene, (split, line))
-        if split != first:
-            message = f"the scene crosses the split: {split!r} here and {first!r} on line {first_line}"
-            problems.append(errors.Problem(items.source, line, message))
-    return problems
+def _spare_name(name: str, taken: tuple[str, ...]) -> str:
+    """A further column's name, changed where it is one of ours: the file's own `action` beside the one that is mapped."""
+    if name not in COLUMNS:
+        return name
+    spare = f"other_{name}"
+    while spare in taken:
+        spare = f"other_{spare}"
+    return spare
 
 
 def write(items: Items, where: store.Path) -> None:
@@ -266,6 +289,3 @@ def write(items: Items, where: store.Path) -> None:
     extra = list(items.extra)
     rows = ((*item, *(items.extra[name][i] for name in extra)) for i, item in enumerate(items))
     tables.write(where, (*COLUMNS, *extra), rows)
-
-
-__all__ = ["COLUMNS", "LAYOUTS", "POLARITIES", "Inspected", "Layout", "inspect", "read", "write"]

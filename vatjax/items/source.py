@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-from vatjax import errors, values
+from vatjax import errors, names, store, values
 from vatjax.items.asset import SOURCE, bundled
 from vatjax.items.read import Inspected, inspect, read
 from vatjax.items.table import Items
@@ -19,7 +19,7 @@ class Source:
     file: str = SOURCE
     """The items: "bundled", or a path or bucket address of JSONL, JSON, CSV or TSV, each also gzipped."""
     taxonomy: str = "schwartz"
-    """The values they are about: "schwartz", or the path of a taxonomy in YAML."""
+    """The values they are about: "schwartz", or the path of a taxonomy in YAML, from the working folder."""
     layout: Literal["vatjax", "value-actions"] | None = None
     """How the file is laid out; told from its columns if not given."""
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -41,12 +41,18 @@ class Source:
 
     def __post_init__(self) -> None:
         if not 0 < self.test < 1:
-            raise errors.InputError(f"test: the share of test scenes must lie between 0 and 1, found {self.test}")
+            raise errors.InputError(
+                f"test: the share of test scenes must be more than 0 and less than 1, found {self.test}"
+            )
 
 
 def taxonomy_of(source: Source) -> values.Taxonomy:
     """The taxonomy that a source names."""
-    return values.schwartz() if source.taxonomy == "schwartz" else values.load(source.taxonomy)
+    if source.taxonomy == "schwartz":
+        return values.schwartz()
+    if names.nearest(source.taxonomy, ["schwartz"]) and not store.path(source.taxonomy).exists():
+        raise errors.InputError(f"taxonomy: {names.unknown('taxonomy', source.taxonomy, ['schwartz'])}")
+    return values.load(source.taxonomy)
 
 
 def open_source(source: Source) -> Items:
@@ -68,6 +74,8 @@ def inspect_source(source: Source) -> Inspected:
         items = _bundled(source)
         return Inspected(filtered(items, source), "vatjax", [], len(items))
     found = inspect(source.file, taxonomy_of(source), source.columns, source.layout)
+    if found.problems and not source.skip_bad:
+        return found  # a filter that finds nothing may itself be one of the problems' effects
     return found._replace(items=filtered(found.items, source))
 
 
@@ -76,7 +84,8 @@ def filtered(items: Items, source: Source) -> Items:
     wanted = {key: getattr(source, key) for key in ("country", "topic", "type", "value") if getattr(source, key)}
     kept = items.where(**wanted)
     if len(items) and not len(kept):
-        raise errors.InputError(f"{source.file}: no item matches all of {wanted}")
+        filters = "; ".join(f"{key} {', '.join(chosen)}" for key, chosen in wanted.items())
+        raise errors.InputError(f"{source.file}: no item matches all filters at once ({filters})")
     return kept
 
 

@@ -19,6 +19,8 @@ POLARITIES = {EXPRESS: "express", SUPPRESS: "suppress"}
 
 Key = Literal["country", "topic", "value", "type", "group", "polarity"]
 KEYS: tuple[Key, ...] = get_args(Key)
+_LEVELS: dict[str, Level] = {"value": "values", "type": "types", "group": "groups"}
+_COLUMNS = ("country", "topic", "scene", "value", "polarity", "action", "line")
 
 
 class Item(NamedTuple):
@@ -83,6 +85,10 @@ class Items:
     source: str
     extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for column in (*(getattr(self, name) for name in _COLUMNS), *self.extra.values()):
+            column.flags.writeable = False  # items are shared: nobody's change may reach somebody else
+
     def __len__(self) -> int:
         return len(self.value)
 
@@ -104,10 +110,9 @@ class Items:
 
     def take(self, index: np.ndarray) -> Items:
         """The items at these indices, or where this mask is true."""
-        columns = ("country", "topic", "scene", "value", "polarity", "action", "line")
         return dataclasses.replace(
             self,
-            **{name: getattr(self, name)[index] for name in columns},
+            **{name: getattr(self, name)[index] for name in _COLUMNS},
             extra={name: column[index] for name, column in self.extra.items()},
         )
 
@@ -145,8 +150,9 @@ class Items:
 
     def counts(self, key: Key) -> dict[str, int]:
         """How many items each country, topic, value, type, group or polarity has; a value without items counts 0."""
-        levels: dict[str, Level] = {"value": "values", "type": "types", "group": "groups"}
-        known = self.taxonomy.level_names(levels[key]) if key in levels else ()
+        if key not in KEYS:
+            raise errors.InputError(names.unknown("key", key, KEYS))
+        known = self.taxonomy.level_names(_LEVELS[key]) if key in _LEVELS else ()
         counts = dict.fromkeys(known, 0)
         for name in self.column(key):
             counts[name] = counts.get(name, 0) + 1
@@ -168,20 +174,23 @@ class Items:
         for key, chosen in wanted.items():
             if key not in KEYS:
                 raise errors.InputError(names.unknown("filter", key, KEYS))
-            known = list(self.counts(key))
-            table = {names.canonical(name): name for name in known}
-            if key == "value":
-                table |= {alias: self.taxonomy.names[i] for alias, i in self.taxonomy._values_by_key.items()}
             chosen = [chosen] if isinstance(chosen, str) else list(chosen)
-            accepted = {names.find(key, name, table, known) for name in chosen}
-            keep &= np.array([name in accepted for name in self.column(key)], np.bool_)
+            if key in _LEVELS:
+                masks = [self.taxonomy.mask(name, _LEVELS[key]) for name in chosen]
+                keep &= np.any([np.zeros(len(self.taxonomy.names), np.bool_), *masks], axis=0)[self.value]
+            else:
+                known = list(self.counts(key))
+                table = {names.canonical(name): names.canonical(name) for name in known}
+                wanted_keys = {names.find(key, name, table, known) for name in chosen}
+                matches = {name for name in known if names.canonical(name) in wanted_keys}
+                keep &= np.array([name in matches for name in self.column(key)], np.bool_)
         return self.take(keep)
 
     def split(self, test: float = 0.25, seed: int = 0) -> tuple[Items, Items]:
         """Train and test items, divided by scene.
 
-        Each scene goes by a hash of its own text, so that adding data moves no scene from one side to the other, and
-        the same scene falls on the same side on every machine.
+        Each scene goes by a hash of its text alone: adding data moves no scene from one side to the other, the same
+        scene falls on the same side on every machine, and a text that stands under two topics is not split.
 
         Args:
             test: the share of scenes, on average, that goes to test.
@@ -191,8 +200,8 @@ class Items:
             (train, test); no scene is in both.
         """
         if not 0 < test < 1:
-            raise errors.InputError(f"the share of test scenes must lie between 0 and 1, found {test}")
-        to_test = np.array([_draw(scene, seed) < test for scene in self.scenes], np.bool_)
+            raise errors.InputError(f"the share of test scenes must be more than 0 and less than 1, found {test}")
+        to_test = np.array([_draw(scene.text, seed) < test for scene in self.scenes], np.bool_)
         chosen = to_test[self.scene_of]
         return self.take(~chosen), self.take(chosen)
 
@@ -226,8 +235,12 @@ def _number(keys: Iterable[Any]) -> tuple[tuple[Any, ...], np.ndarray]:
     return tuple(seen), np.array(index, np.int32)
 
 
-def _draw(scene: Scene, seed: int) -> float:
-    """A number in [0, 1) that depends on the scene's words and the seed alone."""
-    words = "\0".join(" ".join(unicodedata.normalize("NFC", part).split()) for part in scene)
-    digest = hashlib.blake2b(f"{seed}\0{words}".encode(), digest_size=8).digest()
+def plain(text: str) -> str:
+    """Text as it is compared and kept: composed accents, single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _draw(text: str, seed: int) -> float:
+    """A number in [0, 1) that depends on a scene's words and the seed alone."""
+    digest = hashlib.blake2b(f"{seed}\0{plain(text).casefold()}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
