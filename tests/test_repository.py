@@ -7,7 +7,21 @@ import sys
 
 import pytest
 
-ORDER = ("errors", "names", "store", "config", "tables", "values", "items", "states", "doctor", "commands", "cli")
+ORDER = (
+    "errors",
+    "names",
+    "store",
+    "config",
+    "tables",
+    "values",
+    "items",
+    "states",
+    "metrics",
+    "analysis",
+    "doctor",
+    "commands",
+    "cli",
+)
 
 
 def imports(path):

@@ -288,6 +288,11 @@ def _clusters(contexts: Mapping[str, np.ndarray], keys: Sequence[str], rows: int
     return np.array([seen.setdefault(row, len(seen)) for row in rows_of_keys], np.int32)
 
 
+def recluster(state: ValueState, keys: Sequence[str]) -> ValueState:
+    """The state with its contexts grouped by some of their keys."""
+    return dataclasses.replace(state, clusters=_clusters(state.contexts, keys, len(state.clusters), "the state"))
+
+
 # Joining ------------------------------------------------------------------------------------------------------------
 
 

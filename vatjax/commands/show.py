@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_WIDTH = 100  # where the output goes to a file or a pipe
+_WIDTH = 99  # where the output goes to a file or a pipe
 
 
 def as_json(content: Any) -> None:

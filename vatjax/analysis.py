@@ -1,0 +1,241 @@
+"""From two value states to the numbers of a report: the tax at the level of types and of values, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from vatjax import errors, metrics, names, states
+from vatjax.metrics import Estimate, Inference, OrderTest, Reading
+from vatjax.values import Taxonomy
+
+Level = Literal["types", "values"]
+LEVELS: tuple[Level, ...] = ("types", "values")
+FEW_CLUSTERS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysed:
+    """One level of analysis.
+
+    Attributes:
+        names: the columns.
+        target: which of them are the target, [columns] bool.
+        inference: everything `metrics.infer` finds.
+        order_test: the randomisation test of the circle; None where there is no circle or a type is missing.
+    """
+
+    names: tuple[str, ...]
+    target: np.ndarray
+    inference: Inference
+    order_test: OrderTest | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """The tax of one intervention at both levels.
+
+    Attributes:
+        target, direction: what was pushed, and +1 or -1.
+        levels: "types" and "values".
+        joined: the two states on their common contexts.
+        reading: of nVAT.
+    """
+
+    target: str
+    direction: int
+    levels: dict[Level, Analysed]
+    joined: states.Joined
+    reading: Reading
+
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing a number."""
+        found = []
+        inference = self.levels["values"].inference
+        if inference.clusters < FEW_CLUSTERS:
+            found.append(f"only {inference.clusters} clusters: below {FEW_CLUSTERS} intervals and p-values are rough")
+        if self.joined.only_pre or self.joined.only_post:
+            found.append(
+                f"left out for want of a partner: {self.joined.only_pre} contexts of PRE, {self.joined.only_post} of POST"
+            )
+        if not bool(inference.resolved):
+            found.append("the gain can't be told from 0, so no GND is given")
+        constant = [
+            name
+            for name, vat in zip(self.levels["values"].names, np.asarray(inference.raw.vat.estimate), strict=True)
+            if np.isnan(vat)
+        ]
+        if constant:
+            found.append(f"no correlation (constant or too few ratings): {', '.join(constant)}")
+        return found
+
+
+def analyse(
+    pre: states.ValueState,
+    post: states.ValueState,
+    taxonomy: Taxonomy,
+    target: str,
+    direction: int = 1,
+    on: Sequence[str] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    reading: Reading = "rms",
+) -> Analysis:
+    """Joins two states and measures the tax at both levels.
+
+    Args:
+        pre, post: the states before and after.
+        taxonomy: of their values.
+        target: a value, a type or a group.
+        direction: +1 where it was to be expressed, -1 where it was to be suppressed.
+        on: context keys to join on; all common ones by default.
+        resamples: draws of the bootstrap and of the null.
+        seed: of the resampling.
+        reading: of nVAT.
+
+    Raises:
+        InputError: for an unknown target, one that no column rates, states without a common context, one context only.
+    """
+    member = taxonomy.mask(target)
+    joined = states.join(pre, post, on)
+    contexts = len(joined.pre.clusters)
+    if len(np.unique(joined.pre.clusters)) < 2:
+        raise errors.InputError(
+            f"found {contexts} common contexts in one cluster; intervals need at least two clusters"
+        )
+    before, after = states.align(joined.pre, taxonomy), states.align(joined.post, taxonomy)
+    mask = before.mask & after.mask
+    if not mask[:, member].any():
+        rated = [taxonomy.names[i] for i in np.flatnonzero(mask.any(0))]
+        raise errors.InputError(f"no value of the target {target!r} is rated in both; rated are {names.listed(rated)}")
+    levels: dict[Level, Analysed] = {}
+    for level in LEVELS:
+        x, y = (taxonomy.aggregate(np.where(mask, state.state, np.nan), mask, level) for state in (before, after))
+        columns, chosen = _columns(taxonomy, level, mask, member)
+        key = jax.random.fold_in(jax.random.key(seed), LEVELS.index(level))
+        x, y = x[:, columns].astype(np.float32), y[:, columns].astype(np.float32)
+        inference = metrics.infer(x, y, jax.numpy.asarray(chosen), joined.pre.clusters, key, direction, resamples)
+        labels = tuple(taxonomy.level_names(level)[i] for i in columns)
+        levels[level] = Analysed(
+            labels, chosen, jax.tree.map(np.asarray, inference), _order(inference, taxonomy, labels)
+        )
+    return Analysis(target, direction, levels, joined, reading)
+
+
+def _columns(taxonomy: Taxonomy, level: Level, mask: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The columns that have any rating, and which of them are the target; a value's type stands for it at that level."""
+    groups = taxonomy.members(level)
+    rated = np.array([mask[:, group].any() for group in groups])
+    chosen = np.array([member[group].any() for group in groups])
+    columns = np.flatnonzero(rated)
+    return columns, chosen[columns]
+
+
+def _order(inference: Inference, taxonomy: Taxonomy, labels: tuple[str, ...]) -> OrderTest | None:
+    if labels != taxonomy.types or not taxonomy.circle or not 4 <= len(labels) <= 10:
+        return None
+    test = metrics.order_test(inference.raw.coupling.estimate, tuple(taxonomy.sector_of.tolist()))
+    return jax.tree.map(np.asarray, test)  # type: ignore[no-any-return]
+
+
+# As plain data ------------------------------------------------------------------------------------------------------
+
+
+def as_json(analysis: Analysis) -> dict[str, Any]:
+    """The analysis as JSON data: estimates as estimate, low and high, and null where a number can't be told.
+
+    At the top level stand the numbers of the values; both levels stand under `levels`.
+    """
+    levels = {level: _level(analysed, analysis.reading) for level, analysed in analysis.levels.items()}
+    values = analysis.levels["values"]
+    return {
+        "n": int(values.inference.contexts),
+        "clusters": int(values.inference.clusters),
+        "target": analysis.target,
+        "direction": "express" if analysis.direction > 0 else "suppress",
+        "reading": analysis.reading,
+        **levels["values"],
+        "order_test": levels["types"]["order_test"],
+        "types": list(analysis.levels["types"].names),
+        "values": list(values.names),
+        "levels": levels,
+        "left_out": {"pre": analysis.joined.only_pre, "post": analysis.joined.only_post},
+        "warnings": analysis.warnings(),
+    }
+
+
+def _level(analysed: Analysed, reading: Reading) -> dict[str, Any]:
+    inference, columns = analysed.inference, analysed.names
+    return {
+        "names": list(columns),
+        "target_names": [name for name, chosen in zip(columns, analysed.target, strict=True) if chosen],
+        "gain": _estimate(inference.gain),
+        "resolved": bool(inference.resolved),
+        "shift": _by_name(columns, inference.shift),
+        "gnd": _by_name(columns, inference.gnd),
+        "off_target": _number(inference.off_target),
+        **_coupled(inference.raw, columns, reading),
+        "order_test": _order_json(analysed.order_test),
+        "ipsatised": {
+            "gain": _estimate(inference.ipsatised_gain),
+            "gnd": _by_name(columns, inference.ipsatised_gnd),
+            "mechanical_gnd": _number(inference.mechanical),
+            **_coupled(inference.ipsatised, columns, reading),
+        },
+    }
+
+
+def _coupled(coupled: metrics.Coupled, columns: tuple[str, ...], reading: Reading) -> dict[str, Any]:
+    def read(x: Any) -> float | None:
+        return _number(metrics.as_reading(x, len(columns), reading))
+
+    return {
+        "coupling": {part: [[_number(x) for x in row] for row in value] for part, value in _parts(coupled.coupling)},
+        "vat": _by_name(columns, coupled.vat),
+        "nvat": {part: read(value) for part, value in _parts(coupled.nvat)},
+        "nvat_debiased": {part: read(value) for part, value in _parts(coupled.debiased)},
+        "gini": _estimate(coupled.gini),
+        "floor": {
+            "nvat": read(coupled.floor),
+            "nvat_95": read(coupled.floor_high),
+            "vat": {name: _number(x) for name, x in zip(columns, coupled.vat_floor, strict=True)},
+            "vat_95": {name: _number(x) for name, x in zip(columns, coupled.vat_floor_high, strict=True)},
+        },
+        "p": _number(coupled.p),
+        "hub_share": {name: _number(x) for name, x in zip(columns, coupled.hub_share, strict=True)},
+    }
+
+
+def _parts(estimate: Estimate) -> tuple[tuple[str, Any], ...]:
+    return tuple(estimate._asdict().items())
+
+
+def _estimate(estimate: Estimate) -> dict[str, float | None]:
+    return {part: _number(value) for part, value in _parts(estimate)}
+
+
+def _by_name(columns: tuple[str, ...], estimate: Estimate) -> dict[str, dict[str, float | None]]:
+    parts = _parts(estimate)
+    return {name: {part: _number(value[i]) for part, value in parts} for i, name in enumerate(columns)}
+
+
+def _order_json(test: OrderTest | None) -> dict[str, Any] | None:
+    if test is None:
+        return None
+    return {
+        "index": _number(test.correspondence),
+        "p": _number(test.p),
+        "comparisons": int(test.comparisons),
+        "arrangements": int(test.arrangements),
+    }
+
+
+def _number(x: Any) -> float | None:
+    """A number with the seven digits that float32 has; null where there is none."""
+    number = float(x)
+    return float(f"{number:.7g}") if math.isfinite(number) else None

@@ -1,0 +1,152 @@
+"""Does co-movement alone rebuild the circle?
+
+The randomisation test of hypothesised order relations (Hubert and Arabie 1987): the circle predicts that of any two pairs
+of types, the pair that lies closer together is coupled more strongly. The correspondence index counts how often it does,
+
+    CI = (agreements - violations) / comparisons               in [-1, 1]
+
+and the p-value is the share of all circular arrangements of the types that do as well, each counted once: 10 types have
+9! / 2 = 181,440 orders, and 10! / 4 = 907,200 arrangements where two of them share a sector.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vatjax.metrics import ranks as rk
+from vatjax.metrics import resample as rs
+
+Array = jax.Array
+
+MOST_TYPES = 10
+_AT_ONCE = 4096
+
+
+class OrderTest(NamedTuple):
+    """The randomisation test of a circular order.
+
+    Attributes:
+        correspondence: the correspondence index of the hypothesised order.
+        p: the share of all arrangements whose index is at least as high.
+        comparisons: how many pairs of pairs were compared.
+        arrangements: how many arrangements there are.
+    """
+
+    correspondence: Array
+    p: Array
+    comparisons: Array
+    arrangements: int
+
+
+def order_test(coupling: Array, sectors: Sequence[int] | None = None) -> OrderTest:
+    """Tests whether types that are neighbours on the circle are coupled more strongly, by every possible order.
+
+    Args:
+        coupling: R of the types in the hypothesised order, [types, types]; NaN pairs are left out.
+        sectors: the slice of the circle that each type lies in (`taxonomy.sector_of`), where at most two types share
+            one; by default each has its own.
+
+    Returns:
+        The test, exact: no arrangement is drawn at random.
+    """
+    types = coupling.shape[-1]
+    slots = tuple(range(types)) if sectors is None else tuple(int(sector) for sector in sectors)
+    if not 4 <= types <= MOST_TYPES:
+        raise ValueError(f"the exact test takes 4 to {MOST_TYPES} types, found {types}; analyse types, not values")
+    if len(slots) != types:
+        raise ValueError(f"one sector for each of {types} types is needed, found {len(slots)}")
+    first, second = np.triu_indices(types, 1)
+    r = jnp.asarray(coupling)[first, second]
+    present = ~jnp.isnan(r)
+    both = present[:, None] & present[None, :]
+    sign = jnp.where(both, jnp.sign(r[:, None] - r[None, :]), 0)
+    distance = _distances(slots)
+
+    def index(places: Array) -> tuple[Array, Array]:
+        """Agreements minus violations, and comparisons, for the types at these places, [types]."""
+        apart = jnp.asarray(distance)[places[first], places[second]]
+        closer = (apart[:, None] < apart[None, :]) & both
+        return jnp.sum(jnp.where(closer, sign, 0)), jnp.sum(closer)
+
+    def ratio(places: Array) -> Array:
+        score, count = index(places)
+        return score / jnp.where(count > 0, count, 1).astype(score.dtype)
+
+    places = rk.opaque(jnp.asarray(_arrangements(slots)))
+    observed = jnp.arange(types, dtype=places.dtype)
+    hypothesised, comparisons = ratio(observed), index(observed)[1]
+    others = rs.chunked(ratio, places, _AT_ONCE)
+    as_good = jnp.mean((others >= hypothesised - 1e-6).astype(r.dtype))
+    sound = comparisons > 0
+    return OrderTest(
+        jnp.where(sound, hypothesised, jnp.nan), jnp.where(sound, as_good, jnp.nan), comparisons, len(places)
+    )
+
+
+def distance_profile(coupling: Array, sectors: Sequence[int] | None = None) -> Array:
+    """The mean coupling of types at each distance on the circle, [distances], from neighbours to opposites.
+
+    With sectors that two types share the first entry is theirs, at distance 0.
+    """
+    types = coupling.shape[-1]
+    slots = tuple(range(types)) if sectors is None else tuple(int(sector) for sector in sectors)
+    apart = _distances(slots)
+    first, second = np.triu_indices(types, 1)
+    r, apart = jnp.asarray(coupling)[first, second], apart[first, second]
+    present = ~jnp.isnan(r)
+    means = []
+    for distance in range(int(apart.min()), int(apart.max()) + 1):
+        chosen = jnp.asarray(apart == distance) & present
+        count = jnp.sum(chosen).astype(r.dtype)
+        means.append(jnp.sum(jnp.where(chosen, r, 0)) / jnp.where(count > 0, count, jnp.nan))
+    return jnp.stack(means)
+
+
+def _distances(slots: tuple[int, ...]) -> np.ndarray:
+    """How many steps apart two places are along the circle, [types, types]."""
+    sectors = max(slots) + 1
+    step = np.abs(np.subtract.outer(slots, slots))
+    apart: np.ndarray = np.minimum(step, sectors - step).astype(np.int8)
+    return apart
+
+
+@functools.cache
+def _arrangements(slots: tuple[int, ...]) -> np.ndarray:
+    """Every arrangement of the types over the places that gives other distances, [arrangements, types] int8.
+
+    Turning and mirroring the circle, and swapping two types that share a sector, change no distance.
+    """
+    types = len(slots)
+    shared = [slot for slot in set(slots) if slots.count(slot) > 1]
+    if not shared:
+        places = np.array(list(itertools.permutations(range(1, types))), np.int8)
+        places = np.concatenate([np.zeros((len(places), 1), np.int8), places], axis=1)
+        kept: np.ndarray = places[places[:, 1] < places[:, 2]]
+        return kept
+    if len(shared) > 1 or slots.count(shared[0]) > 2:
+        raise ValueError("at most two types may share one sector")
+    double = [place for place, slot in enumerate(slots) if slot == shared[0]]
+    single = [place for place in range(types) if place not in double]
+    orders = np.array(list(itertools.permutations(single)), np.int8)
+    # Mirroring about the double sector exchanges the sectors at equal distance on both sides of it.
+    sectors = max(slots) + 1
+    mirror = {slot: (2 * shared[0] - slot) % sectors for slot in slots}
+    turned = next(place for place in single if mirror[slots[place]] != slots[place])
+    image = slots.index(mirror[slots[turned]])
+    where = np.argsort(orders, axis=1)
+    orders = orders[where[:, single.index(turned)] < where[:, single.index(image)]]
+    blocks = []
+    for pair in itertools.combinations(range(types), 2):
+        block = np.empty((len(orders), types), np.int8)
+        block[:, list(pair)] = double
+        block[:, [i for i in range(types) if i not in pair]] = orders
+        blocks.append(block)
+    arranged: np.ndarray = np.concatenate(blocks)
+    return arranged

@@ -1,0 +1,241 @@
+"""Coupling: do values move together from context to context?
+
+    R[v, w]   = Spearman rank correlation of columns v and w of the shift, over contexts
+    VAT(v)    = mean of abs(R[v, w]) over w != v                               value-level tax
+    nVAT      = norm_F(R_off) / sqrt(V (V - 1))                                system-level tax, reading "rms"
+
+R does not see the gain: a shift that is the same in every context changes gain and GND and leaves R where it was.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vatjax.metrics import ranks as rk
+from vatjax.metrics.shifts import as_floating
+
+Array = jax.Array
+Reading = Literal["rms", "offdiag", "full"]
+READINGS: tuple[Reading, ...] = ("rms", "offdiag", "full")
+
+KENDALL_LEVELS = 64
+
+
+def spearman(x: Array, weights: Array | None = None, missing: bool | None = None) -> Array:
+    """Spearman rank correlation (midranks) between the columns of x, [values, values].
+
+    A constant column has no correlation: NaN. Missing ratings are NaN in x; a pair of columns is then ranked anew on
+    the contexts that have both, as scipy does with `nan_policy="omit"`.
+
+    Args:
+        x: [contexts, values].
+        weights: frequency weight of each context, [contexts]: 2 counts a context twice, 0 leaves it out.
+        missing: whether to look for missing ratings. By default a concrete array is looked at, and a traced one is
+            taken to be complete: its incomplete columns then give NaN. Pass True to treat them pair by pair.
+
+    Returns:
+        R, symmetric, with a unit diagonal.
+
+    >>> spearman(jnp.array([[1.0, 1.0], [2.0, 5.0], [3.0, 9.0]])).tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
+    """
+    x = as_floating(x)
+    weights = jnp.ones(x.shape[0], x.dtype) if weights is None else jnp.asarray(weights, x.dtype)
+    ranks = rk.rank(x)
+    if has_missing(x) if missing is None else missing:
+        return pairwise(ranks, weights)
+    return complete(ranks, weights)
+
+
+def complete(ranks: rk.Ranks, weights: Array) -> Array:
+    """Spearman from ranks of complete columns; a column with a missing rating is NaN."""
+    r = rk.correlation(rk.midranks(ranks, weights), weights)
+    whole = jnp.all(ranks.present | (weights == 0)[:, None], axis=0)
+    return jnp.where(whole[:, None] & whole[None, :], r, jnp.nan)
+
+
+def pairwise(ranks: rk.Ranks, weights: Array) -> Array:
+    """Spearman over the contexts that both columns have.
+
+    Leaving out the contexts that a column lacks is a re-weighting like any other, so each column's pass costs no more
+    than a resample: all columns are ranked on the contexts shared with it, and it on the contexts shared with each.
+    """
+    present = ranks.present.astype(weights.dtype)
+
+    def row(w: Array) -> Array:
+        shared = weights[:, None] * present * present[:, w][:, None]
+        total = jnp.sum(shared, axis=0)
+        share = shared / jnp.where(total > 0, total, 1)[None, :]
+        others = rk.midranks(ranks, shared)
+        own = rk.midranks(rk.Ranks(*(jnp.broadcast_to(part[:, w][:, None], present.shape) for part in ranks)), shared)
+        product, variance, own_variance = (jnp.sum(share * a * b, axis=0) for a, b in _products(others, own))
+        varies = (variance > rk.NO_VARIANCE) & (own_variance > rk.NO_VARIANCE)
+        scale = jnp.sqrt(jnp.where(varies, variance, 1)) * jnp.sqrt(jnp.where(varies, own_variance, 1))
+        return jnp.where(varies, jnp.clip(product / scale, -1, 1), jnp.nan)
+
+    r = lax.map(row, jnp.arange(present.shape[1]))
+    identity = jnp.eye(r.shape[0], dtype=bool)
+    return jnp.where(identity & ~jnp.isnan(r), 1, (r + r.T) / 2)
+
+
+def _products(x: Array, y: Array) -> tuple[tuple[Array, Array], ...]:
+    return (x, y), (x, x), (y, y)
+
+
+def has_missing(x: Array) -> bool:
+    """Whether a concrete array has a NaN; False for a traced one, whose content can't be looked at."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    return bool(np.isnan(np.asarray(x)).any())
+
+
+def kendall(x: Array, weights: Array | None = None, levels: int | None = None) -> Array:
+    """Kendall's tau-b between the columns of x, [values, values], on the contexts that both columns have.
+
+        tau_b = (C - D) / sqrt((P - T_v) (P - T_w))
+
+    over pairs of contexts: C agree in order, D disagree, P in all, T_v tied in v. The counts come from the joint table
+    of each pair's levels.
+
+    Args:
+        x: [contexts, values].
+        weights: frequency weight of each context, [contexts].
+        levels: the most distinct ratings that a column has. Found out for a concrete array; a traced one is given
+            64, and a column that has more is NaN. A concrete array with more than 64 and no `weights` goes to SciPy on
+            the host, which can't be compiled.
+
+    Returns:
+        tau-b, symmetric, with a unit diagonal; NaN for a constant column.
+    """
+    x = as_floating(x)
+    if levels is None:
+        levels = KENDALL_LEVELS if isinstance(x, jax.core.Tracer) else distinct(x)
+        if levels > KENDALL_LEVELS and weights is None:
+            return _kendall_on_host(np.asarray(x)).astype(x.dtype)
+    weights = jnp.ones(x.shape[0], x.dtype) if weights is None else jnp.asarray(weights, x.dtype)
+    ranks = rk.rank(x)
+    code = rk.dense_codes(ranks)
+    fits = jnp.max(jnp.where(ranks.present, code, 0), axis=0) < levels
+    level = jnp.arange(levels, dtype=code.dtype)[None, None, :]
+    table = ((code[:, :, None] == level) & ranks.present[:, :, None]).astype(x.dtype)  # [n, V, L] one-hot
+    share = weights / jnp.maximum(jnp.sum(weights), 1e-30)
+
+    def row(v: Array) -> Array:
+        joint = jnp.einsum("n,nk,nwl->wkl", share, table[:, v], table, precision=rk.EXACT)  # [V, L, L]
+        return jax.vmap(_tau_b)(joint)
+
+    tau = lax.map(row, jnp.arange(x.shape[1]))
+    sound = fits[:, None] & fits[None, :] & ~jnp.isnan(tau)
+    identity = jnp.eye(x.shape[1], dtype=bool)
+    return jnp.where(sound, jnp.where(identity, 1, (tau + tau.T) / 2), jnp.nan)
+
+
+def _tau_b(joint: Array) -> Array:
+    """tau-b of one joint table of shares [L, L]."""
+    total = jnp.sum(joint)
+    joint = joint / jnp.where(total > 0, total, 1)
+    above = jnp.cumsum(jnp.cumsum(joint, 0), 1)
+    above = jnp.pad(above, ((1, 0), (1, 0)))  # above[k, l]: share with both levels below
+    rows = above[:, -1:]
+    agree = above[:-1, :-1]
+    disagree = rows[:-1] - above[:-1, 1:]
+    difference = 2 * jnp.sum(joint * (agree - disagree))
+    margins = [jnp.sum(joint, axis) for axis in (0, 1)]
+    untied = [jnp.sum(margin * (jnp.sum(margin) - margin)) for margin in margins]
+    # A constant column is told by its levels: 1 minus a rounded sum of squares is not exactly 0.
+    sound = (jnp.sum(margins[0] > 0) > 1) & (jnp.sum(margins[1] > 0) > 1)
+    scale = jnp.sqrt(jnp.where(sound, untied[0], 1)) * jnp.sqrt(jnp.where(sound, untied[1], 1))
+    return jnp.where(sound, jnp.clip(difference / scale, -1, 1), jnp.nan)
+
+
+def distinct(x: Array) -> int:
+    """The most distinct ratings that a column of a concrete array has."""
+    columns = np.asarray(x).T
+    return max((len(np.unique(column[~np.isnan(column)])) for column in columns), default=1)
+
+
+def _kendall_on_host(x: np.ndarray) -> Array:
+    from scipy.stats import kendalltau
+
+    values = x.shape[1]
+    tau = np.full((values, values), np.nan)
+    for v in range(values):
+        for w in range(v, values):
+            both = ~np.isnan(x[:, v]) & ~np.isnan(x[:, w])
+            if len(np.unique(x[both, v])) > 1:
+                tau[v, w] = tau[w, v] = 1.0 if v == w else kendalltau(x[both, v], x[both, w]).statistic
+    return jnp.asarray(tau)
+
+
+# What is read off a coupling matrix ---------------------------------------------------------------------------------
+
+
+def vat(coupling: Array) -> Array:
+    """Value-level tax, `VAT(v) = mean of abs(R[v, w]) over w != v`, [values].
+
+    Pairs without a correlation (a constant column) are left out; a value that has none at all is NaN.
+    """
+    off = off_diagonal(coupling)
+    count = jnp.sum(off, axis=-1).astype(coupling.dtype)
+    return jnp.sum(jnp.where(off, jnp.abs(coupling), 0), axis=-1) / jnp.where(count > 0, count, jnp.nan)
+
+
+def nvat(coupling: Array, reading: Reading = "rms") -> Array:
+    """System-level tax: the size of the coupling matrix in one number.
+
+        rms      norm_F(R_off) / sqrt(V (V - 1))    the root mean square correlation of two different values
+        offdiag  norm_F(R_off) / sqrt(V)
+        full     norm_F(R) / sqrt(V)                as printed; can't be below 1, since the diagonal is 1
+
+    The published values (.09 to .15) can't come from the printed formula, so a report names the reading it used. V
+    counts the values that have a correlation.
+    """
+    if reading not in READINGS:
+        raise ValueError(f"reading must be one of {', '.join(READINGS)}, found {reading!r}")
+    off = off_diagonal(coupling)
+    square = jnp.sum(jnp.where(off, coupling, 0) ** 2)
+    values = jnp.sum(jnp.any(off, axis=-1)).astype(coupling.dtype)
+    if reading == "rms":
+        count = jnp.sum(off).astype(coupling.dtype)
+        return jnp.sqrt(square / jnp.where(count > 0, count, jnp.nan))
+    if reading == "full":
+        square = square + values
+    return jnp.sqrt(square / jnp.where(values > 0, values, jnp.nan))
+
+
+def as_reading(rms: Array, values: int, reading: Reading) -> Array:
+    """Another reading of an nVAT that was read as "rms", for intervals and floors as well as estimates."""
+    if reading == "rms":
+        return rms
+    square = rms**2 * (values - 1)
+    return jnp.sqrt(square if reading == "offdiag" else square + 1)
+
+
+def gini(x: Array) -> Array:
+    """How concentrated non-negative amounts are: `sum_ij abs(x_i - x_j) / (2 V^2 mean(x))`; 0 is even.
+
+    Value-level tax can reach at most `(V - 2) / V`, where two values are coupled and no others.
+    """
+    present = ~jnp.isnan(x)
+    amount = jnp.where(present, x, 0)
+    both = present[:, None] & present[None, :]
+    difference = jnp.sum(jnp.where(both, jnp.abs(amount[:, None] - amount[None, :]), 0))
+    scale = 2 * jnp.sum(present).astype(x.dtype) * jnp.sum(amount)
+    return difference / jnp.where(scale > 0, scale, jnp.nan)
+
+
+def hubs(vat: Array, top: int = 3) -> Array:
+    """Which values have the `top` highest value-level taxes, [values] bool; a value without one is never a hub."""
+    order = jnp.argsort(jnp.where(jnp.isnan(vat), -jnp.inf, vat), descending=True)
+    chosen = jnp.zeros(vat.shape, bool).at[order[:top]].set(True)
+    return chosen & ~jnp.isnan(vat)
+
+
+def off_diagonal(coupling: Array) -> Array:
+    """Where a coupling matrix has a correlation of two different values, [values, values] bool."""
+    return ~jnp.eye(coupling.shape[-1], dtype=bool) & ~jnp.isnan(coupling)

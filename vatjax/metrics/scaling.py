@@ -1,0 +1,153 @@
+"""Where types come to lie in the plane when only their coupling is known, and how well that matches the theory's circle.
+
+Multidimensional scaling by majorisation (SMACOF) starts from the theory's circle and moves points until their distances
+fit the dissimilarities `sqrt(2 (1 - R))`: the dissimilarities themselves (metric) or any monotone transform (ordinal).
+A theory-based start and a free rotation make even noise look somewhat circular, so that a congruence means nothing
+without that of noise beside it: `circle_fit` gives both.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vatjax.metrics import resample as rs
+
+Array = jax.Array
+
+_TINY = 1e-12
+
+
+class CircleFit(NamedTuple):
+    """Measured positions beside the theory's.
+
+    Attributes:
+        positions: [types, 2], rotated, mirrored and scaled onto the theory's circle of radius 1.
+        stress: Kruskal's stress-1: 0 where distances fit perfectly.
+        congruence: how well positions match the theory's, 0 to 1.
+        null: the congruence of the same coupling with its types relabelled at random, [draws].
+        null_95: the 95th percentile of that.
+    """
+
+    positions: Array
+    stress: Array
+    congruence: Array
+    null: Array
+    null_95: Array
+
+
+def circle_fit(
+    coupling: Array, angles: Array, key: Array, ordinal: bool = False, draws: int = 200, steps: int = 200
+) -> CircleFit:
+    """Scales a coupling matrix into the plane and compares it with the theory's circle.
+
+    Args:
+        coupling: R of the types, [types, types]; NaN pairs have no say.
+        angles: the theory's places in radians, [types] (`taxonomy.angles`).
+        key: PRNG key, for the relabellings.
+        ordinal: fit the order of the dissimilarities only.
+        draws: how many relabellings.
+        steps: of the majorisation.
+    """
+    coupling = jnp.asarray(coupling)
+    theory = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1).astype(coupling.dtype)
+    positions, stress = mds(coupling, theory, ordinal, steps)
+
+    def relabelled(key: Array) -> Array:
+        order = jax.random.permutation(key, coupling.shape[0])
+        return congruence(mds(coupling[order][:, order], theory, ordinal, steps)[0], theory)
+
+    null = rs.chunked(relabelled, jax.random.split(key, draws), 50)
+    return CircleFit(
+        procrustes(positions, theory), stress, congruence(positions, theory), null, jnp.quantile(null, 0.95)
+    )
+
+
+def mds(coupling: Array, start: Array, ordinal: bool = False, steps: int = 200) -> tuple[Array, Array]:
+    """Multidimensional scaling from a given start.
+
+        X <- V^+ B(X) X      B_ij = -w_ij delta_ij / d_ij(X),  rows summing to 0
+
+    Args:
+        coupling: R, [types, types]; NaN pairs get the weight 0.
+        start: [types, 2].
+        ordinal: replace the dissimilarities by their best monotone fit to the distances before each step.
+        steps: how many.
+
+    Returns:
+        (positions [types, 2], stress-1).
+    """
+    types = coupling.shape[0]
+    identity = jnp.eye(types, dtype=bool)
+    weight = jnp.where(identity | jnp.isnan(coupling), 0, 1).astype(coupling.dtype)
+    delta = jnp.sqrt(2 * (1 - jnp.where(weight > 0, jnp.clip(coupling, -1, 1), 1)))
+    first, second = jnp.triu_indices(types, 1)
+    order = jnp.argsort(jnp.where(weight[first, second] > 0, delta[first, second], jnp.inf))
+    laplacian = jnp.diag(jnp.sum(weight, 1)) - weight
+    inverse = jnp.linalg.pinv(laplacian)
+
+    def wanted(distance: Array) -> Array:
+        """What the distances should be."""
+        target = delta
+        if ordinal:
+            pairs = isotonic(distance[first, second][order], weight[first, second][order])
+            flat = jnp.zeros_like(pairs).at[order].set(pairs)
+            target = jnp.zeros_like(delta).at[first, second].set(flat).at[second, first].set(flat)
+        size = jnp.sqrt(jnp.sum(weight * delta**2) / jnp.maximum(jnp.sum(weight * target**2), _TINY))
+        return target * size
+
+    def step(x: Array, _: None) -> tuple[Array, None]:
+        distance = distances(x)
+        ratio = jnp.where(distance > _TINY, weight * wanted(distance) / jnp.maximum(distance, _TINY), 0)
+        return inverse @ ((jnp.diag(jnp.sum(ratio, 1)) - ratio) @ x), None
+
+    x, _ = lax.scan(step, start - jnp.mean(start, 0, keepdims=True), None, length=steps)
+    distance = distances(x)
+    error = jnp.sum(weight * (wanted(distance) - distance) ** 2)
+    return x, jnp.sqrt(error / jnp.maximum(jnp.sum(weight * distance**2), _TINY))
+
+
+def distances(x: Array) -> Array:
+    """Euclidean distances between rows, [types, types]."""
+    square = jnp.sum((x[:, None, :] - x[None, :, :]) ** 2, -1)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+
+
+def isotonic(y: Array, weight: Array) -> Array:
+    """The rising sequence nearest to y in weighted squares: `max over i <= k of min over j >= k of mean(y[i..j])`.
+
+    The minimax formula takes a table of all ranges' means; for the 45 pairs of ten types that is small.
+    """
+    total = jnp.concatenate([jnp.zeros_like(y[:1]), jnp.cumsum(weight * y)])
+    size = jnp.concatenate([jnp.zeros_like(y[:1]), jnp.cumsum(weight)])
+    top = total[None, 1:] - total[:-1, None]  # [i, j]: the sum over i..j
+    bottom = size[None, 1:] - size[:-1, None]
+    n = y.shape[0]
+    sound = (jnp.arange(n)[:, None] <= jnp.arange(n)[None, :]) & (bottom > 0)
+    mean = jnp.where(sound, top / jnp.where(sound, bottom, 1), jnp.inf)
+    least = lax.cummin(mean, axis=1, reverse=True)  # [i, k]: the least mean over i..j with j >= k
+    reached = jnp.arange(n)[:, None] <= jnp.arange(n)[None, :]
+    return lax.cummax(jnp.max(jnp.where(reached & jnp.isfinite(least), least, -jnp.inf), axis=0))
+
+
+def congruence(x: Array, y: Array) -> Array:
+    """How alike two configurations are after the best rotation, mirroring and scaling, 0 to 1.
+
+    sum of singular values of X'Y / (norm X norm Y)              = sqrt(1 - disparity) of scipy.spatial.procrustes
+    """
+    x, y = x - jnp.mean(x, 0, keepdims=True), y - jnp.mean(y, 0, keepdims=True)
+    size = jnp.sqrt(jnp.sum(x**2) * jnp.sum(y**2))
+    return jnp.sum(jnp.linalg.svd(x.T @ y, compute_uv=False)) / jnp.where(size > 0, size, jnp.nan)
+
+
+def procrustes(x: Array, onto: Array) -> Array:
+    """x rotated, mirrored, scaled and moved as near as it gets to another configuration."""
+    centre = jnp.mean(onto, 0, keepdims=True)
+    x, y = x - jnp.mean(x, 0, keepdims=True), onto - centre
+    left, size, right = jnp.linalg.svd(x.T @ y)
+    scale = jnp.sum(size) / jnp.maximum(jnp.sum(x**2), _TINY)
+    return scale * (x @ left @ right) + centre

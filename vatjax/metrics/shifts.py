@@ -1,0 +1,135 @@
+"""First order: how far each value moved, and how far it moved for each unit of gain on the target.
+
+Axes: contexts s (n), values v (V). A missing rating is NaN and is left out of every mean; nothing else is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def shift(pre: Array, post: Array) -> Array:
+    """What an intervention did: `d = post - pre`, [contexts, values], NaN where either is missing.
+
+    Args:
+        pre, post: value states of the same contexts and values, [..., contexts, values].
+    """
+    pre, post = as_floating(pre), as_floating(post)
+    if pre.shape != post.shape:
+        raise ValueError(f"pre and post must have one shape, found {pre.shape} and {post.shape}; join the states first")
+    return post - pre
+
+
+def mean_shift(shift: Array, weights: Array | None = None) -> Array:
+    """The mean shift of each value over contexts, `mean_s d[s, v]`, [values]. NaN for a value that was never rated.
+
+    Args:
+        shift: [contexts, values].
+        weights: frequency weight of each context, [contexts]; a resample is a vector of them.
+    """
+    shift = as_floating(shift)
+    present = ~jnp.isnan(shift)
+    weight = present.astype(shift.dtype)
+    if weights is not None:
+        weight = weight * jnp.asarray(weights, shift.dtype)[:, None]
+    total = jnp.sum(weight, axis=0)
+    mean = jnp.sum(weight * jnp.where(present, shift, 0), axis=0) / jnp.where(total > 0, total, 1)
+    return jnp.where(total > 0, mean, jnp.nan)
+
+
+def gain(shift: Array, target: Array | int, direction: int = 1, weights: Array | None = None) -> Array:
+    """How far the target moved in the wanted direction: `D * mean_s d[s, t]`, for several target values their mean.
+
+    Args:
+        shift: [contexts, values].
+        target: membership mask [values] (`taxonomy.mask("Power")`) or the index of one value.
+        direction: +1 where the target was to be expressed, -1 where it was to be suppressed.
+        weights: frequency weight of each context, [contexts].
+    """
+    return gain_of(mean_shift(shift, weights), target, direction)
+
+
+def gain_of(mean: Array, target: Array | int, direction: int = 1) -> Array:
+    """The gain from mean shifts [values]."""
+    member = target_mask(target, mean.shape[-1])
+    count = jnp.sum(member).astype(mean.dtype)
+    total = jnp.sum(jnp.where(member, mean, 0))
+    return jnp.asarray(direction, mean.dtype) * total / jnp.where(count > 0, count, jnp.nan)
+
+
+def gnd(
+    shift: Array,
+    target: Array | int,
+    direction: int = 1,
+    weights: Array | None = None,
+    resolved: Array | bool = True,
+) -> Array:
+    """Gain-normalised deviation, `GND(w) = mean_s d[s, w] / abs(gain)`, signed, [values].
+
+    Args:
+        shift: [contexts, values].
+        target: membership mask [values] or the index of one value.
+        direction: +1 or -1.
+        weights: frequency weight of each context, [contexts].
+        resolved: whether the gain's interval is clear of 0 (`infer` finds out). Dividing by a gain that can't be told
+            from 0 gives a large number without meaning, so that everything is NaN where this is False.
+    """
+    mean = mean_shift(shift, weights)
+    return gnd_of(mean, gain_of(mean, target, direction), resolved)
+
+
+def gnd_of(mean: Array, gain: Array, resolved: Array | bool = True) -> Array:
+    """GND from mean shifts [values] and the gain."""
+    size = jnp.abs(gain)
+    sound = jnp.asarray(resolved) & (size > 0)
+    return jnp.where(sound, mean / jnp.where(sound, size, 1), jnp.nan)
+
+
+def off_target(gnd: Array, target: Array | int) -> Array:
+    """The side effect in one number: the mean of `abs(GND(w))` over values w that are not in the target."""
+    off = ~target_mask(target, gnd.shape[-1]) & ~jnp.isnan(gnd)
+    count = jnp.sum(off).astype(gnd.dtype)
+    return jnp.sum(jnp.where(off, jnp.abs(gnd), 0)) / jnp.where(count > 0, count, jnp.nan)
+
+
+def ipsatise(shift: Array) -> Array:
+    """Takes each context's own mean away, `d[s, v] - mean_v d[s, v]`: what is left can't be a uniform response style.
+
+    It has effects of its own: independent columns then correlate by `-1 / (V - 1)` on average, and where only the
+    target moved, every other value moves the other way by `mechanical(...)` of the gain.
+    """
+    shift = as_floating(shift)
+    present = ~jnp.isnan(shift)
+    count = jnp.sum(present, axis=-1, keepdims=True).astype(shift.dtype)
+    total = jnp.sum(jnp.where(present, shift, 0), axis=-1, keepdims=True)
+    return shift - total / jnp.where(count > 0, count, 1)
+
+
+def mechanical(target: Array | int, values: int) -> Array:
+    """The off-target GND that ipsatising alone makes where only the k target values moved: `-k / (V - k)`."""
+    k = jnp.sum(target_mask(target, values)).astype(float)
+    return -k / jnp.where(k < values, values - k, jnp.nan)
+
+
+def target_mask(target: Any, values: int) -> Array:
+    """A target as a membership mask [values] bool."""
+    if isinstance(target, str):
+        raise TypeError(f"a target is a mask or an index here; write taxonomy.mask({target!r})")
+    target: Array = jnp.asarray(target)  # type: ignore[no-redef]
+    if target.ndim == 0 and jnp.issubdtype(target.dtype, jnp.integer):
+        return jnp.arange(values) == jnp.where(target < 0, target + values, target)
+    if target.shape != (values,):
+        raise ValueError(f"a target is one index or a mask of {values} values, found the shape {target.shape}")
+    member: Array = target if target.dtype == bool else target > 0
+    return member
+
+
+def as_floating(x: Array) -> Array:
+    """Integers become the default float; floats stay what they are."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
