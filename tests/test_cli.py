@@ -242,9 +242,13 @@ def test_doctor_never_shows_a_token(capsys, monkeypatch):
     assert "with a token" in out
 
 
-def test_a_reader_that_stops_early_is_no_error():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_stops_early_is_no_error(unbuffered):
     process = subprocess.Popen(
-        [sys.executable, "-m", "vatjax", "items", "check"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "vatjax", "items", "check"],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     process.stdout.close()
     err = process.stderr.read()

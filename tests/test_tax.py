@@ -86,6 +86,8 @@ def test_the_document_has_what_it_promises(document, ratings):
     assert document["order_test"]["arrangements"] == 907_200
     assert document["nvat"]["estimate"] > document["floor"]["nvat_95"]
     assert document["reading"] == "rms"
+    np.testing.assert_allclose(document["levels"]["types"]["ipsatised"]["mechanical_gnd"], -1 / 9, rtol=1e-6)
+    assert "a GND of -0.111" in command.sentences(document)[-1]
     json.dumps(document, allow_nan=False)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,7 +30,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*row)
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, emoji=False, width=_WIDTH)
-    console.print(grid)
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else _WIDTH
+    # Printed by us: a console that writes itself ends the process with a status of its own where a pipe is closed.
+    text = io.StringIO()
+    Console(file=text, width=width, force_terminal=terminal, highlight=False, markup=False, emoji=False).print(grid)
+    print(text.getvalue(), end="")

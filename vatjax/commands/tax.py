@@ -164,7 +164,8 @@ def sentences(content: dict[str, Any]) -> list[str]:
         lines.append(f"Their coupling {follow} the order of the circle (index {test['index']:.2f}, p {test['p']:.2g}).")
     lines.append(
         f"Coupling does not see a shift that is the same in every context. nVAT is read as {content['reading']}; "
-        "ipsatised shifts are judged against their own null."
+        "ipsatised shifts are judged against their own null. If only the target moved, ipsatising alone would give every "
+        f"other type a GND of {_number(level['ipsatised']['mechanical_gnd'])}."
     )
     return lines
 
