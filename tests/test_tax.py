@@ -89,6 +89,9 @@ def test_the_document_has_what_it_promises(document, ratings):
     np.testing.assert_allclose(document["levels"]["types"]["ipsatised"]["mechanical_gnd"], -1 / 9, rtol=1e-6)
     assert "a GND of -0.111" in command.sentences(document)[-1]
     json.dumps(document, allow_nan=False)
+    alone = {**document, "target": "Wealth", "levels": {**document["levels"]}}
+    alone["levels"]["values"] = {**document["levels"]["values"], "gain": {"estimate": 9.0, "low": 8.0, "high": 10.0}}
+    assert command.sentences(alone)[0] == "Wealth rose by 9.00, a gain of 9.00 [8.00, 10.00]."
 
 
 def test_for_a_person(capsys, ratings):

@@ -76,6 +76,8 @@ def test_suppression_turns_the_gain_and_nothing_else():
     np.testing.assert_allclose(one.gain.estimate, -other.gain.estimate)
     np.testing.assert_allclose(one.gnd.estimate, other.gnd.estimate)
     np.testing.assert_array_equal(one.raw.p, other.raw.p)
+    np.testing.assert_allclose([one.mechanical, other.mechanical], -1 / 5, rtol=1e-6)
+    np.testing.assert_allclose(infer(-d).mechanical, 1 / 5, rtol=1e-6)
 
 
 def test_the_same_key_gives_the_same_numbers():

@@ -137,16 +137,17 @@ def _print(content: dict[str, Any]) -> None:
 def sentences(content: dict[str, Any]) -> list[str]:
     """What moved, what can't be told from noise, and which choices the numbers rest on, in words."""
     level = content["levels"]["types"]
-    gain = level["gain"]
+    own = content["levels"]["values"] if content["target"] in content["values"] else level  # a value's gain is its own
+    gain = own["gain"]
     verb = "rose" if (gain["estimate"] or 0) * (1 if content["direction"] == "express" else -1) > 0 else "fell"
     lines = []
-    if level["resolved"]:
+    if own["resolved"]:
         lines.append(f"{content['target']} {verb} by {abs(gain['estimate']):.2f}, a gain of {_interval(gain)}.")
         others = [name for name in level["names"] if name not in level["target_names"]]
         clear = [n for n in others if _clear(level["shift"][n])]
-        moved = [f"{n} ({level['gnd'][n]['estimate']:+.2f})" for n in clear]
+        moved = [f"{n} ({level['shift'][n]['estimate']:+.2f})" for n in clear]
         lines.append(
-            f"Beyond it moved, in units of the gain: {', '.join(moved)}."
+            f"Other types whose shift is clear of 0: {', '.join(moved)}."
             if moved
             else "No other type's shift can be told from 0."
         )

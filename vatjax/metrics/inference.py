@@ -111,7 +111,7 @@ class Inference(NamedTuple):
         raw: coupling of the shifts as they are.
         ipsatised: coupling after each context's mean is taken away, judged against its own null.
         ipsatised_gain, ipsatised_gnd: first order after ipsatising.
-        mechanical: the off-target GND that ipsatising alone makes.
+        mechanical: the off-target GND that ipsatising alone makes; against the target's own shift.
     """
 
     contexts: int
@@ -200,7 +200,7 @@ def _infer(
         ipsatised=coupled(rs.prepare(plain, groups, 0, plan.missing), own_null, weights, left_out, d.size),
         ipsatised_gain=own_gain,
         ipsatised_gnd=own_gnd,
-        mechanical=sh.mechanical(member, d.shape[1]),
+        mechanical=sh.mechanical(member, d.shape[1]).astype(d.dtype) * jnp.sign(sign * gain.estimate),
     )
 
 

@@ -111,7 +111,10 @@ def ipsatise(shift: Array) -> Array:
 
 
 def mechanical(target: Array | int, values: int) -> Array:
-    """The off-target GND that ipsatising alone makes where only the k target values moved: `-k / (V - k)`."""
+    """The off-target GND that ipsatising alone makes where only the k target values moved, up: `-k / (V - k)`.
+
+    Where they moved down it has the other sign.
+    """
     k = jnp.sum(target_mask(target, values)).astype(float)
     return -k / jnp.where(k < values, values - k, jnp.nan)
 
