@@ -21,6 +21,13 @@ hypothesis.settings.load_profile("suite")
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_compilations():
+    """Every compiled function holds maps of memory, whose number the system limits: a whole suite reaches it."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def root():
     """The repository's folder."""

@@ -65,13 +65,15 @@ class Analysis:
             )
         if not bool(inference.resolved):
             found.append("the gain can't be told from 0, so no GND is given")
-        constant = [
-            name
-            for name, vat in zip(self.levels["values"].names, np.asarray(inference.raw.vat.estimate), strict=True)
-            if np.isnan(vat)
-        ]
-        if constant:
-            found.append(f"no correlation (constant or too few ratings): {', '.join(constant)}")
+        for level, analysed in self.levels.items():
+            own = analysed.inference
+            if bool(own.resolved) != bool(inference.resolved):
+                found.append(
+                    f"at the level of {level} the gain {'can' if own.resolved else 'can' + chr(39) + 't'} be told from 0"
+                )
+            constant = [analysed.names[i] for i in np.flatnonzero(np.isnan(own.raw.vat.estimate))]
+            if constant:
+                found.append(f"{level} without a correlation (constant or too few ratings): {', '.join(constant)}")
         return found
 
 
@@ -118,7 +120,7 @@ def analyse(
         x, y = (taxonomy.aggregate(np.where(mask, state.state, np.nan), mask, level) for state in (before, after))
         columns, chosen = _columns(taxonomy, level, mask, member)
         key = jax.random.fold_in(jax.random.key(seed), LEVELS.index(level))
-        x, y = x[:, columns].astype(np.float32), y[:, columns].astype(np.float32)
+        x, y = x[:, columns], y[:, columns]
         inference = metrics.infer(x, y, jax.numpy.asarray(chosen), joined.pre.clusters, key, direction, resamples)
         labels = tuple(taxonomy.level_names(level)[i] for i in columns)
         levels[level] = Analysed(
@@ -174,27 +176,34 @@ def _level(analysed: Analysed, reading: Reading) -> dict[str, Any]:
     return {
         "names": list(columns),
         "target_names": [name for name, chosen in zip(columns, analysed.target, strict=True) if chosen],
-        "gain": _estimate(inference.gain),
-        "resolved": bool(inference.resolved),
-        "shift": _by_name(columns, inference.shift),
-        "gnd": _by_name(columns, inference.gnd),
-        "off_target": _number(inference.off_target),
-        **_coupled(inference.raw, columns, reading),
+        **_kind(inference.first, inference.raw, columns, analysed.target, reading),
         "order_test": _order_json(analysed.order_test),
         "ipsatised": {
-            "gain": _estimate(inference.ipsatised_gain),
-            "gnd": _by_name(columns, inference.ipsatised_gnd),
+            **_kind(inference.ipsatised_first, inference.ipsatised, columns, analysed.target, reading),
             "mechanical_gnd": _number(inference.mechanical),
-            **_coupled(inference.ipsatised, columns, reading),
         },
     }
 
 
-def _coupled(coupled: metrics.Coupled, columns: tuple[str, ...], reading: Reading) -> dict[str, Any]:
+def _kind(
+    first: metrics.Moved, coupled: metrics.Coupled, columns: tuple[str, ...], target: np.ndarray, reading: Reading
+) -> dict[str, Any]:
+    """The numbers of one kind of shifts, raw or ipsatised. The ends of `nvat` are those of `nvat_debiased`."""
+    correlated = int(np.sum(~np.isnan(coupled.vat.estimate)))
+    others = np.asarray(metrics.holm(jax.numpy.where(target, np.nan, first.shift_p)))
+
     def read(x: Any) -> float | None:
-        return _number(metrics.as_reading(x, len(columns), reading))
+        return _number(metrics.as_reading(x, correlated, reading))
+
+    def named(x: Any) -> dict[str, float | None]:
+        return {name: _number(entry) for name, entry in zip(columns, x, strict=True)}
 
     return {
+        "gain": _estimate(first.gain),
+        "resolved": bool(first.resolved),
+        "shift": _by_name(columns, first.shift),
+        "gnd": _by_name(columns, first.gnd),
+        "off_target": _estimate(first.off_target),
         "coupling": {part: [[_number(x) for x in row] for row in value] for part, value in _parts(coupled.coupling)},
         "vat": _by_name(columns, coupled.vat),
         "nvat": {part: read(value) for part, value in _parts(coupled.nvat)},
@@ -203,11 +212,22 @@ def _coupled(coupled: metrics.Coupled, columns: tuple[str, ...], reading: Readin
         "floor": {
             "nvat": read(coupled.floor),
             "nvat_95": read(coupled.floor_high),
-            "vat": {name: _number(x) for name, x in zip(columns, coupled.vat_floor, strict=True)},
-            "vat_95": {name: _number(x) for name, x in zip(columns, coupled.vat_floor_high, strict=True)},
+            "vat": named(coupled.vat_floor),
+            "vat_95": named(coupled.vat_floor_high),
+            "gini": _number(coupled.gini_floor),
+            "gini_95": _number(coupled.gini_floor_high),
+            "off_target": _number(first.off_target_floor),
         },
-        "p": _number(coupled.p),
-        "hub_share": {name: _number(x) for name, x in zip(columns, coupled.hub_share, strict=True)},
+        "p": {
+            "gain": _number(first.gain_p),
+            "shift": named(first.shift_p),
+            "shift_holm": named(others),
+            "off_target": _number(first.off_target_p),
+            "nvat": _number(coupled.p),
+            "vat": named(coupled.vat_p),
+            "gini": _number(coupled.gini_p),
+        },
+        "hub_share": named(coupled.hub_share),
     }
 
 

@@ -93,19 +93,26 @@ def test_clusters_must_be_concrete_and_fit():
         metrics.couplings(data(4), jnp.ones((1, 2)), np.array([0, 1]))
 
 
-def test_bca_is_nan_where_its_bias_is_infinite():
-    draws = jnp.stack([jnp.linspace(0, 1, 100), jnp.linspace(2, 3, 100)], 1)
-    low, high = resample.bca(jnp.array([0.5, 0.5]), draws, jnp.zeros((20, 2)))
-    assert 0 < low[0] < 0.1
-    assert 0.9 < high[0] < 1
-    assert np.isnan(low[1])
-    assert np.isnan(high[1])
+@pytest.mark.parametrize("levels", [17, 0])
+@pytest.mark.parametrize("sizes", [(3,) * 40, (2, 3) * 20, (1,) * 60])
+def test_skipping_clusters_without_a_weight_changes_nothing(sizes, levels):
+    scene = np.repeat(np.arange(len(sizes)), sizes)
+    groups = resample.clusters_of(np.random.default_rng(0).permutation(scene), len(scene))
+    x = data(len(scene))
+    weights = metrics.bootstrap_weights(jax.random.key(0), groups.count, 7)
+    weights = weights.at[0].set(0).at[0, 3:5].set(2)
+    whole = resample.prepare(x, groups, levels)
+    kept = int(np.count_nonzero(weights, axis=1).max())
+    skipping = whole.skipping(kept)
+    assert skipping.blocks is not None
+    assert skipping.blocks.parts[0].shape[:2] == (groups.count, max(sizes))
+    for w in weights:
+        np.testing.assert_allclose(skipping.coupling(w), whole.coupling(w), atol=1e-6)
+    assert whole.skipping(0) is whole
+    assert whole.skipping(groups.count) is whole
 
 
-def test_bca_is_scipys_up_to_the_small_sample_tails():
-    x = np.random.default_rng(0).exponential(size=400)
-    theirs = stats.bootstrap((x,), np.mean, n_resamples=9999, method="BCa", rng=0).confidence_interval
-    draws = metrics.bootstrap(lambda d, w: metrics.gain(d, 0, weights=w), x[:, None], None, jax.random.key(0), 9999)
-    left_out = (x.sum() - x) / 399
-    low, high = resample.bca(jnp.float32(x.mean()), draws, jnp.asarray(left_out, jnp.float32))
-    np.testing.assert_allclose([low, high], [theirs.low, theirs.high], atol=0.01)
+def test_one_bound_serves_every_bootstrap():
+    kept = {resample.most_kept(metrics.bootstrap_weights(jax.random.key(seed), 200, 1000)) for seed in range(5)}
+    assert kept == {150}
+    assert resample.most_kept(metrics.jackknife_weights(200)) == 0

@@ -72,6 +72,8 @@ def test_ipsatising_takes_the_contexts_mean_and_has_a_mechanical_effect():
 def test_a_name_is_no_target_here():
     with pytest.raises(TypeError, match=r"taxonomy\.mask\('Power'\)"):
         metrics.gain(D, "Power")
+    with pytest.raises(ValueError, match="one of 3 values, found the index 3"):
+        metrics.gain(np.zeros((2, 3)), 3)
     with pytest.raises(ValueError, match="a mask of 3 values"):
         metrics.gain(D, values.schwartz().mask("Power"))
 

@@ -125,7 +125,7 @@ def _print(content: dict[str, Any]) -> None:
                     _number(part["nvat"]["estimate"]),
                     _number(part["floor"]["nvat"]),
                     _interval(part["nvat_debiased"]),
-                    _number(part["p"]),
+                    _number(part["p"]["nvat"]),
                     _number(part["gini"]["estimate"]),
                 )
             )
@@ -144,36 +144,33 @@ def sentences(content: dict[str, Any]) -> list[str]:
     if own["resolved"]:
         lines.append(f"{content['target']} {verb} by {abs(gain['estimate']):.2f}, a gain of {_interval(gain)}.")
         others = [name for name in level["names"] if name not in level["target_names"]]
-        clear = [n for n in others if _clear(level["shift"][n])]
+        clear = [n for n in others if (level["p"]["shift_holm"][n] or 1) < 0.05]
         moved = [f"{n} ({level['shift'][n]['estimate']:+.2f})" for n in clear]
         lines.append(
-            f"Other types whose shift is clear of 0: {', '.join(moved)}."
+            f"Other types whose shift is clear of 0, all {len(others)} tested together: {', '.join(moved)}."
             if moved
-            else "No other type's shift can be told from 0."
+            else f"Of the {len(others)} other types no shift can be told from 0, all tested together."
         )
     else:
         lines.append(f"Whether {content['target']} moved can't be told from noise: {_interval(gain)}.")
-    p = level["p"]
-    together = "more than" if p is not None and p < 0.05 else "no more than"
-    lines.append(
-        f"Types move together from context to context {together} independent ones would "
-        f"(nVAT {_number(level['nvat']['estimate'])}, floor {_number(level['floor']['nvat'])}, p {_number(p)})."
-    )
+    p = level["p"]["nvat"]
+    numbers = f"(nVAT {_number(level['nvat']['estimate'])}, floor {_number(level['floor']['nvat'])}, p {_number(p)})"
+    if p is None:
+        lines.append("Whether types move together can't be said: no two of them vary over the contexts.")
+    elif p < 0.05:
+        lines.append(f"Types move together from context to context more than independent ones would {numbers}.")
+    else:
+        lines.append(f"Whether types move together from context to context can't be told from noise {numbers}.")
     test = level["order_test"]
     if test is not None and test["p"] is not None:
-        follow = "follows" if test["p"] < 0.05 else "doesn't follow"
-        lines.append(f"Their coupling {follow} the order of the circle (index {test['index']:.2f}, p {test['p']:.2g}).")
+        follow = "Their coupling follows" if test["p"] < 0.05 else "Nothing shows that their coupling follows"
+        lines.append(f"{follow} the order of the circle (index {test['index']:.2f}, p {test['p']:.2g}).")
     lines.append(
         f"Coupling does not see a shift that is the same in every context. nVAT is read as {content['reading']}; "
         "ipsatised shifts are judged against their own null. If only the target moved, ipsatising alone would give every "
         f"other type a GND of {_number(level['ipsatised']['mechanical_gnd'])}."
     )
     return lines
-
-
-def _clear(estimate: dict[str, float | None]) -> bool:
-    low, high = estimate["low"], estimate["high"]
-    return low is not None and high is not None and (low > 0 or high < 0)
 
 
 def _below(vat: float | None, floor: float | None) -> bool:

@@ -14,21 +14,20 @@ Arrays in, arrays out: contexts x values, NaN for a missing rating. Every functi
 from vatjax.metrics.circle import OrderTest, distance_profile, order_test
 from vatjax.metrics.circumplex import Circumplex, circumplex
 from vatjax.metrics.coupling import READINGS, Reading, as_reading, gini, hubs, kendall, nvat, spearman, vat
-from vatjax.metrics.inference import Coupled, Estimate, Inference, Tax, infer, tax
+from vatjax.metrics.difference import Difference, difference
+from vatjax.metrics.inference import Coupled, Inference, Moved, Tax, infer, tax
+from vatjax.metrics.intervals import Estimate
 from vatjax.metrics.null import Null, floor
 from vatjax.metrics.reading import (
     Amplification,
-    Difference,
-    Regression,
+    Robustness,
     agreement,
     amplification,
-    difference,
     equal_membership_hubs,
-    false_discovery,
-    holm,
-    regress,
+    robustness,
     types_against_values,
 )
+from vatjax.metrics.regression import Regression, false_discovery, holm, regress
 from vatjax.metrics.resample import bootstrap, bootstrap_weights, couplings, jackknife_weights, subsample_weights
 from vatjax.metrics.scaling import CircleFit, circle_fit, congruence, mds, procrustes
 from vatjax.metrics.shifts import gain, gnd, ipsatise, mean_shift, mechanical, off_target, shift
@@ -43,10 +42,12 @@ __all__ = [
     "Difference",
     "Estimate",
     "Inference",
+    "Moved",
     "Null",
     "OrderTest",
     "Reading",
     "Regression",
+    "Robustness",
     "Tax",
     "agreement",
     "amplification",
@@ -79,6 +80,7 @@ __all__ = [
     "order_test",
     "procrustes",
     "regress",
+    "robustness",
     "shift",
     "shift_levels",
     "soft_midranks",

@@ -106,8 +106,8 @@ def kendall(x: Array, weights: Array | None = None, levels: int | None = None) -
         x: [contexts, values].
         weights: frequency weight of each context, [contexts].
         levels: the most distinct ratings that a column has. Found out for a concrete array; a traced one is given
-            64, and a column that has more is NaN. A concrete array with more than 64 and no `weights` goes to SciPy on
-            the host, which can't be compiled.
+            64, and a column that has more is NaN. A concrete array with more than 64 goes to SciPy on the host, which
+            can't be compiled and takes no weights.
 
     Returns:
         tau-b, symmetric, with a unit diagonal; NaN for a constant column.
@@ -115,7 +115,12 @@ def kendall(x: Array, weights: Array | None = None, levels: int | None = None) -
     x = as_floating(x)
     if levels is None:
         levels = KENDALL_LEVELS if isinstance(x, jax.core.Tracer) else distinct(x)
-        if levels > KENDALL_LEVELS and weights is None:
+        if levels > KENDALL_LEVELS:
+            if weights is not None:
+                raise ValueError(
+                    f"weighted tau-b takes at most {KENDALL_LEVELS} distinct ratings a column, found {levels}; "
+                    "round the ratings, or repeat contexts instead of weighting them"
+                )
             return _kendall_on_host(np.asarray(x)).astype(x.dtype)
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else jnp.asarray(weights, x.dtype)
     ranks = rk.rank(x)

@@ -6,11 +6,13 @@ cluster change their sign together instead. (Permuting concatenated blocks of un
 at a level of 5 % in simulation.)
 
 `labelled` states are made by one agreement a context times fixed labels, and the labels alone create coupling: there the
-agreement shifts are exchanged and the labels are kept.
+agreement shifts are exchanged and the labels are kept. Contexts without a label have no agreement to give away, so that
+signs are flipped where there are any.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +30,9 @@ Array = jax.Array
 # More clusters than this are exchanged in blocks of neighbours: a random order is drawn by sorting, which is slow.
 _BLOCKS = 1024
 _ORDERS = 256
+_EXPECTED_DRAWS = 200
+
+Exchange = Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]
 
 
 class Null(NamedTuple):
@@ -37,7 +42,8 @@ class Null(NamedTuple):
         nvat: [resamples], the root mean square correlation of each draw.
         vat: [resamples, values].
         gini: [resamples].
-        expected: [values, values], `E0[R]` of ipsatised shifts, about -1/(V-1); 0 otherwise.
+        expected: [values, values], `E0[R]`: of ipsatised shifts about -1/(V-1), of labelled ones what labels alone make;
+            0 otherwise.
     """
 
     nvat: Array
@@ -53,44 +59,71 @@ def floor(
     resamples: int = 2000,
     ipsatised: bool = False,
     labels: Array | None = None,
+    missing: bool | None = None,
 ) -> Null:
     """What nVAT, VAT and Gini are where values are independent of each other.
+
+    Statistics are of `R - E0[R]` where the null itself has a coupling: for ipsatised shifts, and for labelled ones. More
+    than 1,024 clusters are exchanged in blocks of neighbours; clusters that fill no block stay where they are. Where
+    ratings are missing, each pair is compared on the contexts that both have, by the ranks within the whole column.
 
     Args:
         shift: [contexts, values]; raw, also for `ipsatised`.
         clusters: [contexts] labels, concrete; None makes each context its own cluster.
         key: PRNG key.
         resamples: how many draws.
-        ipsatised: draw from the raw shift and ipsatise each draw; statistics are then of `R - E0[R]`.
+        ipsatised: draw from the raw shift and ipsatise each draw.
         labels: [contexts, values] in {-1, 0, 1} of a `labelled` state, where the shift is agreement times label.
+        missing: as in `spearman`.
 
     Returns:
-        Draws of the statistics; their mean is the floor, their upper quantiles the p-values.
+        Draws of the statistics: their mean is the floor, and the p-value of a measured statistic is the share of draws
+        that reach it.
     """
     shift = as_floating(shift)
     groups = rs.clusters_of(clusters, shift.shape[0])
-    keys = jax.random.split(key, resamples)
-    if labels is None and not ipsatised:
-        weights = jnp.ones(shift.shape[0], shift.dtype)
-        z = rk.midranks(rk.rank(shift), weights)
-        present = (~jnp.isnan(shift)).astype(shift.dtype)
-        exchange = exchanger(groups, key)
-        # The ranks of an exchanged column are the exchanged ranks: nothing is sorted again.
-        return _draws(lambda key: _coupling_of(*exchange(key, (z, present))), keys, shift.size, None)
-    draw = _relabelled(shift, groups, labels, key) if labels is not None else _exchanged(shift, groups, key)
+    drawn: Null = draws(
+        shift, key, labels, rs.plan(shift, groups, missing, flips(groups, labels)), resamples, ipsatised
+    )
+    return drawn
 
-    def couple(key: Array) -> Array:
+
+def flips(groups: rs.Clusters, labels: Array | None = None) -> bool:
+    """Whether the null has to flip signs: clusters differ in size, or some contexts have no label."""
+    if labels is None:
+        return not groups.equal
+    if isinstance(labels, jax.core.Tracer):
+        raise TypeError(
+            "labels decide which null fits and must be concrete: close over them instead of passing them in"
+        )
+    return not groups.equal or not np.any(np.asarray(labels) != 0, axis=1).all()
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "resamples", "ipsatised"))
+def draws(shift: Array, key: Array, labels: Array | None, plan: rs.Plan, resamples: int, ipsatised: bool) -> Null:
+    """`floor` for a caller that knows whether ratings are missing and which null fits."""
+    keys = jax.random.split(key, resamples)
+    exchange = exchanger(plan.clusters, key, plan.flips)
+    couple = _coupling_of if plan.missing else _complete_coupling_of
+    if labels is None and not ipsatised:
+        z = rk.midranks(rk.rank(shift), jnp.ones(shift.shape[0], shift.dtype))
+        present = (~jnp.isnan(shift)).astype(shift.dtype)
+        # The ranks of an exchanged column are the exchanged ranks: nothing is sorted again.
+        return _statistics(lambda key: couple(*exchange(key, (z, present))), keys, shift.size, None)
+    draw = _exchanged(shift, exchange) if labels is None else _relabelled(shift, labels, exchange)
+    scale = rk.typical(ipsatise(shift) if ipsatised else shift)
+
+    def coupled(key: Array) -> Array:
         drawn = draw(key)
         drawn = ipsatise(drawn) if ipsatised else drawn
-        return _coupling_of(rk.binned_midranks(drawn), (~jnp.isnan(drawn)).astype(drawn.dtype))
+        return couple(rk.binned_midranks(drawn, scale), (~jnp.isnan(drawn)).astype(drawn.dtype))
 
-    if not ipsatised:
-        return _draws(couple, keys, shift.size, None)
-    expected = jnp.nanmean(rs.over(jax.random.split(jax.random.fold_in(key, 1), 200), couple, shift.size), 0)
-    return _draws(couple, keys, shift.size, expected)
+    others = jax.random.split(jax.random.fold_in(key, 1), _EXPECTED_DRAWS)
+    expected = jnp.nanmean(rs.over(others, coupled, shift.size), 0)
+    return _statistics(coupled, keys, shift.size, expected)
 
 
-def exchanger(groups: rs.Clusters, key: Array) -> Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]:
+def exchanger(groups: rs.Clusters, key: Array, flips: bool) -> Exchange:
     """A function that exchanges whole clusters of centred columns, independently for each column.
 
     It takes a key and arrays [contexts, values] that belong together: the first is permuted or changes its sign, the
@@ -100,8 +133,9 @@ def exchanger(groups: rs.Clusters, key: Array) -> Callable[[Array, tuple[Array, 
         groups: of the contexts.
         key: for the random orders. A draw takes, for each column, one of 256 of them at a random start: sorting anew for
             every column of every draw would be nearly all of the work.
+        flips: change signs instead of places, as clusters of different sizes must.
     """
-    if not groups.equal:
+    if flips:
 
         def flip(key: Array, columns: tuple[Array, ...]) -> tuple[Array, ...]:
             first, *rest = columns
@@ -136,35 +170,48 @@ def exchanger(groups: rs.Clusters, key: Array) -> Callable[[Array, tuple[Array, 
     return permute
 
 
+def _complete_coupling_of(z: Array, _: Array) -> Array:
+    """R from ranks of complete columns, centred anew, since flips move a column's mean."""
+    return rk.correlation(z - jnp.mean(z, 0, keepdims=True), jnp.ones(z.shape[0], z.dtype))
+
+
 def _coupling_of(z: Array, present: Array) -> Array:
     """R from centred ranks, each pair over the contexts that both have."""
-    product = jnp.einsum("nv,nw->vw", z, z, precision=rk.EXACT)
-    variance = jnp.einsum("nv,nw->vw", z * z, present, precision=rk.EXACT)
-    scale = variance * variance.T
-    sound = scale > rk.NO_VARIANCE
-    r = jnp.where(sound, product / jnp.sqrt(jnp.where(sound, scale, 1)), jnp.nan)
+
+    def product(x: Array, y: Array) -> Array:
+        return jnp.einsum("nv,nw->vw", x, y, precision=rk.EXACT)
+
+    count = product(present, present)
+    share = 1 / jnp.maximum(count, 1)
+    mean = product(z, present) * share
+    covariance = product(z, z) * share - mean * mean.T
+    variance = product(z * z, present) * share - mean**2
+    sound = (variance > rk.NO_VARIANCE) & (variance.T > rk.NO_VARIANCE)
+    scale = jnp.sqrt(jnp.where(sound, variance * variance.T, 1))
+    r = jnp.where(sound, covariance / scale, jnp.nan)
     return jnp.where(jnp.eye(r.shape[0], dtype=bool) & sound, 1, r)
 
 
-def _exchanged(shift: Array, groups: rs.Clusters, key: Array) -> Callable[[Array], Array]:
+def _exchanged(shift: Array, exchange: Exchange) -> Callable[[Array], Array]:
     """Draws shifts whose columns are exchanged around their medians."""
-    exchange = exchanger(groups, key)
     shift = rk.opaque(shift)  # a median sorts
     centre = jnp.nanmedian(shift, axis=0, keepdims=True)
     return lambda key: exchange(key, (shift - centre,))[0] + centre
 
 
-def _relabelled(shift: Array, groups: rs.Clusters, labels: Array, key: Array) -> Callable[[Array], Array]:
-    """Draws labelled shifts: the agreement of each context is exchanged, its labels stay."""
+def _relabelled(shift: Array, labels: Array, exchange: Exchange) -> Callable[[Array], Array]:
+    """Draws labelled shifts: the agreement of each context is exchanged around its mean, its labels stay."""
     sign = jnp.asarray(labels).astype(shift.dtype)
     used = (sign != 0) & ~jnp.isnan(shift)
     count = jnp.sum(used, axis=1, keepdims=True).astype(shift.dtype)
     agreement = jnp.sum(jnp.where(used, shift * sign, 0), axis=1, keepdims=True) / jnp.where(count > 0, count, 1)
-    exchange = exchanger(groups, key)
-    return lambda key: jnp.where(jnp.isnan(shift), jnp.nan, exchange(key, (agreement,))[0] * sign)
+    labelled = (count > 0).astype(shift.dtype)
+    centre = jnp.sum(agreement) / jnp.maximum(jnp.sum(labelled), 1)
+    centred = (agreement - centre) * labelled
+    return lambda key: jnp.where(jnp.isnan(shift), jnp.nan, (exchange(key, (centred,))[0] + centre) * sign)
 
 
-def _draws(couple: Callable[[Array], Array], keys: Array, ratings: int, expected: Array | None) -> Null:
+def _statistics(couple: Callable[[Array], Array], keys: Array, ratings: int, expected: Array | None) -> Null:
     """Statistics of each draw, a chunk at a time; no coupling matrix is kept."""
 
     def statistics(key: Array) -> tuple[Array, Array, Array]:
@@ -178,5 +225,5 @@ def _draws(couple: Callable[[Array], Array], keys: Array, ratings: int, expected
 
 def remove(coupling: Array, expected: Array) -> Array:
     """`R - E0[R]` off the diagonal; the diagonal stays 1."""
-    identity = jnp.eye(coupling.shape[0], dtype=bool)
+    identity = jnp.eye(expected.shape[0], dtype=bool)
     return jnp.where(identity, coupling, coupling - jnp.where(identity, 0, expected))

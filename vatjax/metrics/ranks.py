@@ -109,33 +109,58 @@ def midranks(ranks: Ranks, weights: Array) -> Array:
         ranks: of the columns.
         weights: [contexts] or, where each column has its own, [contexts, values].
     """
+    z = midranks_at(ranks, weights, ranks.low, ranks.high)
+    return jnp.where(ranks.present, z, 0)
+
+
+def midranks_at(ranks: Ranks, weights: Array, low: Array, high: Array) -> Array:
+    """Centred weighted midranks at chosen places of the order: rows of `ranks.low` and `ranks.high`, [rows, values]."""
     per_value = jnp.broadcast_to(weights[:, None], ranks.order.shape) if weights.ndim == 1 else weights
     weight = jnp.take_along_axis(jnp.where(ranks.present, per_value, 0), ranks.order, axis=0)
     table = jnp.concatenate([jnp.zeros_like(weight[:1]), cumulative(weight)])
     total = table[-1:]
-    middle = jnp.take_along_axis(table, ranks.low, axis=0) + jnp.take_along_axis(table, ranks.high, axis=0)
-    return jnp.where(ranks.present, middle / (2 * jnp.where(total > 0, total, 1)) - 0.5, 0)
+    middle = jnp.take_along_axis(table, low, axis=0) + jnp.take_along_axis(table, high, axis=0)
+    return middle / (2 * jnp.where(total > 0, total, 1)) - 0.5
 
 
-def level_midranks(levels: Levels, weights: Array) -> Array:
-    """Centred weighted midranks z [contexts, values] from cluster weights [clusters]."""
-    count = jnp.einsum("c,cvl->vl", weights, levels.counts, precision=EXACT)
+def level_midranks(counts: Array, weights: Array, code: Array) -> Array:
+    """Centred weighted midranks z [rows, values] from cluster weights [clusters].
+
+    Args:
+        counts: [clusters, values, levels], of all contexts.
+        weights: [clusters].
+        code: [rows, values], the level of each rating that is wanted.
+    """
+    count = jnp.einsum("c,cvl->vl", weights, counts, precision=EXACT)
     total = jnp.sum(count, axis=-1, keepdims=True)
     middle = (jnp.cumsum(count, axis=-1) - count / 2) / jnp.where(total > 0, total, 1) - 0.5
-    return jnp.take_along_axis(middle.T, levels.code, axis=0)
+    return jnp.take_along_axis(middle.T, code, axis=0)
 
 
-def binned_midranks(x: Array, bins: int = 4096) -> Array:
-    """Centred midranks z [contexts, values] after rounding to equal bins between each column's extremes.
+def typical(x: Array) -> Array:
+    """The median size of each column's ratings other than 0, [1, values]; 1 where there are none."""
+    size = jnp.nanmedian(jnp.where(opaque(x) == 0, jnp.nan, jnp.abs(x)), axis=0, keepdims=True)
+    return jnp.where(size > 0, size, 1)
 
-    For draws from a null, which are ranked by the thousand: counting is many times faster than sorting, and a
-    resolution of 1/4096 of the range changes a correlation by less than a millionth.
+
+def binned_midranks(x: Array, scale: Array, bins: int = 4096) -> Array:
+    """Centred midranks z [contexts, values] after rounding to bins, which are equal for `asinh(x / scale)`.
+
+    For draws from a null, which are ranked by the thousand: counting is many times faster than sorting. The bins are as
+    fine as 1/4096 of the range about 0 and grow with the rating in the tails, so that one wild rating costs the others
+    no resolution.
+
+    Args:
+        x: [contexts, values], around 0.
+        scale: the size of a typical rating, [1, values].
+        bins: how many.
     """
     present = ~jnp.isnan(x)
+    x = jnp.arcsinh(x / scale)
     low = jnp.min(jnp.where(present, x, jnp.inf), axis=0, keepdims=True)
     high = jnp.max(jnp.where(present, x, -jnp.inf), axis=0, keepdims=True)
-    scale = jnp.where(high > low, (bins - 1) / jnp.where(high > low, high - low, 1), 0)
-    code = jnp.round((jnp.where(present, x, low) - low) * scale).astype(jnp.int32)
+    finer = jnp.where(high > low, (bins - 1) / jnp.where(high > low, high - low, 1), 0)
+    code = jnp.round((jnp.where(present, x, low) - low) * finer).astype(jnp.int32)
     column = lax.broadcasted_iota(jnp.int32, code.shape, 1)
     count = jnp.zeros((bins, x.shape[1]), x.dtype).at[code, column].add(present.astype(x.dtype))
     total = jnp.sum(count, axis=0, keepdims=True)

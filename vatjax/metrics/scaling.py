@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vatjax.metrics import ranks as rk
 from vatjax.metrics import resample as rs
 
 Array = jax.Array
@@ -21,11 +22,16 @@ Array = jax.Array
 _TINY = 1e-12
 
 
+def _product(x: Array, y: Array) -> Array:
+    return jnp.matmul(x, y, precision=rk.EXACT)
+
+
 class CircleFit(NamedTuple):
     """Measured positions beside the theory's.
 
     Attributes:
-        positions: [types, 2], rotated, mirrored and scaled onto the theory's circle of radius 1.
+        positions: [types, 2], rotated, mirrored and scaled onto the theory's circle of radius 1; NaN for a type that has
+            no correlation with any other.
         stress: Kruskal's stress-1: 0 where distances fit perfectly.
         congruence: how well positions match the theory's, 0 to 1.
         null: the congruence of the same coupling with its types relabelled at random, [draws].
@@ -55,15 +61,25 @@ def circle_fit(
     coupling = jnp.asarray(coupling)
     theory = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1).astype(coupling.dtype)
     positions, stress = mds(coupling, theory, ordinal, steps)
+    placed = _placed(coupling)
 
     def relabelled(key: Array) -> Array:
         order = jax.random.permutation(key, coupling.shape[0])
-        return congruence(mds(coupling[order][:, order], theory, ordinal, steps)[0], theory)
+        return congruence(mds(coupling[order][:, order], theory, ordinal, steps)[0], theory, placed[order])
 
     null = rs.chunked(relabelled, jax.random.split(key, draws), 50)
     return CircleFit(
-        procrustes(positions, theory), stress, congruence(positions, theory), null, jnp.quantile(null, 0.95)
+        jnp.where(placed[:, None], procrustes(positions, theory, placed), jnp.nan),
+        stress,
+        congruence(positions, theory, placed),
+        null,
+        jnp.quantile(null, 0.95),
     )
+
+
+def _placed(coupling: Array) -> Array:
+    """Which types have a correlation with another, [types] bool: the others could lie anywhere."""
+    return jnp.any(~jnp.isnan(coupling) & ~jnp.eye(coupling.shape[0], dtype=bool), axis=1)
 
 
 def mds(coupling: Array, start: Array, ordinal: bool = False, steps: int = 200) -> tuple[Array, Array]:
@@ -102,7 +118,7 @@ def mds(coupling: Array, start: Array, ordinal: bool = False, steps: int = 200) 
     def step(x: Array, _: None) -> tuple[Array, None]:
         distance = distances(x)
         ratio = jnp.where(distance > _TINY, weight * wanted(distance) / jnp.maximum(distance, _TINY), 0)
-        return inverse @ ((jnp.diag(jnp.sum(ratio, 1)) - ratio) @ x), None
+        return _product(_product(inverse, jnp.diag(jnp.sum(ratio, 1)) - ratio), x), None
 
     x, _ = lax.scan(step, start - jnp.mean(start, 0, keepdims=True), None, length=steps)
     distance = distances(x)
@@ -134,20 +150,30 @@ def isotonic(y: Array, weight: Array) -> Array:
     return lax.cummax(jnp.max(jnp.where(reached & jnp.isfinite(least), least, -jnp.inf), axis=0))
 
 
-def congruence(x: Array, y: Array) -> Array:
+def congruence(x: Array, y: Array, where: Array | None = None) -> Array:
     """How alike two configurations are after the best rotation, mirroring and scaling, 0 to 1.
 
     sum of singular values of X'Y / (norm X norm Y)              = sqrt(1 - disparity) of scipy.spatial.procrustes
+
+    Args:
+        x, y: [points, dimensions].
+        where: which points count, [points] bool; by default all.
     """
-    x, y = x - jnp.mean(x, 0, keepdims=True), y - jnp.mean(y, 0, keepdims=True)
+    x, y = _centred(x, where)[0], _centred(y, where)[0]
     size = jnp.sqrt(jnp.sum(x**2) * jnp.sum(y**2))
-    return jnp.sum(jnp.linalg.svd(x.T @ y, compute_uv=False)) / jnp.where(size > 0, size, jnp.nan)
+    return jnp.sum(jnp.linalg.svd(_product(x.T, y), compute_uv=False)) / jnp.where(size > 0, size, jnp.nan)
 
 
-def procrustes(x: Array, onto: Array) -> Array:
-    """x rotated, mirrored, scaled and moved as near as it gets to another configuration."""
-    centre = jnp.mean(onto, 0, keepdims=True)
-    x, y = x - jnp.mean(x, 0, keepdims=True), onto - centre
-    left, size, right = jnp.linalg.svd(x.T @ y)
+def _centred(x: Array, where: Array | None) -> tuple[Array, Array]:
+    """Points around their centre, those that don't count on it; and the centre."""
+    weight = jnp.ones((x.shape[0], 1), x.dtype) if where is None else where[:, None].astype(x.dtype)
+    centre = jnp.sum(weight * x, 0, keepdims=True) / jnp.maximum(jnp.sum(weight), 1)
+    return weight * (x - centre), centre
+
+
+def procrustes(x: Array, onto: Array, where: Array | None = None) -> Array:
+    """x rotated, mirrored, scaled and moved as near as it gets to another configuration; `where` as in `congruence`."""
+    (x, _), (y, centre) = _centred(x, where), _centred(onto, where)
+    left, size, right = jnp.linalg.svd(_product(x.T, y))
     scale = jnp.sum(size) / jnp.maximum(jnp.sum(x**2), _TINY)
-    return scale * (x @ left @ right) + centre
+    return scale * _product(_product(x, left), right) + centre

@@ -23,8 +23,8 @@ from vatjax.metrics import ranks as rk
 
 Array = jax.Array
 
-# Added to each variance of centred midranks (at most 1/12) so that a constant column has a coupling of 0 with finite
-# gradients, and not 0 / 0.
+# The least variance of centred midranks (at most 1/12) that is divided by: below it, where less than one rating in
+# 250,000 differs from the others, a coupling shrinks towards 0 with finite gradients, and is not 0 / 0.
 VARIANCE_FLOOR = 1e-6
 
 
@@ -35,7 +35,7 @@ def soft_midranks(probabilities: Array, weights: Array | None = None) -> Array:
         probabilities: [contexts, values, levels], each context's distribution over the levels in rising order.
         weights: frequency weight of each context, [contexts].
     """
-    weight = jnp.ones(probabilities.shape[0], probabilities.dtype) if weights is None else weights
+    weight = _weights(weights, probabilities)
     count = jnp.einsum("n,nvl->vl", weight, probabilities, precision=rk.EXACT)
     total = jnp.maximum(jnp.sum(weight), 1e-30)
     place = (jnp.cumsum(count, axis=-1) - count / 2) / total
@@ -50,12 +50,16 @@ def soft_spearman(probabilities: Array, weights: Array | None = None) -> Array:
         weights: [contexts].
     """
     z = soft_midranks(probabilities, weights)
-    weight = jnp.ones(z.shape[0], z.dtype) if weights is None else weights
+    weight = _weights(weights, z)
     share = weight / jnp.maximum(jnp.sum(weight), 1e-30)
     z = z - jnp.sum(share[:, None] * z, 0, keepdims=True)
     product = jnp.einsum("n,nv,nw->vw", share, z, z, precision=rk.EXACT)
-    scale = jax.lax.rsqrt(jnp.diagonal(product) + VARIANCE_FLOOR)
+    scale = jax.lax.rsqrt(jnp.maximum(jnp.diagonal(product), VARIANCE_FLOOR))
     return product * scale[:, None] * scale[None, :]
+
+
+def _weights(weights: Array | None, like: Array) -> Array:
+    return jnp.ones(like.shape[0], like.dtype) if weights is None else jnp.asarray(weights, like.dtype)
 
 
 def soft_nvat(coupling: Array) -> Array:
