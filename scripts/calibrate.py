@@ -7,7 +7,8 @@ Every scenario has 264 contexts and 10 values, and a shared factor that gives ev
 Scenes make contexts alike: half of each value's own variance, and of the shared factor's, belongs to the scene. `truth`
 is the nVAT that was planted, `floor` what independent values show; `nVAT`, `gain` and `means` are the shares of 95 %
 intervals that cover the truth, and `p uniform` is the p-value of a Kolmogorov-Smirnov test that the p-values of nVAT are
-uniform (it should be above .01 where nothing is planted).
+uniform (it should be above .01 where nothing is planted). At the end the same for the test of the circle's order, and its
+largest p where values move together the more the nearer they lie on the circle.
 """
 
 from __future__ import annotations
@@ -88,6 +89,20 @@ def measure(scenario: Scenario, draws: int, resamples: int, seed: int) -> dict[s
     return {"truth": truth(scenario), "floor": float(np.mean(floors)), **shares, "p uniform": float(uniform)}
 
 
+def orders(draws: int, seed: int) -> tuple[float, float]:
+    """Of the order test: whether p is uniform on noise, and the largest p on a planted circle."""
+    rng = np.random.default_rng(seed)
+    p_value = jax.jit(lambda shift: metrics.order_test(metrics.spearman(shift)).p)
+    angle = 2 * np.pi * np.arange(VALUES) / VALUES
+    noise, circle = [], []
+    for _ in range(draws):
+        noise.append(float(p_value(rng.normal(size=(CONTEXTS, VALUES)).astype(np.float32))))
+        direction = rng.normal(size=(CONTEXTS, 2))
+        planted = direction @ np.stack([np.cos(angle), np.sin(angle)]) + rng.normal(size=(CONTEXTS, VALUES))
+        circle.append(float(p_value(planted.astype(np.float32))))
+    return float(stats.kstest(noise, "uniform").pvalue), max(circle)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=500)
@@ -103,6 +118,9 @@ def main() -> None:
             row = measure(scenario, arguments.draws, arguments.resamples, arguments.seed)
             cells = ["-" if np.isnan(value) else f"{value:.3f}" for value in row.values()]
             print(f"| {scenario.name} | {' | '.join(cells)} |", flush=True)
+    if arguments.only in "order":
+        uniform, largest = orders(arguments.draws, arguments.seed)
+        print(f"\norder test: p uniform on noise {uniform:.3f}; largest p on a planted circle {largest:.1e}")
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 

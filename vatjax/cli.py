@@ -48,7 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names in any script must not end a run on a plain terminal
             stream.reconfigure(errors="backslashreplace")
+    _keep_compilations()
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _keep_compilations() -> None:
+    """JAX reads these when it is imported, later: a command's second run finds its first one's compiled functions."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "vatjax", "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def _run(arguments: list[str]) -> int:

@@ -125,7 +125,7 @@ def _print(content: dict[str, Any]) -> None:
                     _number(part["nvat"]["estimate"]),
                     _number(part["floor"]["nvat"]),
                     _interval(part["nvat_debiased"]),
-                    _number(part["p"]["nvat"]),
+                    _p(part["p"]["nvat"]),
                     _number(part["gini"]["estimate"]),
                 )
             )
@@ -154,7 +154,7 @@ def sentences(content: dict[str, Any]) -> list[str]:
     else:
         lines.append(f"Whether {content['target']} moved can't be told from noise: {_interval(gain)}.")
     p = level["p"]["nvat"]
-    numbers = f"(nVAT {_number(level['nvat']['estimate'])}, floor {_number(level['floor']['nvat'])}, p {_number(p)})"
+    numbers = f"(nVAT {_number(level['nvat']['estimate'])}, floor {_number(level['floor']['nvat'])}, p {_p(p)})"
     if p is None:
         lines.append("Whether types move together can't be said: no two of them vary over the contexts.")
     elif p < 0.05:
@@ -164,7 +164,7 @@ def sentences(content: dict[str, Any]) -> list[str]:
     test = level["order_test"]
     if test is not None and test["p"] is not None:
         follow = "Their coupling follows" if test["p"] < 0.05 else "Nothing shows that their coupling follows"
-        lines.append(f"{follow} the order of the circle (index {test['index']:.2f}, p {test['p']:.2g}).")
+        lines.append(f"{follow} the order of the circle (index {test['index']:.2f}, p {_p(test['p'])}).")
     lines.append(
         f"Coupling does not see a shift that is the same in every context. nVAT is read as {content['reading']}; "
         "ipsatised shifts are judged against their own null. If only the target moved, ipsatising alone would give every "
@@ -179,6 +179,10 @@ def _below(vat: float | None, floor: float | None) -> bool:
 
 def _number(x: float | None) -> str:
     return "-" if x is None else f"{x:.3f}"
+
+
+def _p(x: float | None) -> str:
+    return "<.001" if x is not None and x < 0.001 else _number(x)
 
 
 def _interval(estimate: dict[str, float | None]) -> str:

@@ -219,7 +219,8 @@ def infer(
     plain = sh.ipsatise(d)
     first, own_first = (first_order(x, member, sign, weights, left_out, flips, plan) for x in (d, plain))
     null, own_null = (
-        nl.draws(d, key, labels, plan, resamples, ipsatised) for key, ipsatised in ((keys[1], False), (keys[2], True))
+        nl.draws(d, key, nl.signs(labels, d), plan, resamples, ipsatised)
+        for key, ipsatised in ((keys[1], False), (keys[2], True))
     )
     return Inference(
         contexts=d.shape[0],

@@ -82,10 +82,14 @@ def floor(
     """
     shift = as_floating(shift)
     groups = rs.clusters_of(clusters, shift.shape[0])
-    drawn: Null = draws(
-        shift, key, labels, rs.plan(shift, groups, missing, flips(groups, labels)), resamples, ipsatised
-    )
+    plan = rs.plan(shift, groups, missing, flips(groups, labels))
+    drawn: Null = draws(shift, key, signs(labels, shift), plan, resamples, ipsatised)
     return drawn
+
+
+def signs(labels: Array | None, shift: Array) -> Array | None:
+    """Labels as numbers of the shift's kind."""
+    return None if labels is None else jnp.asarray(labels, shift.dtype)
 
 
 def flips(groups: rs.Clusters, labels: Array | None = None) -> bool:
@@ -201,14 +205,13 @@ def _exchanged(shift: Array, exchange: Exchange) -> Callable[[Array], Array]:
 
 def _relabelled(shift: Array, labels: Array, exchange: Exchange) -> Callable[[Array], Array]:
     """Draws labelled shifts: the agreement of each context is exchanged around its mean, its labels stay."""
-    sign = jnp.asarray(labels).astype(shift.dtype)
-    used = (sign != 0) & ~jnp.isnan(shift)
+    used = (labels != 0) & ~jnp.isnan(shift)
     count = jnp.sum(used, axis=1, keepdims=True).astype(shift.dtype)
-    agreement = jnp.sum(jnp.where(used, shift * sign, 0), axis=1, keepdims=True) / jnp.where(count > 0, count, 1)
+    agreement = jnp.sum(jnp.where(used, shift * labels, 0), axis=1, keepdims=True) / jnp.where(count > 0, count, 1)
     labelled = (count > 0).astype(shift.dtype)
     centre = jnp.sum(agreement) / jnp.maximum(jnp.sum(labelled), 1)
     centred = (agreement - centre) * labelled
-    return lambda key: jnp.where(jnp.isnan(shift), jnp.nan, (exchange(key, (centred,))[0] + centre) * sign)
+    return lambda key: jnp.where(jnp.isnan(shift), jnp.nan, (exchange(key, (centred,))[0] + centre) * labels)
 
 
 def _statistics(couple: Callable[[Array], Array], keys: Array, ratings: int, expected: Array | None) -> Null:

@@ -59,7 +59,8 @@ def circle_fit(
         steps: of the majorisation.
     """
     coupling = jnp.asarray(coupling)
-    theory = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1).astype(coupling.dtype)
+    angles = jnp.asarray(angles, coupling.dtype)
+    theory = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
     positions, stress = mds(coupling, theory, ordinal, steps)
     placed = _placed(coupling)
 
