@@ -18,6 +18,7 @@ ORDER = (
     "states",
     "metrics",
     "analysis",
+    "models",
     "doctor",
     "commands",
     "cli",

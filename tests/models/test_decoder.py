@@ -1,0 +1,164 @@
+"""Every family against torch `transformers`, live, on random checkpoints."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.checkpoints import FAMILIES, SHAPE, checkpoint, torch
+from vatjax import models
+from vatjax.models import decoder
+
+TIME = 40  # beyond every window, and beyond the length at which ropes are stretched
+
+
+def texts(rows=3, time=TIME, seed=0):
+    """Tokens with padding on the left of one row and on the right of another."""
+    tokens = np.random.default_rng(seed).integers(3, SHAPE["vocab_size"], (rows, time))
+    mask = np.ones((rows, time), np.int32)
+    mask[1, :9] = 0
+    mask[2, -11:] = 0
+    return tokens, mask
+
+
+def theirs(model, tokens, mask):
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    with torch.no_grad():
+        out = model(torch.tensor(tokens), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions))
+    return out.logits.numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_transformers(family):
+    made = checkpoint(family)
+    model = models.load(made.folder)
+    tokens, mask = texts()
+    ours = np.asarray(jax.jit(models.logits)(model, jnp.asarray(tokens), jnp.asarray(mask)))
+    expected = theirs(made.torch, tokens, mask)
+    assert 0.2 < expected[mask > 0].std() < 5
+    np.testing.assert_allclose(ours[mask > 0], expected[mask > 0], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_are_those_of_transformers(family):
+    made = checkpoint(family)
+    model = models.load(made.folder)
+    tokens, _ = texts()
+
+    def loss(model, tokens):
+        logits = models.logits(model, tokens)[:, :-1]
+        share = jax.nn.log_softmax(logits, -1)
+        return -jnp.mean(jnp.take_along_axis(share, tokens[:, 1:, None], -1))
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(model, jnp.asarray(tokens))
+    made.torch.zero_grad()
+    torch_tokens = torch.tensor(tokens)
+    other = made.torch(torch_tokens, labels=torch_tokens).loss
+    other.backward()
+    np.testing.assert_allclose(value, other.detach().numpy(), rtol=1e-5)
+    inner = made.torch.model
+    pairs = [(gradient.arrays["norm"], inner.norm.weight.grad)]
+    pairs += [(gradient.arrays["layers"]["down"][i], x.mlp.down_proj.weight.grad.T) for i, x in enumerate(inner.layers)]
+    pairs += [
+        (gradient.arrays["layers"]["output"][i], x.self_attn.o_proj.weight.grad.T) for i, x in enumerate(inner.layers)
+    ]
+    pairs.append((gradient.arrays["embedding"], inner.embed_tokens.weight.grad))
+    for ours, expected in pairs:
+        expected = expected.numpy()
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_every_segment_of_layers_gives_the_same():
+    model = models.load(checkpoint("gemma3").folder)
+    tokens, mask = (jnp.asarray(x) for x in texts())
+    weights, config = model.arrays, model.config
+    present, positions = mask.astype(bool), models.positions_of(mask)
+    whole = decoder.layers(weights, config, decoder.embed(weights, config, tokens), positions, present)
+    for cut in (1, 3, 6):
+        hidden = decoder.embed(weights, config, tokens)
+        for first, last in ((0, cut), (cut, config.layers)):
+            hidden = decoder.layers(weights, config, hidden, positions, present, first=first, last=last).hidden
+        np.testing.assert_allclose(hidden, whole.hidden, rtol=0, atol=1e-5)
+
+
+def test_residuals_are_the_stream_after_each_layer():
+    model = models.load(checkpoint("llama").folder)
+    tokens, mask = (jnp.asarray(x) for x in texts())
+    weights, config = model.arrays, model.config
+    present, positions = mask.astype(bool), models.positions_of(mask)
+    at = jnp.array([[3, TIME - 1]] * 3)
+    run = decoder.layers(weights, config, decoder.embed(weights, config, tokens), positions, present, capture=at)
+    assert run.residuals.shape == (config.layers, 3, 2, config.width)
+    np.testing.assert_array_equal(run.residuals[-1], run.hidden[:, [3, TIME - 1]])
+    below = decoder.layers(weights, config, decoder.embed(weights, config, tokens), positions, present, last=2)
+    np.testing.assert_allclose(run.residuals[1], below.hidden[:, [3, TIME - 1]], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("step", [1, 7])
+def test_cached_decoding_is_the_uncached_pass(family, step):
+    model = models.load(checkpoint(family).folder)
+    tokens, mask = texts(time=21)
+    mask[2] = 1
+    weights, config = model.arrays, model.config
+    tokens, present = jnp.asarray(tokens), jnp.asarray(mask, bool)
+    positions = models.positions_of(present)
+    expected = models.logits(model, tokens, mask)
+    cache = decoder.empty_cache(config, 3, 25, jnp.float32)
+    found = []
+
+    @jax.jit
+    def run(cache, tokens, positions, present):
+        hidden = decoder.embed(weights, config, tokens)
+        out = decoder.layers(weights, config, hidden, positions, present, cache=cache, reach=21)
+        return out.cache, decoder.head(weights, config, out.hidden)
+
+    for start in range(0, 21, step):
+        here = slice(start, start + step)
+        cache, logits = run(cache, tokens[:, here], positions[:, here], present[:, here])
+        found.append(logits)
+    assert int(cache.length) == 21
+    found = np.concatenate(found, axis=1)
+    np.testing.assert_allclose(found[mask > 0], expected[mask > 0], rtol=0, atol=2e-5)
+
+
+def test_compile_time_does_not_grow_with_depth():
+    sizes = []
+    for depth in (2, 8):
+        model = models.load(checkpoint("llama", num_hidden_layers=depth).folder)
+        lowered = jax.jit(models.logits).lower(model, jnp.zeros((1, 8), jnp.int32))
+        sizes.append(len(lowered.as_text()))
+    assert sizes[1] < 1.02 * sizes[0]
+
+
+def test_one_trace_for_each_shape():
+    model = models.load(checkpoint("llama").folder)
+    traces = []
+
+    @jax.jit
+    def run(model, tokens):
+        traces.append(tokens.shape)
+        return models.logits(model, tokens)
+
+    for seed in range(3):
+        tokens, _ = texts(seed=seed)
+        run(model, jnp.asarray(tokens))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("unroll", [1, 4])
+def test_remat_and_unrolling_change_nothing(remat, unroll):
+    model = models.load(checkpoint("llama").folder)
+    tokens, mask = (jnp.asarray(x) for x in texts())
+    weights, config = model.arrays, model.config
+
+    def total(weights, **options):
+        hidden = decoder.embed(weights, config, tokens)
+        run = decoder.layers(weights, config, hidden, models.positions_of(mask), mask.astype(bool), **options)
+        return jnp.sum(jnp.tanh(run.hidden))
+
+    plain, other = (
+        jax.value_and_grad(total)(weights, **options) for options in ({}, {"remat": remat, "unroll": unroll})
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, other)

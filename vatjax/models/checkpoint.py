@@ -1,0 +1,129 @@
+"""Hugging Face checkpoints in: each device gets its part of each tensor, read from the file slice by slice.
+
+Stacked arrays are filled in place, layer by layer (the update donates them), so that beyond the final arrays there is
+never more than one layer's tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vatjax import errors, names
+from vatjax.models import families, hub, safetensors, tokens
+from vatjax.models import weights as wt
+from vatjax.models.config import Config
+from vatjax.models.model import Model
+from vatjax.models.safetensors import Tensor
+
+Array = jax.Array
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load(where: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None) -> Model:
+    """Loads a model from a folder or the Hub.
+
+    Args:
+        where: a folder in Hugging Face's layout, or `owner/name` on the Hub, `@revision` behind it where one is wanted.
+        dtype: of the weights and of what flows between layers: "float32", "bfloat16" or "float16". Norms, softmax, sums
+            of products and logits are float32 in any case.
+        mesh: devices to spread the weights over; by default the first device.
+
+    Raises:
+        InputError: for anything that is no checkpoint, or not one that this port computes; with all that is wrong.
+    """
+    if dtype not in DTYPES:
+        raise errors.InputError(names.unknown("dtype", dtype, DTYPES))
+    folder = hub.folder(where)
+    config = families.read(folder)
+    found = safetensors.folder(folder)
+    _check(found, config, folder)
+    tokenizer = tokens.tokenizer(folder)
+    tokens.check(tokenizer, config, str(folder))
+    arrays = {p.name: _fill(p, config, found, jnp.dtype(dtype), _sharding(p, mesh)) for p in wt.parameters(config)}
+    source = (folder / "config.json").read_text(encoding="utf-8")
+    return Model(wt.assemble(arrays, config), config, tokenizer, source)
+
+
+def _check(found: Mapping[str, Tensor], config: Config, folder: Path) -> None:
+    """Missing, surplus and misshapen tensors, all at once."""
+    problems, known = [], set()
+    for parameter in wt.parameters(config):
+        for layer in range(config.layers) if parameter.stacked else (0,):
+            name = parameter.source.format(layer)
+            known.add(name)
+            if name not in found:
+                problems.append(errors.Problem(str(folder), None, f"{name} is missing"))
+            elif found[name].shape != _stored(parameter, config):
+                expected, shape = list(_stored(parameter, config)), list(found[name].shape)
+                where = found[name].file
+                problems.append(
+                    errors.Problem(str(where), None, f"{name}: expected the shape {expected}, found {shape}")
+                )
+    # A tied head is the embedding once more, and old files carry the frequencies of their rotary positions.
+    surplus = [name for name in found if name not in known and not name.endswith("rotary_emb.inv_freq")]
+    for name in surplus:
+        if not (name == "lm_head.weight" and config.tied):
+            message = f"{name} is no parameter of this {config.family} configuration"
+            problems.append(errors.Problem(str(found[name].file), None, message))
+    if problems:
+        raise errors.all_of(problems, "The weights and config.json belong to different models.")
+
+
+def _stored(parameter: wt.Parameter, config: Config) -> tuple[int, ...]:
+    """The shape of a parameter's tensor in the file."""
+    shape = parameter.shape
+    if parameter.rows:
+        siblings = [p for p in wt.parameters(config) if p.source == parameter.source]
+        shape = (*shape[:-1], max(p.rows[1] for p in siblings if p.rows))
+    return shape if parameter.name == "embedding" else shape[::-1]
+
+
+def _sharding(parameter: wt.Parameter, mesh: jax.sharding.Mesh | None) -> jax.sharding.Sharding:
+    if mesh is None:
+        return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    raise NotImplementedError
+
+
+def _fill(
+    parameter: wt.Parameter, config: Config, found: Mapping[str, Tensor], dtype: Any, sharding: jax.sharding.Sharding
+) -> Array:
+    def one(layer: int) -> Array:
+        tensor = found[parameter.source.format(layer)]
+        return jax.make_array_from_callback(
+            parameter.shape, sharding, lambda index: _slice(tensor, parameter, index, dtype)
+        )
+
+    if not parameter.stacked:
+        return one(0)
+    stacked = _empty((config.layers, *parameter.shape), dtype, sharding)
+    for layer in range(config.layers):
+        stacked = _put(stacked, one(layer), layer)
+    return stacked
+
+
+def _slice(tensor: Tensor, parameter: wt.Parameter, index: tuple[slice, ...] | None, dtype: Any) -> np.ndarray:
+    """The part of a tensor that one device holds, turned to [in, out]."""
+    stored = tensor.open()
+    if parameter.rows:
+        stored = stored[slice(*parameter.rows)]
+    ours = stored if parameter.name == "embedding" else stored.T
+    return np.ascontiguousarray(ours[... if index is None else index].astype(dtype))
+
+
+def _empty(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> Array:
+    empty: Array = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+    return empty
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(stacked: Array, one: Array, layer: Array | int) -> Array:
+    filled: Array = jax.lax.dynamic_update_index_in_dim(stacked, one, layer, 0)
+    return filled

@@ -1,0 +1,250 @@
+"""The decoder, from tokens to logits, for every family: read it from top to bottom.
+
+    h = scale * embedding[token]
+    for each layer:                      (scanned; an edit's layer and rope and window are scanned along)
+        h = h + r * norm(attention(norm(h)))
+        h = h + r * norm(mlp(norm(h)))   mlp(x) = (act(x gate) * x up) down
+        h = edit(h)
+    logits = cap(scale * norm(h) head)
+
+Which norms there are, and every other quirk, stands in the `Config`. Functions are pure: weights, tokens and caches in,
+arrays out.
+
+Axes: batch b, time t, keys s, layers l, width d. Weights are [in, out] with a leading layer axis; see `weights.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vatjax.models import attention as at
+from vatjax.models import rope
+from vatjax.models.config import Config
+from vatjax.models.edit import Edit, added, low_rank
+
+Array = jax.Array
+Weights = Mapping[str, Any]
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens so far, in places that were set aside for them.
+
+    Attributes:
+        key, value: [layers, batch, places, kv heads, head size].
+        present: [batch, places] bool, which places hold a token that may be seen.
+        length: how many places are filled, the same for every text of the batch.
+    """
+
+    key: Array
+    value: Array
+    present: Array
+    length: Array
+
+
+class Run(NamedTuple):
+    """What a pass through the layers gives.
+
+    Attributes:
+        hidden: the residual stream after the last layer of the pass, [batch, time, width].
+        cache: with the new keys and values; None where there was none.
+        residuals: the residual stream after each layer at the tokens that were asked for, [layers, batch, tokens, width].
+    """
+
+    hidden: Array
+    cache: Cache | None
+    residuals: Array | None
+
+
+def empty_cache(config: Config, batch: int, places: int, dtype: Any) -> Cache:
+    """A cache with room for so many tokens of each text."""
+    shape = (config.layers, batch, places, config.kv_heads, config.head_size)
+    return Cache(
+        jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros((batch, places), bool), jnp.zeros((), jnp.int32)
+    )
+
+
+def embed(weights: Weights, config: Config, tokens: Array) -> Array:
+    """The residual stream before the first layer, [batch, time, width]."""
+    h = jnp.take(weights["embedding"], tokens, axis=0)
+    return h if config.embedding_scale == 1 else h * jnp.asarray(config.embedding_scale, h.dtype)
+
+
+def head(weights: Weights, config: Config, hidden: Array) -> Array:
+    """Logits in float32, [..., vocabulary], of the residual stream after the last layer."""
+    h = norm(hidden, weights["norm"], config)
+    table = weights["embedding"].T if config.tied else weights["head"]
+    logits = jnp.einsum("...d,dv->...v", h, table, preferred_element_type=jnp.float32, precision=_precision(h))
+    logits = logits * config.logit_scale
+    return config.logit_cap * jnp.tanh(logits / config.logit_cap) if config.logit_cap else logits
+
+
+def layers(
+    weights: Weights,
+    config: Config,
+    hidden: Array,
+    positions: Array,
+    present: Array,
+    *,
+    first: int = 0,
+    last: int | None = None,
+    cache: Cache | None = None,
+    edit: Edit | None = None,
+    capture: Array | None = None,
+    reach: Array | int | None = None,
+    unroll: int = 1,
+    remat: bool = False,
+) -> Run:
+    """Runs the layers from `first` to before `last`: what is below an edit can be run once for many edits.
+
+    Args:
+        weights: of the whole model.
+        config: of the model.
+        hidden: [batch, time, width].
+        positions: [batch, time].
+        present: [batch, time] bool, False for padding.
+        first, last: static.
+        cache: what came before; the new tokens are written behind it.
+        edit: a change of the computation; its arrays have all layers of the model.
+        capture: [batch, tokens], the tokens whose residual stream is wanted after each layer.
+        reach: how many positions the whole text has; by default up to the last one here.
+        unroll: how many layers one step of the scan holds.
+        remat: compute a layer anew in the backward pass instead of keeping what it made.
+    """
+    last = config.layers if last is None else last
+    ropes = rope.tables(config.ropes, positions, jnp.max(positions) + 1 if reach is None else reach)
+    if cache is None:
+        allowed, back = at.allowed(present, hidden.shape[1])
+    else:
+        present = lax.dynamic_update_slice(cache.present, present, (0, cache.length))
+        allowed, back = at.allowed(present, hidden.shape[1], cache.length)
+
+    def step(carry: tuple[Array, Array | None, Array | None], along: Any) -> tuple[Any, Array | None]:
+        h, keys, values = carry
+        own, which, window, index, own_edit = along
+        see = allowed & ((back < window) | (window == 0))[None]
+        turn = tuple(table[which] for table in ropes)
+        h, keys, values = layer(own, config, h, turn, see, keys, values, index, cache, own_edit)
+        kept = None if capture is None else jnp.take_along_axis(h, capture[:, :, None], axis=1)
+        return (h, keys, values), kept
+
+    own = jax.tree.map(lambda w: w[first:last], weights["layers"])
+    count = last - first
+    along = (
+        own,
+        jnp.asarray(config.rope_of[first:last], jnp.int32),
+        jnp.asarray(config.windows[first:last], jnp.int32),
+        jnp.arange(first, last, dtype=jnp.int32),
+        None if edit is None else _along(edit.layers(first, last), count),
+    )
+    carry = (hidden, None, None) if cache is None else (hidden, cache.key, cache.value)
+    body = jax.checkpoint(step) if remat else step
+    (hidden, keys, values), residuals = lax.scan(body, carry, along, unroll=min(unroll, max(1, count)))
+    if cache is not None:
+        assert keys is not None
+        assert values is not None
+        cache = Cache(keys, values, present, cache.length + hidden.shape[1])
+    return Run(hidden, cache, residuals)
+
+
+def _along(edit: Edit, count: int) -> Edit:
+    """An edit whose strength is repeated for each layer, so that a scan takes it whole."""
+    return Edit(jnp.broadcast_to(edit.strength, (count,)), edit.residual, edit.neurons, edit.lora)
+
+
+def layer(
+    weights: Weights,
+    config: Config,
+    h: Array,
+    turn: tuple[Array, ...],
+    see: Array,
+    keys: Array | None,
+    values: Array | None,
+    index: Array,
+    cache: Cache | None,
+    edit: Edit | None,
+) -> tuple[Array, Array | None, Array | None]:
+    """One layer: attention and MLP, each normed before or after or both, and added to the residual stream."""
+    x = norm(h, weights["attention_norm"], config) if config.pre_norm else h
+    query, key, value = heads(weights, config, x, turn, edit)
+    if cache is not None:
+        assert keys is not None
+        assert values is not None
+        place = (index, 0, cache.length, 0, 0)
+        keys = lax.dynamic_update_slice(keys, key[None].astype(keys.dtype), place)
+        values = lax.dynamic_update_slice(values, value[None].astype(values.dtype), place)
+        key, value = (lax.dynamic_index_in_dim(part, index, keepdims=False) for part in (keys, values))
+    mixed = at.attend(query, key, value, see, config.attention_scale, config.attention_cap)
+    x = project(weights, "output", mixed.reshape(*h.shape[:2], -1), edit)
+    x = norm(x, weights["attention_post_norm"], config) if config.post_norm else x
+    h = h + x * config.residual_scale
+    x = norm(h, weights["mlp_norm"], config) if config.pre_norm else h
+    x = mlp(weights, config, x, edit)
+    x = norm(x, weights["mlp_post_norm"], config) if config.post_norm else x
+    h = h + x * config.residual_scale
+    if edit is not None:
+        h = added(h, edit.residual, edit.strength)
+    return h, keys, values
+
+
+def heads(
+    weights: Weights, config: Config, x: Array, turn: tuple[Array, ...], edit: Edit | None
+) -> tuple[Array, Array, Array]:
+    """Queries, keys and values of every head, normed and rotated, [batch, time, heads, head size]."""
+    parts = []
+    for name, count in (("query", config.heads), ("key", config.kv_heads), ("value", config.kv_heads)):
+        part = project(weights, name, x, edit)
+        if name != "value" and config.head_norm == "whole":
+            part = norm(part, weights[f"{name}_norm"], config)
+        part = part.reshape(*x.shape[:2], count, config.head_size)
+        if name != "value":
+            if config.head_norm == "each":
+                part = norm(part, weights[f"{name}_norm"], config)
+            part = rope.rotate(part, *turn)
+        parts.append(part)
+    return parts[0], parts[1], parts[2]
+
+
+def mlp(weights: Weights, config: Config, x: Array, edit: Edit | None) -> Array:
+    """`(act(x gate) * x up) down`, with an edit's neurons added before the last product."""
+    inner = activate(project(weights, "gate", x, edit), config.activation) * project(weights, "up", x, edit)
+    if edit is not None:
+        inner = added(inner, edit.neurons, edit.strength)
+    return project(weights, "down", inner, edit)
+
+
+def project(weights: Weights, name: str, x: Array, edit: Edit | None) -> Array:
+    """One projection with its bias and its low-rank change, [batch, time, out]."""
+    product = jnp.einsum(
+        "bti,io->bto", x, weights[name], preferred_element_type=jnp.float32, precision=_precision(x)
+    ).astype(x.dtype)
+    if edit is not None:
+        product = low_rank(product, x, edit.lora.get(name), edit.strength)
+    bias = weights.get(f"{name}_bias")
+    return product if bias is None else product + bias[None, None, :]
+
+
+def norm(x: Array, weight: Array, config: Config) -> Array:
+    """Root-mean-square norm over the last axis, in float32: `x / sqrt(mean x^2 + eps) * (offset + w)`."""
+    wide = x.astype(jnp.float32)
+    wide = wide * lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + config.norm_epsilon)
+    shape = (1,) * (x.ndim - 1) + weight.shape
+    if config.norm_offset:
+        return (wide * (config.norm_offset + weight.astype(jnp.float32)).reshape(shape)).astype(x.dtype)
+    return wide.astype(x.dtype) * weight.reshape(shape)
+
+
+def activate(x: Array, name: str) -> Array:
+    """The MLP's activation."""
+    if name == "silu":
+        return jax.nn.silu(x)
+    return jax.nn.gelu(x, approximate=name == "gelu_tanh")
+
+
+def _precision(x: Array) -> lax.Precision | None:
+    """float32 products in full, which a TPU would make of bfloat16 passes; others as they are."""
+    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None

@@ -1,0 +1,69 @@
+"""A model: weights as a Flax module, its configuration and its tokenizer; and what one asks of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vatjax.models import decoder
+from vatjax.models.config import Config
+from vatjax.models.edit import Edit
+
+Array = jax.Array
+
+
+class Model(nnx.Module):
+    """A decoder: a pytree of weights that `jax.jit`, `jax.grad` and `jax.vmap` take as it is.
+
+    Attributes:
+        weights: parameters by name, those of layers stacked under "layers".
+        config: what the decoder computes; static.
+        tokenizer: from `transformers`; static, may be None.
+        source: the configuration as Hugging Face wrote it, in JSON, for writing it back; static.
+    """
+
+    def __init__(self, weights: Any, config: Config, tokenizer: Any = None, source: str = "{}") -> None:
+        self.weights = nnx.data(jax.tree.map(nnx.Param, weights))
+        self.config = nnx.static(config)
+        self.tokenizer = nnx.static(tokenizer)
+        self.source = nnx.static(source)
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The weights as plain arrays."""
+        plain: dict[str, Any] = jax.tree.map(
+            lambda p: p[...], self.weights, is_leaf=lambda x: isinstance(x, nnx.Variable)
+        )
+        return plain
+
+
+def positions_of(mask: Array) -> Array:
+    """Positions of tokens, counted from the first that is no padding, [batch, time]; padding has 0."""
+    return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
+
+
+def logits(
+    model: Model,
+    tokens: Array,
+    mask: Array | None = None,
+    edit: Edit | None = None,
+    positions: Array | None = None,
+) -> Array:
+    """Logits after each token, [batch, time, vocabulary] float32.
+
+    Args:
+        model: the model.
+        tokens: [batch, time] int32, padded left or right.
+        mask: [batch, time], 0 for padding; by default nothing is.
+        edit: a change of the computation.
+        positions: [batch, time]; by default from the mask.
+    """
+    weights, config = model.arrays, model.config
+    present = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
+    positions = positions_of(present) if positions is None else positions
+    hidden = decoder.embed(weights, config, tokens)
+    run = decoder.layers(weights, config, hidden, positions, present, edit=edit)
+    return decoder.head(weights, config, run.hidden)

@@ -1,0 +1,133 @@
+"""Reading safetensors files slice by slice, checked before anything is believed.
+
+A file is eight bytes with the length of a header, the header (JSON: name -> dtype, shape, offsets), and the data. The
+header is checked against the file's size and the shapes before any data is read, and data is read through a memory map,
+so that only the rows and columns that a device needs are ever touched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from vatjax import errors
+
+DTYPES: Mapping[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+}
+_LARGEST_HEADER = 100_000_000
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies.
+
+    Attributes:
+        file: its file.
+        dtype: as the file names it.
+        shape: of the tensor.
+        start: of its data, in bytes from the beginning of the file.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+    def open(self) -> np.ndarray:
+        """A view of the data that reads what is looked at."""
+        data = np.memmap(self.file, DTYPES[self.dtype], "r", self.start, self.shape) if self.shape else None
+        return np.asarray(data) if data is not None else np.zeros((), DTYPES[self.dtype])
+
+
+def tensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a file, by name.
+
+    Raises:
+        InputError: for a file that is cut short, or whose header is no header or does not fit the data.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+            raise errors.InputError(
+                f"{file}: no safetensors file, or cut short: its header claims {length:,} bytes, the file has {size:,}"
+            )
+        try:
+            header = json.loads(opened.read(length))
+        except (ValueError, UnicodeDecodeError):
+            raise errors.InputError(f"{file}: its header is not valid JSON, so it is no safetensors file") from None
+    if not isinstance(header, dict):
+        raise errors.InputError(f"{file}: expected tensors by name in the header")
+    header.pop("__metadata__", None)
+    problems, found = [], {}
+    for name, entry in header.items():
+        message = _check(entry, size - 8 - length)
+        if message:
+            problems.append(errors.Problem(str(file), None, f"{name}: {message}"))
+        else:
+            found[name] = Tensor(file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+    if problems:
+        raise errors.all_of(problems, "The file is damaged, or of another kind; fetch it again.")
+    return found
+
+
+def _check(entry: Any, available: int) -> str:
+    """What is wrong with one entry of a header; nothing where it is right."""
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in (*shape, start, stop))
+    except (TypeError, KeyError, ValueError):
+        return "expected dtype, shape and data_offsets"
+    if not whole:
+        return f"expected whole numbers in shape {shape} and offsets"
+    if stop > available:
+        return f"its data would end {stop - available:,} bytes behind the end of the file, which is cut short"
+    if dtype not in DTYPES:
+        return f"is stored as {dtype}; expected {', '.join(DTYPES)} (quantised weights can't be read)"
+    needed = int(np.prod(shape, dtype=object)) * np.dtype(DTYPES[dtype]).itemsize
+    if stop - start != needed:
+        return f"shape {shape} of {dtype} takes {needed:,} bytes, its offsets say {stop - start:,}"
+    return ""
+
+
+def folder(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint's folder: one file, or the shards that an index lists.
+
+    Raises:
+        InputError: for a missing or damaged file, and for a folder without safetensors.
+    """
+    index, single = path / "model.safetensors.index.json", path / "model.safetensors"
+    if not index.exists():
+        if single.exists():
+            return tensors(single)
+        others = sorted(
+            p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf")
+        )
+        hint = f"; {', '.join(others)} is not read, since only safetensors is" if others else ""
+        raise errors.InputError(f"{path}: no model.safetensors there and no model.safetensors.index.json{hint}")
+    try:
+        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(where.values()))
+        outside = [shard for shard in shards if Path(shard).name != shard]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise errors.InputError(f"{index}: expected JSON with a weight_map of tensor names to file names") from None
+    if outside:
+        raise errors.InputError(f"{index}: shards must lie beside it, found {', '.join(outside)}")
+    absent = [shard for shard in shards if not (path / shard).exists()]
+    if absent:
+        raise errors.InputError(f"{path}: {len(absent)} of {len(shards)} shards are missing: {', '.join(absent)}")
+    found: dict[str, Tensor] = {}
+    for shard in shards:
+        found |= tensors(path / shard)
+    lost = sorted(set(where) - set(found))
+    if lost:
+        raise errors.InputError(f"{index}: no shard has {', '.join(lost[:5])}" + (" ..." if len(lost) > 5 else ""))
+    return found

@@ -1,0 +1,98 @@
+"""Text to tokens: `transformers`' tokenizers and chat templates, with one BOS, padding on either side, and a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from vatjax import errors
+from vatjax.models.config import Config
+
+Message = Mapping[str, str]
+
+
+class Batch(NamedTuple):
+    """Texts as tokens.
+
+    Attributes:
+        tokens: [batch, time] int32.
+        mask: [batch, time] int32, 0 for padding.
+    """
+
+    tokens: np.ndarray
+    mask: np.ndarray
+
+
+def tokenizer(folder: Path | str) -> Any:
+    """The tokenizer of a checkpoint; None where the folder has none. Never runs code from the folder."""
+    folder = Path(folder)
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise errors.InputError(f"{folder}: its tokenizer can't be read ({first})") from None
+
+
+def check(tokenizer: Any, config: Config, where: str) -> None:
+    """Refuses a tokenizer whose tokens the model has no embeddings for."""
+    if tokenizer is not None and len(tokenizer) > config.vocabulary:
+        raise errors.InputError(
+            f"{where}: its tokenizer has {len(tokenizer):,} tokens, its model embeddings for {config.vocabulary:,}; "
+            "they belong to different models"
+        )
+
+
+def chat(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
+    """Messages as the text that the model's chat template makes of them, up to where its answer begins.
+
+    Args:
+        tokenizer: of the model.
+        messages: each with `role` and `content`.
+        options: of the template, such as `enable_thinking=False`.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        name = getattr(tokenizer, "name_or_path", "") or "this tokenizer"
+        raise errors.InputError(f"{name}: there is no chat template; give plain text, as to a base model")
+    text: str = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, **options
+    )
+    return text
+
+
+def encode(tokenizer: Any, text: str, context: int = 0) -> list[int]:
+    """The tokens of one text, with the tokenizer's BOS in front exactly once.
+
+    A chat template writes the BOS into its text, and the tokenizer would put another in front of it: two of them make a
+    text that the model never saw.
+    """
+    begin = tokenizer.bos_token
+    written = bool(begin) and text.startswith(begin)
+    ids: list[int] = tokenizer(text, add_special_tokens=not written)["input_ids"]
+    if context and len(ids) > context:
+        raise errors.InputError(f"a text of {len(ids):,} tokens is longer than the model's context of {context:,}")
+    return ids
+
+
+def batch(texts: Sequence[Sequence[int]], pad: int = 0, side: Literal["left", "right"] = "right", to: int = 0) -> Batch:
+    """Token lists as one padded batch.
+
+    Args:
+        texts: token ids.
+        pad: the id that fills up; the mask says where it did.
+        side: where padding goes; generation wants it on the left.
+        to: the least length.
+    """
+    longest = max([to, *map(len, texts)])
+    tokens = np.full((len(texts), longest), pad, np.int32)
+    mask = np.zeros((len(texts), longest), np.int32)
+    for row, text in enumerate(texts):
+        place = slice(longest - len(text), longest) if side == "left" else slice(0, len(text))
+        tokens[row, place], mask[row, place] = text, 1
+    return Batch(tokens, mask)

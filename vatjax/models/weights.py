@@ -1,0 +1,135 @@
+"""Every parameter of a decoder in one table: what it is called here and in a Hugging Face checkpoint, its shape, its axes.
+
+Matrices are [in, out] here and [out, in] there; parameters of layers are stacked along a leading layer axis. Phi 3 stores
+queries, keys and values as one matrix, and gate and up as another: those are rows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vatjax.models.config import Config
+
+Array = jax.Array
+
+
+class Parameter(NamedTuple):
+    """One parameter.
+
+    Attributes:
+        name: here; those of layers stand under "layers".
+        source: in a checkpoint, with `{}` for the layer.
+        shape: of one layer's, without the layer axis.
+        axes: the logical name of each of its axes, which a mesh's rules turn into a placement.
+        stacked: whether each layer has one.
+        rows: which of the source's rows it is, start and stop; None is all.
+    """
+
+    name: str
+    source: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    stacked: bool
+    rows: tuple[int, int] | None = None
+
+    @property
+    def whole(self) -> int:
+        """How many of the source's rows there must be at least."""
+        return self.rows[1] if self.rows else self.shape[-1]
+
+
+def parameters(config: Config) -> Iterator[Parameter]:
+    """All parameters of a model, in the order of the computation."""
+    yield Parameter(
+        "embedding", "model.embed_tokens.weight", (config.vocabulary, config.width), ("vocabulary", "width"), False
+    )
+    yield from _attention(config)
+    yield from _mlp(config)
+    yield from _norms(config)
+    yield Parameter("norm", "model.norm.weight", (config.width,), ("width",), False)
+    if not config.tied:
+        yield Parameter("head", "lm_head.weight", (config.width, config.vocabulary), ("width", "vocabulary"), False)
+
+
+def _attention(config: Config) -> Iterator[Parameter]:
+    place = "model.layers.{}.self_attn."
+    queries, pairs = config.heads * config.head_size, config.kv_heads * config.head_size
+    start = 0
+    for name, size in (("query", queries), ("key", pairs), ("value", pairs)):
+        source, rows = f"{place}{name[0]}_proj", None
+        if config.family == "phi3":
+            source, rows = f"{place}qkv_proj", (start, start + size)
+        start += size
+        yield Parameter(name, f"{source}.weight", (config.width, size), ("width", "heads"), True, rows)
+        if config.qkv_bias:
+            yield Parameter(f"{name}_bias", f"{source}.bias", (size,), ("heads",), True, rows)
+        if config.head_norm != "none" and name != "value":
+            length, axis = (config.head_size, "head") if config.head_norm == "each" else (size, "heads")
+            yield Parameter(f"{name}_norm", f"{place}{name[0]}_norm.weight", (length,), (axis,), True)
+    yield Parameter("output", f"{place}o_proj.weight", (queries, config.width), ("heads", "width"), True)
+    if config.output_bias:
+        yield Parameter("output_bias", f"{place}o_proj.bias", (config.width,), ("width",), True)
+
+
+def _mlp(config: Config) -> Iterator[Parameter]:
+    place = "model.layers.{}.mlp."
+    for i, name in enumerate(("gate", "up")):
+        source, rows = f"{place}{name}_proj", None
+        if config.family == "phi3":
+            source, rows = f"{place}gate_up_proj", (i * config.hidden, (i + 1) * config.hidden)
+        yield Parameter(name, f"{source}.weight", (config.width, config.hidden), ("width", "hidden"), True, rows)
+        if config.mlp_bias:
+            yield Parameter(f"{name}_bias", f"{source}.bias", (config.hidden,), ("hidden",), True, rows)
+    yield Parameter("down", f"{place}down_proj.weight", (config.hidden, config.width), ("hidden", "width"), True)
+    if config.mlp_bias:
+        yield Parameter("down_bias", f"{place}down_proj.bias", (config.width,), ("width",), True)
+
+
+def _norms(config: Config) -> Iterator[Parameter]:
+    """`post_attention_layernorm` follows the attention in some families, and precedes the MLP in others."""
+    sources = {}
+    if config.pre_norm:
+        sources["attention_norm"] = "input_layernorm"
+        sources["mlp_norm"] = "pre_feedforward_layernorm" if config.post_norm else "post_attention_layernorm"
+    if config.post_norm:
+        sources["attention_post_norm"] = "post_attention_layernorm"
+        sources["mlp_post_norm"] = "post_feedforward_layernorm"
+    for name, source in sources.items():
+        yield Parameter(name, f"model.layers.{{}}.{source}.weight", (config.width,), ("width",), True)
+
+
+def shape_of(parameter: Parameter, config: Config) -> tuple[int, ...]:
+    """Its shape here, with the layer axis where it has one."""
+    return (config.layers, *parameter.shape) if parameter.stacked else parameter.shape
+
+
+def assemble(found: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Parameters by name as the tree that the decoder takes."""
+    tree: dict[str, Any] = {"layers": {}}
+    for parameter in parameters(config):
+        (tree["layers"] if parameter.stacked else tree)[parameter.name] = found[parameter.name]
+    return tree
+
+
+def initial(config: Config, key: Array, dtype: Any = jnp.float32, scale: float = 0.02) -> dict[str, Any]:
+    """Random weights: normal matrices, norms at one, biases at zero."""
+    found = {}
+    for i, parameter in enumerate(parameters(config)):
+        shape = shape_of(parameter, config)
+        if parameter.name.endswith("norm"):
+            found[parameter.name] = jnp.full(shape, 1 - config.norm_offset, dtype)
+        elif parameter.name.endswith("bias"):
+            found[parameter.name] = jnp.zeros(shape, dtype)
+        else:
+            found[parameter.name] = scale * jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+    return assemble(found, config)
+
+
+def count(config: Config) -> int:
+    """How many numbers a model has."""
+    return sum(int(np.prod(shape_of(parameter, config))) for parameter in parameters(config))
