@@ -26,7 +26,8 @@ def attend(query: Array, key: Array, value: Array, allowed: Array, scale: float,
             written out then.
     """
     if not cap:
-        return jax.nn.dot_product_attention(query, key, value, mask=allowed[:, None], scale=scale)
+        with jax.numpy_dtype_promotion("standard"):  # it multiplies halves by a float32 scale
+            return jax.nn.dot_product_attention(query, key, value, mask=allowed[:, None], scale=scale)
     batch, time, heads, size = query.shape
     kv_heads = key.shape[2]
     grouped = query.reshape(batch, time, kv_heads, heads // kv_heads, size)

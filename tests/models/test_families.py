@@ -1,0 +1,261 @@
+"""Configurations as transformers 4.x wrote them, by hand, and what is refused in them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from vatjax import errors
+from vatjax.models import families
+
+# As on the Hub: written by transformers 4.x, with `rope_theta`, `rope_scaling` and `torch_dtype`.
+LLAMA32 = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 128000,
+    "eos_token_id": [128001, 128008, 128009],
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 8,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "factor": 32.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.45.0.dev0",
+    "use_cache": True,
+    "vocab_size": 128256,
+}
+GEMMA3 = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_logit_softcapping": None,
+    "bos_token_id": 2,
+    "cache_implementation": "hybrid",
+    "eos_token_id": [1, 106],
+    "final_logit_softcapping": None,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "initializer_range": 0.02,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32768,
+    "model_type": "gemma3_text",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.50.0.dev0",
+    "use_cache": True,
+    "vocab_size": 262144,
+}
+QWEN25 = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "hidden_act": "silu",
+    "hidden_size": 896,
+    "initializer_range": 0.02,
+    "intermediate_size": 4864,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 21,
+    "model_type": "qwen2",
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.43.1",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+PHI3 = {
+    "_name_or_path": "Phi-3-mini-128k-instruct",
+    "architectures": ["Phi3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "auto_map": {
+        "AutoConfig": "configuration_phi3.Phi3Config",
+        "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+    },
+    "bos_token_id": 1,
+    "embd_pdrop": 0.0,
+    "eos_token_id": 32000,
+    "hidden_act": "silu",
+    "hidden_size": 3072,
+    "initializer_range": 0.02,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "model_type": "phi3",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "original_max_position_embeddings": 4096,
+    "pad_token_id": 32000,
+    "resid_pdrop": 0.0,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {"long_factor": [2.0] * 48, "short_factor": [1.05] * 48, "type": "su"},
+    "rope_theta": 10000.0,
+    "sliding_window": 262144,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.40.2",
+    "use_cache": True,
+    "vocab_size": 32064,
+}
+SMOLLM2 = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "is_llama_config": True,
+    "max_position_embeddings": 8192,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 9,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 3,
+    "rms_norm_eps": 1e-05,
+    "rope_interleaved": False,
+    "rope_scaling": None,
+    "rope_theta": 100000,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+    "vocab_size": 49152,
+}
+
+
+def test_llama_of_4x():
+    config = families.parse(LLAMA32)
+    assert (config.heads, config.kv_heads, config.head_size, config.layers) == (32, 8, 64, 16)
+    assert config.tied
+    assert config.attention_scale == 64**-0.5
+    frequency = config.ropes[0].frequencies
+    plain = 500000.0 ** (-np.arange(0, 64, 2) / 64)
+    np.testing.assert_allclose(frequency[:3], plain[:3], rtol=1e-6)  # fast ones stay
+    np.testing.assert_allclose(frequency[-3:], plain[-3:] / 32, rtol=1e-6)  # slow ones are squeezed
+
+
+def test_gemma3_of_4x_has_two_bases_and_five_windows_to_one_full_layer():
+    config = families.parse(GEMMA3)
+    assert config.windows[:6] == (512,) * 5 + (0,)
+    assert config.rope_of[:6] == (1,) * 5 + (0,)
+    np.testing.assert_allclose(config.ropes[0].frequencies[1], 1e6 ** (-2 / 256), rtol=1e-6)
+    np.testing.assert_allclose(config.ropes[1].frequencies[1], 1e4 ** (-2 / 256), rtol=1e-6)
+    assert config.tied  # the family's default, which the file leaves out
+    assert config.embedding_scale == math.sqrt(1152)
+
+
+def test_qwen_of_4x_has_no_window_where_it_is_switched_off():
+    config = families.parse(QWEN25)
+    assert set(config.windows) == {0}
+    assert config.qkv_bias
+    assert not config.output_bias
+    switched = families.parse({**QWEN25, "use_sliding_window": True})
+    assert switched.windows == (0,) * 21 + (32768,) * 3
+
+
+def test_phi3_of_4x_never_follows_its_auto_map_and_knows_the_old_name_of_its_rope():
+    config = families.parse(PHI3)
+    assert config.ropes[0].long is not None
+    assert config.ropes[0].original == 4096
+    np.testing.assert_allclose(config.ropes[0].scale, math.sqrt(1 + math.log(32) / math.log(4096)))
+
+
+def test_smollm2_is_a_llama():
+    config = families.parse(SMOLLM2)
+    assert (config.head_size, config.kv_heads) == (64, 3)
+
+
+def test_a_configuration_of_5x_says_the_same():
+    rope = {**LLAMA32["rope_scaling"], "rope_theta": 500000.0}
+    new = {k: v for k, v in LLAMA32.items() if k not in ("rope_scaling", "rope_theta", "torch_dtype")}
+    assert families.parse({**new, "rope_parameters": rope, "dtype": "bfloat16"}) == families.parse(LLAMA32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "lama"}, "did you mean 'llama'?"),
+        ({"model_type": "mamba2"}, "unknown model_type 'mamba2'; known are"),
+        ({"clip_qkv": 8.0}, "clip_qkv: 8.0 is not known to this port, so it might change the logits"),
+        (
+            {"rope_interleaved": True},
+            "rope_interleaved: True is not implemented (which dimensions of a head turn together)",
+        ),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: {'bits': 4} is not implemented"),
+        ({"hidden_act": "relu2"}, "hidden_act: 'relu2' is not implemented; the port has"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"hidden_size": -4}, "hidden_size: expected a positive whole number, found -4"),
+        ({"num_key_value_heads": 5}, "32 heads can't share 5 of them evenly"),
+        ({"attention_bias": "no"}, "attention_bias: expected true or false, found 'no'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "unknown rope type 'dynamic'; known are"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor, high_freq_factor is missing"),
+        ({"rope_scaling": {"rope_type": "default", "mrope_section": [1]}}, "mrope_section is not known to this port"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types"),
+    ],
+)
+def test_what_the_port_does_not_compute_is_refused_by_name(change, message):
+    with pytest.raises(errors.InputError) as caught:
+        families.parse({**LLAMA32, **change})
+    assert message in str(caught.value)
+
+
+def test_all_problems_stand_in_one_message():
+    with pytest.raises(errors.InputError) as caught:
+        families.parse({**LLAMA32, "clip_qkv": 1, "hidden_act": "x", "vocab_size": 0})
+    assert all(name in str(caught.value) for name in ("clip_qkv", "hidden_act", "vocab_size"))
+
+
+def test_kinds_of_layers_that_are_not_attention_are_refused():
+    wrong = {**QWEN25, "layer_types": ["linear_attention"] * 24}
+    with pytest.raises(errors.InputError, match="linear_attention is not implemented"):
+        families.parse(wrong)
+    with pytest.raises(errors.InputError, match="expected 24, one a layer, found 1"):
+        families.parse({**QWEN25, "layer_types": ["full_attention"]})
+
+
+def test_a_folder_without_a_configuration_is_no_checkpoint(tmp_path):
+    with pytest.raises(errors.InputError, match=r"no config\.json there"):
+        families.read(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(errors.InputError, match="not valid JSON"):
+        families.read(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps([1]))
+    with pytest.raises(errors.InputError, match="expected an object"):
+        families.read(tmp_path)
