@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vatjax import errors, names
-from vatjax.models import families, hub, safetensors, tokens
+from vatjax.models import families, hub, safetensors, sharding, tokens
 from vatjax.models import weights as wt
 from vatjax.models.config import Config
 from vatjax.models.model import Model
@@ -24,7 +24,7 @@ from vatjax.models.safetensors import Tensor
 
 Array = jax.Array
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 
 
 def load(where: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None) -> Model:
@@ -32,9 +32,9 @@ def load(where: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | No
 
     Args:
         where: a folder in Hugging Face's layout, or `owner/name` on the Hub, `@revision` behind it where one is wanted.
-        dtype: of the weights and of what flows between layers: "float32", "bfloat16" or "float16". Norms, softmax, sums
-            of products and logits are float32 in any case.
-        mesh: devices to spread the weights over; by default the first device.
+        dtype: of the weights and of what flows between layers: "float32" or "bfloat16". Norms, softmax, sums of products
+            and logits are float32 in any case.
+        mesh: devices to spread the weights over (`models.mesh`); by default the first device.
 
     Raises:
         InputError: for anything that is no checkpoint, or not one that this port computes; with all that is wrong.
@@ -47,7 +47,7 @@ def load(where: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | No
     _check(found, config, folder)
     tokenizer = tokens.tokenizer(folder)
     tokens.check(tokenizer, config, str(folder))
-    arrays = {p.name: _fill(p, config, found, jnp.dtype(dtype), _sharding(p, mesh)) for p in wt.parameters(config)}
+    arrays = {p.name: _fill(p, config, found, jnp.dtype(dtype), mesh) for p in wt.parameters(config)}
     source = (folder / "config.json").read_text(encoding="utf-8")
     return Model(wt.assemble(arrays, config), config, tokenizer, source)
 
@@ -86,24 +86,20 @@ def _stored(parameter: wt.Parameter, config: Config) -> tuple[int, ...]:
     return shape if parameter.name == "embedding" else shape[::-1]
 
 
-def _sharding(parameter: wt.Parameter, mesh: jax.sharding.Mesh | None) -> jax.sharding.Sharding:
-    if mesh is None:
-        return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    raise NotImplementedError
-
-
 def _fill(
-    parameter: wt.Parameter, config: Config, found: Mapping[str, Tensor], dtype: Any, sharding: jax.sharding.Sharding
+    parameter: wt.Parameter, config: Config, found: Mapping[str, Tensor], dtype: Any, mesh: jax.sharding.Mesh | None
 ) -> Array:
+    single, whole = sharding.of(parameter, mesh)
+
     def one(layer: int) -> Array:
         tensor = found[parameter.source.format(layer)]
         return jax.make_array_from_callback(
-            parameter.shape, sharding, lambda index: _slice(tensor, parameter, index, dtype)
+            parameter.shape, single, lambda index: _slice(tensor, parameter, index, dtype)
         )
 
     if not parameter.stacked:
         return one(0)
-    stacked = _empty((config.layers, *parameter.shape), dtype, sharding)
+    stacked = _empty((config.layers, *parameter.shape), dtype, whole)
     for layer in range(config.layers):
         stacked = _put(stacked, one(layer), layer)
     return stacked
@@ -118,8 +114,8 @@ def _slice(tensor: Tensor, parameter: wt.Parameter, index: tuple[slice, ...] | N
     return np.ascontiguousarray(ours[... if index is None else index].astype(dtype))
 
 
-def _empty(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> Array:
-    empty: Array = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+def _empty(shape: tuple[int, ...], dtype: Any, where: jax.sharding.Sharding) -> Array:
+    empty: Array = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=where)()
     return empty
 
 

@@ -1,0 +1,125 @@
+"""Greedy tokens are those of torch; stops, padding, drawing, and prompts that don't fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.models.checkpoints import FAMILIES, checkpoint, torch
+from vatjax import errors, models
+from vatjax.models import generation
+from vatjax.models.generation import Sampling
+
+
+def prompts(rows=3, time=12):
+    tokens = np.random.default_rng(0).integers(3, 96, (rows, time))
+    mask = np.ones((rows, time), np.int32)
+    mask[1, :5] = 0
+    return tokens, mask
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "phi3"])
+def test_64_greedy_tokens_are_those_of_transformers(family):
+    made = checkpoint(family)
+    tokens, mask = prompts()
+    written = models.generate(models.load(made.folder), tokens, mask, Sampling(64))
+    with torch.no_grad():
+        theirs = made.torch.generate(
+            torch.tensor(tokens),
+            attention_mask=torch.tensor(mask),
+            max_new_tokens=64,
+            min_new_tokens=64,
+            do_sample=False,
+            eos_token_id=None,
+        )
+    np.testing.assert_array_equal(written.tokens, theirs[:, tokens.shape[1] :])
+    assert written.lengths.tolist() == [64] * 3
+
+
+def test_what_is_written_is_what_the_uncached_pass_prefers():
+    """Phi 3 is compared here: transformers changes its frequencies in mid-text, ours know from the start how far it goes."""
+    for family in ("phi3", "gemma3"):
+        model = models.load(checkpoint(family).folder)
+        tokens, mask = prompts()
+        written = models.generate(model, tokens, mask, Sampling(10))
+        whole = np.concatenate([tokens, written.tokens], axis=1)
+        full = np.concatenate([mask, np.ones((3, 10), np.int32)], axis=1)
+        logits = np.asarray(models.logits(model, whole, full))[:, tokens.shape[1] - 1 : -1]
+        np.testing.assert_array_equal(logits.argmax(-1), written.tokens)
+        expected = np.take_along_axis(
+            np.asarray(jax.nn.log_softmax(logits, -1)), np.asarray(written.tokens)[..., None], -1
+        )
+        np.testing.assert_allclose(written.log_probs, expected[..., 0], atol=1e-4)
+
+
+def test_a_stop_ends_a_text_and_padding_follows():
+    model = models.load(checkpoint("llama").folder)
+    tokens, mask = prompts()
+    free = models.generate(model, tokens, mask, Sampling(20))
+    stop = int(free.tokens[0, 4])
+    stopped = models.generate(model, tokens, mask, Sampling(20, stop=(stop, 95), pad=7))
+    for row in range(3):
+        ends = np.flatnonzero(np.isin(free.tokens[row], (stop, 95)))
+        length = int(ends[0]) + 1 if len(ends) else 20
+        assert int(stopped.lengths[row]) == length
+        np.testing.assert_array_equal(stopped.tokens[row, :length], free.tokens[row, :length])
+        assert (np.asarray(stopped.tokens[row, length:]) == 7).all()
+        assert (np.asarray(stopped.log_probs[row, length:]) == 0).all()
+
+
+def test_padding_does_not_change_what_is_written():
+    model = models.load(checkpoint("mistral").folder)
+    tokens, mask = prompts()
+    together = models.generate(model, tokens, mask, Sampling(8))
+    alone = models.generate(model, tokens[1:2, 5:], None, Sampling(8))
+    np.testing.assert_array_equal(together.tokens[1], alone.tokens[0])
+
+
+def test_draws_follow_the_temperature_and_the_seed():
+    logits = jnp.tile(jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), (20_000, 1))
+    key = jax.random.key(0)
+    for temperature, top_p, expected in (
+        (1.0, 1.0, [0.5, 0.3, 0.15, 0.05]),
+        (2.0, 1.0, np.sqrt([0.5, 0.3, 0.15, 0.05])),
+        (1.0, 0.79, [0.5, 0.3, 0, 0]),
+        (1.0, 0.81, [0.5, 0.3, 0.15, 0]),
+        (1.0, 0.01, [1, 0, 0, 0]),
+    ):
+        drawn = np.bincount(generation.choose(logits, key, Sampling(1, temperature, top_p)), minlength=4)
+        expected = np.array(expected) / np.sum(expected)
+        assert (drawn[expected == 0] == 0).all()
+        if (expected > 0).sum() > 1:
+            assert stats.chisquare(drawn[expected > 0], 20_000 * expected[expected > 0]).pvalue > 1e-3
+    model = models.load(checkpoint("llama").folder)
+    tokens, mask = prompts()
+    one, same, other = (
+        models.generate(model, tokens, mask, Sampling(8, 1.0), key).tokens.tolist()
+        for key in (key, key, jax.random.key(1))
+    )
+    assert one == same != other
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampling": Sampling(250)}, "a prompt of 12 tokens and 250 more are beyond the model's context of 256"),
+        ({"sampling": Sampling(2, 1.0)}, "drawing tokens needs a PRNG key"),
+        ({"mask": np.arange(12)[None] < np.array([[12], [12], [9]])}, "padded on the left"),
+    ],
+)
+def test_what_can_not_be_written(options, message):
+    model = models.load(checkpoint("llama").folder)
+    with pytest.raises(errors.InputError) as caught:
+        models.generate(model, prompts()[0], **options)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_sampling_that_makes_no_sense(options):
+    with pytest.raises(errors.InputError, match=f"{next(iter(options))}: "):
+        Sampling(**options)
+
+
+def test_stop_tokens_are_those_of_the_configuration():
+    assert models.stop_tokens(models.load(checkpoint("llama").folder)) == (2,)

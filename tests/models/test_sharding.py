@@ -1,0 +1,66 @@
+"""Eight devices in every split over the three axes give what one device gives; and where each parameter lies."""
+
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.checkpoints import FAMILIES, checkpoint
+from vatjax import errors, models
+from vatjax.models import families, sharding
+
+SPLITS = [split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == 8]
+RUN = jax.jit(models.logits)
+
+
+def texts(rows=8, time=24):
+    tokens = np.random.default_rng(0).integers(3, 96, (rows, time)).astype(np.int32)
+    mask = np.ones((rows, time), np.int32)
+    mask[1, :9] = 0
+    return tokens, mask
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_every_split_gives_the_logits_of_one_device(family, split):
+    folder, (tokens, mask) = checkpoint(family).folder, texts()
+    expected = RUN(models.load(folder), jnp.asarray(tokens), jnp.asarray(mask))
+    mesh = models.mesh(*split)
+    model = models.load(folder, mesh=mesh)
+    placed = [jax.device_put(x, sharding.texts(mesh)) for x in (tokens, mask)]
+    np.testing.assert_allclose(RUN(model, *placed)[mask > 0], expected[mask > 0], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_lies_as_the_golden_file_says(root, family):
+    golden = json.loads((root / "tests" / "models" / "golden_shardings.json").read_text())
+    config = families.read(checkpoint(family).folder)
+    found = {name: str(cut) for name, cut in sharding.specs(config, models.mesh(2, 2, 2)).items()}
+    assert found == golden[family]
+
+
+def test_each_device_holds_only_its_part():
+    model = models.load(checkpoint("llama").folder, mesh=models.mesh(1, 4, 2))
+    gate = model.arrays["layers"]["gate"]
+    assert gate.shape == (4, 64, 112)
+    assert {shard.data.shape for shard in gate.addressable_shards} == {(4, 16, 56)}
+    assert {shard.data.shape for shard in model.arrays["embedding"].addressable_shards} == {(48, 16)}
+
+
+def test_an_axis_that_can_not_be_cut_evenly_is_not_cut():
+    mesh = models.mesh(1, 1, 8)
+    config = families.read(checkpoint("llama with biases").folder)
+    assert str(sharding.specs(config, mesh)["key"]) == str(jax.P(None, "fsdp", "tensor"))
+    assert sharding.specs(config, models.mesh(1, 8, 1))["gate"][1] == "fsdp"
+    odd = families.parse({**json.loads((checkpoint("llama").folder / "config.json").read_text()), "vocab_size": 97})
+    assert sharding.specs(odd, mesh)["embedding"][0] is None
+
+
+def test_a_mesh_takes_all_devices():
+    assert dict(models.mesh(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    for sizes in ((3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (16, 1, 1)):
+        with pytest.raises(errors.InputError, match="8 devices; one size may be -1"):
+            models.mesh(*sizes)

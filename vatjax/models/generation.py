@@ -1,0 +1,185 @@
+"""Writing text: one pass over the prompts, then a token at a time from a cache that was set aside for all of them.
+
+The whole generation is one compiled program: the cache is its own, and lives in its loop. Prompts are padded on the left,
+so that the last place of every prompt is the same one; a text that has met a stop token is padded from there on, and the
+loop ends when all have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vatjax import errors
+from vatjax.models import decoder
+from vatjax.models.edit import Edit
+from vatjax.models.model import Model, positions_of
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        tokens: how many are written at most.
+        temperature: 0 takes the likeliest token; else logits are divided by it and a token is drawn.
+        top_p: draw from the likeliest tokens that together reach this probability.
+        stop: tokens that end a text; they are written too.
+        pad: what follows a stop.
+    """
+
+    tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[int, ...] = ()
+    pad: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise errors.InputError(f"tokens: at least 1 is needed, found {self.tokens}")
+        if self.temperature < 0:
+            raise errors.InputError(f"temperature: 0 or more is needed, found {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise errors.InputError(f"top_p: a probability above 0 is needed, found {self.top_p}")
+
+
+class Written(NamedTuple):
+    """What was written.
+
+    Attributes:
+        tokens: [batch, tokens] int32, padded behind a stop.
+        log_probs: [batch, tokens], of each token under the model at temperature 1; 0 for padding.
+        lengths: [batch], how many tokens of each text count, its stop included.
+    """
+
+    tokens: Array
+    log_probs: Array
+    lengths: Array
+
+
+def generate(
+    model: Model,
+    tokens: Array,
+    mask: Array | None = None,
+    sampling: Sampling | None = None,
+    key: Array | None = None,
+    edit: Edit | None = None,
+) -> Written:
+    """Continues each prompt.
+
+    Args:
+        model: the model.
+        tokens: [batch, time] int32, padded on the left.
+        mask: [batch, time], 0 for padding; by default nothing is.
+        sampling: how; by default 64 tokens, each the likeliest.
+        key: PRNG key, needed where tokens are drawn.
+        edit: a change of the computation, for the prompt and for what is written.
+
+    Raises:
+        InputError: where the prompt and what is to be written don't fit the model's context, and for prompts that are
+            padded on the right.
+    """
+    sampling = Sampling() if sampling is None else sampling
+    tokens = jnp.asarray(tokens, jnp.int32)
+    present = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
+    needed = tokens.shape[1] + sampling.tokens
+    if needed > model.config.context:
+        raise errors.InputError(
+            f"a prompt of {tokens.shape[1]:,} tokens and {sampling.tokens:,} more are beyond the model's context of "
+            f"{model.config.context:,}"
+        )
+    if not isinstance(present, jax.core.Tracer) and not bool(present[:, -1].all()):
+        raise errors.InputError("prompts must be padded on the left, so that each ends at the last place")
+    if sampling.temperature > 0 and key is None:
+        raise errors.InputError("drawing tokens needs a PRNG key; temperature 0 takes the likeliest")
+    key = jax.random.key(0) if key is None else key
+    written: Written = _generate(model, tokens, present, key, edit, sampling)
+    return written
+
+
+@functools.partial(jax.jit, static_argnames="sampling")
+def _generate(
+    model: Model, tokens: Array, present: Array, key: Array, edit: Edit | None, sampling: Sampling
+) -> Written:
+    weights, config = model.arrays, model.config
+    batch, time = tokens.shape
+    places = time + sampling.tokens
+    positions = positions_of(present)
+    cache = decoder.empty_cache(config, batch, places, weights["embedding"].dtype)
+
+    def advance(cache: decoder.Cache, tokens: Array, positions: Array, present: Array) -> tuple[decoder.Cache, Array]:
+        hidden = decoder.embed(weights, config, tokens)
+        run = decoder.layers(
+            weights, config, hidden, positions, present, cache=cache, edit=edit, reach=jnp.max(last) + sampling.tokens
+        )
+        assert run.cache is not None
+        return run.cache, decoder.head(weights, config, run.hidden[:, -1])
+
+    last = positions[:, -1] + 1
+    cache, logits = advance(cache, tokens, positions, present)
+    stops = jnp.asarray(sampling.stop, jnp.int32)
+
+    def going(state: Any) -> Any:
+        step, done, *_ = state
+        return (step < sampling.tokens) & ~jnp.all(done)
+
+    def write(state: Any) -> Any:
+        step, done, cache, logits, texts, log_probs, lengths = state
+        chosen = choose(logits, jax.random.fold_in(key, step), sampling)
+        share = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), chosen[:, None], -1)[:, 0]
+        texts = texts.at[:, step].set(jnp.where(done, sampling.pad, chosen))
+        log_probs = log_probs.at[:, step].set(jnp.where(done, 0, share))
+        lengths = lengths + (~done).astype(lengths.dtype)
+        done = done | jnp.any(chosen[:, None] == stops[None, :], axis=-1)
+        cache, logits = advance(cache, chosen[:, None], (last + step)[:, None], jnp.ones((batch, 1), bool))
+        return step + 1, done, cache, logits, texts, log_probs, lengths
+
+    state = (
+        jnp.zeros((), jnp.int32),
+        jnp.zeros(batch, bool),
+        cache,
+        logits,
+        jnp.full((batch, sampling.tokens), sampling.pad, jnp.int32),
+        jnp.zeros((batch, sampling.tokens), jnp.float32),
+        jnp.zeros(batch, jnp.int32),
+    )
+    *_, texts, log_probs, lengths = lax.while_loop(going, write, state)
+    return Written(texts, log_probs, lengths)
+
+
+def choose(logits: Array, key: Array, sampling: Sampling) -> Array:
+    """The next token of each text, [batch] int32.
+
+    Args:
+        logits: [batch, vocabulary].
+        key: PRNG key.
+        sampling: how.
+    """
+    if sampling.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / sampling.temperature
+    if sampling.top_p < 1:
+        ordered = -jnp.sort(-logits, axis=-1)
+        share = jax.nn.softmax(ordered, axis=-1)
+        before = jnp.cumsum(share, axis=-1) - share  # the likeliest token is always kept
+        least = jnp.min(jnp.where(before < sampling.top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+
+
+def stop_tokens(model: Model) -> tuple[int, ...]:
+    """The tokens that end a text: those of the configuration, and the tokenizer's."""
+    found: list[int] = []
+    ends = json.loads(model.source).get("eos_token_id")
+    found += ends if isinstance(ends, Sequence) else [] if ends is None else [ends]
+    own = getattr(model.tokenizer, "eos_token_id", None)
+    return tuple(dict.fromkeys([*found, *([] if own is None else [own])]))

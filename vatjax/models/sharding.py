@@ -1,0 +1,86 @@
+"""How a model lies on a mesh of devices: one table from the names of axes to the axes of the mesh.
+
+    data      whole copies of the model, each with its share of the texts
+    fsdp      weights in slices that are gathered when they are used; texts are shared out over it as well
+    tensor    heads, the MLP's inner width and the vocabulary in slices that stay where they are
+
+Sharding is automatic (`AxisType.Auto`): weights and texts are placed, and XLA derives the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vatjax import errors
+from vatjax.models import weights as wt
+from vatjax.models.config import Config
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axes of parameters and texts. A norm's width is not cut: it is small, and every device needs all of it.
+RULES: Mapping[str, Any] = {
+    "vocabulary": "tensor",
+    "heads": "tensor",
+    "hidden": "tensor",
+    "width": "fsdp",
+    "head": None,
+    "text": ("data", "fsdp"),
+}
+
+
+def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+    """A mesh of all devices over the three axes; one of the sizes may be -1, which takes what is left.
+
+    Raises:
+        InputError: where the sizes don't make up the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) == 1:
+        rest = int(np.prod([size for size in sizes if size != -1]))
+        sizes[sizes.index(-1)] = len(devices) // rest if rest > 0 else 0
+    if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
+        shape = ", ".join(f"{name}={size}" for name, size in zip(AXES, (data, fsdp, tensor), strict=True))
+        raise errors.InputError(f"mesh: {shape} does not make up {len(devices)} devices; one size may be -1")
+    types = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+
+
+def _partition(*cut: Any) -> PartitionSpec:
+    found: PartitionSpec = PartitionSpec(*cut)  # type: ignore[no-untyped-call]
+    return found
+
+
+def spec(parameter: wt.Parameter, mesh: jax.sharding.Mesh) -> PartitionSpec:
+    """Where the axes of a parameter go, without its layer axis; an axis that can't be cut evenly is not cut."""
+    if len(parameter.shape) == 1 and parameter.axes == ("width",):
+        return _partition(None)
+    cut = []
+    for length, axis in zip(parameter.shape, parameter.axes, strict=True):
+        name = RULES[axis]
+        cut.append(name if name is not None and length % mesh.shape[name] == 0 else None)
+    return _partition(*cut)
+
+
+def of(parameter: wt.Parameter, mesh: jax.sharding.Mesh | None) -> tuple[Any, Any]:
+    """The placement of one layer's parameter, and of the stacked one."""
+    if mesh is None:
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return one, one
+    cut = spec(parameter, mesh)
+    return NamedSharding(mesh, cut), NamedSharding(mesh, _partition(None, *cut) if parameter.stacked else cut)
+
+
+def specs(config: Config, mesh: jax.sharding.Mesh) -> dict[str, PartitionSpec]:
+    """The placement of every parameter by name, with its layer axis."""
+    return {p.name: of(p, mesh)[1].spec for p in wt.parameters(config)}
+
+
+def texts(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Where the rows of a batch go."""
+    return NamedSharding(mesh, _partition(RULES["text"]))
