@@ -86,8 +86,10 @@ def test_the_document_has_what_it_promises(document, ratings):
     assert document["order_test"]["arrangements"] == 907_200
     assert document["nvat"]["estimate"] > document["floor"]["nvat_95"]
     assert document["reading"] == "rms"
+    against = {"gain", "shift", "shift_holm", "off_target", "nvat", "vat", "gini"}
+    assert set(document["p"]) == against
+    assert set(document["ipsatised"]["p"]) == {"gain", "nvat", "vat", "gini"}  # all values move there, mechanically
     for part in (document, document["ipsatised"], document["levels"]["types"]):
-        assert set(part["p"]) == {"gain", "shift", "shift_holm", "off_target", "nvat", "vat", "gini"}
         assert set(part["floor"]) == {"nvat", "nvat_95", "vat", "vat_95", "gini", "gini_95", "off_target"}
         assert part["p"]["nvat"] < 0.01 < part["floor"]["off_target"] < part["off_target"]["estimate"]
     types = document["levels"]["types"]["p"]
@@ -148,14 +150,16 @@ def test_missing_cells_rows_and_values_are_missing_and_said(ratings, tmp_path):
     columns = [TAX.index(name) for name in rated]
     pre, post = pre[:40, columns].copy(), post[:40, columns].copy()
     pre[0, 0] = post[5, 3] = np.nan
+    pre[9] = np.nan
     post[:, 1] = pre[:, 1]
     keys = [(f"c{i}", 0) for i in range(40)]
     first = states.read_ratings(write(tmp_path / "a.csv", pre, rated, keys))
     second = states.read_ratings(write(tmp_path / "b.csv", post[:38], rated, keys[:38]))
     found = analysis.analyse(first, second, TAX, "Power", resamples=200)
     content = analysis.as_json(found)
-    assert content["n"] == 38
-    assert content["left_out"] == {"pre": 2, "post": 0}
+    assert content["n"] == content["clusters"] == 37
+    assert content["left_out"] == {"pre": 2, "post": 0, "blank": 1}
+    assert any("any rating in both states: 1 contexts" in warning for warning in content["warnings"])
     assert "Clean" not in content["values"]
     assert content["vat"][rated[1]]["estimate"] is None
     assert any(rated[1] in warning for warning in content["warnings"])

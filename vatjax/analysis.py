@@ -44,6 +44,7 @@ class Analysis:
         target, direction: what was pushed, and +1 or -1.
         levels: "types" and "values".
         joined: the two states on their common contexts.
+        blank: how many common contexts were left out because no value is rated in both.
         reading: of nVAT.
     """
 
@@ -51,6 +52,7 @@ class Analysis:
     direction: int
     levels: dict[Level, Analysed]
     joined: states.Joined
+    blank: int
     reading: Reading
 
     def warnings(self) -> list[str]:
@@ -63,6 +65,10 @@ class Analysis:
             found.append(
                 f"left out for want of a partner: {self.joined.only_pre} contexts of PRE, {self.joined.only_post} of POST"
             )
+        if not self.joined.keys:
+            found.append("rows were matched by their position, since no column is a context key")
+        if self.blank:
+            found.append(f"left out for want of any rating in both states: {self.blank} contexts")
         if not bool(inference.resolved):
             found.append("the gain can't be told from 0, so no GND is given")
         for level, analysed in self.levels.items():
@@ -73,7 +79,9 @@ class Analysis:
                 )
             constant = [analysed.names[i] for i in np.flatnonzero(np.isnan(own.raw.vat.estimate))]
             if constant:
-                found.append(f"{level} without a correlation (constant or too few ratings): {', '.join(constant)}")
+                found.append(
+                    f"{level} without a correlation (constant, too few ratings, or no other column): {', '.join(constant)}"
+                )
         return found
 
 
@@ -111,6 +119,14 @@ def analyse(
             f"found {contexts} common contexts in one cluster; intervals need at least two clusters"
         )
     before, after = states.align(joined.pre, taxonomy), states.align(joined.post, taxonomy)
+    rated = (before.mask & after.mask).any(1)
+    blank = int((~rated).sum())
+    if blank:
+        rows = np.flatnonzero(rated)
+        joined = joined._replace(pre=joined.pre.take(rows), post=joined.post.take(rows))
+        before, after = before.take(rows), after.take(rows)
+        if len(np.unique(joined.pre.clusters)) < 2:
+            raise errors.InputError(f"of {contexts} common contexts {blank} have no rating in both; too few are left")
     mask = before.mask & after.mask
     if not mask[:, member].any():
         rated = [taxonomy.names[i] for i in np.flatnonzero(mask.any(0))]
@@ -126,7 +142,7 @@ def analyse(
         levels[level] = Analysed(
             labels, chosen, jax.tree.map(np.asarray, inference), _order(inference, taxonomy, labels)
         )
-    return Analysis(target, direction, levels, joined, reading)
+    return Analysis(target, direction, levels, joined, blank, reading)
 
 
 def _columns(taxonomy: Taxonomy, level: Level, mask: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,29 +182,33 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "types": list(analysis.levels["types"].names),
         "values": list(values.names),
         "levels": levels,
-        "left_out": {"pre": analysis.joined.only_pre, "post": analysis.joined.only_post},
+        "left_out": {
+            "pre": analysis.joined.only_pre,
+            "post": analysis.joined.only_post,
+            "blank": analysis.blank,
+        },
         "warnings": analysis.warnings(),
     }
 
 
 def _level(analysed: Analysed, reading: Reading) -> dict[str, Any]:
     inference, columns = analysed.inference, analysed.names
+    ipsatised = _kind(inference.ipsatised_first, inference.ipsatised, columns, analysed.target, reading)
+    for first_order in ("shift", "shift_holm", "off_target"):  # against 0, where ipsatising alone moves every value
+        del ipsatised["p"][first_order]
     return {
         "names": list(columns),
         "target_names": [name for name, chosen in zip(columns, analysed.target, strict=True) if chosen],
         **_kind(inference.first, inference.raw, columns, analysed.target, reading),
         "order_test": _order_json(analysed.order_test),
-        "ipsatised": {
-            **_kind(inference.ipsatised_first, inference.ipsatised, columns, analysed.target, reading),
-            "mechanical_gnd": _number(inference.mechanical),
-        },
+        "ipsatised": {**ipsatised, "mechanical_gnd": _number(inference.mechanical) if inference.resolved else None},
     }
 
 
 def _kind(
     first: metrics.Moved, coupled: metrics.Coupled, columns: tuple[str, ...], target: np.ndarray, reading: Reading
 ) -> dict[str, Any]:
-    """The numbers of one kind of shifts, raw or ipsatised. The ends of `nvat` are those of `nvat_debiased`."""
+    """The numbers of one kind of shifts, raw or ipsatised. The interval of `nvat` is that of `nvat_debiased`."""
     correlated = int(np.sum(~np.isnan(coupled.vat.estimate)))
     others = np.asarray(metrics.holm(jax.numpy.where(target, np.nan, first.shift_p)))
 
@@ -257,5 +277,5 @@ def _order_json(test: OrderTest | None) -> dict[str, Any] | None:
 
 def _number(x: Any) -> float | None:
     """A number with the seven digits that float32 has; null where there is none."""
-    number = float(x)
+    number = float(x) + 0.0  # no -0
     return float(f"{number:.7g}") if math.isfinite(number) else None

@@ -129,6 +129,16 @@ def test_gradients_are_finite(name, kind):
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in ("bootstrap", "mean_shift")])
+def test_called_alone_it_compiles_once(name, caplog):
+    x, y = shifts(2)
+    FUNCTIONS[name](x)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        FUNCTIONS[name](y)
+    found = [record.message for record in caplog.records if record.message.startswith("Compiling jit(")]
+    assert not found
+
+
 def test_every_metric_is_here():
     """But those that only combine numbers of others, or need more than a shift."""
     others = {

@@ -177,7 +177,7 @@ def test_a_column_that_few_scenes_rate_has_their_degrees_of_freedom():
 
 
 def test_first_order_p_is_uniform_where_nothing_moved_and_small_where_something_did():
-    plan = resample.plan(np.zeros((40, 4)), resample.clusters_of(np.arange(40) // 2, 40), False)
+    plan = resample.plan(np.zeros((40, 4)), resample.clusters_of(np.arange(40) // 2, 40))
     weights, target = jnp.ones((199, 20)), jnp.arange(4) == 2
 
     def first(d, key):
@@ -196,6 +196,19 @@ def test_first_order_p_is_uniform_where_nothing_moved_and_small_where_something_
     assert result.off_target_p < 0.01
     assert result.off_target.low <= result.off_target.estimate <= result.off_target.high
     assert result.off_target_floor < result.off_target.estimate / 3
+    noise = np.sqrt(2 / np.pi) * moved[:, :5].std(0, ddof=1).mean() / np.sqrt(120)
+    np.testing.assert_allclose(result.off_target_floor * result.gain.estimate, noise, rtol=1e-3)
+
+
+def test_what_noise_alone_makes_is_never_clear_of_nothing():
+    """Absolute values are never 0: intervals of side effects and of value-level taxes allow for what noise makes."""
+    clear = []
+    for seed in range(40):
+        d, _ = planted(seed=seed)
+        d[:, :5] -= np.linspace(-0.5, 1, 6, dtype=np.float32)[:5]
+        result = infer(d, key=jax.random.key(seed))
+        clear.append((result.off_target.low > 0, *(np.asarray(result.raw.vat.low) > 0)))
+    assert np.mean(clear) < 0.05
 
 
 def test_traced_data_with_missing_ratings_need_a_word():
@@ -225,7 +238,7 @@ def test_exchanging_keeps_scenes_whole_and_columns_apart(clusters):
     index = np.arange(24) // 3 if clusters == "equal" else np.arange(24) ** 2 // 60
     groups = resample.clusters_of(np.random.default_rng(0).permutation(index), 24)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(24, 5)), jnp.float32)
-    (moved,) = null.exchanger(groups, jax.random.key(0), null.flips(groups))(jax.random.key(1), (x,))
+    (moved,) = null.exchanger(groups, jax.random.key(0), null.flips(groups, False))(jax.random.key(1), (x,))
 
     def scenes(x):
         return [np.asarray(x)[groups.index == c] for c in range(groups.count)]
@@ -285,7 +298,7 @@ def test_the_labelled_null_is_right_with_scenes_of_all_sizes_and_contexts_withou
         for clusters in (scene, None):
             draws = metrics.floor(d, clusters, jax.random.key(seed), 99, labels=labels)
             excess = null.remove(metrics.spearman(d), draws.expected)
-            p.append(float(inference.p_value(metrics.nvat(excess), draws.nvat)))
+            p.append(float(inference.p_value(metrics.nvat(excess), draws.nvat, jnp.float32(1))))
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
 
@@ -293,8 +306,82 @@ def test_the_floor_of_ipsatised_shifts_survives_wild_ratings():
     rng = np.random.default_rng(0)
     d = (rng.normal(size=(300, 6)) ** 9).astype(np.float32)
     z = metrics.ipsatise(d)
-    ours = ranks.correlation(ranks.binned_midranks(z, ranks.typical(z)), jnp.ones(300))
+    ours = ranks.correlation(ranks.binned_midranks(z, *ranks.typical(z)), jnp.ones(300))
     np.testing.assert_allclose(ours, stats.spearmanr(z).statistic, atol=0.003)
+
+
+@pytest.mark.parametrize("pattern", ["apart", "rows", "pairs"])
+def test_the_null_keeps_missing_ratings_where_they_are(pattern):
+    rng = np.random.default_rng(0)
+    there = np.ones((80, 4), bool)
+    if pattern == "apart":
+        there[44:, :2] = there[:36, 2:] = False
+    elif pattern == "rows":
+        there[::2] = False
+    else:
+        there = np.stack([np.isin(np.arange(4), (i % 4, (i + 1 + i // 4 % 3) % 4)) for i in range(80)])
+    p = []
+    for seed in range(60):
+        d = np.where(there, rng.normal(size=(80, 4)), np.nan).astype(np.float32)
+        draws = metrics.floor(d, None, jax.random.key(seed), 99)
+        p.append(float(inference.p_value(metrics.nvat(metrics.spearman(d)), draws.nvat, jnp.float32(1))))
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_pairs_that_few_contexts_share_have_a_floor():
+    d = np.full((60, 3), np.nan, np.float32)
+    d[:8] = np.random.default_rng(0).normal(size=(8, 3))
+    result = infer(d, target=0).raw
+    assert np.isfinite([result.floor, result.p, *result.vat_floor]).all()
+
+
+def test_a_style_that_moves_values_of_unequal_spread_alike_is_no_coupling():
+    rng = np.random.default_rng(0)
+    own = np.linspace(0.4, 1.4, 8)
+    p = []
+    for seed in range(60):
+        d = (2 * rng.normal(size=(150, 1)) + own * rng.normal(size=(150, 8))).astype(np.float32)
+        draws = metrics.floor(d, None, jax.random.key(seed), 99, ipsatised=True)
+        excess = null.remove(metrics.spearman(metrics.ipsatise(d)), draws.expected)
+        p.append(float(inference.p_value(metrics.nvat(excess), draws.nvat, jnp.float32(1))))
+    assert np.mean(np.array(p) <= 0.05) < 0.15
+    assert stats.kstest(p, "uniform").pvalue > 0.001
+
+
+def test_two_values_have_nothing_to_test_after_ipsatising():
+    d, _ = planted(n=40, values=2)
+    result = infer(d, target=0)
+    assert result.ipsatised.p == 1
+    np.testing.assert_allclose(result.ipsatised.nvat.estimate, 0, atol=1e-6)
+
+
+def test_the_names_of_clusters_change_nothing():
+    d, _ = planted()
+    one = infer(d, np.arange(120) // 5)
+    before = inference.coupled._cache_size()
+    renamed = np.array([f"scene {(7 * c) % 24}" for c in np.arange(120) // 5])
+    jax.tree.map(np.testing.assert_array_equal, one, infer(d, renamed))
+    assert inference.coupled._cache_size() == before
+
+
+def test_input_that_is_no_rating_is_refused():
+    d, _ = planted()
+    d[3, 1] = np.inf
+    for call, message in (
+        (lambda: infer(d), "found an infinity"),
+        (lambda: infer(d[:0]), "no contexts"),
+        (lambda: infer(d[0]), "expected .contexts, values."),
+        (lambda: infer(np.nan_to_num(d), direction=2), "a direction is 1"),
+        (lambda: infer(np.nan_to_num(d), resamples=0), "at least one resample"),
+        (lambda: metrics.floor(d, None, jax.random.key(0), labels=np.full(d.shape, 3)), "labels are -1, 0 or 1"),
+        (lambda: metrics.gain(d, np.array([0.2, 0.8, 0, 0, 0, 0])), "of 0 and 1"),
+        (lambda: metrics.gain(d, np.zeros(6, bool)), "found none in the mask"),
+        (lambda: metrics.spearman(d, np.ones(3)), "one weight for each of 120 contexts"),
+        (lambda: metrics.robustness(d, None, jax.random.key(0), share=2.0), "share is above 0 and at most 1"),
+        (lambda: metrics.as_reading(0.3, 4, "x"), "reading must be one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_response_style_fools_the_raw_numbers_and_not_the_ipsatised():

@@ -165,10 +165,15 @@ def sentences(content: dict[str, Any]) -> list[str]:
     if test is not None and test["p"] is not None:
         follow = "Their coupling follows" if test["p"] < 0.05 else "Nothing shows that their coupling follows"
         lines.append(f"{follow} the order of the circle (index {test['index']:.2f}, p {_p(test['p'])}).")
+    mechanical = level["ipsatised"]["mechanical_gnd"]
     lines.append(
         f"Coupling does not see a shift that is the same in every context. nVAT is read as {content['reading']}; "
-        "ipsatised shifts are judged against their own null. If only the target moved, ipsatising alone would give every "
-        f"other type a GND of {_number(level['ipsatised']['mechanical_gnd'])}."
+        "ipsatised shifts are judged against their own null."
+        + (
+            ""
+            if mechanical is None
+            else f" If only the target moved, ipsatising alone would give every other type a GND of {_number(mechanical)}."
+        )
     )
     return lines
 
@@ -188,6 +193,12 @@ def _p(x: float | None) -> str:
 def _interval(estimate: dict[str, float | None]) -> str:
     if estimate["estimate"] is None:
         return "-"
-    if estimate["low"] is None or estimate["high"] is None:
-        return f"{estimate['estimate']:.2f}"
-    return f"{estimate['estimate']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+    low, high = estimate["low"], estimate["high"]
+    if low is None or high is None:
+        return _two(estimate["estimate"])
+    return f"{_two(estimate['estimate'])} [{_two(low)}, {_two(high)}]"
+
+
+def _two(x: float) -> str:
+    text = f"{x:.2f}"
+    return "0.00" if text == "-0.00" else text

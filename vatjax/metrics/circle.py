@@ -62,8 +62,15 @@ def order_test(coupling: Array, sectors: Sequence[int] | None = None) -> OrderTe
         raise ValueError(f"the exact test takes 4 to {MOST_TYPES} types, found {types}; analyse types, not values")
     if len(slots) != types:
         raise ValueError(f"one sector for each of {types} types is needed, found {len(slots)}")
+    test: OrderTest = _order_test(jnp.asarray(coupling), slots)
+    return test
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _order_test(coupling: Array, slots: tuple[int, ...]) -> OrderTest:
+    types = len(slots)
     first, second = np.triu_indices(types, 1)
-    r = jnp.asarray(coupling)[first, second]
+    r = coupling[first, second]
     present = ~jnp.isnan(r)
     both = present[:, None] & present[None, :]
     sign = jnp.where(both, jnp.sign(r[:, None] - r[None, :]), 0)

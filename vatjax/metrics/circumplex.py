@@ -9,6 +9,7 @@ Marquardt's method; a softmax and a sigmoid keep b and z within their bounds.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ class Circumplex(NamedTuple):
     spread: Array
 
 
+@functools.partial(jax.jit, static_argnames=("harmonics", "starts", "steps"))
 def circumplex(
     coupling: Array, angles: Array, key: Array, harmonics: int = 3, starts: int = 16, steps: int = 100
 ) -> Circumplex:
@@ -88,7 +90,8 @@ def circumplex(
     error = jax.vmap(lambda x: jnp.sum(residual(x) ** 2))(fitted)
     best = fitted[jnp.argmin(error)]
     turn, z, b = unpack(best)
-    pairs = jnp.maximum(jnp.sum(present), 1).astype(coupling.dtype)
+    pairs = jnp.sum(present).astype(coupling.dtype)
+    pairs = jnp.where(pairs > 0, pairs, jnp.nan)
     total = jnp.sum(observed**2)
     return Circumplex(
         turned(turn, theory),

@@ -9,6 +9,7 @@ R does not see the gain: a shift that is the same in every context changes gain 
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from vatjax.metrics import ranks as rk
-from vatjax.metrics.shifts import as_floating
+from vatjax.metrics.shifts import as_matrix
 
 Array = jax.Array
 Reading = Literal["rms", "offdiag", "full"]
@@ -44,11 +45,12 @@ def spearman(x: Array, weights: Array | None = None, missing: bool | None = None
     >>> spearman(jnp.array([[1.0, 1.0], [2.0, 5.0], [3.0, 9.0]])).round(3).tolist()
     [[1.0, 1.0], [1.0, 1.0]]
     """
-    x = as_floating(x)
+    x = as_matrix(x, weights)
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else jnp.asarray(weights, x.dtype)
     ranks = rk.rank(x)
     if has_missing(x) if missing is None else missing:
-        return pairwise(ranks, weights)
+        r: Array = pairwise(ranks, weights)
+        return r
     return complete(ranks, weights)
 
 
@@ -59,6 +61,7 @@ def complete(ranks: rk.Ranks, weights: Array) -> Array:
     return jnp.where(whole[:, None] & whole[None, :], r, jnp.nan)
 
 
+@jax.jit
 def pairwise(ranks: rk.Ranks, weights: Array) -> Array:
     """Spearman over the contexts that both columns have.
 
@@ -112,7 +115,7 @@ def kendall(x: Array, weights: Array | None = None, levels: int | None = None) -
     Returns:
         tau-b, symmetric, with a unit diagonal; NaN for a constant column.
     """
-    x = as_floating(x)
+    x = as_matrix(x, weights)
     if levels is None:
         levels = KENDALL_LEVELS if isinstance(x, jax.core.Tracer) else distinct(x)
         if levels > KENDALL_LEVELS:
@@ -123,6 +126,12 @@ def kendall(x: Array, weights: Array | None = None, levels: int | None = None) -
                 )
             return _kendall_on_host(np.asarray(x)).astype(x.dtype)
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else jnp.asarray(weights, x.dtype)
+    tau: Array = _kendall_of_tables(x, weights, -(-levels // 8) * 8)  # rounded up, so that calls share compilations
+    return tau
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _kendall_of_tables(x: Array, weights: Array, levels: int) -> Array:
     ranks = rk.rank(x)
     code = rk.dense_codes(ranks)
     fits = jnp.max(jnp.where(ranks.present, code, 0), axis=0) < levels
@@ -207,14 +216,24 @@ def nvat(coupling: Array, reading: Reading = "rms") -> Array:
     values = jnp.sum(jnp.any(off, axis=-1)).astype(coupling.dtype)
     if reading == "rms":
         count = jnp.sum(off).astype(coupling.dtype)
-        return jnp.sqrt(square / jnp.where(count > 0, count, jnp.nan))
+        return _root(square / jnp.where(count > 0, count, jnp.nan))
     if reading == "full":
         square = square + values
-    return jnp.sqrt(square / jnp.where(values > 0, values, jnp.nan))
+    return _root(square / jnp.where(values > 0, values, jnp.nan))
+
+
+def _root(x: Array) -> Array:
+    """A square root whose gradient at 0 is 0."""
+    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
 def as_reading(rms: Array, values: int, reading: Reading) -> Array:
-    """Another reading of an nVAT that was read as "rms", for intervals and floors as well as estimates."""
+    """Another reading of an nVAT that was read as "rms", for intervals and floors as well as estimates.
+
+    It is that of a matrix without gaps among the `values` columns that have a correlation.
+    """
+    if reading not in READINGS:
+        raise ValueError(f"reading must be one of {', '.join(READINGS)}, found {reading!r}")
     if reading == "rms":
         return rms
     square = rms**2 * (values - 1)

@@ -7,12 +7,13 @@
 
 How each interval and each p is made:
 
-    gain, shift   cluster bootstrap, BCa; p by sign flips of whole clusters
+    gain, shift   cluster bootstrap, BCa (below ten clusters the jackknife's, t); p by sign flips of whole clusters
     gnd           Fieller: a ratio of two estimated means, with the clusters' covariance
-    off target    delete-one-cluster jackknife, t; floor and p by the same sign flips
+    off target    delete-one-cluster jackknife, t; the low end allows for the floor; p by the same sign flips
     coupling      delete-one-cluster jackknife on Fisher's z
-    vat, gini     delete-one-cluster jackknife, t; floor and p from the null of coupling
-    nvat          that of the debiased square, `[0, high]` where it can't be told from 0; floor and p from that null
+    vat           delete-one-cluster jackknife, t; the low end allows for the floor; floor and p from the null of coupling
+    gini          delete-one-cluster jackknife, t, of the measured value; floor and p from the null of coupling
+    debiased      that of the debiased square, `[0, high]` where it can't be told from 0; floor and p from that null
 
 The jackknife leaves out groups of clusters where there are more than 256 of them.
 """
@@ -35,6 +36,9 @@ from vatjax.metrics import shifts as sh
 from vatjax.metrics.intervals import LEVEL, Estimate
 
 Array = jax.Array
+
+# With fewer clusters a bootstrap of a mean covers too rarely.
+FEW_CLUSTERS = 10
 
 
 class Moved(NamedTuple):
@@ -69,7 +73,7 @@ class Coupled(NamedTuple):
     Attributes:
         coupling: R, [values, values].
         vat: value-level tax, [values].
-        nvat: system-level tax, reading "rms", as measured; the interval is that of `debiased`.
+        nvat: system-level tax, reading "rms", as measured; its interval is that of `debiased`, up to what was measured.
         debiased: nVAT after the noise's share is taken off its square.
         gini: concentration of `vat`.
         floor, vat_floor, gini_floor: what independent values would show; scalar, [values], scalar.
@@ -208,12 +212,15 @@ def infer(
         labels: [contexts, values] in {-1, 0, 1} for `labelled` states, whose labels alone create coupling; concrete.
         missing: whether to couple columns pair by pair, as in `spearman`: traced data with missing ratings need True.
     """
-    d = sh.shift(pre, post)
+    d = sh.finite(sh.as_matrix(sh.shift(pre, post)))
+    if resamples < 1:
+        raise ValueError(f"at least one resample is needed, found {resamples}")
     groups = rs.clusters_of(clusters, d.shape[0])
-    member, sign = sh.target_mask(target, d.shape[1]), jnp.asarray(direction, d.dtype)
+    member, sign = sh.target_mask(target, d.shape[1]), jnp.asarray(sh.directed(direction), d.dtype)
     keys = jax.random.split(key, 4)
     weights = rs.bootstrap_weights(keys[0], groups.count, resamples, d.dtype)
-    plan = rs.plan(d, groups, missing, nl.flips(groups, labels), weights)
+    plan = rs.plan(d, groups, missing, weights)
+    plan = dataclasses.replace(plan, flips=nl.flips(groups, plan.missing, labels))
     left_out = rs.jackknife_weights(groups.count, d.dtype)
     flips = jax.random.rademacher(keys[3], weights.shape, d.dtype)
     plain = sh.ipsatise(d)
@@ -272,32 +279,48 @@ def first_order(
     noise = means(flips, jnp.ones_like(flips))
     top, size = gains(now)[0], sizes(now)[0]
 
-    # What a column that few clusters rate rests on.
-    rated = jnp.einsum("gc,cv->gv", 1 - left_out, counts, precision=rk.EXACT) > 0
-    resting = jnp.sum(rated, 0)
-    resting_gain = jnp.sum(jnp.any(rated & member[None, :], 1))
+    resting, resting_gain = rests_on(counts, left_out, member)
     t, t_gain = (iv.t_quantile(k - 1, left_out.shape[0] - 1, d.dtype) for k in (resting, resting_gain))
+    # What was summed up, without signs: rounding is relative to it.
+    spans = jnp.sum(jnp.abs(sums), 0) / jnp.maximum(jnp.sum(counts, 0), 1)
+    span = jnp.max(jnp.where(member, spans, 0))
 
-    mean = Estimate(now[0], *iv.bca(now[0], draws, without, t, resting))
+    mean = _mean_interval(now[0], draws, without, t, resting, spans)
     gain_without = gains(without)
-    gain = Estimate(top, *iv.bca(top, gains(draws), gain_without, t_gain, resting_gain))
+    gain = _mean_interval(top, gains(draws), gain_without, t_gain, resting_gain, span)
     resolved = ((gain.low > 0) | (gain.high < 0)) & (top**2 > t_gain**2 * iv.jackknife_variance(gain_without))
     low, high = (
-        jnp.where(resolved, end, jnp.nan) for end in iv.fieller(now[0], top, without, gain_without, jnp.fmin(t, t_gain))
+        jnp.where(resolved, end, jnp.nan) for end in iv.fieller(now[0], top, without, gain_without, jnp.fmax(t, t_gain))
     )
     bottom = jnp.where(resolved, jnp.abs(top), jnp.nan)
-    off = iv.jackknife_interval(size / bottom, sizes(without) / jnp.abs(gain_without), t_gain, least=0)
+    errors = jnp.sqrt(iv.jackknife_variance(without))
+    floor = sh.off_target(iv.noise_of(errors), member) / bottom
+    off = iv.biased_interval(size / bottom, sizes(without) / jnp.abs(gain_without), t_gain, floor)
     return Moved(
         gain=gain,
-        gain_p=p_value(jnp.abs(top), jnp.abs(gains(noise))),
+        gain_p=p_value(jnp.abs(top), jnp.abs(gains(noise)), span),
         resolved=resolved,
         shift=mean,
-        shift_p=p_value(jnp.abs(now[0]), jnp.abs(noise)),
+        shift_p=p_value(jnp.abs(now[0]), jnp.abs(noise), spans),
         gnd=Estimate(sh.gnd_of(now[0], top, resolved), low, high),
         off_target=off,
-        off_target_floor=jnp.mean(sizes(noise)) / bottom,
-        off_target_p=p_value(size, sizes(noise)),
+        off_target_floor=floor,
+        off_target_p=p_value(size, sizes(noise), jnp.max(spans)),
     )
+
+
+def _mean_interval(estimate: Array, draws: Array, without: Array, t: Array, resting: Array, size: Array) -> Estimate:
+    """BCa, and where an entry rests on few clusters the jackknife's: there resamples are too much alike."""
+    low, high = iv.bca(estimate, draws, without, t, resting, size)
+    plain = iv.jackknife_interval(estimate, without, t)
+    few = resting < FEW_CLUSTERS
+    return Estimate(estimate, jnp.where(few, plain.low, low), jnp.where(few, plain.high, high))
+
+
+def rests_on(counts: Array, left_out: Array, member: Array) -> tuple[Array, Array]:
+    """How many clusters (or groups of them) have ratings of each column, [values], and of any of the target's."""
+    rated = jnp.einsum("gc,cv->gv", 1 - left_out, counts, precision=rk.EXACT) > 0
+    return jnp.sum(rated, 0), jnp.sum(jnp.any(rated & member[None, :], 1))
 
 
 def cluster_sums(d: Array, groups: rs.Clusters) -> tuple[Array, Array]:
@@ -334,24 +357,26 @@ def coupled(d: Array, null: nl.Null, weights: Array, left_out: Array, plan: rs.P
     debiased = iv.root_interval(square, jnp.sqrt(iv.jackknife_variance(squares)), t)
     vat, nvat = cp.vat(excess(r)), cp.nvat(excess(r))
     gini = cp.gini(vat)
+    one = jnp.ones((), r.dtype)
     vats = jax.vmap(lambda one: cp.vat(jnp.where(sound, excess(one), jnp.nan)))(without)
     drawn = prepared.skipping(plan.kept)
+    spread = iv.jackknife_interval(gini, jax.vmap(cp.gini)(vats), t)
     taken = rs.over(weights, lambda w: cp.hubs(cp.vat(excess(drawn.coupling(w)))), d.size)
     return Coupled(
         coupling=Estimate(r, *iv.fisher(r, variance, t)),
-        vat=iv.jackknife_interval(vat, vats, t, 0, 1),
-        nvat=Estimate(nvat, debiased.low, debiased.high),
+        vat=iv.biased_interval(vat, vats, t, jnp.nanmean(null.vat, 0), most=1),
+        nvat=Estimate(nvat, debiased.low, jnp.maximum(debiased.high, nvat)),
         debiased=debiased,
-        gini=iv.jackknife_interval(gini, jax.vmap(cp.gini)(vats), t, 0, 1),
-        floor=jnp.mean(null.nvat),
-        floor_high=jnp.quantile(null.nvat, LEVEL),
-        vat_floor=jnp.mean(null.vat, 0),
-        vat_floor_high=jnp.quantile(null.vat, LEVEL, axis=0),
-        gini_floor=jnp.mean(null.gini),
-        gini_floor_high=jnp.quantile(null.gini, LEVEL),
-        p=p_value(nvat, null.nvat),
-        vat_p=p_value(vat, null.vat),
-        gini_p=p_value(gini, null.gini),
+        gini=Estimate(gini, jnp.maximum(spread.low, 0), jnp.minimum(spread.high, 1)),
+        floor=jnp.nanmean(null.nvat),
+        floor_high=jnp.nanquantile(null.nvat, LEVEL),
+        vat_floor=jnp.nanmean(null.vat, 0),
+        vat_floor_high=jnp.nanquantile(null.vat, LEVEL, axis=0),
+        gini_floor=jnp.nanmean(null.gini),
+        gini_floor_high=jnp.nanquantile(null.gini, LEVEL),
+        p=p_value(nvat, null.nvat, one),
+        vat_p=p_value(vat, null.vat, one),
+        gini_p=p_value(gini, null.gini, one),
         hub_share=jnp.mean(taken.astype(r.dtype), 0),
         expected=null.expected,
     )
@@ -380,11 +405,15 @@ def debiased_square(r: Array, left_out: Array) -> tuple[Array, Array, Array]:
     return mean(r**2) - mean(variance), jax.vmap(mean)(left_out**2), sound
 
 
-def p_value(observed: Array, null: Array) -> Array:
-    """How often the null reaches what was observed, `(1 + #) / (1 + draws)`; NaN where either is.
+def p_value(observed: Array, null: Array, size: Array) -> Array:
+    """How often the null reaches what was observed, `(1 + #) / (1 + draws)`, over the draws that have a value.
 
-    Draws within rounding of what was observed have reached it.
+    Args:
+        observed: [...].
+        null: [draws, ...].
+        size: of the numbers that were summed up, [...] or scalar: draws within their rounding have reached it.
     """
-    reached = null >= (observed - 8 * iv.rounding(observed))[None]
-    p = (1 + jnp.sum(reached, 0).astype(observed.dtype)) / (1 + null.shape[0])
-    return jnp.where(jnp.isnan(observed) | jnp.any(jnp.isnan(null), 0), jnp.nan, p)
+    reached = null >= (observed - 16 * iv.rounding(size))[None]
+    count = jnp.sum(~jnp.isnan(null), 0).astype(observed.dtype)
+    p = (1 + jnp.sum(reached, 0).astype(observed.dtype)) / (1 + count)
+    return jnp.where(jnp.isnan(observed) | (count == 0), jnp.nan, p)

@@ -1,7 +1,7 @@
 """How an interval is made from resamples: BCa, the delete-one-cluster jackknife, Fieller's ratio, roots of squares.
 
-Every function works entry by entry and leaves out resamples without a value: a column that only some clusters rate has
-the degrees of freedom of those clusters.
+Every function works entry by entry. The bootstrap leaves out resamples without a value, the jackknife gives NaN where one
+has none; the caller says how many clusters each entry rests on, which decides its degrees of freedom.
 
 Axes: resamples B, groups G of the jackknife (each row without one cluster or one group of clusters).
 """
@@ -57,7 +57,9 @@ def rounding(x: Array) -> Array:
 # The bootstrap ------------------------------------------------------------------------------------------------------
 
 
-def bca(estimate: Array, draws: Array, left_out: Array, t: Array, groups: Array | int) -> tuple[Array, Array]:
+def bca(
+    estimate: Array, draws: Array, left_out: Array, t: Array, groups: Array | int, size: Array | None = None
+) -> tuple[Array, Array]:
     """Bias-corrected and accelerated bootstrap interval, entry by entry.
 
     The bias term is the normal quantile of the share of draws below the estimate; where that share is 0 or 1 it is
@@ -70,13 +72,15 @@ def bca(estimate: Array, draws: Array, left_out: Array, t: Array, groups: Array 
         left_out: [groups, ...], the statistic without each cluster.
         t: Student's quantile at `groups - 1` degrees of freedom, [...] or scalar.
         groups: how many groups the estimate rests on, [...] or scalar.
+        size: of the numbers that were summed up to the estimate, [...], whose rounding makes equal draws differ; by
+            default the estimate's own.
 
     Returns:
         (low, high), each [...].
     """
     present = ~jnp.isnan(draws)
     # A mean of equal numbers differs by rounding from resample to resample; that is no spread.
-    same = jnp.abs(draws - estimate[None]) <= 16 * rounding(estimate)[None]
+    same = jnp.abs(draws - estimate[None]) <= 16 * rounding(estimate if size is None else size)[None]
     below = jnp.where(same, 0.5, (draws < estimate[None]).astype(estimate.dtype))
     count = jnp.sum(present, 0).astype(estimate.dtype)
     bias = jax.scipy.special.ndtri(jnp.sum(jnp.where(present, below, 0), 0) / jnp.where(count > 0, count, jnp.nan))
@@ -127,12 +131,25 @@ def jackknife_covariance(left_out: Array, other: Array) -> Array:
     return (left_out.shape[0] - 1) * jnp.mean(deviation * (other - jnp.mean(other))[:, None], 0)
 
 
-def jackknife_interval(
-    estimate: Array, left_out: Array, t: Array, least: float = -np.inf, most: float = np.inf
-) -> Estimate:
-    """`estimate +- t * error` of the delete-one-cluster jackknife, cut to the range that the quantity can have."""
+def jackknife_interval(estimate: Array, left_out: Array, t: Array) -> Estimate:
+    """`estimate +- t * error` of the delete-one-cluster jackknife."""
     half = t * jnp.sqrt(jackknife_variance(left_out))
-    return Estimate(estimate, jnp.maximum(estimate - half, least), jnp.minimum(estimate + half, most))
+    return Estimate(estimate, estimate - half, estimate + half)
+
+
+def biased_interval(estimate: Array, left_out: Array, t: Array, noise: Array, most: float = np.inf) -> Estimate:
+    """The interval of a mean of absolute values, which noise alone makes larger than 0.
+
+    The noise's share of the measured value lies between nothing (all parts are clear of 0) and `noise` (none is), so
+    that the low end allows for all of it and the high end for nothing.
+    """
+    half = t * jnp.sqrt(jackknife_variance(left_out))
+    return Estimate(estimate, jnp.maximum(estimate - noise - half, 0), jnp.minimum(estimate + half, most))
+
+
+def noise_of(error: Array) -> Array:
+    """The mean absolute value of noise with a standard error: `sqrt(2 / pi)` of it."""
+    return float(np.sqrt(2 / np.pi)) * error
 
 
 def fisher(r: Array, variance: Array, t: Array) -> tuple[Array, Array]:
@@ -142,13 +159,13 @@ def fisher(r: Array, variance: Array, t: Array) -> tuple[Array, Array]:
     z = jnp.arctanh(inside)
     identity = jnp.eye(r.shape[0], dtype=bool)
     low, high = (jnp.where(identity, r, jnp.tanh(end)) for end in (z - half, z + half))
-    return low, high
+    return jnp.minimum(low, r), jnp.maximum(high, r)
 
 
 def root_interval(square: Array, error: Array, t: Array) -> Estimate:
     """The root of a debiased mean square correlation, which may be negative, and its interval within [0, 1].
 
-    Where the square can't be told from 0 the interval is `[0, sqrt(square + t error)]`. Where it can, the interval is
+    Where the square can't be told from 0 the interval is `[0, sqrt(max(square, 0) + t error)]`. Where it can, the interval is
     symmetric about the root, whose error is `error / (2 root)`: on that scale it is nearest to normal (planted data
     were covered .93 to .96 so, and .92 to .96 by the interval of the square).
     """

@@ -6,12 +6,17 @@ cluster change their sign together instead. (Permuting concatenated blocks of un
 at a level of 5 % in simulation.)
 
 `labelled` states are made by one agreement a context times fixed labels, and the labels alone create coupling: there the
-agreement shifts are exchanged and the labels are kept. Contexts without a label have no agreement to give away, so that
-signs are flipped where there are any.
+agreement shifts are exchanged and the labels are kept. Contexts without a label have no agreement to give away, and
+missing ratings must stay where they are, since every pair of columns rests on the contexts that both have: signs are
+flipped where there are any.
+
+Ipsatised shifts are judged against columns that are independent once a common response style is taken away, each with the
+spread that is its own, and ipsatised again: a style that moves all values alike, however strongly, is no coupling there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,7 +47,7 @@ class Null(NamedTuple):
         nvat: [resamples], the root mean square correlation of each draw.
         vat: [resamples, values].
         gini: [resamples].
-        expected: [values, values], `E0[R]`: of ipsatised shifts about -1/(V-1), of labelled ones what labels alone make;
+        expected: [values, values], `E0[R]`: what ipsatising makes of independent columns, or of labelled ones what labels alone make;
             0 otherwise.
     """
 
@@ -65,7 +70,8 @@ def floor(
 
     Statistics are of `R - E0[R]` where the null itself has a coupling: for ipsatised shifts, and for labelled ones. More
     than 1,024 clusters are exchanged in blocks of neighbours; clusters that fill no block stay where they are. Where
-    ratings are missing, each pair is compared on the contexts that both have, by the ranks within the whole column.
+    ratings are missing, each pair is compared on the contexts that both have, by the ranks within the whole column; a
+    statistic is NaN in the draws in which no pair is left.
 
     Args:
         shift: [contexts, values]; raw, also for `ipsatised`.
@@ -82,7 +88,8 @@ def floor(
     """
     shift = as_floating(shift)
     groups = rs.clusters_of(clusters, shift.shape[0])
-    plan = rs.plan(shift, groups, missing, flips(groups, labels))
+    plan = rs.plan(shift, groups, missing)
+    plan = dataclasses.replace(plan, flips=flips(groups, plan.missing, labels))
     drawn: Null = draws(shift, key, signs(labels, shift), plan, resamples, ipsatised)
     return drawn
 
@@ -92,15 +99,17 @@ def signs(labels: Array | None, shift: Array) -> Array | None:
     return None if labels is None else jnp.asarray(labels, shift.dtype)
 
 
-def flips(groups: rs.Clusters, labels: Array | None = None) -> bool:
-    """Whether the null has to flip signs: clusters differ in size, or some contexts have no label."""
+def flips(groups: rs.Clusters, missing: bool, labels: Array | None = None) -> bool:
+    """Whether the null has to flip signs: clusters differ in size, or ratings or labels are missing."""
     if labels is None:
-        return not groups.equal
+        return missing or not groups.equal
     if isinstance(labels, jax.core.Tracer):
         raise TypeError(
             "labels decide which null fits and must be concrete: close over them instead of passing them in"
         )
-    return not groups.equal or not np.any(np.asarray(labels) != 0, axis=1).all()
+    if not np.isin(np.asarray(labels), (-1, 0, 1)).all():
+        raise ValueError("labels are -1, 0 or 1")
+    return missing or not groups.equal or not np.any(np.asarray(labels) != 0, axis=1).all()
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "resamples", "ipsatised"))
@@ -114,17 +123,28 @@ def draws(shift: Array, key: Array, labels: Array | None, plan: rs.Plan, resampl
         present = (~jnp.isnan(shift)).astype(shift.dtype)
         # The ranks of an exchanged column are the exchanged ranks: nothing is sorted again.
         return _statistics(lambda key: couple(*exchange(key, (z, present))), keys, shift.size, None)
-    draw = _exchanged(shift, exchange) if labels is None else _relabelled(shift, labels, exchange)
-    scale = rk.typical(ipsatise(shift) if ipsatised else shift)
+    plain = ipsatise(shift)
+    draw = _exchanged(own_spread(plain), exchange) if labels is None else _relabelled(shift, labels, exchange)
+    typical = rk.typical(plain if ipsatised else shift)
 
-    def coupled(key: Array) -> Array:
+    def coupled(drawn: Array) -> Array:
+        return couple(rk.binned_midranks(drawn, *typical), (~jnp.isnan(drawn)).astype(drawn.dtype))
+
+    def taken(key: Array) -> Array:
         drawn = draw(key)
-        drawn = ipsatise(drawn) if ipsatised else drawn
-        return couple(rk.binned_midranks(drawn, scale), (~jnp.isnan(drawn)).astype(drawn.dtype))
+        return ipsatise(drawn) if ipsatised else drawn
 
+    if labels is None:
+        # What ipsatising makes is taken off each draw as off the data: from its own spreads, with their error.
+        own = _statistics(lambda key: _less_mechanical(taken(key), coupled), keys, shift.size, None)
+        return own._replace(expected=mechanical_coupling(plain))
     others = jax.random.split(jax.random.fold_in(key, 1), _EXPECTED_DRAWS)
-    expected = jnp.nanmean(rs.over(others, coupled, shift.size), 0)
-    return _statistics(coupled, keys, shift.size, expected)
+    expected = jnp.nanmean(rs.over(others, lambda key: coupled(taken(key)), shift.size), 0)
+    return _statistics(lambda key: coupled(taken(key)), keys, shift.size, expected)
+
+
+def _less_mechanical(drawn: Array, coupled: Callable[[Array], Array]) -> Array:
+    return remove(coupled(drawn), mechanical_coupling(drawn))
 
 
 def exchanger(groups: rs.Clusters, key: Array, flips: bool) -> Exchange:
@@ -174,9 +194,11 @@ def exchanger(groups: rs.Clusters, key: Array, flips: bool) -> Exchange:
     return permute
 
 
-def _complete_coupling_of(z: Array, _: Array) -> Array:
-    """R from ranks of complete columns, centred anew, since flips move a column's mean."""
-    return rk.correlation(z - jnp.mean(z, 0, keepdims=True), jnp.ones(z.shape[0], z.dtype))
+def _complete_coupling_of(z: Array, present: Array) -> Array:
+    """R from ranks of complete columns, centred anew, since flips move a column's mean; others are NaN, as measured."""
+    r = rk.correlation(z - jnp.mean(z, 0, keepdims=True), jnp.ones(z.shape[0], z.dtype))
+    whole = jnp.all(present > 0, axis=0)
+    return jnp.where(whole[:, None] & whole[None, :], r, jnp.nan)
 
 
 def _coupling_of(z: Array, present: Array) -> Array:
@@ -187,13 +209,54 @@ def _coupling_of(z: Array, present: Array) -> Array:
 
     count = product(present, present)
     share = 1 / jnp.maximum(count, 1)
-    mean = product(z, present) * share
+    mean, square = product(z, present) * share, product(z * z, present) * share
     covariance = product(z, z) * share - mean * mean.T
-    variance = product(z * z, present) * share - mean**2
-    sound = (variance > rk.NO_VARIANCE) & (variance.T > rk.NO_VARIANCE)
+    variance = square - mean**2
+    varies = (variance > rk.NO_VARIANCE) & (variance > 1e-5 * square)  # less is what rounding leaves of nothing
+    sound = varies & varies.T
     scale = jnp.sqrt(jnp.where(sound, variance * variance.T, 1))
-    r = jnp.where(sound, covariance / scale, jnp.nan)
+    r = jnp.where(sound, jnp.clip(covariance / scale, -1, 1), jnp.nan)
     return jnp.where(jnp.eye(r.shape[0], dtype=bool) & sound, 1, r)
+
+
+def own_variance(plain: Array) -> tuple[Array, Array]:
+    """The variance of each ipsatised column, and the one it had before a common part was taken from all, [1, values].
+
+    Of independent columns with variances s_v^2, ipsatising leaves `s_v^2 (1 - 2 / V) + mean(s^2) / V`; this solves for s_v.
+    """
+    values = plain.shape[1]
+    variance = jnp.nanvar(plain, axis=0, keepdims=True)
+    if values < 3:
+        return variance, variance
+    mean = jnp.nansum(variance) / (values - 1)
+    return variance, jnp.maximum((variance - mean / values) / (1 - 2 / values), 0)
+
+
+def own_spread(plain: Array) -> Array:
+    """Ipsatised columns, each stretched to the spread it had before a common part was taken from all."""
+    variance, own = own_variance(plain)
+    return plain * jnp.sqrt(own / jnp.where(variance > 0, variance, 1))
+
+
+def mechanical_coupling(plain: Array) -> Array:
+    """The coupling that ipsatising alone makes of independent columns with the spreads that these show.
+
+        cov(v, w) = (mean(s^2) - s_v^2 - s_w^2) / V
+
+    turned from Pearson's to Spearman's correlation as for normal columns, `6 / pi asin(r / 2)`; about -1 / (V - 1) where
+    spreads are alike.
+
+    Args:
+        plain: ipsatised shifts, [contexts, values].
+    """
+    values = plain.shape[1]
+    _, own = own_variance(plain)
+    mean = jnp.nanmean(own)
+    covariance = (mean - own - own.T) / values
+    implied = jnp.maximum(own * (1 - 2 / values) + mean / values, 0)
+    scale = jnp.sqrt(implied * implied.T)
+    r = jnp.where(scale > 0, jnp.clip(covariance / jnp.where(scale > 0, scale, 1), -1, 1), 0)
+    return 6 / np.pi * jnp.arcsin(r / 2)
 
 
 def _exchanged(shift: Array, exchange: Exchange) -> Callable[[Array], Array]:

@@ -137,26 +137,28 @@ def level_midranks(counts: Array, weights: Array, code: Array) -> Array:
     return jnp.take_along_axis(middle.T, code, axis=0)
 
 
-def typical(x: Array) -> Array:
-    """The median size of each column's ratings other than 0, [1, values]; 1 where there are none."""
-    size = jnp.nanmedian(jnp.where(opaque(x) == 0, jnp.nan, jnp.abs(x)), axis=0, keepdims=True)
-    return jnp.where(size > 0, size, 1)
+def typical(x: Array) -> tuple[Array, Array]:
+    """Each column's median, and the median distance from it of the ratings that differ from it (else 1), [1, values]."""
+    x = opaque(x)
+    centre = jnp.nanmedian(x, axis=0, keepdims=True)
+    away = jnp.abs(x - centre)
+    size = jnp.nanmedian(jnp.where(away == 0, jnp.nan, away), axis=0, keepdims=True)
+    return jnp.where(jnp.isnan(centre), 0, centre), jnp.where(size > 0, size, 1)
 
 
-def binned_midranks(x: Array, scale: Array, bins: int = 4096) -> Array:
-    """Centred midranks z [contexts, values] after rounding to bins, which are equal for `asinh(x / scale)`.
+def binned_midranks(x: Array, centre: Array, scale: Array, bins: int = 4096) -> Array:
+    """Centred midranks z [contexts, values] after rounding to bins, which are equal for `asinh((x - centre) / scale)`.
 
     For draws from a null, which are ranked by the thousand: counting is many times faster than sorting. The bins are as
-    fine as 1/4096 of the range about 0 and grow with the rating in the tails, so that one wild rating costs the others
-    no resolution.
+    fine as the middle of a column wants and grow with the distance from it, so that a wild rating costs the others little.
 
     Args:
-        x: [contexts, values], around 0.
-        scale: the size of a typical rating, [1, values].
+        x: [contexts, values].
+        centre, scale: of `typical`, [1, values].
         bins: how many.
     """
     present = ~jnp.isnan(x)
-    x = jnp.arcsinh(x / scale)
+    x = jnp.arcsinh((x - centre) / scale)
     low = jnp.min(jnp.where(present, x, jnp.inf), axis=0, keepdims=True)
     high = jnp.max(jnp.where(present, x, -jnp.inf), axis=0, keepdims=True)
     finer = jnp.where(high > low, (bins - 1) / jnp.where(high > low, high - low, 1), 0)
@@ -195,6 +197,6 @@ def normalise(product: Array, variance: Array) -> Array:
     """`product / sqrt(var_v var_w)` with an exact unit diagonal, NaN for columns without variance."""
     varies = variance > NO_VARIANCE
     scale = jnp.where(varies, 1 / jnp.sqrt(jnp.where(varies, variance, 1)), jnp.nan)
-    r = jnp.clip(product * scale[:, None] * scale[None, :], -1, 1)
+    r = jnp.clip(product * (scale[:, None] * scale[None, :]), -1, 1)
     identity = jnp.eye(r.shape[0], dtype=bool)
     return jnp.where(identity & varies[:, None], 1, r)

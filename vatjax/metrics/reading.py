@@ -3,6 +3,7 @@ subsamples of the scenes."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -37,12 +38,18 @@ class Amplification(NamedTuple):
 
 
 def amplification(
-    shift: Array, target: Array | int, clusters: Any, key: Array, splits: int = 50, resamples: int = 500
+    shift: Array,
+    target: Array | int,
+    clusters: Any,
+    key: Array,
+    splits: int = 50,
+    resamples: int = 500,
+    missing: bool | None = None,
 ) -> Amplification:
     """Amplification with its safeguard: groups are chosen on one half of the scenes and compared on the other.
 
     Choosing and comparing on the same contexts would let noise choose the winners. The difference is the mean over
-    `splits` random halvings, each used both ways; its interval is a cluster bootstrap's.
+    `splits` random halvings, each used both ways; its interval is a cluster bootstrap's, given the groups.
 
     Args:
         shift: [contexts, values].
@@ -51,11 +58,21 @@ def amplification(
         key: PRNG key.
         splits: random halvings.
         resamples: draws of the bootstrap.
+        missing: as in `spearman`.
     """
     shift = sh.as_floating(shift)
-    groups = rs.clusters_of(clusters, shift.shape[0])
+    plan = rs.plan(shift, rs.clusters_of(clusters, shift.shape[0]), missing)
     member = sh.target_mask(target, shift.shape[1])
-    prepared = rs.prepare(shift, groups)
+    measured: Amplification = _amplification(shift, member, key, plan, splits, resamples)
+    return measured
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _amplification(
+    shift: Array, member: Array, key: Array, plan: rs.Plan, splits: int, resamples: int
+) -> Amplification:
+    groups = plan.clusters
+    prepared = rs.prepare(shift, groups, plan.levels, plan.missing)
     sums, counts = inf.cluster_sums(jnp.abs(shift), groups)
     halves = rs.subsample_weights(key, groups.count, splits, 0.5, shift.dtype)
 
@@ -107,6 +124,7 @@ def _mean(x: Array, where: Array) -> Array:
 # Agreement ----------------------------------------------------------------------------------------------------------
 
 
+@jax.jit
 def agreement(x: Array, y: Array) -> Array:
     """Spearman's correlation of two rankings of the same things, such as VAT by Spearman and by Kendall, [values].
 
@@ -125,7 +143,8 @@ def types_against_values(vat_types: Array, vat_values: Array, type_of: np.ndarra
     """
     member = jnp.asarray(np.asarray(type_of)[None, :] == np.arange(vat_types.shape[0])[:, None])
     means = jax.vmap(lambda mask: _mean(vat_values, mask))(member)
-    return agreement(vat_types, means)
+    agreed: Array = agreement(vat_types, means)
+    return agreed
 
 
 def equal_membership_hubs(
@@ -150,13 +169,21 @@ def equal_membership_hubs(
     each = int(sizes.min()) if members is None else members
     if not 1 <= each <= sizes.min():
         raise ValueError(f"between 1 and {sizes.min()} members can be drawn of every type, found {each}")
-    groups = [np.flatnonzero(type_of == i) for i in range(len(sizes))]
+    taken: Array = _equal_membership(shift, key, tuple(type_of.tolist()), draws, each, top, cp.has_missing(shift))
+    return taken
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+def _equal_membership(
+    shift: Array, key: Array, type_of: tuple[int, ...], draws: int, each: int, top: int, missing: bool
+) -> Array:
+    groups = [np.flatnonzero(np.asarray(type_of) == i) for i in range(max(type_of) + 1)]
 
     def one(key: Array) -> Array:
         keys = jax.random.split(key, len(groups))
         picked = [jax.random.permutation(k, jnp.asarray(group))[:each] for k, group in zip(keys, groups, strict=True)]
         columns = jnp.stack([jnp.nanmean(shift[:, columns], axis=1) for columns in picked], axis=1)
-        return cp.hubs(cp.vat(cp.spearman(columns, missing=cp.has_missing(shift))), top)
+        return cp.hubs(cp.vat(cp.spearman(columns, missing=missing)), top)
 
     taken = rs.chunked(one, jax.random.split(key, draws), 8)
     return jnp.mean(taken.astype(shift.dtype), 0)
@@ -176,7 +203,9 @@ class Robustness(NamedTuple):
     least: Array
 
 
-def robustness(shift: Array, clusters: Any, key: Array, share: float = 0.8, draws: int = 200) -> Robustness:
+def robustness(
+    shift: Array, clusters: Any, key: Array, share: float = 0.8, draws: int = 200, missing: bool | None = None
+) -> Robustness:
     """Repeats the coupling on random shares of the scenes, without replacement.
 
     Args:
@@ -185,10 +214,20 @@ def robustness(shift: Array, clusters: Any, key: Array, share: float = 0.8, draw
         key: PRNG key.
         share: of the clusters that is kept.
         draws: how many subsamples.
+        missing: as in `spearman`.
     """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is above 0 and at most 1, found {share}")
     shift = sh.as_floating(shift)
-    groups = rs.clusters_of(clusters, shift.shape[0])
-    prepared = rs.prepare(shift, groups)
+    plan = rs.plan(shift, rs.clusters_of(clusters, shift.shape[0]), missing)
+    repeated: Robustness = _robustness(shift, key, plan, share, draws)
+    return repeated
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _robustness(shift: Array, key: Array, plan: rs.Plan, share: float, draws: int) -> Robustness:
+    groups = plan.clusters
+    prepared = rs.prepare(shift, groups, plan.levels, plan.missing)
     whole = prepared.coupling(jnp.ones(groups.count, shift.dtype))
     tax = cp.vat(whole)
 

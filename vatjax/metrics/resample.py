@@ -4,7 +4,7 @@
     jackknife       1 everywhere but 0 for the clusters left out
     subsample       1 for a random share of clusters, 0 for the rest
 
-Resamples run in chunks, so that memory beyond the kept statistics does not grow with their number.
+Resamples run in chunks, so that memory beyond their weights and the kept statistics does not grow with their number.
 """
 
 from __future__ import annotations
@@ -56,25 +56,30 @@ class Clusters:
         """Whether all clusters have the same number of contexts, so that whole clusters can be exchanged."""
         return len(set(self.sizes.tolist())) == 1
 
-    def table(self) -> tuple[np.ndarray, Array]:
-        """The contexts of each cluster, [clusters, longest], filled up with the first; and where one is, 1 or 0."""
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """The contexts of each cluster, [clusters, longest], filled up with the first; and where one is."""
         sizes = self.sizes
         order = np.argsort(self.index, kind="stable")
         place = np.arange(sizes.max())[None, :]
         inside = place < sizes[:, None]
         first = np.cumsum(sizes) - sizes
-        return order[first[:, None] + np.where(inside, place, 0)], jnp.asarray(inside, float)
+        return order[first[:, None] + np.where(inside, place, 0)], inside
 
 
 def clusters_of(clusters: Any, contexts: int) -> Clusters:
     """Numbers clusters from 0; None makes each context its own cluster."""
+    if contexts == 0:
+        raise ValueError("there are no contexts")
     if clusters is None:
         return Clusters(np.arange(contexts, dtype=np.int32), contexts)
     if isinstance(clusters, Clusters):
+        if clusters.index.shape != (contexts,):
+            raise ValueError(f"one cluster for each of {contexts} contexts is needed, found {len(clusters.index)}")
         return clusters
     if isinstance(clusters, jax.core.Tracer):
         raise TypeError("clusters decide shapes and must be concrete: close over them instead of passing them in")
-    labels, index = np.unique(np.asarray(clusters), return_inverse=True)
+    labels, first, index = np.unique(np.asarray(clusters), return_index=True, return_inverse=True)
+    index = np.argsort(np.argsort(first))[index]  # numbered as they come: the names of clusters change nothing
     if index.shape != (contexts,):
         raise ValueError(f"one cluster for each of {contexts} contexts is needed, found the shape {index.shape}")
     return Clusters(index.astype(np.int32), len(labels))
@@ -138,12 +143,18 @@ class Reweighter:
         """Spearman R [values, values] under cluster weights [clusters]."""
         own = weights[jnp.asarray(self.groups.index)]
         if self.missing:
-            return cp.pairwise(self.ranks, own)
+            r: Array = cp.pairwise(self.ranks, own)
+            return r
         if self.blocks is not None:
-            return self._of_blocks(self.blocks, weights, own)
+            return self._whole(self._of_blocks(self.blocks, weights, own))
         if self.levels is None:
             return cp.complete(self.ranks, own)
-        return rk.correlation(rk.level_midranks(self.levels.counts, weights, self.levels.code), own)
+        return self._whole(rk.correlation(rk.level_midranks(self.levels.counts, weights, self.levels.code), own))
+
+    def _whole(self, r: Array) -> Array:
+        """Columns with a missing rating have no correlation where they are not compared pair by pair."""
+        whole = jnp.all(self.ranks.present, axis=0)
+        return jnp.where(whole[:, None] & whole[None, :], r, jnp.nan)
 
     def skipping(self, kept: int) -> Reweighter:
         """The same for weights that leave clusters out: only the `kept` others are looked up and multiplied.
@@ -157,19 +168,19 @@ class Reweighter:
             return self
         rows, inside = self.groups.table()
         looked_up = (self.ranks.low, self.ranks.high) if self.levels is None else (self.levels.code,)
-        return dataclasses.replace(self, blocks=Blocks(kept, inside, tuple(x[rows] for x in looked_up)))
+        return dataclasses.replace(self, blocks=Blocks(kept, jnp.asarray(inside), tuple(x[rows] for x in looked_up)))
 
     def _of_blocks(self, blocks: Blocks, weights: Array, own: Array) -> Array:
         count = self.groups.count
         chosen = jnp.nonzero(weights, size=blocks.kept, fill_value=count)[0]
-        weight = jnp.pad(weights, (0, 1))[chosen][:, None] * jnp.pad(blocks.inside, ((0, 1), (0, 0)))[chosen]
+        weight = jnp.pad(weights, (0, 1))[chosen][:, None] * jnp.pad(blocks.inside, ((0, 1), (0, 0)))[chosen].astype(
+            weights.dtype
+        )
         place = jnp.minimum(chosen, count - 1)
         parts = [x[place].reshape(-1, x.shape[-1]) for x in blocks.parts]
         if self.levels is not None:
             return rk.correlation(rk.level_midranks(self.levels.counts, weights, parts[0]), weight.reshape(-1))
-        r = rk.correlation(rk.midranks_at(self.ranks, own, *parts), weight.reshape(-1))
-        whole = jnp.all(self.ranks.present, axis=0)
-        return jnp.where(whole[:, None] & whole[None, :], r, jnp.nan)
+        return rk.correlation(rk.midranks_at(self.ranks, own, *parts), weight.reshape(-1))
 
 
 class Blocks(NamedTuple):
@@ -177,7 +188,7 @@ class Blocks(NamedTuple):
 
     Attributes:
         kept: how many clusters have a weight, at most.
-        inside: [clusters, longest], 1 for a context and 0 for the filling of a shorter cluster.
+        inside: [clusters, longest] bool, False for the filling of a shorter cluster.
         parts: each [clusters, longest, values]: codes of levels, or places in the order.
     """
 
@@ -278,13 +289,11 @@ class Plan:
         return Clusters(index, int(index.max(initial=-1)) + 1)
 
 
-def plan(
-    x: Array, groups: Clusters, missing: bool | None = None, flips: bool = False, weights: Array | None = None
-) -> Plan:
+def plan(x: Array, groups: Clusters, missing: bool | None = None, weights: Array | None = None) -> Plan:
     """Looks at columns and weights once: what they are made of decides which compiled form fits them."""
     missing = cp.has_missing(x) if missing is None else missing
     kept = 0 if weights is None else most_kept(weights)
-    return Plan(groups.index.tobytes(), 0 if missing else level_count(x), missing, flips, kept)
+    return Plan(groups.index.tobytes(), 0 if missing else level_count(x), missing, not groups.equal, kept)
 
 
 def most_kept(weights: Array) -> int:
@@ -309,7 +318,7 @@ def _couplings(x: Array, weights: Array, plan: Plan) -> Array:
 def bootstrap(
     statistic: Callable[[Array, Array], Any], shift: Array, clusters: Any, key: Array, resamples: int = 2000
 ) -> Any:
-    """Cluster bootstrap of any statistic that takes weights.
+    """Cluster bootstrap of any statistic that takes weights. Under `jit` it is compiled once; called alone, every time.
 
     Args:
         statistic: `(shift, weights) -> pytree`, for example `lambda d, w: metrics.gain(d, target, weights=w)`; weights

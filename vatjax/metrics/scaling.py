@@ -8,6 +8,7 @@ without that of noise beside it: `circle_fit` gives both.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -45,10 +46,14 @@ class CircleFit(NamedTuple):
     null_95: Array
 
 
+@functools.partial(jax.jit, static_argnames=("ordinal", "draws", "steps"))
 def circle_fit(
     coupling: Array, angles: Array, key: Array, ordinal: bool = False, draws: int = 200, steps: int = 200
 ) -> CircleFit:
     """Scales a coupling matrix into the plane and compares it with the theory's circle.
+
+    Scaling starts at the theory's circle, so that a coupling without any structure stays there: read the congruence only
+    beside its null.
 
     Args:
         coupling: R of the types, [types, types]; NaN pairs have no say.
@@ -83,6 +88,7 @@ def _placed(coupling: Array) -> Array:
     return jnp.any(~jnp.isnan(coupling) & ~jnp.eye(coupling.shape[0], dtype=bool), axis=1)
 
 
+@functools.partial(jax.jit, static_argnames=("ordinal", "steps"))
 def mds(coupling: Array, start: Array, ordinal: bool = False, steps: int = 200) -> tuple[Array, Array]:
     """Multidimensional scaling from a given start.
 
@@ -124,7 +130,8 @@ def mds(coupling: Array, start: Array, ordinal: bool = False, steps: int = 200) 
     x, _ = lax.scan(step, start - jnp.mean(start, 0, keepdims=True), None, length=steps)
     distance = distances(x)
     error = jnp.sum(weight * (wanted(distance) - distance) ** 2)
-    return x, jnp.sqrt(error / jnp.maximum(jnp.sum(weight * distance**2), _TINY))
+    stress = jnp.sqrt(error / jnp.maximum(jnp.sum(weight * distance**2), _TINY))
+    return x, jnp.where(jnp.sum(weight) > 0, stress, jnp.nan)
 
 
 def distances(x: Array) -> Array:
@@ -162,7 +169,8 @@ def congruence(x: Array, y: Array, where: Array | None = None) -> Array:
     """
     x, y = _centred(x, where)[0], _centred(y, where)[0]
     size = jnp.sqrt(jnp.sum(x**2) * jnp.sum(y**2))
-    return jnp.sum(jnp.linalg.svd(_product(x.T, y), compute_uv=False)) / jnp.where(size > 0, size, jnp.nan)
+    alike = jnp.sum(jnp.linalg.svd(_product(x.T, y), compute_uv=False)) / jnp.where(size > 0, size, jnp.nan)
+    return jnp.minimum(alike, 1)
 
 
 def _centred(x: Array, where: Array | None) -> tuple[Array, Array]:

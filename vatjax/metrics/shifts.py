@@ -37,7 +37,7 @@ def mean_shift(shift: Array, weights: Array | None = None) -> Array:
         shift: [contexts, values].
         weights: frequency weight of each context, [contexts]; a resample is a vector of them.
     """
-    shift = as_floating(shift)
+    shift = as_matrix(shift, weights)
     present = ~jnp.isnan(shift)
     weight = present.astype(shift.dtype)
     if weights is not None:
@@ -64,7 +64,7 @@ def gain_of(mean: Array, target: Array | int, direction: Array | int = 1) -> Arr
     member = target_mask(target, mean.shape[-1]) & ~jnp.isnan(mean)
     count = jnp.sum(member).astype(mean.dtype)
     total = jnp.sum(jnp.where(member, mean, 0))
-    return jnp.asarray(direction, mean.dtype) * total / jnp.where(count > 0, count, jnp.nan)
+    return jnp.asarray(directed(direction), mean.dtype) * total / jnp.where(count > 0, count, jnp.nan)
 
 
 def gnd(
@@ -129,22 +129,51 @@ def target_mask(target: Any, values: int) -> Array:
     """A target as a membership mask [values] bool."""
     if isinstance(target, str):
         raise TypeError(f"a target is a mask or an index here; write taxonomy.mask({target!r})")
-    if (
-        isinstance(target, int | np.integer)
-        and not isinstance(target, bool | np.bool_)
-        and not -values <= target < values
-    ):
-        raise ValueError(f"a target is one of {values} values, found the index {target}")
-    target: Array = jnp.asarray(target)  # type: ignore[no-redef]
-    if target.ndim == 0 and jnp.issubdtype(target.dtype, jnp.integer):
-        return jnp.arange(values) == jnp.where(target < 0, target + values, target)
-    if target.shape != (values,):
-        raise ValueError(f"a target is one index or a mask of {values} values, found the shape {target.shape}")
-    member: Array = target if target.dtype == bool else target > 0
+    concrete = None if isinstance(target, jax.core.Tracer) else np.asarray(target)
+    mask: Array = jnp.asarray(target)
+    if mask.ndim == 0 and jnp.issubdtype(mask.dtype, jnp.integer):
+        if concrete is not None and not -values <= int(concrete) < values:
+            raise ValueError(f"a target is one of {values} values, found the index {int(concrete)}")
+        return jnp.arange(values) == jnp.where(mask < 0, mask + values, mask)
+    if mask.shape != (values,):
+        raise ValueError(f"a target is one index or a mask of {values} values, found the shape {mask.shape}")
+    if concrete is not None and not np.isin(concrete, (0, 1)).all():
+        raise ValueError(f"a target's mask is of 0 and 1, found {concrete.tolist()}")
+    if concrete is not None and not concrete.any():
+        raise ValueError("a target has at least one value, found none in the mask")
+    member: Array = mask if mask.dtype == bool else mask > 0
     return member
 
 
+def directed(direction: Array | int) -> Array | int:
+    """A direction, which is +1 or -1."""
+    if not isinstance(direction, jax.core.Tracer) and not np.isin(np.asarray(direction), (-1, 1)).all():
+        raise ValueError(f"a direction is 1 (express) or -1 (suppress), found {direction!r}")
+    return direction
+
+
+def as_matrix(x: ArrayLike, weights: ArrayLike | None = None) -> Array:
+    """Columns of ratings, [contexts, values], whose weights fit."""
+    x = as_floating(x)
+    if x.ndim != 2:
+        raise ValueError(f"expected [contexts, values], found the shape {x.shape}")
+    if weights is not None and jnp.shape(weights) != x.shape[:1]:
+        raise ValueError(
+            f"one weight for each of {x.shape[0]} contexts is needed, found the shape {jnp.shape(weights)}"
+        )
+    return x
+
+
+def finite(x: Array) -> Array:
+    """Refuses infinities in a concrete array: a missing rating is NaN, and no rating is infinite."""
+    if not isinstance(x, jax.core.Tracer) and bool(np.isinf(np.asarray(x)).any()):
+        raise ValueError("ratings must be finite, or NaN where they are missing; found an infinity")
+    return x
+
+
 def as_floating(x: ArrayLike) -> Array:
-    """Integers become the default float; floats stay what they are."""
+    """Integers become the default float, halves float32: a bfloat16 counts no further than 256."""
     x = jnp.asarray(x)
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x.astype(float)
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x

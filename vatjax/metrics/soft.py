@@ -43,7 +43,9 @@ def soft_midranks(probabilities: Array, weights: Array | None = None) -> Array:
 
 
 def soft_spearman(probabilities: Array, weights: Array | None = None) -> Array:
-    """Soft Spearman coupling [values, values]: finite, with finite gradients, for every input.
+    """Soft Spearman coupling [values, values]: finite, with finite gradients, for all probabilities.
+
+    Contexts without a rating can't be given as NaN here: give them any probabilities and the weight 0.
 
     Args:
         probabilities: [contexts, values, levels].
@@ -63,10 +65,10 @@ def _weights(weights: Array | None, like: Array) -> Array:
 
 
 def soft_nvat(coupling: Array) -> Array:
-    """The root mean square of a soft coupling off the diagonal, with a finite gradient at 0."""
+    """The root mean square of a soft coupling off the diagonal, with a finite gradient at 0, where it reads .001."""
     values = coupling.shape[0]
     off = jnp.where(jnp.eye(values, dtype=bool), 0, coupling)
-    return jnp.sqrt(jnp.sum(off**2) / (values * (values - 1)) + VARIANCE_FLOOR)
+    return jnp.sqrt(jnp.sum(off**2) / max(1, values * (values - 1)) + VARIANCE_FLOOR)
 
 
 def shift_levels(pre: Array, post: Array) -> Array:
