@@ -42,7 +42,6 @@ class Circumplex(NamedTuple):
     spread: Array
 
 
-@functools.partial(jax.jit, static_argnames=("harmonics", "starts", "steps"))
 def circumplex(
     coupling: Array, angles: Array, key: Array, harmonics: int = 3, starts: int = 16, steps: int = 100
 ) -> Circumplex:
@@ -57,7 +56,14 @@ def circumplex(
         steps: of each fit.
     """
     coupling = jnp.asarray(coupling)
-    theory = jnp.asarray(angles, coupling.dtype)
+    if jnp.shape(angles) != coupling.shape[:1]:
+        raise ValueError(f"one angle for each of {coupling.shape[0]} types is needed, found {jnp.shape(angles)}")
+    fit: Circumplex = _circumplex(coupling, jnp.asarray(angles, coupling.dtype), key, harmonics, starts, steps)
+    return fit
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _circumplex(coupling: Array, theory: Array, key: Array, harmonics: int, starts: int, steps: int) -> Circumplex:
     types = coupling.shape[0]
     first, second = jnp.triu_indices(types, 1)
     present = ~jnp.isnan(coupling[first, second])

@@ -46,7 +46,6 @@ class CircleFit(NamedTuple):
     null_95: Array
 
 
-@functools.partial(jax.jit, static_argnames=("ordinal", "draws", "steps"))
 def circle_fit(
     coupling: Array, angles: Array, key: Array, ordinal: bool = False, draws: int = 200, steps: int = 200
 ) -> CircleFit:
@@ -64,7 +63,14 @@ def circle_fit(
         steps: of the majorisation.
     """
     coupling = jnp.asarray(coupling)
-    angles = jnp.asarray(angles, coupling.dtype)
+    if jnp.shape(angles) != coupling.shape[:1]:
+        raise ValueError(f"one angle for each of {coupling.shape[0]} types is needed, found {jnp.shape(angles)}")
+    fit: CircleFit = _circle_fit(coupling, jnp.asarray(angles, coupling.dtype), key, ordinal, draws, steps)
+    return fit
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _circle_fit(coupling: Array, angles: Array, key: Array, ordinal: bool, draws: int, steps: int) -> CircleFit:
     theory = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
     positions, stress = mds(coupling, theory, ordinal, steps)
     placed = _placed(coupling)

@@ -1,0 +1,95 @@
+"""One BOS and no more, padding on both sides, chat templates, and tokenizers of another model."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.models.checkpoints import checkpoint, transformers
+from vatjax import errors, models
+from vatjax.models import tokens
+
+tokenizers = pytest.importorskip("tokenizers")
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% if enable_thinking is false %} quiet{% endif %}{% endif %}"
+)
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>", "quiet", "help", "a", "neighbour", "win", "1", "2"]
+
+
+def made(words=tuple(WORDS), template=TEMPLATE):
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    inner.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+    fast.chat_template = template
+    return fast
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(checkpoint("llama").folder, tmp_path / "model")
+
+
+def test_a_tokenizer_comes_with_its_model(folder):
+    assert models.load(folder).tokenizer is None
+    made().save_pretrained(folder)
+    model = models.load(folder)
+    assert tokens.encode(model.tokenizer, "help a neighbour") == [1, 7, 8, 9]
+
+
+def test_there_is_one_bos_whoever_writes_it():
+    tokenizer = made()
+    text = tokens.chat(tokenizer, [{"role": "user", "content": "help"}])
+    assert text == "<s><user> help <assistant>"
+    spaced = tokens.chat(made(template="{{ bos_token }} " + TEMPLATE[len("{{ bos_token }}") :]), [])
+    assert tokens.encode(tokenizer, spaced).count(1) == 1
+    assert tokens.encode(tokenizer, "<user> help") == [1, 4, 7]
+    assert tokens.encode(tokenizer, "<s> <user> help") == [1, 4, 7]
+
+
+def test_options_reach_the_template():
+    text = tokens.chat(made(), [{"role": "user", "content": "win"}], enable_thinking=False)
+    assert text.endswith("<assistant> quiet")
+
+
+def test_a_tokenizer_without_a_template_says_so():
+    with pytest.raises(errors.InputError, match="there is no chat template; give plain text"):
+        tokens.chat(made(template=None), [{"role": "user", "content": "win"}])
+
+
+def test_padding_goes_where_it_is_asked_for():
+    left = tokens.batch([[1, 7], [1, 7, 8, 9]], side="left")
+    np.testing.assert_array_equal(left.tokens, [[0, 0, 1, 7], [1, 7, 8, 9]])
+    np.testing.assert_array_equal(left.mask, [[0, 0, 1, 1], [1, 1, 1, 1]])
+    right = tokens.batch([[1, 7], [1, 7, 8, 9]], pad=2, to=5)
+    np.testing.assert_array_equal(right.tokens, [[1, 7, 2, 2, 2], [1, 7, 8, 9, 2]])
+    np.testing.assert_array_equal(models.positions_of(left.mask), [[0, 0, 0, 1], [0, 1, 2, 3]])
+
+
+def test_sides_of_padding_give_the_same_logits(folder):
+    model = models.load(folder)
+    rows = [[5, 9, 11], [3, 4, 5, 6, 7, 8]]
+    (left, left_mask), (right, right_mask) = (tokens.batch(rows, side=side) for side in ("left", "right"))
+    one, other = models.logits(model, left, left_mask), models.logits(model, right, right_mask)
+    np.testing.assert_allclose(one[left_mask > 0], other[right_mask > 0], rtol=0, atol=2e-5)
+
+
+def test_a_text_beyond_the_context_is_refused():
+    with pytest.raises(errors.InputError, match="a text of 5 tokens is longer than the model's context of 4"):
+        tokens.encode(made(), "a a a a", context=4)
+
+
+def test_a_vocabulary_of_another_model_is_refused(folder):
+    made([*WORDS, *(f"w{i}" for i in range(90))]).save_pretrained(folder)
+    with pytest.raises(errors.InputError, match="its tokenizer has 103 tokens, its model embeddings for 96"):
+        models.load(folder)
+
+
+def test_a_damaged_tokenizer_is_one_error(folder):
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(errors.InputError, match="its tokenizer can't be read"):
+        models.load(folder)
