@@ -43,10 +43,10 @@ def test_a_tokenizer_comes_with_its_model(folder):
 
 def test_there_is_one_bos_whoever_writes_it():
     tokenizer = made()
-    text = tokens.chat(tokenizer, [{"role": "user", "content": "help"}])
-    assert text == "<s><user> help <assistant>"
-    spaced = tokens.chat(made(template="{{ bos_token }} " + TEMPLATE[len("{{ bos_token }}") :]), [])
-    assert tokens.encode(tokenizer, spaced).count(1) == 1
+    messages = [{"role": "user", "content": "help"}]
+    assert tokens.chat(tokenizer, messages) == "<s><user> help <assistant>"
+    spaced = tokens.chat(made(template="{{ bos_token }} " + TEMPLATE[len("{{ bos_token }}") :]), messages)
+    assert tokens.encode(tokenizer, spaced) == [1, 4, 7, 5]
     assert tokens.encode(tokenizer, "<user> help") == [1, 4, 7]
     assert tokens.encode(tokenizer, "<s> <user> help") == [1, 4, 7]
 

@@ -214,7 +214,8 @@ def prepare(x: Array, clusters: Clusters, levels: int | None = None, missing: bo
     ranks = rk.rank(x)
     few = None
     if levels and not missing:
-        few = rk.level_counts(ranks, jnp.asarray(clusters.index), clusters.count, levels, x.dtype)
+        # Then nothing needs the sorted order, and a compiler leaves the sorting out.
+        few = rk.level_counts(x, jnp.asarray(clusters.index), clusters.count, levels)
     return Reweighter(clusters, ranks, few, missing)
 
 
