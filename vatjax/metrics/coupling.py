@@ -58,7 +58,7 @@ def complete(ranks: rk.Ranks, weights: Array) -> Array:
     """Spearman from ranks of complete columns; a column with a missing rating is NaN."""
     r = rk.correlation(rk.midranks(ranks, weights), weights)
     whole = jnp.all(ranks.present | (weights == 0)[:, None], axis=0)
-    return jnp.where(whole[:, None] & whole[None, :], r, jnp.nan)
+    return rk.among(r, whole)
 
 
 @jax.jit

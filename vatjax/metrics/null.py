@@ -47,8 +47,8 @@ class Null(NamedTuple):
         nvat: [resamples], the root mean square correlation of each draw.
         vat: [resamples, values].
         gini: [resamples].
-        expected: [values, values], `E0[R]`: what ipsatising makes of independent columns, or of labelled ones what labels alone make;
-            0 otherwise.
+        expected: [values, values], `E0[R]`: what ipsatising makes of independent columns, or labels of labelled ones; 0
+            otherwise.
     """
 
     nvat: Array
@@ -197,8 +197,7 @@ def exchanger(groups: rs.Clusters, key: Array, flips: bool) -> Exchange:
 def _complete_coupling_of(z: Array, present: Array) -> Array:
     """R from ranks of complete columns, centred anew, since flips move a column's mean; others are NaN, as measured."""
     r = rk.correlation(z - jnp.mean(z, 0, keepdims=True), jnp.ones(z.shape[0], z.dtype))
-    whole = jnp.all(present > 0, axis=0)
-    return jnp.where(whole[:, None] & whole[None, :], r, jnp.nan)
+    return rk.among(r, jnp.all(present > 0, axis=0))
 
 
 def _coupling_of(z: Array, present: Array) -> Array:

@@ -211,6 +211,11 @@ def correlation(z: Array, weights: Array) -> Array:
     return normalise(product, jnp.diagonal(product))
 
 
+def among(r: Array, whole: Array) -> Array:
+    """A coupling matrix among the columns that are whole; others have no correlation: NaN."""
+    return jnp.where(whole[:, None] & whole[None, :], r, jnp.nan)
+
+
 def normalise(product: Array, variance: Array) -> Array:
     """`product / sqrt(var_v var_w)` with an exact unit diagonal, NaN for columns without variance."""
     varies = variance > NO_VARIANCE

@@ -153,8 +153,7 @@ class Reweighter:
 
     def _whole(self, r: Array) -> Array:
         """Columns with a missing rating have no correlation where they are not compared pair by pair."""
-        whole = jnp.all(self.ranks.present, axis=0)
-        return jnp.where(whole[:, None] & whole[None, :], r, jnp.nan)
+        return rk.among(r, jnp.all(self.ranks.present, axis=0))
 
     def skipping(self, kept: int) -> Reweighter:
         """The same for weights that leave clusters out: only the `kept` others are looked up and multiplied.

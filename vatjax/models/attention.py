@@ -31,15 +31,19 @@ def attend(query: Array, key: Array, value: Array, allowed: Array, scale: float,
     batch, time, heads, size = query.shape
     kv_heads = key.shape[2]
     grouped = query.reshape(batch, time, kv_heads, heads // kv_heads, size)
-    score = jnp.einsum("btghd,bsgd->bghts", grouped, key, preferred_element_type=jnp.float32, precision=_exact(query))
+    score = jnp.einsum(
+        "btghd,bsgd->bghts", grouped, key, preferred_element_type=jnp.float32, precision=precision(query)
+    )
     score = cap * jnp.tanh(score * (scale / cap))
     score = jnp.where(allowed[:, None, None], score, _LOWEST)
     share = jax.nn.softmax(score, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("bghts,bsgd->btghd", share, value, preferred_element_type=jnp.float32, precision=_exact(query))
+    mixed = jnp.einsum(
+        "bghts,bsgd->btghd", share, value, preferred_element_type=jnp.float32, precision=precision(query)
+    )
     return mixed.reshape(batch, time, heads, size).astype(query.dtype)
 
 
-def _exact(x: Array) -> jax.lax.Precision | None:
+def precision(x: Array) -> jax.lax.Precision | None:
     """float32 products in full, which a TPU would make of bfloat16 passes; others as they are."""
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 

@@ -78,7 +78,7 @@ def head(weights: Weights, config: Config, hidden: Array) -> Array:
     """Logits in float32, [..., vocabulary], of the residual stream after the last layer."""
     h = norm(hidden, weights["norm"], config)
     table = weights["embedding"].T if config.tied else weights["head"]
-    logits = jnp.einsum("...d,dv->...v", h, table, preferred_element_type=jnp.float32, precision=_precision(h))
+    logits = jnp.einsum("...d,dv->...v", h, table, preferred_element_type=jnp.float32, precision=at.precision(h))
     logits = logits * config.logit_scale
     return config.logit_cap * jnp.tanh(logits / config.logit_cap) if config.logit_cap else logits
 
@@ -220,7 +220,7 @@ def mlp(weights: Weights, config: Config, x: Array, edit: Edit | None) -> Array:
 def project(weights: Weights, name: str, x: Array, edit: Edit | None) -> Array:
     """One projection with its bias and its low-rank change, [batch, time, out]."""
     product = jnp.einsum(
-        "bti,io->bto", x, weights[name], preferred_element_type=jnp.float32, precision=_precision(x)
+        "bti,io->bto", x, weights[name], preferred_element_type=jnp.float32, precision=at.precision(x)
     ).astype(x.dtype)
     if edit is not None:
         product = low_rank(product, x, edit.lora.get(name), edit.strength)
@@ -243,8 +243,3 @@ def activate(x: Array, name: str) -> Array:
     if name == "silu":
         return jax.nn.silu(x)
     return jax.nn.gelu(x, approximate=name == "gelu_tanh")
-
-
-def _precision(x: Array) -> lax.Precision | None:
-    """float32 products in full, which a TPU would make of bfloat16 passes; others as they are."""
-    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None

@@ -20,7 +20,7 @@ from jax import lax
 from vatjax import errors
 from vatjax.models import decoder
 from vatjax.models.edit import Edit
-from vatjax.models.model import Model, positions_of
+from vatjax.models.model import Model, positions_of, present_of
 
 Array = jax.Array
 
@@ -90,7 +90,7 @@ def generate(
     """
     sampling = Sampling() if sampling is None else sampling
     tokens = jnp.asarray(tokens, jnp.int32)
-    present = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
+    present = present_of(tokens, mask)
     needed = tokens.shape[1] + sampling.tokens
     if needed > model.config.context:
         raise errors.InputError(

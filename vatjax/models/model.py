@@ -40,6 +40,11 @@ class Model(nnx.Module):
         return plain
 
 
+def present_of(tokens: Array, mask: Array | None) -> Array:
+    """Which tokens are no padding, [batch, time] bool; without a mask all."""
+    return jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
+
+
 def positions_of(mask: Array) -> Array:
     """Positions of tokens, counted from the first that is no padding, [batch, time]; padding has 0."""
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
@@ -62,7 +67,7 @@ def logits(
         positions: [batch, time]; by default from the mask.
     """
     weights, config = model.arrays, model.config
-    present = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
+    present = present_of(tokens, mask)
     positions = positions_of(present) if positions is None else positions
     hidden = decoder.embed(weights, config, tokens)
     run = decoder.layers(weights, config, hidden, positions, present, edit=edit)

@@ -9,13 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from vatjax.models.config import Config
-
-Array = jax.Array
 
 
 class Parameter(NamedTuple):
@@ -36,11 +30,6 @@ class Parameter(NamedTuple):
     axes: tuple[str, ...]
     stacked: bool
     rows: tuple[int, int] | None = None
-
-    @property
-    def whole(self) -> int:
-        """How many of the source's rows there must be at least."""
-        return self.rows[1] if self.rows else self.shape[-1]
 
 
 def parameters(config: Config) -> Iterator[Parameter]:
@@ -114,22 +103,3 @@ def assemble(found: Mapping[str, Any], config: Config) -> dict[str, Any]:
     for parameter in parameters(config):
         (tree["layers"] if parameter.stacked else tree)[parameter.name] = found[parameter.name]
     return tree
-
-
-def initial(config: Config, key: Array, dtype: Any = jnp.float32, scale: float = 0.02) -> dict[str, Any]:
-    """Random weights: normal matrices, norms at one, biases at zero."""
-    found = {}
-    for i, parameter in enumerate(parameters(config)):
-        shape = shape_of(parameter, config)
-        if parameter.name.endswith("norm"):
-            found[parameter.name] = jnp.full(shape, 1 - config.norm_offset, dtype)
-        elif parameter.name.endswith("bias"):
-            found[parameter.name] = jnp.zeros(shape, dtype)
-        else:
-            found[parameter.name] = scale * jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
-    return assemble(found, config)
-
-
-def count(config: Config) -> int:
-    """How many numbers a model has."""
-    return sum(int(np.prod(shape_of(parameter, config))) for parameter in parameters(config))
