@@ -4,13 +4,19 @@ from vatjax import models
 
 model = models.load("folder or owner/name")          # .config, .tokenizer; a pytree
 models.logits(model, tokens, mask)                   # [batch, time, vocabulary]
+models.log_probs(model, tokens, mask)                # [batch, time], and never the logits of a whole batch
+models.generate(model, tokens, mask)                 # .tokens, .log_probs, .lengths
+models.save(model, "folder")                         # what transformers loads
 """
 
+from vatjax.models.adapters import load_adapter, save_adapter
 from vatjax.models.checkpoint import load
 from vatjax.models.config import Config, Rope
 from vatjax.models.edit import Edit, LowRank
 from vatjax.models.generation import Sampling, Written, generate, stop_tokens
 from vatjax.models.model import Model, logits, positions_of
+from vatjax.models.saving import save
+from vatjax.models.scoring import log_probs
 from vatjax.models.sharding import mesh
 
 __all__ = [
@@ -23,8 +29,12 @@ __all__ = [
     "Written",
     "generate",
     "load",
+    "load_adapter",
+    "log_probs",
     "logits",
     "mesh",
     "positions_of",
+    "save",
+    "save_adapter",
     "stop_tokens",
 ]

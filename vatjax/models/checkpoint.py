@@ -7,6 +7,7 @@ never more than one layer's tensor.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,19 @@ def load(where: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | No
     tokens.check(tokenizer, config, str(folder))
     arrays = {p.name: _fill(p, config, found, jnp.dtype(dtype), mesh) for p in wt.parameters(config)}
     source = (folder / "config.json").read_text(encoding="utf-8")
-    return Model(wt.assemble(arrays, config), config, tokenizer, source)
+    return Model(wt.assemble(arrays, config), config, tokenizer, source, _generation(folder))
+
+
+def _generation(folder: Path) -> str:
+    """`generation_config.json`, where there is one."""
+    path = folder / "generation_config.json"
+    text = path.read_text(encoding="utf-8") if path.exists() else "{}"
+    try:
+        if isinstance(json.loads(text), dict):
+            return text
+    except ValueError:
+        pass
+    raise errors.InputError(f"{path}: not valid JSON; it says which tokens end a text")
 
 
 def _check(found: Mapping[str, Tensor], config: Config, folder: Path) -> None:
@@ -110,7 +123,7 @@ def _slice(tensor: Tensor, parameter: wt.Parameter, index: tuple[slice, ...] | N
     stored = tensor.open()
     if parameter.rows:
         stored = stored[slice(*parameter.rows)]
-    ours = stored if parameter.name == "embedding" else stored.T
+    ours = wt.turned(parameter, stored)
     return np.ascontiguousarray(ours[... if index is None else index].astype(dtype))
 
 

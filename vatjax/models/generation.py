@@ -177,9 +177,8 @@ def choose(logits: Array, key: Array, sampling: Sampling) -> Array:
 
 
 def stop_tokens(model: Model) -> tuple[int, ...]:
-    """The tokens that end a text: those of the configuration, and the tokenizer's."""
-    found: list[int] = []
-    ends = json.loads(model.source).get("eos_token_id")
-    found += ends if isinstance(ends, Sequence) else [] if ends is None else [ends]
-    own = getattr(model.tokenizer, "eos_token_id", None)
-    return tuple(dict.fromkeys([*found, *([] if own is None else [own])]))
+    """The tokens that end a text: those that the configurations name, and the tokenizer's."""
+    ends = [json.loads(text).get("eos_token_id") for text in (model.source, model.generation)]
+    ends.append(getattr(model.tokenizer, "eos_token_id", None))
+    found = [end for one in ends for end in (one if isinstance(one, Sequence) else [one]) if end is not None]
+    return tuple(dict.fromkeys(found))

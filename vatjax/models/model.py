@@ -22,14 +22,18 @@ class Model(nnx.Module):
         weights: parameters by name, those of layers stacked under "layers".
         config: what the decoder computes; static.
         tokenizer: from `transformers`; static, may be None.
-        source: the configuration as Hugging Face wrote it, in JSON, for writing it back; static.
+        source: `config.json` as Hugging Face wrote it, for writing it back; static.
+        generation: `generation_config.json` likewise: it names further tokens that end a text; static.
     """
 
-    def __init__(self, weights: Any, config: Config, tokenizer: Any = None, source: str = "{}") -> None:
+    def __init__(
+        self, weights: Any, config: Config, tokenizer: Any = None, source: str = "{}", generation: str = "{}"
+    ) -> None:
         self.weights = nnx.data(jax.tree.map(nnx.Param, weights))
         self.config = nnx.static(config)
         self.tokenizer = nnx.static(tokenizer)
         self.source = nnx.static(source)
+        self.generation = nnx.static(generation)
 
     @property
     def arrays(self) -> dict[str, Any]:
@@ -50,6 +54,7 @@ def positions_of(mask: Array) -> Array:
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
 
 
+@jax.jit
 def logits(
     model: Model,
     tokens: Array,

@@ -1,4 +1,4 @@
-"""Reading safetensors files slice by slice, checked before anything is believed.
+"""safetensors files: read slice by slice, checked before anything is believed, and written tensor by tensor.
 
 A file is eight bytes with the length of a header, the header (JSON: name -> dtype, shape, offsets), and the data. The
 header is checked against the file's size and the shapes before any data is read, and data is read through a memory map,
@@ -8,14 +8,14 @@ so that only the rows and columns that a device needs are ever touched.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from vatjax import errors
+from vatjax import errors, store
 
 DTYPES: Mapping[str, Any] = {
     "F64": np.float64,
@@ -23,6 +23,7 @@ DTYPES: Mapping[str, Any] = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
 }
+_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _LARGEST_HEADER = 100_000_000
 
 
@@ -45,6 +46,54 @@ class Tensor(NamedTuple):
         """A view of the data that reads what is looked at."""
         data = np.memmap(self.file, DTYPES[self.dtype], "r", self.start, self.shape) if self.shape else None
         return np.asarray(data) if data is not None else np.zeros((), DTYPES[self.dtype])
+
+
+class Pending(NamedTuple):
+    """A tensor that is to be written.
+
+    Attributes:
+        name: in the file.
+        dtype: NumPy's.
+        shape: of the tensor.
+        make: gives its data, when its turn has come.
+    """
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+def write(where: store.Path, pending: Sequence[Pending], metadata: Mapping[str, str] | None = None) -> None:
+    """Commits a file of tensors, of which one at a time is in memory.
+
+    Args:
+        where: local path or bucket URI.
+        pending: the tensors in the file's order.
+        metadata: texts for the header; `format: pt` is what torch's readers look for.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    start = 0
+    for one in pending:
+        offsets = [start, start + one.size]
+        header[one.name] = {"dtype": _NAMES[one.dtype], "shape": list(one.shape), "data_offsets": offsets}
+        start = offsets[1]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # readers map the data, which wants to be aligned
+
+    def content(file: BinaryIO) -> None:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for one in pending:
+            made = np.ascontiguousarray(one.make())
+            assert (made.dtype, made.shape) == (one.dtype, one.shape), one.name
+            file.write(made.reshape(-1).view(np.uint8).data)
+
+    store.commit(where, content)
 
 
 def tensors(file: Path) -> dict[str, Tensor]:

@@ -92,9 +92,9 @@ def _norms(config: Config) -> Iterator[Parameter]:
         yield Parameter(name, f"model.layers.{{}}.{source}.weight", (config.width,), ("width",), True)
 
 
-def shape_of(parameter: Parameter, config: Config) -> tuple[int, ...]:
-    """Its shape here, with the layer axis where it has one."""
-    return (config.layers, *parameter.shape) if parameter.stacked else parameter.shape
+def turned(parameter: Parameter, matrix: Any) -> Any:
+    """A layer's parameter as a checkpoint stores it, or back: [in, out] here is [out, in] there, but for the embedding."""
+    return matrix if parameter.name == "embedding" else matrix.T
 
 
 def assemble(found: Mapping[str, Any], config: Config) -> dict[str, Any]:

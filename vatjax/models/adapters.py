@@ -1,0 +1,232 @@
+"""LoRA in PEFT's layout, out and in: what was trained here runs under `peft`, and the other way round.
+
+    adapter_config.json          rank, alpha, which projections
+    adapter_model.safetensors    lora_A [rank, in] and lora_B [out, rank] of each projection in each layer
+
+A change `s x A B` is written with alpha = rank, so that PEFT's own factor alpha / rank is 1, and s within B.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vatjax import errors, names, store
+from vatjax.models import safetensors
+from vatjax.models import weights as wt
+from vatjax.models.config import Config
+from vatjax.models.edit import PROJECTIONS, Edit, LowRank
+from vatjax.models.safetensors import Pending, Tensor
+
+_PREFIX = "base_model.model."
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+# Options of PEFT that make something else of the two factors, and the values at which they don't.
+_PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "alora_invocation_tokens": (None,),
+    "bias": ("none",),
+    "fan_in_fan_out": (False,),
+    "layer_replication": (None, []),
+    "lora_bias": (False,),
+    "modules_to_save": (None, []),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None,),
+    "use_dora": (False,),
+    "use_qalora": (False,),
+}
+
+
+def save_adapter(edit: Edit, config: Config, where: store.Path, base: str = "") -> None:
+    """Writes an edit's low-rank changes as a PEFT adapter.
+
+    Args:
+        edit: with low-rank changes alone.
+        config: of the model that it changes.
+        where: a folder, local or in a bucket; an adapter that is there is replaced.
+        base: the model's folder or name on the Hub, for PEFT to find it.
+
+    Raises:
+        InputError: for an edit that PEFT has no form for.
+    """
+    other = [name for name in ("residual", "neurons") if getattr(edit, name) is not None]
+    if other or not edit.lora:
+        found = " and ".join(other) or "nothing"
+        raise errors.InputError(f"a PEFT adapter holds low-rank changes alone; this edit has {found}")
+    if jnp.ndim(edit.strength):
+        raise errors.InputError("an adapter is one edit; this is a stack of them")
+    pending, ranks = [], {}
+    for source, parts in _sources(config).items():
+        chosen = [part for part in parts if part.name in edit.lora]
+        if not chosen:
+            continue
+        module = source.removesuffix(".weight")
+        ranks[module.rpartition(".")[2]] = sum(edit.lora[part.name].down.shape[-1] for part in chosen)
+        for layer in range(config.layers):
+            factors = _factors(edit, parts, chosen, layer)
+            for name, factor in zip(_pair(_PREFIX + module.format(layer)), factors, strict=True):
+                pending.append(Pending(name, factor.dtype, factor.shape, functools.partial(np.asarray, factor)))
+    folder = store.path(where)
+    safetensors.write(folder / _WEIGHTS, pending)
+    most = max(ranks.values())
+    pattern = {name: rank for name, rank in ranks.items() if rank != most}
+    store.commit_json(
+        folder / _CONFIG,
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base or None,
+            "inference_mode": True,
+            "r": most,
+            "lora_alpha": most,
+            "rank_pattern": pattern,
+            "alpha_pattern": pattern,
+            "target_modules": sorted(ranks),
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": False,
+        },
+    )
+
+
+def _sources(config: Config) -> dict[str, list[wt.Parameter]]:
+    """The checkpoint's projections, each with the parameters that it holds: several where a family fuses them."""
+    found: dict[str, list[wt.Parameter]] = {}
+    for parameter in wt.parameters(config):
+        if parameter.name in PROJECTIONS:
+            found.setdefault(parameter.source, []).append(parameter)
+    return found
+
+
+def _factors(
+    edit: Edit, parts: list[wt.Parameter], chosen: list[wt.Parameter], layer: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """lora_A and lora_B of one module: of fused projections each has its own ranks and its own rows."""
+    downs, ups, row = [], [], 0
+    total = sum(part.shape[1] for part in parts)
+    for part in parts:
+        size = part.shape[1]
+        if part in chosen:
+            own = edit.lora[part.name]
+            downs.append(np.asarray(own.down[layer], np.float32).T)
+            up = np.zeros((total, own.up.shape[-2]), np.float32)
+            up[row : row + size] = np.asarray(own.up[layer] * edit.strength, np.float32).T
+            ups.append(up)
+        row += size
+    return np.concatenate(downs), np.concatenate(ups, axis=1)
+
+
+def load_adapter(where: str | Path, config: Config) -> Edit:
+    """Reads a PEFT adapter as an edit of strength 1.
+
+    Args:
+        where: a local folder.
+        config: of the model that it is for.
+
+    Raises:
+        InputError: for a folder that holds none, for options that this port does not implement, and for factors that
+            are missing, surplus or do not fit the model.
+    """
+    folder = Path(where).expanduser()
+    options = _options(folder)
+    found = safetensors.tensors(folder / _WEIGHTS)
+    lora: dict[str, LowRank] = {}
+    problems, known = [], set()
+    for source, parts in _sources(config).items():
+        place = _PREFIX + source.removesuffix(".weight")
+        sizes = parts[0].shape[0], sum(part.shape[1] for part in parts)
+        pairs: dict[int, tuple[Tensor, Tensor]] = {}
+        for layer in range(config.layers):
+            pair = {name: found.get(name) for name in _pair(place.format(layer))}
+            known |= set(pair)
+            down, up = pair.values()
+            if down is not None and up is not None:
+                pairs[layer] = down, up
+            if down is not None or up is not None:
+                problems += _misfits(folder, pair, *sizes)
+        if pairs and not problems:
+            lora |= _stack(pairs, parts, config.layers, functools.partial(_scale, options, place))
+    surplus = sorted(set(found) - known)
+    problems += [
+        errors.Problem(str(folder), None, f"{name} is no projection of this {config.family}") for name in surplus
+    ]
+    if problems:
+        raise errors.all_of(problems, "The adapter and the model do not belong together.")
+    return Edit(jnp.ones(()), lora=lora)
+
+
+def _options(folder: Path) -> dict[str, Any]:
+    try:
+        options = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        kind, rank = options.get("peft_type"), options.get("r")
+    except FileNotFoundError:
+        raise errors.InputError(f"{folder}: no {_CONFIG} there, so it is no adapter") from None
+    except (ValueError, AttributeError):
+        raise errors.InputError(f"{folder / _CONFIG}: not a JSON object") from None
+    if not (folder / _WEIGHTS).exists():
+        raise errors.InputError(f"{folder}: no {_WEIGHTS} there; adapters of other kinds of files are not read")
+    if kind != "LORA" or not isinstance(rank, int):
+        raise errors.InputError(f"{folder / _CONFIG}: expected peft_type LORA and its r, found {kind!r} and {rank!r}")
+    strange = [
+        f"{name}: {options[name]!r}" for name, plain in _PLAIN.items() if options.get(name, plain[0]) not in plain
+    ]
+    if strange:
+        raise errors.InputError(f"{folder / _CONFIG}: not implemented: {names.listed(strange)}")
+    return dict(options)
+
+
+def _pair(place: str) -> tuple[str, str]:
+    return f"{place}.lora_A.weight", f"{place}.lora_B.weight"
+
+
+def _misfits(folder: Path, pair: Mapping[str, Tensor | None], width: int, out: int) -> list[errors.Problem]:
+    """A must be [rank, in] and B [out, rank], and both must be there."""
+    messages = [f"{name} is missing" for name, tensor in pair.items() if tensor is None]
+    if not messages:
+        (first, down), (second, up) = [(name, tensor.shape) for name, tensor in pair.items() if tensor is not None]
+        rank = down[0] if down else 0
+        messages = [
+            f"{name}: expected the shape {list(expected)}, found {list(shape)}"
+            for name, shape, expected in ((first, down, (rank, width)), (second, up, (out, rank)))
+            if shape != expected
+        ]
+    return [errors.Problem(str(folder), None, message) for message in messages]
+
+
+def _scale(options: Mapping[str, Any], place: str, layer: int, rank: int) -> float:
+    """PEFT's factor: alpha / rank, or alpha / sqrt(rank) of rsLoRA; alphas may differ by module."""
+    module = place.format(layer).removeprefix(_PREFIX)
+    alpha = options.get("lora_alpha", 8)
+    for pattern, own in (options.get("alpha_pattern") or {}).items():
+        if re.match(pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})$", module):  # as PEFT reads them
+            alpha = own
+            break
+    return float(alpha) / (rank**0.5 if options.get("use_rslora") else rank)
+
+
+def _stack(
+    pairs: Mapping[int, tuple[Tensor, Tensor]],
+    parts: list[wt.Parameter],
+    layers: int,
+    scale: Callable[[int, int], float],
+) -> dict[str, LowRank]:
+    """One module's factors of all layers; a layer without any, and ranks below the largest, are filled with zeros."""
+    rank = max(down.shape[0] for down, _ in pairs.values())
+    found: dict[str, LowRank] = {}
+    row = 0
+    for part in parts:
+        width, size = part.shape
+        downs, ups = np.zeros((layers, width, rank), np.float32), np.zeros((layers, rank, size), np.float32)
+        for layer, (down, up) in pairs.items():
+            own = down.shape[0]
+            downs[layer, :, :own] = down.open().astype(np.float32).T
+            ups[layer, :own] = up.open()[row : row + size].astype(np.float32).T * scale(layer, own)
+        found[part.name] = LowRank(jnp.asarray(downs), jnp.asarray(ups))
+        row += size
+    return found

@@ -1,0 +1,124 @@
+"""Hugging Face checkpoints out: the folder that torch users load, with the same logits.
+
+Tensors leave the devices one at a time. `config.json` is written last: a folder without it is no checkpoint, so that one
+that was cut off is never taken for one.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from vatjax import errors, store
+from vatjax.models import safetensors
+from vatjax.models import weights as wt
+from vatjax.models.config import Config
+from vatjax.models.model import Model
+from vatjax.models.safetensors import Pending
+
+_SHARD = 5_000_000_000
+_INDEX = "model.safetensors.index.json"
+
+
+def save(model: Model, where: store.Path, overwrite: bool = False, shard: int = _SHARD) -> None:
+    """Writes a model in Hugging Face's layout: configuration, weights, tokenizer.
+
+    Args:
+        model: the model; weights keep the dtype that they have.
+        where: a folder, local or in a bucket.
+        overwrite: replace a checkpoint that is there.
+        shard: the most bytes of one file of weights.
+
+    Raises:
+        InputError: where a checkpoint is already.
+    """
+    folder = store.path(where)
+    _make_room(folder, overwrite)
+    pending = list(_pending(model.arrays, model.config))
+    files = _sharded(pending, shard)
+    for name, part in files.items():
+        safetensors.write(folder / name, part)
+    if len(files) > 1:
+        places = {one.name: name for name, part in files.items() for one in part}
+        store.commit_json(
+            folder / _INDEX, {"metadata": {"total_size": sum(p.size for p in pending)}, "weight_map": places}
+        )
+    if model.tokenizer is not None:
+        _save_tokenizer(model.tokenizer, folder)
+    if json.loads(model.generation):
+        store.commit(folder / "generation_config.json", model.generation.encode())
+    store.commit(folder / "config.json", _configuration(model).encode())
+
+
+def _make_room(folder: Any, overwrite: bool) -> None:
+    """Nothing of another checkpoint may stay: its shards would be read as parts of this one."""
+    if folder.exists() and not folder.is_dir():
+        raise errors.InputError(f"{folder}: a checkpoint is a folder, and this is a file")
+    old = [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if folder.exists() else []
+    old = [path for path in old if path.exists()]
+    if old and not overwrite:
+        raise errors.InputError(f"{folder}: there is a checkpoint already ({old[0].name}); overwrite=True replaces it")
+    for path in old:
+        path.unlink()
+
+
+def _pending(arrays: dict[str, Any], config: Config) -> Iterator[Pending]:
+    """Every tensor of the checkpoint, in the order of the layers."""
+    outer: list[Pending] = []
+    inner: dict[str, list[wt.Parameter]] = {}
+    for parameter in wt.parameters(config):
+        if parameter.stacked:  # fused parameters share a source
+            inner.setdefault(parameter.source, []).append(parameter)
+        else:
+            outer.append(_one(parameter.source, [parameter], arrays, None))
+    yield outer[0]
+    for layer in range(config.layers):
+        for source, parts in inner.items():
+            yield _one(source.format(layer), parts, arrays["layers"], layer)
+    yield from outer[1:]
+
+
+def _one(name: str, parts: list[wt.Parameter], arrays: dict[str, Any], layer: int | None) -> Pending:
+    """One tensor of the checkpoint, from the parameters that it is made of."""
+    shapes = [p.shape if p.name == "embedding" else p.shape[::-1] for p in parts]
+    shape = (sum(s[0] for s in shapes), *shapes[0][1:])
+
+    def make() -> np.ndarray:
+        taken = [arrays[p.name] if layer is None else arrays[p.name][layer] for p in parts]
+        return np.concatenate([wt.turned(p, np.asarray(x)) for p, x in zip(parts, taken, strict=True)])
+
+    return Pending(name, np.dtype(jax.tree.leaves(arrays)[0].dtype), shape, make)
+
+
+def _sharded(pending: list[Pending], limit: int) -> dict[str, list[Pending]]:
+    """Files by name, each with as many tensors as fit."""
+    parts: list[list[Pending]] = [[]]
+    for one in pending:
+        if parts[-1] and sum(p.size for p in parts[-1]) + one.size > limit:
+            parts.append([])
+        parts[-1].append(one)
+    if len(parts) == 1:
+        return {"model.safetensors": parts[0]}
+    return {f"model-{i:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts, 1)}
+
+
+def _save_tokenizer(tokenizer: Any, folder: Any) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        for path in sorted(pathlib.Path(scratch).iterdir()):
+            store.commit(folder / path.name, path.read_bytes())
+
+
+def _configuration(model: Model) -> str:
+    """The configuration that was read, with the dtype that is written; code that it pointed to is not beside it."""
+    content = json.loads(model.source)
+    content.pop("auto_map", None)
+    key = "torch_dtype" if "torch_dtype" in content else "dtype"
+    content[key] = str(jax.tree.leaves(model.arrays)[0].dtype)
+    return json.dumps(content, indent=2) + "\n"
