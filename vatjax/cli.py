@@ -40,6 +40,9 @@ COMMANDS = (
     Command(
         ("items", "check"), "read items and say what is in them and what is wrong", "vatjax.commands.items", "Check"
     ),
+    Command(
+        ("models", "check"), "say what a checkpoint is and whether it runs here", "vatjax.commands.models", "Check"
+    ),
 )
 
 

@@ -10,7 +10,7 @@ models.save(model, "folder")                         # what transformers loads
 """
 
 from vatjax.models.adapters import load_adapter, save_adapter
-from vatjax.models.checkpoint import load
+from vatjax.models.checkpoint import Found, load, look
 from vatjax.models.config import Config, Rope
 from vatjax.models.edit import Edit, LowRank
 from vatjax.models.generation import Sampling, Written, generate, stop_tokens
@@ -22,6 +22,7 @@ from vatjax.models.sharding import mesh
 __all__ = [
     "Config",
     "Edit",
+    "Found",
     "LowRank",
     "Model",
     "Rope",
@@ -32,6 +33,7 @@ __all__ = [
     "load_adapter",
     "log_probs",
     "logits",
+    "look",
     "mesh",
     "positions_of",
     "save",

@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,15 +42,44 @@ def load(where: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | No
     """
     if dtype not in DTYPES:
         raise errors.InputError(names.unknown("dtype", dtype, DTYPES))
+    found = look(where)
+    arrays = {p.name: _fill(p, found, jnp.dtype(dtype), mesh) for p in wt.parameters(found.config)}
+    return Model(wt.assemble(arrays, found.config), found.config, found.tokenizer, found.source, found.generation)
+
+
+class Found(NamedTuple):
+    """What a checkpoint is, before any of its weights is read.
+
+    Attributes:
+        folder: where it lies; for a name on the Hub, in its cache.
+        config: what its decoder computes.
+        tensors: where each of its tensors lies.
+        tokenizer: from `transformers`; None where there is none.
+        source, generation: `config.json` and `generation_config.json`.
+    """
+
+    folder: Path
+    config: Config
+    tensors: Mapping[str, Tensor]
+    tokenizer: Any
+    source: str
+    generation: str
+
+
+def look(where: str | Path) -> Found:
+    """Reads all of a checkpoint but its weights, and checks that its parts belong together.
+
+    Raises:
+        InputError: as `load` does.
+    """
     folder = hub.folder(where)
     config = families.read(folder)
     found = safetensors.folder(folder)
     _check(found, config, folder)
     tokenizer = tokens.tokenizer(folder)
     tokens.check(tokenizer, config, str(folder))
-    arrays = {p.name: _fill(p, config, found, jnp.dtype(dtype), mesh) for p in wt.parameters(config)}
     source = (folder / "config.json").read_text(encoding="utf-8")
-    return Model(wt.assemble(arrays, config), config, tokenizer, source, _generation(folder))
+    return Found(folder, config, found, tokenizer, source, _generation(folder))
 
 
 def _generation(folder: Path) -> str:
@@ -99,21 +128,20 @@ def _stored(parameter: wt.Parameter, config: Config) -> tuple[int, ...]:
     return shape if parameter.name == "embedding" else shape[::-1]
 
 
-def _fill(
-    parameter: wt.Parameter, config: Config, found: Mapping[str, Tensor], dtype: Any, mesh: jax.sharding.Mesh | None
-) -> Array:
+def _fill(parameter: wt.Parameter, found: Found, dtype: Any, mesh: jax.sharding.Mesh | None) -> Array:
     single, whole = sharding.of(parameter, mesh)
 
     def one(layer: int) -> Array:
-        tensor = found[parameter.source.format(layer)]
+        tensor = found.tensors[parameter.source.format(layer)]
         return jax.make_array_from_callback(
             parameter.shape, single, lambda index: _slice(tensor, parameter, index, dtype)
         )
 
     if not parameter.stacked:
         return one(0)
-    stacked = _empty((config.layers, *parameter.shape), dtype, whole)
-    for layer in range(config.layers):
+    layers = found.config.layers
+    stacked = _empty((layers, *parameter.shape), dtype, whole)
+    for layer in range(layers):
         stacked = _put(stacked, one(layer), layer)
     return stacked
 

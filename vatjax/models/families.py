@@ -7,6 +7,7 @@ by name, since a quirk that is silently left out gives wrong numbers and no erro
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -495,22 +496,13 @@ def _smollm3(reader: Reader) -> Config:
 
 
 def _granite(reader: Reader) -> Config:
-    """Four factors: on embeddings, on what blocks add, on attention, and one that divides the logits."""
-    shape = _shape(reader)
-    bias = reader.flag("attention_bias", False)
-    return Config(
-        **shape,
-        **_one_rope(reader, shape),
-        windows=(0,) * shape["layers"],
+    """Llama with four factors: on embeddings, on what blocks add, on attention, and one that divides the logits."""
+    return dataclasses.replace(
+        _llama(reader),
         attention_scale=float(reader.number("attention_multiplier", 1.0, whole=False)),
-        activation=reader.activation("hidden_act", "silu"),
-        qkv_bias=bias,
-        output_bias=bias,
-        mlp_bias=reader.flag("mlp_bias", False),
         embedding_scale=float(reader.number("embedding_multiplier", 1.0, whole=False)),
         residual_scale=float(reader.number("residual_multiplier", 1.0, whole=False)),
         logit_scale=1.0 / float(reader.number("logits_scaling", 1.0, whole=False)),
-        tied=reader.flag("tie_word_embeddings", False),
     )
 
 

@@ -19,6 +19,8 @@ from jax import lax
 
 from vatjax import errors
 from vatjax.models import decoder
+from vatjax.models.checkpoint import Found
+from vatjax.models.config import Config
 from vatjax.models.edit import Edit
 from vatjax.models.model import Model, positions_of, present_of
 
@@ -91,12 +93,7 @@ def generate(
     sampling = Sampling() if sampling is None else sampling
     tokens = jnp.asarray(tokens, jnp.int32)
     present = present_of(tokens, mask)
-    needed = tokens.shape[1] + sampling.tokens
-    if needed > model.config.context:
-        raise errors.InputError(
-            f"a prompt of {tokens.shape[1]:,} tokens and {sampling.tokens:,} more are beyond the model's context of "
-            f"{model.config.context:,}"
-        )
+    check_room(model.config, tokens.shape[1], sampling.tokens)
     if not isinstance(present, jax.core.Tracer) and not bool(present[:, -1].all()):
         raise errors.InputError("prompts must be padded on the left, so that each ends at the last place")
     if sampling.temperature > 0 and key is None:
@@ -106,13 +103,21 @@ def generate(
     return written
 
 
+def check_room(config: Config, prompt: int, written: int) -> None:
+    """Refuses a prompt that leaves no room for what is to be written."""
+    if prompt + written > config.context:
+        raise errors.InputError(
+            f"a prompt of {prompt:,} tokens and {written:,} more are beyond the model's context of {config.context:,}"
+        )
+
+
 @functools.partial(jax.jit, static_argnames="sampling")
 def _generate(
     model: Model, tokens: Array, present: Array, key: Array, edit: Edit | None, sampling: Sampling
 ) -> Written:
     weights, config = model.arrays, model.config
     batch, time = tokens.shape
-    places = time + sampling.tokens
+    places = time + sampling.tokens - 1  # the last token written is not read
     positions = positions_of(present)
     cache = decoder.empty_cache(config, batch, places, weights["embedding"].dtype)
 
@@ -128,32 +133,35 @@ def _generate(
     cache, logits = advance(cache, tokens, positions, present)
     stops = jnp.asarray(sampling.stop, jnp.int32)
 
+    def take(step: Array, done: Array, logits: Array, text: Written) -> tuple[Array, Array, Written]:
+        """The next token of each text, put behind what is written; a text that is done gets padding."""
+        chosen = choose(logits, jax.random.fold_in(key, step), sampling)
+        share = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), chosen[:, None], -1)[:, 0]
+        text = Written(
+            text.tokens.at[:, step].set(jnp.where(done, sampling.pad, chosen)),
+            text.log_probs.at[:, step].set(jnp.where(done, 0, share)),
+            text.lengths + (~done).astype(text.lengths.dtype),
+        )
+        return chosen, done | jnp.any(chosen[:, None] == stops[None, :], axis=-1), text
+
     def going(state: Any) -> Any:
         step, done, *_ = state
         return (step < sampling.tokens) & ~jnp.all(done)
 
     def write(state: Any) -> Any:
-        step, done, cache, logits, texts, log_probs, lengths = state
-        chosen = choose(logits, jax.random.fold_in(key, step), sampling)
-        share = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), chosen[:, None], -1)[:, 0]
-        texts = texts.at[:, step].set(jnp.where(done, sampling.pad, chosen))
-        log_probs = log_probs.at[:, step].set(jnp.where(done, 0, share))
-        lengths = lengths + (~done).astype(lengths.dtype)
-        done = done | jnp.any(chosen[:, None] == stops[None, :], axis=-1)
-        cache, logits = advance(cache, chosen[:, None], (last + step)[:, None], jnp.ones((batch, 1), bool))
-        return step + 1, done, cache, logits, texts, log_probs, lengths
+        step, done, chosen, cache, text = state
+        cache, logits = advance(cache, chosen[:, None], (last + step - 1)[:, None], jnp.ones((batch, 1), bool))
+        chosen, done, text = take(step, done, logits, text)
+        return step + 1, done, chosen, cache, text
 
-    state = (
-        jnp.zeros((), jnp.int32),
-        jnp.zeros(batch, bool),
-        cache,
-        logits,
+    empty = Written(
         jnp.full((batch, sampling.tokens), sampling.pad, jnp.int32),
         jnp.zeros((batch, sampling.tokens), jnp.float32),
         jnp.zeros(batch, jnp.int32),
     )
-    *_, texts, log_probs, lengths = lax.while_loop(going, write, state)
-    return Written(texts, log_probs, lengths)
+    chosen, done, text = take(jnp.zeros((), jnp.int32), jnp.zeros(batch, bool), logits, empty)
+    *_, text = lax.while_loop(going, write, (jnp.ones((), jnp.int32), done, chosen, cache, text))
+    return text
 
 
 def choose(logits: Array, key: Array, sampling: Sampling) -> Array:
@@ -176,8 +184,8 @@ def choose(logits: Array, key: Array, sampling: Sampling) -> Array:
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
 
 
-def stop_tokens(model: Model) -> tuple[int, ...]:
-    """The tokens that end a text: those that the configurations name, and the tokenizer's."""
+def stop_tokens(model: Model | Found) -> tuple[int, ...]:
+    """The tokens that end a text: those that a model's configurations name, and its tokenizer's."""
     ends = [json.loads(text).get("eos_token_id") for text in (model.source, model.generation)]
     ends.append(getattr(model.tokenizer, "eos_token_id", None))
     found = [end for one in ends for end in (one if isinstance(one, Sequence) else [one]) if end is not None]
