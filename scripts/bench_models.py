@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def speed(folder: pathlib.Path) -> None:
     import torch
     import transformers
 
-    torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model = models.load(folder)
     random = np.random.default_rng(0)
@@ -112,6 +113,7 @@ def speed(folder: pathlib.Path) -> None:
             lambda: prefill(model, ids), lambda: theirs(torch_ids, logits_to_keep=1).logits[:, -1].numpy()
         )
         gap = np.abs(np.asarray(prefill(model, ids)) - theirs(torch_ids, logits_to_keep=1).logits[:, -1].numpy()).max()
+    assert gap < 2e-5, f"the two compute different things: logits differ by {gap:.1e}"
     rate = BATCH * PROMPT / ours
     print(
         f"prefill   {BATCH} x {PROMPT}: vatjax {ours:.2f} s ({rate:,.0f} tokens/s), torch {other:.2f} s, "
@@ -120,7 +122,7 @@ def speed(folder: pathlib.Path) -> None:
     )
 
     short, torch_short = ids[:, :SHORT], torch_ids[:, :SHORT]
-    sampling = models.Sampling(tokens=WRITTEN)
+    sampling = models.Sampling(tokens=WRITTEN, stop=())
     start = time.perf_counter()
     jax.block_until_ready(models.generate(model, short, sampling=sampling))
     print(f"compile   generation, with its first run {time.perf_counter() - start:.1f} s", flush=True)

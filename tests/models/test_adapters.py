@@ -118,6 +118,13 @@ A = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
 
 def test_what_is_no_plain_lora_is_refused_by_name(adapter, tmp_path):
     assert "use_dora: True" in adapter({"use_dora": True})
+    assert "lora_alpha: expected a positive number, found 'x'" in adapter({"lora_alpha": "x"})
+    assert "r: expected a positive whole number, found 0" in adapter({"r": 0})
+    assert "alpha_pattern: expected alphas by module" in adapter({"alpha_pattern": {"q_proj": None}})
+    assert "use_rslora: expected true or false" in adapter({"use_rslora": "no"})
+    assert "expected the shape [5, 64], found [2, 64]" in adapter({"r": 5})
+    assert "init_lora_weights: 'pissa'" in adapter({"init_lora_weights": "pissa"})
+    assert "use_future_thing: True" in adapter({"use_future_thing": True})
     assert "modules_to_save: ['lm_head']" in adapter({"modules_to_save": ["lm_head"]})
     assert "expected peft_type LORA" in adapter({"peft_type": "IA3"})
     assert "not a JSON object" in adapter("[")
@@ -143,5 +150,12 @@ def test_an_edit_that_is_no_lora_has_no_adapter(tmp_path):
         with pytest.raises(errors.InputError, match=f"low-rank changes alone; this edit has {found}"):
             models.save_adapter(edit, config, tmp_path)
     stack = jax.tree.map(lambda x: jnp.stack([x, x]), random_lora(config, {"query": 2}))
+    (tmp_path / "file").write_text("")
+    for act in (
+        lambda: models.save_adapter(random_lora(config, {"query": 2}), config, tmp_path / "file"),
+        lambda: models.load_adapter(tmp_path / "file", config),
+    ):
+        with pytest.raises(errors.InputError, match="this is a file"):
+            act()
     with pytest.raises(errors.InputError, match="a stack of them"):
         models.save_adapter(stack, config, tmp_path)

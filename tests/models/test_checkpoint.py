@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.models.checkpoints import checkpoint
+from tests.models.checkpoints import checkpoint, torch, transformers
 from vatjax import errors, models
 from vatjax.models import safetensors
 
@@ -115,6 +115,17 @@ def test_damaged_files_are_told_apart(folder):
     assert "takes 240 bytes, its offsets say 256" in with_header({**header, name: {**header[name], "shape": [60]}})
     assert "is stored as I8" in with_header({**header, name: {**header[name], "dtype": "I8"}})
     assert "expected dtype, shape and data_offsets" in with_header({**header, name: 3})
+    other = header["model.layers.1.self_attn.q_proj.weight"]["data_offsets"]
+    twice = {**header["model.layers.0.self_attn.q_proj.weight"], "data_offsets": other}
+    message = with_header({**header, "model.layers.0.self_attn.q_proj.weight": twice})
+    assert "where the tensor before it ends at" in message
+    assert "bytes behind it belong to no tensor" in with_header(
+        {
+            k: v
+            for k, v in header.items()
+            if v != header[max(header, key=lambda k: header[k].get("data_offsets", [0])[-1])]
+        }
+    )
     assert "expected whole numbers" in with_header({**header, name: {**header[name], "shape": [-64]}})
     file.write_bytes(whole)
     models.load(folder)
@@ -154,3 +165,61 @@ def test_a_place_that_is_no_checkpoint(folder, monkeypatch, where, message):
 def test_an_unknown_dtype(folder):
     with pytest.raises(errors.InputError, match="did you mean 'bfloat16'"):
         models.load(folder, dtype="bfloat1")
+
+
+def test_a_head_that_differs_from_the_embedding_it_is_said_to_be_is_the_head(folder):
+    rewrite(folder, lambda content: content.update({"lm_head.weight": content["model.embed_tokens.weight"].copy()}))
+    assert models.load(folder).config.tied
+    rewrite(folder, lambda content: content.update({"lm_head.weight": content["lm_head.weight"] * 1.5}))
+    model = models.load(folder)
+    assert not model.config.tied
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    tokens = np.arange(3, 23)[None]
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(models.logits(model, tokens), expected, rtol=0, atol=3e-5)
+
+
+def test_each_device_reads_only_its_slices(folder, monkeypatch):
+    """The entries that are looked at, all devices together, are those of the checkpoint: none is read for nothing."""
+    from vatjax.models import checkpoint as loading
+
+    read = []
+    plain = loading._slice
+
+    def counted(*arguments):
+        part = plain(*arguments)
+        read.append(part.size)
+        return part
+
+    monkeypatch.setattr(loading, "_slice", counted)
+    models.load(folder, mesh=models.mesh(1, 4, 2))
+    cut = sum(x.size for name, x in load_file(folder / "model.safetensors").items() if "norm" not in name)
+    assert cut <= sum(read) < 1.1 * cut  # norms are whole everywhere
+    assert max(read) <= 112 * 64 // 8
+
+
+def test_the_header_s_shapes_are_those_of_matrices_and_vectors(folder):
+    rewrite(folder, lambda content: content.update({"model.norm.weight": np.array(3.0, np.float32)}))
+    assert "holds no matrix and no vector" in refused(folder)
+
+
+def test_headers_and_configurations_that_are_nested_too_deeply(folder):
+    deep = b'{"a":' * 50_000
+    (folder / "model.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
+    assert "not valid JSON" in refused(folder)
+    (folder / "config.json").write_text("[" * 200_000)
+    assert "not valid JSON" in refused(folder)
+
+
+@pytest.mark.parametrize("end", ["x", [[1]], 10**30, -1, 1.5, True])
+def test_a_stop_token_that_is_none(folder, end):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    with pytest.raises(errors.InputError, match=r"generation_config\.json: eos_token_id: expected tokens by number"):
+        models.stop_tokens(models.load(folder))
+
+
+@pytest.mark.parametrize("name", ["owner/a--b", "owner/..", "owner/" + "x" * 300, "a/b/c"])
+def test_names_that_no_repository_has(name):
+    with pytest.raises(errors.InputError):
+        models.load(name)

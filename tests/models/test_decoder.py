@@ -1,12 +1,14 @@
 """Every family against torch `transformers`, live, on random checkpoints."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.checkpoints import FAMILIES, SHAPE, checkpoint, torch
-from vatjax import models
+from tests.models.checkpoints import FAMILIES, SHAPE, checkpoint, torch, transformers
+from vatjax import errors, models
 from vatjax.models import decoder
 
 TIME = 40  # beyond every window, and beyond the length at which ropes are stretched
@@ -73,12 +75,15 @@ def test_every_segment_of_layers_gives_the_same():
     tokens, mask = (jnp.asarray(x) for x in texts())
     weights, config = model.arrays, model.config
     present, positions = mask.astype(bool), models.positions_of(mask)
-    whole = decoder.layers(weights, config, decoder.embed(weights, config, tokens), positions, present)
+
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def run(hidden, first, last):
+        return decoder.layers(weights, config, hidden, positions, present, first=first, last=last).hidden
+
+    whole = run(decoder.embed(weights, config, tokens), 0, config.layers)
     for cut in (1, 3, 6):
-        hidden = decoder.embed(weights, config, tokens)
-        for first, last in ((0, cut), (cut, config.layers)):
-            hidden = decoder.layers(weights, config, hidden, positions, present, first=first, last=last).hidden
-        np.testing.assert_allclose(hidden, whole.hidden, rtol=0, atol=1e-5)
+        hidden = run(decoder.embed(weights, config, tokens), 0, cut)
+        np.testing.assert_allclose(run(hidden, cut, config.layers), whole, rtol=0, atol=1e-5)
 
 
 def test_residuals_are_the_stream_after_each_layer():
@@ -146,8 +151,7 @@ def test_one_trace_for_each_shape():
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("unroll", [1, 4])
+@pytest.mark.parametrize(("remat", "unroll"), [(True, 1), (False, 4)])
 def test_remat_and_unrolling_change_nothing(remat, unroll):
     model = models.load(checkpoint("llama").folder)
     tokens, mask = (jnp.asarray(x) for x in texts())
@@ -159,6 +163,73 @@ def test_remat_and_unrolling_change_nothing(remat, unroll):
         return jnp.sum(jnp.tanh(run.hidden))
 
     plain, other = (
-        jax.value_and_grad(total)(weights, **options) for options in ({}, {"remat": remat, "unroll": unroll})
+        jax.jit(jax.value_and_grad(functools.partial(total, **options)))(weights)
+        for options in ({}, {"remat": remat, "unroll": unroll})
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, other)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen2", "phi3"])
+def test_positions_far_out_turn_as_in_transformers(family):
+    made = checkpoint(family, max_position_embeddings=200_000)
+    model = models.load(made.folder)
+    tokens = np.random.default_rng(1).integers(3, SHAPE["vocab_size"], (2, 12))
+    positions = np.arange(12)[None] + np.array([[99_000], [131_000]])
+    if family == "phi3":
+        positions = np.arange(12)[None] + np.array([[99_000], [99_000]])
+    with torch.no_grad():
+        expected = made.torch(torch.tensor(tokens), position_ids=torch.tensor(positions)).logits.numpy()
+    ours = models.logits(model, jnp.asarray(tokens), positions=jnp.asarray(positions))
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_halves_are_as_near_to_the_truth_as_torch_s(family):
+    """bfloat16 against float32: rounding in another order shows as an error that is larger, or has a direction."""
+    made = checkpoint(family)
+    tokens, mask = texts(rows=6, seed=5)
+    exact = theirs(made.torch, tokens, mask)
+    half = transformers.AutoModelForCausalLM.from_pretrained(
+        made.folder, dtype=torch.bfloat16, attn_implementation="eager"
+    )
+    positions = torch.tensor(np.maximum(mask.cumsum(1) - 1, 0))
+    with torch.no_grad():
+        other = half.eval()(torch.tensor(tokens), attention_mask=torch.tensor(mask), position_ids=positions)
+    other = other.logits.float().numpy()
+    ours = np.asarray(models.logits(models.load(made.folder, dtype="bfloat16"), tokens, mask))
+    error, reference = (np.sqrt(np.mean((x - exact)[mask > 0] ** 2)) for x in (ours, other))
+    assert error < 1.15 * reference
+
+
+def test_float32_products_are_asked_for_in_full():
+    """A GPU or a TPU would otherwise make them of shorter ones; the CPU of the tests would not show it."""
+    model = models.load(checkpoint("llama").folder)
+    factors = models.LowRank(jnp.zeros((4, 64, 2)), jnp.zeros((4, 2, 64)))
+    edit = models.Edit(jnp.ones(()), lora={"query": factors})
+    text = jax.jit(models.logits).lower(model, jnp.zeros((1, 8), jnp.int32), edit=edit).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) >= 11
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "mask", "message"),
+    [
+        ([3, 4], None, r"expected tokens \[batch, time\]"),
+        (np.zeros((2, 0), int), None, r"expected tokens \[batch, time\]"),
+        (np.zeros((2, 3)), None, "as whole numbers"),
+        (np.zeros((2, 300), int), None, "a text of 300 tokens is longer than the model's context of 256"),
+        (np.zeros((2, 3), int), np.ones((1, 3)), "expected a mask of the tokens' shape"),
+    ],
+)
+def test_what_is_no_batch_of_texts_is_refused(tokens, mask, message):
+    model = models.load(checkpoint("llama").folder)
+    for ask in (models.logits, models.log_probs, models.generate):
+        with pytest.raises(errors.InputError, match=message):
+            ask(model, tokens, mask)
+
+
+@pytest.mark.parametrize("token", [-1, 96, 10**6])
+def test_a_token_that_there_is_not_never_passes_for_another(token):
+    model = models.load(checkpoint("llama").folder)
+    assert np.isnan(models.logits(model, [[3, token, 4]])[0, 1]).all()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.models.checkpoints import checkpoint
-from vatjax import models
+from vatjax import errors, models
 from vatjax.models import decoder
 from vatjax.models.edit import PROJECTIONS
 
@@ -132,3 +132,40 @@ def test_scaled_and_turned():
     change = edit(model.config, "all")
     assert float((2 * change).strength) == pytest.approx(1.4)
     np.testing.assert_array_equal(RUN(model, tokens, mask, -1.0 * -change), RUN(model, tokens, mask, change))
+
+
+@pytest.mark.parametrize("kind", ["residual", "neurons", "lora"])
+@pytest.mark.parametrize("at", [0.0, 0.7])
+def test_the_strength_has_its_derivative_also_where_it_is_zero(kind, at):
+    model = models.load(checkpoint("llama").folder)
+    random = np.random.default_rng(3)
+
+    def drawn(*shape):
+        return jnp.asarray(random.normal(scale=0.3, size=shape), jnp.float32)
+
+    parts = {
+        "residual": {"residual": drawn(4, 64)},
+        "neurons": {"neurons": drawn(4, 112)},
+        "lora": {"lora": {"query": models.LowRank(drawn(4, 64, 2), drawn(4, 2, 64))}},
+    }[kind]
+    tokens = jnp.arange(3, 15)[None]
+
+    def total(strength):
+        return jnp.sum(jnp.tanh(models.logits(model, tokens, edit=models.Edit(strength, **parts))))
+
+    slope = jax.jit(jax.grad(total))(jnp.asarray(at))
+    step = 1e-2
+    above, below = (jax.jit(total)(jnp.asarray(at + side * step)) for side in (1, -1))
+    expected = (above - below) / (2 * step)
+    assert abs(expected) > 0.1
+    np.testing.assert_allclose(slope, expected, rtol=0.02)
+
+
+def test_an_edit_that_does_not_fit_is_refused():
+    model = models.load(checkpoint("llama").folder)
+    tokens = jnp.arange(3, 9)[None]
+    factors = models.LowRank(jnp.zeros((4, 64, 2)), jnp.zeros((4, 2, 64)))
+    with pytest.raises(errors.InputError, match="unknown projection 'querry'; did you mean 'query'"):
+        models.logits(model, tokens, edit=models.Edit(jnp.ones(()), lora={"querry": factors}))
+    with pytest.raises(errors.InputError, match=r"residual has the shape \[3, 64\], expected \[4, 64\]"):
+        models.logits(model, tokens, edit=models.Edit(jnp.ones(()), residual=jnp.zeros((3, 64))))

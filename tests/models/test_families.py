@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from tests.models.checkpoints import FAMILIES, checkpoint, transformers
 from vatjax import errors
 from vatjax.models import families
 
@@ -220,7 +221,12 @@ def test_a_configuration_of_5x_says_the_same():
         ),
         ({"quantization_config": {"bits": 4}}, "quantization_config: {'bits': 4} is not implemented"),
         ({"hidden_act": "relu2"}, "hidden_act: 'relu2' is not implemented; the port has"),
-        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"hidden_size": None}, "hidden_size: expected a positive whole number, found None"),
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers: expected 10,000 at most, found 10,000,000"),
+        ({"head_dim": 10**30}, "head_dim: expected a positive whole number"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5 is not implemented for this family"),
+        ({"head_dim": 15}, "the 15 dimensions of a head can't turn in pairs"),
+        ({"rope_scaling": "linear"}, "rope_scaling: expected options by name, found 'linear'"),
         ({"hidden_size": -4}, "hidden_size: expected a positive whole number, found -4"),
         ({"num_key_value_heads": 5}, "32 heads can't share 5 of them evenly"),
         ({"attention_bias": "no"}, "attention_bias: expected true or false, found 'no'"),
@@ -236,17 +242,80 @@ def test_what_the_port_does_not_compute_is_refused_by_name(change, message):
     assert message in str(caught.value)
 
 
+JUNK = ("x", 0, -1, 3.5, True, [], [1], {}, {"a": 1}, ["x"], None)
+
+
+@pytest.mark.parametrize("name", ["LLAMA32", "GEMMA3", "QWEN25", "PHI3"])
+def test_whatever_an_attribute_holds_there_is_one_error_or_a_configuration(name):
+    whole = globals()[name]
+    optional = {
+        "sliding_window_pattern",
+        "no_rope_layers",
+        "max_window_layers",
+        "attn_logit_softcapping",
+        "layer_types",
+    }
+    refused = 0
+    for key in [*whole, *sorted(optional - set(whole)), "rope_parameters", "head_dim"]:
+        for junk in JUNK:
+            try:
+                families.parse({**whole, key: junk})
+            except errors.InputError:
+                refused += 1
+    scaling = whole.get("rope_scaling") or {}
+    for key in scaling:
+        for junk in JUNK:
+            try:
+                families.parse({**whole, "rope_scaling": {**scaling, key: junk}})
+            except errors.InputError:
+                refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_attribute_that_is_absent_has_the_default_of_transformers(family):
+    """Each optional attribute in turn is left out of what transformers wrote; its own defaults fill it in."""
+    written = json.loads((checkpoint(family).folder / "config.json").read_text())
+    needed = {"model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"}
+    needed |= {"num_attention_heads", "max_position_embeddings", "rms_norm_eps"}
+    compared = 0
+    for key in set(written) - needed - families.HARMLESS:
+        part = {k: v for k, v in written.items() if k != key}
+        try:
+            ours = families.parse(part)
+        except errors.InputError:
+            continue  # heads that no longer divide, say
+        kind = {k: v for k, v in part.items() if k != "model_type"}
+        filled = transformers.AutoConfig.for_model(written["model_type"], **kind).to_dict()
+        assert ours == families.parse(filled), key
+        compared += 1
+    assert compared >= 4
+
+
 def test_all_problems_stand_in_one_message():
     with pytest.raises(errors.InputError) as caught:
         families.parse({**LLAMA32, "clip_qkv": 1, "hidden_act": "x", "vocab_size": 0})
     assert all(name in str(caught.value) for name in ("clip_qkv", "hidden_act", "vocab_size"))
 
 
+def test_neutral_attributes_of_files_on_the_hub_pass():
+    phi4 = {**PHI3, "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False}
+    assert families.parse(phi4) == families.parse(PHI3)
+    assert families.parse({**LLAMA32, "max_sequence_length": 2048}) == families.parse(LLAMA32)
+    with pytest.raises(errors.InputError, match="full_attn_mod: 2 is not implemented"):
+        families.parse({**phi4, "full_attn_mod": 2})
+    gemma2 = json.loads((checkpoint("gemma2").folder / "config.json").read_text())
+    assert families.parse({**gemma2, "sliding_window_size": 6}) == families.parse(gemma2)
+    for change in ({"sliding_window_size": 7}, {"sliding_window": None}):
+        with pytest.raises(errors.InputError, match="sliding_window"):
+            families.parse({**gemma2, **change})
+
+
 def test_kinds_of_layers_that_are_not_attention_are_refused():
     wrong = {**QWEN25, "layer_types": ["linear_attention"] * 24}
     with pytest.raises(errors.InputError, match="linear_attention is not implemented"):
         families.parse(wrong)
-    with pytest.raises(errors.InputError, match="expected 24, one a layer, found 1"):
+    with pytest.raises(errors.InputError, match="expected a list of 24, one entry a layer, found 1"):
         families.parse({**QWEN25, "layer_types": ["full_attention"]})
 
 

@@ -97,6 +97,35 @@ def test_the_tokenizer_and_the_stop_tokens_go_along(tmp_path):
     assert theirs.chat_template == model.tokenizer.chat_template
 
 
+def test_nothing_of_another_checkpoint_stays(tmp_path):
+    folder = shutil.copytree(checkpoint("llama").folder, tmp_path / "in")
+    made_tokenizer().save_pretrained(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    (folder / "notes.md").write_text("mine")
+    models.save(models.load(checkpoint("llama").folder), folder, overwrite=True)
+    kept = {path.name for path in folder.iterdir()}
+    assert kept - {"notes.md", "config.json", "model.safetensors", "generation_config.json"} == set()
+    assert models.stop_tokens(models.load(folder)) == (2,)
+
+
+def test_several_templates_are_kept(tmp_path):
+    folder = shutil.copytree(checkpoint("llama").folder, tmp_path / "in")
+    tokenizer = made_tokenizer()
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ messages[0].content }}"}
+    tokenizer.save_pretrained(folder)
+    models.save(models.load(folder), tmp_path / "out")
+    assert models.load(tmp_path / "out").tokenizer.chat_template == tokenizer.chat_template
+
+
+def test_mixed_dtypes_and_a_model_without_a_configuration(tmp_path):
+    model = models.load(checkpoint("llama").folder, dtype="bfloat16")
+    mixed = dict(model.arrays, norm=model.arrays["norm"].astype(np.float32))
+    models.save(models.Model(mixed, model.config, None, model.source), tmp_path / "out")
+    assert {str(x.dtype) for x in load_file(tmp_path / "out" / "model.safetensors").values()} == {"float32", "bfloat16"}
+    with pytest.raises(errors.InputError, match=r"no config\.json to write"):
+        models.save(models.Model(mixed, model.config), tmp_path / "none")
+
+
 def test_no_code_is_pointed_to(tmp_path):
     folder = shutil.copytree(checkpoint("llama").folder, tmp_path / "in")
     config = json.loads((folder / "config.json").read_text())

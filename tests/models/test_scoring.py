@@ -7,7 +7,7 @@ import pytest
 
 from tests.models.checkpoints import checkpoint
 from tests.models.test_decoder import texts, theirs
-from vatjax import models
+from vatjax import errors, models
 from vatjax.models import decoder, scoring
 
 
@@ -34,6 +34,14 @@ def test_the_last_places_alone(last):
     part = models.log_probs(model, tokens, mask, last=last)
     assert part.shape == (3, last)
     np.testing.assert_allclose(part, whole[:, -last:], rtol=0, atol=1e-5)
+
+
+def test_a_text_of_one_token_has_nothing_to_score():
+    model = models.load(checkpoint("llama").folder)
+    assert models.log_probs(model, jnp.array([[5], [6]])).tolist() == [[0.0], [0.0]]
+    assert models.log_probs(model, jnp.array([[5, 7]]), last=0).shape == (1, 0)
+    with pytest.raises(errors.InputError, match="last: expected 0 to 2, the number of tokens; found 4"):
+        models.log_probs(model, jnp.array([[5, 7]]), last=4)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 33, 1000])

@@ -64,3 +64,29 @@ def test_a_mesh_takes_all_devices():
     for sizes in ((3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (16, 1, 1)):
         with pytest.raises(errors.InputError, match="8 devices; one size may be -1"):
             models.mesh(*sizes)
+
+
+def test_everything_else_runs_on_a_mesh_as_on_one_device(tmp_path):
+    folder, (tokens, mask) = checkpoint("phi3").folder, texts()
+    mask = np.ones_like(mask)
+    mesh = models.mesh(2, 2, 2)
+    one, spread = models.load(folder), models.load(folder, mesh=mesh)
+    placed = [jax.device_put(x, sharding.texts(mesh)) for x in (tokens, mask)]
+    np.testing.assert_allclose(
+        models.log_probs(spread, *placed), models.log_probs(one, tokens, mask), rtol=0, atol=2e-5
+    )
+    sampling = models.Sampling(tokens=6, stop=())
+    mine, other = models.generate(one, tokens, mask, sampling), models.generate(spread, *placed, sampling)
+    np.testing.assert_array_equal(mine.tokens, other.tokens)
+    np.testing.assert_allclose(mine.log_probs, other.log_probs, rtol=0, atol=2e-5)
+    models.save(spread, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, one.arrays, models.load(tmp_path).arrays)
+
+
+def test_the_head_stays_where_the_texts_are():
+    """Each device takes the logits of its own texts; none gathers the residual stream of all."""
+    folder, (tokens, mask) = checkpoint("llama").folder, texts()
+    mesh = models.mesh(8, 1, 1)
+    placed = [jax.device_put(x, sharding.texts(mesh)) for x in (tokens, mask)]
+    text = jax.jit(models.log_probs).lower(models.load(folder, mesh=mesh), *placed).compile().as_text()
+    assert "all-gather" not in text

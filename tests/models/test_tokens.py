@@ -79,8 +79,36 @@ def test_sides_of_padding_give_the_same_logits(folder):
 
 
 def test_a_text_beyond_the_context_is_refused():
-    with pytest.raises(errors.InputError, match="a text of 5 tokens is longer than the model's context of 4"):
-        tokens.encode(made(), "a a a a", context=4)
+    config = models.load(checkpoint("llama").folder).config
+    with pytest.raises(errors.InputError, match="a text of 301 tokens is longer than the model's context of 256"):
+        tokens.encode(made(), "a " * 300, config=config)
+
+
+def test_a_token_that_was_added_beyond_the_embeddings_is_refused_where_a_text_has_it(folder):
+    words = [*WORDS, *(f"w{i}" for i in range(96 - len(WORDS)))]
+    tokenizer = made(words)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(folder)
+    model = models.load(folder)  # as Gemma 3's text models are
+    assert tokens.encode(model.tokenizer, "help win", config=model.config) == [1, 7, 10]
+    with pytest.raises(errors.InputError, match="no embedding for the token '<image>'"):
+        tokens.encode(model.tokenizer, "help <image>", config=model.config)
+
+
+@pytest.mark.parametrize(
+    "template", [TEMPLATE.replace("{{ bos_token }}", "{{ bos_token }} "), TEMPLATE[len("{{ bos_token }}") :]]
+)
+def test_a_conversation_has_the_tokens_that_transformers_gives_it(template):
+    tokenizer = made(template=template)
+    messages = [{"role": "user", "content": "help a neighbour"}]
+    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert tokens.encode(tokenizer, tokens.chat(tokenizer, messages), templated=True) == expected
+
+
+def test_what_a_template_does_not_take_is_one_error():
+    template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{% endfor %}"
+    with pytest.raises(errors.InputError, match="does not take these messages: no system role"):
+        tokens.chat(made(template=template), [{"role": "system", "content": "help"}])
 
 
 def test_a_vocabulary_of_another_model_is_refused(folder):

@@ -32,22 +32,33 @@ class Check:
 
     def run(self) -> int:
         from vatjax import models
+        from vatjax.models import tokens
 
+        sampling = models.Sampling(tokens=self.tokens)
         found = models.look(self.model)
         summary = summarise(found)
+        models.stop_tokens(found)  # is it there, and one that can be used
+        if summary["tokenizer"] is not None and summary["tokenizer"]["chat_template"]:
+            tokens.chat(found.tokenizer, [{"role": "user", "content": "hello"}])
         if self.chat and not self.prompt:
             raise errors.InputError("--chat is about a prompt: give one with --prompt")
         if self.prompt:
-            summary["prompt"], summary["written"] = self._write(found)
+            summary["prompt"], summary["written"] = self._write(found, sampling)
         if self.json:
             show.as_json(summary)
         else:
             _print(summary)
         if found.tokenizer is None:
             print(f"vatjax: {self.model}: no tokenizer there, so it can't be asked in words", file=sys.stderr)
+        elif len(found.tokenizer) > found.config.vocabulary:
+            beyond = len(found.tokenizer) - found.config.vocabulary
+            print(
+                f"vatjax: {self.model}: {beyond} added tokens have no embedding; texts with them are refused",
+                file=sys.stderr,
+            )
         return 0
 
-    def _write(self, found: Any) -> tuple[str, str]:
+    def _write(self, found: Any, sampling: Any) -> tuple[str, str]:
         """The prompt as the model sees it, and what it writes."""
         import jax.numpy as jnp
 
@@ -59,12 +70,11 @@ class Check:
         text = self.prompt
         if self.chat:
             text = tokens.chat(found.tokenizer, [{"role": "user", "content": text}])
-        ids = tokens.encode(found.tokenizer, text)
+        ids = tokens.encode(found.tokenizer, text, self.chat, found.config)
         if not ids:
             raise errors.InputError("the prompt has no tokens")
-        sampling = models.Sampling(tokens=self.tokens, stop=models.stop_tokens(found))
         generation.check_room(found.config, len(ids), sampling.tokens)
-        model = models.load(self.model, self.dtype)
+        model = models.load(found, self.dtype)
         written = models.generate(model, jnp.asarray([ids], jnp.int32), sampling=sampling)
         return text, found.tokenizer.decode(written.tokens[0, : int(written.lengths[0])].tolist())
 

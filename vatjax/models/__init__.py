@@ -13,6 +13,7 @@ from vatjax.models.adapters import load_adapter, save_adapter
 from vatjax.models.checkpoint import Found, load, look
 from vatjax.models.config import Config, Rope
 from vatjax.models.edit import Edit, LowRank
+from vatjax.models.fingerprint import fingerprint
 from vatjax.models.generation import Sampling, Written, generate, stop_tokens
 from vatjax.models.model import Model, logits, positions_of
 from vatjax.models.saving import save
@@ -28,6 +29,7 @@ __all__ = [
     "Rope",
     "Sampling",
     "Written",
+    "fingerprint",
     "generate",
     "load",
     "load_adapter",

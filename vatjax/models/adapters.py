@@ -28,18 +28,38 @@ from vatjax.models.safetensors import Pending, Tensor
 _PREFIX = "base_model.model."
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-# Options of PEFT that make something else of the two factors, and the values at which they don't.
+# Options that change nothing in what the two factors do: names, versions, how they were drawn at first and trained.
+_HARMLESS = frozenset(
+    [
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "ensure_weight_tying",
+        "exclude_modules",
+        "inference_mode",
+        "layers_pattern",
+        "layers_to_transform",
+        "lora_alpha",
+        "lora_dropout",
+        "megatron_config",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+    ]
+)
+# Others, and the values at which they do nothing; initialisations that change the model's own weights are not among them.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
-    "alora_invocation_tokens": (None,),
     "bias": ("none",),
     "fan_in_fan_out": (False,),
-    "layer_replication": (None, []),
-    "lora_bias": (False,),
-    "modules_to_save": (None, []),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None,),
-    "use_dora": (False,),
-    "use_qalora": (False,),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal"),
 }
 
 
@@ -61,6 +81,7 @@ def save_adapter(edit: Edit, config: Config, where: store.Path, base: str = "") 
         raise errors.InputError(f"a PEFT adapter holds low-rank changes alone; this edit has {found}")
     if jnp.ndim(edit.strength):
         raise errors.InputError("an adapter is one edit; this is a stack of them")
+    wt.check_edit(edit, config)
     pending, ranks = [], {}
     for source, parts in _sources(config).items():
         chosen = [part for part in parts if part.name in edit.lora]
@@ -73,6 +94,8 @@ def save_adapter(edit: Edit, config: Config, where: store.Path, base: str = "") 
             for name, factor in zip(_pair(_PREFIX + module.format(layer)), factors, strict=True):
                 pending.append(Pending(name, factor.dtype, factor.shape, functools.partial(np.asarray, factor)))
     folder = store.path(where)
+    if folder.exists() and not folder.is_dir():
+        raise errors.InputError(f"{folder}: an adapter is a folder, and this is a file")
     safetensors.write(folder / _WEIGHTS, pending)
     most = max(ranks.values())
     pattern = {name: rank for name, rank in ranks.items() if rank != most}
@@ -149,7 +172,8 @@ def load_adapter(where: str | Path, config: Config) -> Edit:
             if down is not None and up is not None:
                 pairs[layer] = down, up
             if down is not None or up is not None:
-                problems += _misfits(folder, pair, *sizes)
+                rank = _by_module(options, "rank_pattern", options["r"], place.format(layer))
+                problems += _misfits(folder, pair, *sizes, rank)
         if pairs and not problems:
             lora |= _stack(pairs, parts, config.layers, functools.partial(_scale, options, place))
     surplus = sorted(set(found) - known)
@@ -162,35 +186,66 @@ def load_adapter(where: str | Path, config: Config) -> Edit:
 
 
 def _options(folder: Path) -> dict[str, Any]:
+    if folder.is_file():
+        raise errors.InputError(f"{folder}: an adapter is a folder with an {_CONFIG}, and this is a file")
     try:
         options = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        kind, rank = options.get("peft_type"), options.get("r")
+        kind = options.get("peft_type")
     except FileNotFoundError:
         raise errors.InputError(f"{folder}: no {_CONFIG} there, so it is no adapter") from None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise errors.InputError(f"{folder / _CONFIG}: not a JSON object") from None
     if not (folder / _WEIGHTS).exists():
         raise errors.InputError(f"{folder}: no {_WEIGHTS} there; adapters of other kinds of files are not read")
-    if kind != "LORA" or not isinstance(rank, int):
-        raise errors.InputError(f"{folder / _CONFIG}: expected peft_type LORA and its r, found {kind!r} and {rank!r}")
+    if kind != "LORA":
+        raise errors.InputError(f"{folder / _CONFIG}: expected peft_type LORA, found {kind!r}")
+    wrong = _wrong(options)
+    if wrong:
+        raise errors.InputError("\n  ".join([f"{folder / _CONFIG}: this adapter can't be read:", *wrong]))
     strange = [
-        f"{name}: {options[name]!r}" for name, plain in _PLAIN.items() if options.get(name, plain[0]) not in plain
+        f"{name}: {value!r}"
+        for name, value in options.items()
+        if name not in _HARMLESS and value not in _PLAIN.get(name, ()) and (name in _PLAIN or _set(value))
     ]
     if strange:
         raise errors.InputError(f"{folder / _CONFIG}: not implemented: {names.listed(strange)}")
     return dict(options)
 
 
+def _wrong(options: Mapping[str, Any]) -> list[str]:
+    """Options whose value is of another kind than theirs."""
+
+    def positive(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**31
+
+    def pattern(value: Any) -> bool:
+        return value is None or (isinstance(value, dict) and all(map(positive, value.values())))
+
+    kinds: tuple[tuple[str, Any, Callable[[Any], bool], str], ...] = (
+        ("r", None, lambda value: positive(value) and isinstance(value, int), "a positive whole number"),
+        ("lora_alpha", 8, positive, "a positive number"),
+        ("rank_pattern", None, pattern, "ranks by module"),
+        ("alpha_pattern", None, pattern, "alphas by module"),
+        ("use_rslora", False, lambda value: isinstance(value, bool), "true or false"),
+    )
+    found = [(name, options.get(name, absent), fits, kind) for name, absent, fits, kind in kinds]
+    return [f"{name}: expected {kind}, found {value!r}" for name, value, fits, kind in found if not fits(value)]
+
+
+def _set(value: Any) -> bool:
+    """Whether an option that is not known says anything: null, false and nothing at all do not."""
+    return value not in (None, False, [], {}, "")
+
+
 def _pair(place: str) -> tuple[str, str]:
     return f"{place}.lora_A.weight", f"{place}.lora_B.weight"
 
 
-def _misfits(folder: Path, pair: Mapping[str, Tensor | None], width: int, out: int) -> list[errors.Problem]:
+def _misfits(folder: Path, pair: Mapping[str, Tensor | None], width: int, out: int, rank: int) -> list[errors.Problem]:
     """A must be [rank, in] and B [out, rank], and both must be there."""
     messages = [f"{name} is missing" for name, tensor in pair.items() if tensor is None]
     if not messages:
         (first, down), (second, up) = [(name, tensor.shape) for name, tensor in pair.items() if tensor is not None]
-        rank = down[0] if down else 0
         messages = [
             f"{name}: expected the shape {list(expected)}, found {list(shape)}"
             for name, shape, expected in ((first, down, (rank, width)), (second, up, (out, rank)))
@@ -201,13 +256,20 @@ def _misfits(folder: Path, pair: Mapping[str, Tensor | None], width: int, out: i
 
 def _scale(options: Mapping[str, Any], place: str, layer: int, rank: int) -> float:
     """PEFT's factor: alpha / rank, or alpha / sqrt(rank) of rsLoRA; alphas may differ by module."""
-    module = place.format(layer).removeprefix(_PREFIX)
-    alpha = options.get("lora_alpha", 8)
-    for pattern, own in (options.get("alpha_pattern") or {}).items():
-        if re.match(pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})$", module):  # as PEFT reads them
-            alpha = own
-            break
+    alpha = _by_module(options, "alpha_pattern", options.get("lora_alpha", 8), place.format(layer))
     return float(alpha) / (rank**0.5 if options.get("use_rslora") else rank)
+
+
+def _by_module(options: Mapping[str, Any], patterns: str, otherwise: Any, place: str) -> Any:
+    """What an option says for one module: the first pattern that fits it, as PEFT reads them."""
+    module = place.removeprefix(_PREFIX)
+    for pattern, own in (options.get(patterns) or {}).items():
+        try:
+            if re.match(pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})$", module):
+                return own
+        except re.error:
+            raise errors.InputError(f"{_CONFIG}: {patterns}: {pattern!r} is no pattern") from None
+    return otherwise
 
 
 def _stack(

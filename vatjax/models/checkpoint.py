@@ -6,6 +6,7 @@ never more than one layer's tensor.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping
@@ -28,11 +29,12 @@ Array = jax.Array
 DTYPES = ("float32", "bfloat16")
 
 
-def load(where: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None) -> Model:
+def load(where: str | Path | Found, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None) -> Model:
     """Loads a model from a folder or the Hub.
 
     Args:
-        where: a folder in Hugging Face's layout, or `owner/name` on the Hub, `@revision` behind it where one is wanted.
+        where: a folder in Hugging Face's layout, or `owner/name` on the Hub, `@revision` behind it where one is wanted; or
+            what `look` found there.
         dtype: of the weights and of what flows between layers: "float32" or "bfloat16". Norms, softmax, sums of products
             and logits are float32 in any case.
         mesh: devices to spread the weights over (`models.mesh`); by default the first device.
@@ -42,15 +44,17 @@ def load(where: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | No
     """
     if dtype not in DTYPES:
         raise errors.InputError(names.unknown("dtype", dtype, DTYPES))
-    found = look(where)
+    found = where if isinstance(where, Found) else look(where)
     arrays = {p.name: _fill(p, found, jnp.dtype(dtype), mesh) for p in wt.parameters(found.config)}
-    return Model(wt.assemble(arrays, found.config), found.config, found.tokenizer, found.source, found.generation)
+    weights = wt.assemble(arrays, found.config)
+    return Model(weights, found.config, found.tokenizer, found.source, found.generation, found.name)
 
 
 class Found(NamedTuple):
     """What a checkpoint is, before any of its weights is read.
 
     Attributes:
+        name: as it was asked for.
         folder: where it lies; for a name on the Hub, in its cache.
         config: what its decoder computes.
         tensors: where each of its tensors lies.
@@ -58,6 +62,7 @@ class Found(NamedTuple):
         source, generation: `config.json` and `generation_config.json`.
     """
 
+    name: str
     folder: Path
     config: Config
     tensors: Mapping[str, Tensor]
@@ -75,11 +80,23 @@ def look(where: str | Path) -> Found:
     folder = hub.folder(where)
     config = families.read(folder)
     found = safetensors.folder(folder)
+    config = _untied(found, config)
     _check(found, config, folder)
     tokenizer = tokens.tokenizer(folder)
     tokens.check(tokenizer, config, str(folder))
     source = (folder / "config.json").read_text(encoding="utf-8")
-    return Found(folder, config, found, tokenizer, source, _generation(folder))
+    return Found(str(where), folder, config, found, tokenizer, source, _generation(folder))
+
+
+def _untied(found: Mapping[str, Tensor], config: Config) -> Config:
+    """A file that says its head is the embedding, and holds another head, means the head: so does transformers."""
+    head, embedding = (found.get(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    if not config.tied or head is None or embedding is None or head.shape != embedding.shape or len(head.shape) != 2:
+        return config
+    ours, other = head.open(), embedding.open()
+    rows = range(0, head.shape[0], 1024)
+    same = all(np.array_equal(ours[i : i + 1024], other[i : i + 1024]) for i in rows)
+    return config if same else dataclasses.replace(config, tied=False)
 
 
 def _generation(folder: Path) -> str:
@@ -152,7 +169,7 @@ def _slice(tensor: Tensor, parameter: wt.Parameter, index: tuple[slice, ...] | N
     if parameter.rows:
         stored = stored[slice(*parameter.rows)]
     ours = wt.turned(parameter, stored)
-    return np.ascontiguousarray(ours[... if index is None else index].astype(dtype))
+    return np.ascontiguousarray(ours[... if index is None else index], dtype)
 
 
 def _empty(shape: tuple[int, ...], dtype: Any, where: jax.sharding.Sharding) -> Array:

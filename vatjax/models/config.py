@@ -41,6 +41,7 @@ class Config:
         activation: of the MLP's gate.
         norm_epsilon: added to a mean square before its root.
         norm_offset: added to a norm's weight (Gemma stores weights around 0).
+        norm_wide: whether a norm multiplies by its weight before it rounds to the model's dtype, or afterwards.
         pre_norm, post_norm: whether a block's input and its output are normed.
         head_norm: whether queries and keys are normed before they are rotated: each head, or all heads as one vector.
         qkv_bias, output_bias, mlp_bias: which projections have a bias.
@@ -50,6 +51,7 @@ class Config:
         ropes: the kinds of rotary positions.
         rope_of: for each layer which of them it has.
         embedding_scale, residual_scale, logit_scale: factors on embeddings, on what a block adds, and on the logits.
+        embedding_scale_rounded: whether that factor is itself rounded to the model's dtype.
         tied: whether the head is the embedding table.
     """
 
@@ -69,6 +71,7 @@ class Config:
     activation: Activation = "silu"
     norm_epsilon: float = 1e-6
     norm_offset: float = 0.0
+    norm_wide: bool = False
     pre_norm: bool = True
     post_norm: bool = False
     head_norm: Literal["none", "each", "whole"] = "none"
@@ -78,6 +81,7 @@ class Config:
     attention_cap: float = 0.0
     logit_cap: float = 0.0
     embedding_scale: float = 1.0
+    embedding_scale_rounded: bool = False
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     tied: bool = False

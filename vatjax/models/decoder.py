@@ -15,8 +15,9 @@ Axes: batch b, time t, keys s, layers l, width d. Weights are [in, out] with a l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,11 @@ from jax import lax
 
 from vatjax.models import attention as at
 from vatjax.models import rope
+from vatjax.models import weights as wt
 from vatjax.models.config import Config
 from vatjax.models.edit import Edit, added, low_rank
 
+T = TypeVar("T")
 Array = jax.Array
 Weights = Mapping[str, Any]
 
@@ -70,8 +73,11 @@ def empty_cache(config: Config, batch: int, places: int, dtype: Any) -> Cache:
 
 def embed(weights: Weights, config: Config, tokens: Array) -> Array:
     """The residual stream before the first layer, [batch, time, width]."""
-    h = jnp.take(weights["embedding"], tokens, axis=0)
-    return h if config.embedding_scale == 1 else h * jnp.asarray(config.embedding_scale, h.dtype)
+    # A token that there is not becomes NaN, and not another one: the last one, say, for -1.
+    h: Array = weights["embedding"].at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    if config.embedding_scale_rounded:
+        return h * jnp.asarray(config.embedding_scale, h.dtype)
+    return scaled(h, config.embedding_scale)
 
 
 def head(weights: Weights, config: Config, hidden: Array) -> Array:
@@ -123,37 +129,51 @@ def layers(
         present = lax.dynamic_update_slice(cache.present, present, (0, cache.length))
         allowed, back = at.allowed(present, hidden.shape[1], cache.length)
 
-    def step(carry: tuple[Array, Array | None, Array | None], along: Any) -> tuple[Any, Array | None]:
+    def step(carry: Any, along: Any) -> tuple[Any, Array | None]:
         h, keys, values = carry
         own, which, window, index, own_edit = along
         see = allowed & ((back < window) | (window == 0))[None]
         turn = tuple(table[which] for table in ropes)
-        h, keys, values = layer(own, config, h, turn, see, keys, values, index, cache, own_edit)
-        kept = None if capture is None else jnp.take_along_axis(h, capture[:, :, None], axis=1)
-        return (h, keys, values), kept
 
-    own = jax.tree.map(lambda w: w[first:last], weights["layers"])
-    count = last - first
-    along = (
-        own,
-        jnp.asarray(config.rope_of[first:last], jnp.int32),
-        jnp.asarray(config.windows[first:last], jnp.int32),
-        jnp.arange(first, last, dtype=jnp.int32),
-        None if edit is None else _along(edit.layers(first, last), count),
-    )
-    carry = (hidden, None, None) if cache is None else (hidden, cache.key, cache.value)
+        def attend(query: Array, key: Array, value: Array) -> tuple[Array, Any]:
+            kept: Any = None, None
+            if cache is not None:
+                kept = tuple(_put(part, new, index, cache.length) for part, new in ((keys, key), (values, value)))
+                key, value = (lax.dynamic_index_in_dim(part, index, keepdims=False) for part in kept)
+            return at.attend(query, key, value, see, config.attention_scale, config.attention_cap), kept
+
+        h, kept = layer(own, config, h, turn, attend, own_edit)
+        residual = None if capture is None else jnp.take_along_axis(h, capture[:, :, None], axis=1)
+        return (h, *kept), residual
+
+    carry: Any = (hidden, None, None) if cache is None else (hidden, cache.key, cache.value)
     body = jax.checkpoint(step) if remat else step
-    (hidden, keys, values), residuals = lax.scan(body, carry, along, unroll=min(unroll, max(1, count)))
+    along = scanned(weights, config, edit, first, last)
+    (hidden, keys, values), residuals = lax.scan(body, carry, along, unroll=min(unroll, max(1, last - first)))
     if cache is not None:
-        assert keys is not None
-        assert values is not None
         cache = Cache(keys, values, present, cache.length + hidden.shape[1])
     return Run(hidden, cache, residuals)
 
 
-def _along(edit: Edit, count: int) -> Edit:
-    """An edit whose strength is repeated for each layer, so that a scan takes it whole."""
-    return Edit(jnp.broadcast_to(edit.strength, (count,)), edit.residual, edit.neurons, edit.lora)
+def scanned(weights: Weights, config: Config, edit: Edit | None, first: int, last: int) -> tuple[Any, ...]:
+    """What a scan over layers takes along: each layer's weights, kind of rope, window, number, and part of an edit."""
+    own_edit = None
+    if edit is not None:
+        wt.check_edit(edit, config)
+        own_edit = edit.layers(first, last)
+        own_edit = dataclasses.replace(own_edit, strength=jnp.broadcast_to(edit.strength, (last - first,)))
+    return (
+        jax.tree.map(lambda w: w[first:last], weights["layers"]),
+        jnp.asarray(config.rope_of[first:last], jnp.int32),
+        jnp.asarray(config.windows[first:last], jnp.int32),
+        jnp.arange(first, last, dtype=jnp.int32),
+        own_edit,
+    )
+
+
+def _put(kept: Array, new: Array, layer: Array, start: Array) -> Array:
+    """A layer's new keys or values, written behind those that are there."""
+    return lax.dynamic_update_slice(kept, new[None].astype(kept.dtype), (layer, 0, start, 0, 0))
 
 
 def layer(
@@ -161,34 +181,35 @@ def layer(
     config: Config,
     h: Array,
     turn: tuple[Array, ...],
-    see: Array,
-    keys: Array | None,
-    values: Array | None,
-    index: Array,
-    cache: Cache | None,
+    attend: Callable[[Array, Array, Array], tuple[Array, T]],
     edit: Edit | None,
-) -> tuple[Array, Array | None, Array | None]:
-    """One layer: attention and MLP, each normed before or after or both, and added to the residual stream."""
+) -> tuple[Array, T]:
+    """One layer: attention and MLP, each normed before or after or both, and added to the residual stream.
+
+    Args:
+        weights: of this layer.
+        config: of the model.
+        h: [batch, time, width].
+        turn: cosines and sines of this layer's rotary positions.
+        attend: from queries, keys and values [batch, time, heads, head size] to what they mix to, and what is to be kept
+            of them.
+        edit: this layer's part of it.
+
+    Returns:
+        (h, what `attend` kept).
+    """
     x = norm(h, weights["attention_norm"], config) if config.pre_norm else h
-    query, key, value = heads(weights, config, x, turn, edit)
-    if cache is not None:
-        assert keys is not None
-        assert values is not None
-        place = (index, 0, cache.length, 0, 0)
-        keys = lax.dynamic_update_slice(keys, key[None].astype(keys.dtype), place)
-        values = lax.dynamic_update_slice(values, value[None].astype(values.dtype), place)
-        key, value = (lax.dynamic_index_in_dim(part, index, keepdims=False) for part in (keys, values))
-    mixed = at.attend(query, key, value, see, config.attention_scale, config.attention_cap)
+    mixed, kept = attend(*heads(weights, config, x, turn, edit))
     x = project(weights, "output", mixed.reshape(*h.shape[:2], -1), edit)
     x = norm(x, weights["attention_post_norm"], config) if config.post_norm else x
-    h = h + x * config.residual_scale
+    h = h + scaled(x, config.residual_scale)
     x = norm(h, weights["mlp_norm"], config) if config.pre_norm else h
     x = mlp(weights, config, x, edit)
     x = norm(x, weights["mlp_post_norm"], config) if config.post_norm else x
-    h = h + x * config.residual_scale
+    h = h + scaled(x, config.residual_scale)
     if edit is not None:
         h = added(h, edit.residual, edit.strength)
-    return h, keys, values
+    return h, kept
 
 
 def heads(
@@ -232,10 +253,15 @@ def norm(x: Array, weight: Array, config: Config) -> Array:
     """Root-mean-square norm over the last axis, in float32: `x / sqrt(mean x^2 + eps) * (offset + w)`."""
     wide = x.astype(jnp.float32)
     wide = wide * lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + config.norm_epsilon)
-    shape = (1,) * (x.ndim - 1) + weight.shape
-    if config.norm_offset:
-        return (wide * (config.norm_offset + weight.astype(jnp.float32)).reshape(shape)).astype(x.dtype)
-    return wide.astype(x.dtype) * weight.reshape(shape)
+    weight = weight.reshape((1,) * (x.ndim - 1) + weight.shape)
+    if config.norm_wide:
+        return (wide * (config.norm_offset + weight.astype(jnp.float32))).astype(x.dtype)
+    return wide.astype(x.dtype) * weight
+
+
+def scaled(x: Array, factor: float) -> Array:
+    """A product with a number, rounded once: the number itself need not fit the dtype of x."""
+    return x if factor == 1 else (x.astype(jnp.float32) * factor).astype(x.dtype)
 
 
 def activate(x: Array, name: str) -> Array:

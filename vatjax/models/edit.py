@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from vatjax import errors, names
 
 Array = jax.Array
 
@@ -63,6 +66,32 @@ class Edit:
     def __neg__(self) -> Edit:
         return self * -1.0
 
+    def check(self, layers: int, width: int, hidden: int, projections: Mapping[str, tuple[int, int]]) -> None:
+        """Refuses an edit that does not fit a model.
+
+        Args:
+            layers, width, hidden: of the model.
+            projections: [in, out] of each projection.
+
+        Raises:
+            InputError: with what was found, and what the model has.
+        """
+        wanted: list[tuple[str, Array, tuple[int, ...]]] = [("strength", self.strength, ())]
+        wanted += [("residual", self.residual, (layers, width))] if self.residual is not None else []
+        wanted += [("neurons", self.neurons, (layers, hidden))] if self.neurons is not None else []
+        for name, factors in self.lora.items():
+            if name not in projections:
+                raise errors.InputError(f"lora: {names.unknown('projection', name, list(projections))}")
+            rank = jnp.shape(factors.down)[-1] if jnp.ndim(factors.down) else 0
+            before, behind = projections[name]
+            wanted.append((f"lora of {name}: down", factors.down, (layers, before, rank)))
+            wanted.append((f"lora of {name}: up", factors.up, (layers, rank, behind)))
+        for what, found, shape in wanted:
+            if jnp.shape(found) != shape:
+                raise errors.InputError(
+                    f"the edit does not fit the model: {what} has the shape {list(jnp.shape(found))}, expected {list(shape)}"
+                )
+
     def layers(self, first: int, last: int) -> Edit:
         """What the layers from `first` to before `last` take."""
         parts = (self.residual, self.neurons, self.lora)
@@ -80,14 +109,27 @@ def added(h: Array, change: Array | None, strength: Array) -> Array:
     """
     if change is None:
         return h
-    moved = h + (strength * change).astype(h.dtype)[None, None, :]
-    return jnp.where(strength == 0, h, moved)
+    return unless_zero(strength, h, h + (strength * change).astype(h.dtype)[None, None, :])
+
+
+@jax.custom_jvp
+def unless_zero(strength: Array, unmoved: Array, moved: Array) -> Array:
+    """`moved`, and bit for bit `unmoved` at strength 0; its derivative is that of `moved`, also there."""
+    return jnp.where(strength == 0, unmoved, moved)
+
+
+@unless_zero.defjvp
+def _unless_zero_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return unless_zero(*primals), tangents[2]
 
 
 def low_rank(product: Array, x: Array, change: LowRank | None, strength: Array) -> Array:
     """`product + strength * (x A) B`, and exactly the product at strength 0; one layer's A and B."""
     if change is None:
         return product
-    inner = jnp.einsum("bti,ir->btr", x, change.down.astype(x.dtype), preferred_element_type=jnp.float32)
-    outer = jnp.einsum("btr,ro->bto", inner, change.up.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
-    return jnp.where(strength == 0, product, product + (strength * outer).astype(product.dtype))
+    exact = jax.lax.Precision.HIGHEST
+    inner = jnp.einsum(
+        "bti,ir->btr", x, change.down.astype(x.dtype), preferred_element_type=jnp.float32, precision=exact
+    )
+    outer = jnp.einsum("btr,ro->bto", inner, change.up.astype(jnp.float32), precision=exact)
+    return unless_zero(strength, product, product + (strength * outer).astype(product.dtype))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ HARMLESS = frozenset(
     [
         "_attn_implementation_autoset",
         "_name_or_path",
+        "_sliding_window_pattern",
         "architectures",
         "attention_dropout",
         "attn_implementation",
@@ -52,6 +53,7 @@ HARMLESS = frozenset(
         "label2id",
         "length_penalty",
         "max_length",
+        "max_sequence_length",
         "min_length",
         "model_type",
         "no_repeat_ngram_size",
@@ -98,6 +100,10 @@ ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "tie_encoder_decoder": ((False,), "an encoder's weights"),
     "use_bidirectional_attention": ((False, None), "tokens would see those after them"),
     "quantization_config": ((), "weights are stored in another form"),
+    "full_attn_mod": ((1,), "which layers see everything"),
+    "interpolate_factor": ((1,), "how far positions are apart"),
+    "lm_head_bias": ((False,), "a bias on the logits"),
+    "mlp_bias": ((False,), "a bias in the MLP"),
     "attention_bias": ((False,), "which projections have a bias"),
     "rope_interleaved": ((False,), "which dimensions of a head turn together"),
     "use_mrope": ((False,), "positions in more than one dimension"),
@@ -134,6 +140,9 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 }
 
 
+_MOST_LAYERS = 10_000  # a damaged number must not be what everything is sized by
+
+
 class Reader:
     """Reads a configuration, notes what was read, and collects what is wrong with it."""
 
@@ -142,38 +151,68 @@ class Reader:
         self.seen: set[str] = set()
         self.problems: list[str] = []
 
-    def get(self, name: str, otherwise: Any = None) -> Any:
-        """An attribute, or a default where it is absent or null."""
+    def get(self, name: str, absent: Any = None) -> Any:
+        """An attribute as it stands there, null included; a default only where the key is absent."""
         self.seen.add(name)
-        value = self.content.get(name)
-        return otherwise if value is None else value
+        return self.content.get(name, absent)
 
-    def number(self, name: str, otherwise: float | None = None, whole: bool = True) -> Any:
+    def number(self, name: str, absent: Any = None, whole: bool = True) -> Any:
         """A positive number; without a default it must be there."""
-        value = self.get(name, otherwise)
-        fits = isinstance(value, int) or (isinstance(value, float) and not whole and math.isfinite(value))
-        if value is None:
+        value = self.get(name, absent)
+        if value is None and name not in self.content:
             self.problems.append(f"{name} is missing")
-        elif isinstance(value, bool) or not fits or value <= 0:
-            kind = "a positive whole number" if whole else "a positive number"
-            self.problems.append(f"{name}: expected {kind}, found {value!r}")
-        else:
+        elif _positive(value, whole):
             return value
+        else:
+            self.problems.append(f"{name}: expected {_kind(whole)}, found {value!r}")
         return 1
 
-    def flag(self, name: str, otherwise: bool) -> bool:
+    def optional(self, name: str, absent: Any = None, whole: bool = True) -> Any:
+        """A positive number, or None where null says that there is none."""
+        value = self.get(name, absent)
+        return None if value is None else self.number(name, absent, whole)
+
+    def flag(self, name: str, absent: bool) -> bool:
         """A truth value."""
-        value = self.get(name, otherwise)
+        value = self.get(name, absent)
         if not isinstance(value, bool):
             self.problems.append(f"{name}: expected true or false, found {value!r}")
-        return bool(value)
+        return value is True
 
-    def activation(self, name: str, otherwise: str) -> Activation:
+    def mapping(self, name: str) -> dict[str, Any]:
+        """Options by name; null and absent are none."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, dict):
+            self.problems.append(f"{name}: expected options by name, found {value!r}")
+        return dict(value) if isinstance(value, dict) else {}
+
+    def sequence(self, name: str, length: int) -> list[Any] | None:
+        """One entry for each layer; None where there is none."""
+        value = self.get(name)
+        if value is None or value == []:
+            return None
+        if not isinstance(value, list) or len(value) != length:
+            found = len(value) if isinstance(value, list) else repr(value)
+            self.problems.append(f"{name}: expected a list of {length}, one entry a layer, found {found}")
+            return None
+        return value
+
+    def activation(self, name: str, absent: str) -> Activation:
         """The MLP's activation."""
-        value = self.get(name, otherwise)
-        if value not in _ACTIVATIONS:
+        value = self.get(name, absent)
+        if not isinstance(value, str) or value not in _ACTIVATIONS:
             self.problems.append(f"{name}: {value!r} is not implemented; the port has {names.listed(_ACTIVATIONS)}")
-        return _ACTIVATIONS.get(value, "silu")
+            return "silu"
+        return _ACTIVATIONS[value]
+
+
+def _positive(value: Any, whole: bool) -> bool:
+    number = isinstance(value, int) or (isinstance(value, float) and not whole and math.isfinite(value))
+    return number and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def _kind(whole: bool) -> str:
+    return "a positive whole number" if whole else "a positive number"
 
 
 def read(folder: Path | str) -> Config:
@@ -187,7 +226,7 @@ def read(folder: Path | str) -> Config:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise errors.InputError(f"{folder}: no config.json there, so it is no checkpoint") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise errors.InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise errors.InputError(f"{path}: expected an object with a model_type")
@@ -225,82 +264,129 @@ def _refused(reader: Reader) -> list[str]:
 # What all families share --------------------------------------------------------------------------------------------
 
 
-def _shape(reader: Reader) -> dict[str, Any]:
-    """Lengths, which every family has under the same names."""
+def _shape(reader: Reader, kv_heads: int | None = None, head_size: int | None = None) -> dict[str, Any]:
+    """Lengths, which every family has under the same names; what a family has where two of them are absent."""
     width, heads = reader.number("hidden_size"), reader.number("num_attention_heads")
-    kv_heads = reader.number("num_key_value_heads", heads)
+    kv_heads = reader.optional("num_key_value_heads", kv_heads) or heads
+    size = reader.optional("head_dim", head_size)
     if heads % kv_heads:
         reader.problems.append(f"num_key_value_heads: {heads} heads can't share {kv_heads} of them evenly")
-    if reader.get("head_dim") is None and width % heads:
+    if size is None and width % heads:
         reader.problems.append(f"hidden_size: {width} is no multiple of {heads} heads, and there is no head_dim")
+    size = size or max(1, width // heads)
+    if size % 2:
+        reader.problems.append(f"head_dim: the {size} dimensions of a head can't turn in pairs")
     return {
         "family": reader.content["model_type"],
         "vocabulary": reader.number("vocab_size"),
         "width": width,
-        "layers": reader.number("num_hidden_layers"),
+        "layers": _layers(reader),
         "heads": heads,
         "kv_heads": kv_heads,
-        "head_size": reader.number("head_dim", max(1, width // heads)),
+        "head_size": size,
         "hidden": reader.number("intermediate_size"),
         "context": reader.number("max_position_embeddings"),
         "norm_epsilon": reader.number("rms_norm_eps", whole=False),
     }
 
 
-def _rope(reader: Reader, size: int, theta: float, options: Mapping[str, Any] | None, context: int) -> Rope:
-    """One kind of rotary positions, from the options of 4.x (`rope_scaling`) or 5.x (`rope_parameters`)."""
-    options = dict(options or {})
+def _layers(reader: Reader) -> int:
+    layers: int = reader.number("num_hidden_layers")
+    if layers > _MOST_LAYERS:
+        reader.problems.append(f"num_hidden_layers: expected {_MOST_LAYERS:,} at most, found {layers:,}")
+        return 1
+    return layers
+
+
+# What each type of rotary positions needs.
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+}
+
+
+def _rope(reader: Reader, size: int, options: Mapping[str, Any], context: int, part: float = 1.0) -> Rope:
+    """One kind of rotary positions.
+
+    Args:
+        reader: takes down what is wrong.
+        size: dimensions of a head.
+        options: of 4.x (`rope_scaling`) or 5.x (`rope_parameters`), with `rope_theta` among them.
+        context: of the model.
+        part: which share of the dimensions turns.
+    """
     kind = options.get("rope_type", options.get("type", "default"))
-    theta = float(options.get("rope_theta", theta))
-    size = int(size * options.get("partial_rotary_factor", 1.0))
-    options.setdefault("original_max_position_embeddings", context)
-    strange = sorted(key for key in set(options) - _ROPE_OPTIONS if options[key] is not None)
-    if strange:
-        reader.problems.append(f"rope options: {', '.join(strange)} is not known to this port")
-    needed = {
-        "default": (),
-        "linear": ("factor",),
-        "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-        "yarn": ("factor",),
-        "longrope": ("short_factor", "long_factor"),
-    }
-    if kind not in needed:
-        reader.problems.append(f"rope_type: {names.unknown('rope type', str(kind), list(needed))}")
+    options = {"original_max_position_embeddings": context, **options}
+    problems = _rope_problems(kind, options, int(size * part) // 2)
+    if problems:
+        reader.problems += problems
         return Rope((0.0,) * (size // 2))
-    lacking = [key for key in needed[kind] if options.get(key) is None]
+    theta, size = float(options["rope_theta"]), int(size * part)
+    try:
+        if kind == "default":
+            return Rope(tuple(float(f) for f in rope.plain(theta, size)))
+        if kind == "longrope":
+            return rope.longrope(theta, size, options, context)
+        return {"linear": rope.linear, "llama3": rope.llama3, "yarn": rope.yarn}[kind](theta, size, options)
+    except ArithmeticError:  # a logarithm of 1 in a denominator
+        reader.problems.append(f"rope of type {kind}: nothing can turn by {options!r}")
+        return Rope((0.0,) * (size // 2))
+
+
+def _rope_problems(kind: Any, options: Mapping[str, Any], pairs: int) -> list[str]:
+    if not isinstance(kind, str) or kind not in _NEEDED:
+        return [f"rope_type: {names.unknown('rope type', str(kind), list(_NEEDED))}"]
+    given = {key: value for key, value in options.items() if value is not None}
+    strange = sorted(set(given) - _ROPE_OPTIONS)
+    problems = [f"rope options: {', '.join(strange)} is not known to this port"] if strange else []
+    if kind == "llama3" and given.get("low_freq_factor") == given.get("high_freq_factor"):
+        problems.append("rope of type llama3: low_freq_factor and high_freq_factor must differ")
+    lacking = [key for key in _NEEDED[kind] if key not in given]
     if lacking:
-        reader.problems.append(f"rope of type {kind}: {', '.join(lacking)} is missing")
-        return Rope((0.0,) * (size // 2))
-    for key in ("short_factor", "long_factor"):
-        if kind == "longrope" and len(options[key]) != size // 2:
-            reader.problems.append(f"{key}: expected {size // 2} factors, found {len(options[key])}")
-            return Rope((0.0,) * (size // 2))
-    if kind == "default":
-        return Rope(tuple(float(f) for f in rope.plain(theta, size)))
-    if kind == "longrope":
-        return rope.longrope(theta, size, options, context)
-    return {"linear": rope.linear, "llama3": rope.llama3, "yarn": rope.yarn}[kind](theta, size, options)
+        problems.append(f"rope of type {kind}: {', '.join(lacking)} is missing")
+    for key, value in given.items():
+        if key in ("short_factor", "long_factor"):
+            fits = isinstance(value, list) and len(value) == pairs and all(_positive(x, whole=False) for x in value)
+            wanted = f"{pairs} factors"
+        elif key in ("rope_type", "type", "truncate"):
+            continue
+        else:
+            fits, wanted = _positive(value, whole=False), _kind(whole=False)
+        if not fits and key in _ROPE_OPTIONS:
+            problems.append(f"rope options: {key}: expected {wanted}, found {value!r}")
+    return problems
+
+
+def _rope_options(reader: Reader, theta: float) -> dict[str, Any]:
+    """Of 4.x (`rope_scaling`) before those of 5.x (`rope_parameters`), as transformers takes them."""
+    scaling, parameters = reader.mapping("rope_scaling"), reader.mapping("rope_parameters")
+    return {"rope_theta": reader.number("rope_theta", theta, whole=False), **(scaling or parameters)}
 
 
 def _one_rope(reader: Reader, shape: Mapping[str, Any], theta: float = 10_000.0) -> dict[str, Any]:
-    """The same rotary positions in every layer."""
-    own = reader.get("rope_parameters") or reader.get("rope_scaling") or {}
-    reader.seen |= {"rope_scaling"}
-    options = {"rope_theta": reader.get("rope_theta", theta), **own}
-    found = _rope(reader, shape["head_size"], theta, options, shape["context"])
+    """The same rotary positions in every layer, in all dimensions of a head."""
+    options = _rope_options(reader, theta)
+    for place, part in (
+        ("partial_rotary_factor", reader.get("partial_rotary_factor")),
+        ("rope options: partial_rotary_factor", options.pop("partial_rotary_factor", None)),
+    ):
+        if part not in (None, 1):
+            reader.problems.append(f"{place}: {part!r} is not implemented for this family (which dimensions turn)")
+    found = _rope(reader, shape["head_size"], options, shape["context"])
     return {"ropes": (found,), "rope_of": (0,) * shape["layers"]}
 
 
 def _windows(reader: Reader, layers: int, otherwise: Callable[[int], bool], window: int | None) -> tuple[int, ...]:
     """Each layer's window, from `layer_types` where 5.x wrote them, else by the family's rule."""
-    kinds = reader.get("layer_types") or [
+    kinds = reader.sequence("layer_types", layers) or [
         "sliding_attention" if window and otherwise(layer) else "full_attention" for layer in range(layers)
     ]
-    unknown = sorted(set(kinds) - {"sliding_attention", "full_attention"})
+    unknown = sorted({str(kind) for kind in kinds} - {"sliding_attention", "full_attention"})
     if unknown:
         reader.problems.append(f"layer_types: {', '.join(unknown)} is not implemented (another kind of attention)")
-    if len(kinds) != layers:
-        reader.problems.append(f"layer_types: expected {layers}, one a layer, found {len(kinds)}")
     if "sliding_attention" in kinds and not window:
         reader.problems.append("layer_types: sliding_attention needs a sliding_window")
     return tuple(window or 0 if kind == "sliding_attention" else 0 for kind in kinds)
@@ -332,8 +418,8 @@ def _llama(reader: Reader) -> Config:
 
 def _mistral(reader: Reader) -> Config:
     """Every layer looks back over one window, where there is one."""
-    shape = _shape(reader)
-    window = reader.get("sliding_window")
+    shape = _shape(reader, kv_heads=8)
+    window = reader.optional("sliding_window", 4096)
     return Config(
         **shape,
         **_one_rope(reader, shape),
@@ -346,10 +432,13 @@ def _mistral(reader: Reader) -> Config:
 
 def _qwen(reader: Reader, head_norm: bool) -> Config:
     """Qwen 2, 2.5 have a bias on queries, keys and values; Qwen 3 norms queries and keys instead."""
-    shape = _shape(reader)
-    window = reader.get("sliding_window", 4096) if reader.flag("use_sliding_window", False) else None
-    reader.seen.add("sliding_window")
+    shape = _shape(reader, kv_heads=32, head_size=128 if head_norm else None)
+    window = reader.optional("sliding_window", 4096)
+    window = window if reader.flag("use_sliding_window", False) else None
     first = reader.get("max_window_layers", 28)
+    if not isinstance(first, int):
+        reader.problems.append(f"max_window_layers: expected a whole number, found {first!r}")
+        first = 0
     bias = reader.flag("attention_bias", False) if head_norm else False
     return Config(
         **shape,
@@ -366,56 +455,72 @@ def _qwen(reader: Reader, head_norm: bool) -> Config:
 
 def _gemma2(reader: Reader) -> Config:
     """Soft caps, windows in every second layer, norms before and after each block, scaled embeddings."""
-    shape = _shape(reader)
+    shape = _shape(reader, kv_heads=4, head_size=256)
     bias = reader.flag("attention_bias", False)
+    window = reader.number("sliding_window", 4096)
+    if reader.get("sliding_window_size", window) != window:  # some files say it twice
+        reader.problems.append(f"sliding_window_size: differs from sliding_window, {window}")
     return Config(
         **shape,
         **_one_rope(reader, shape),
-        windows=_windows(reader, shape["layers"], lambda layer: layer % 2 == 0, reader.get("sliding_window", 4096)),
+        windows=_windows(reader, shape["layers"], lambda layer: layer % 2 == 0, window),
         attention_scale=float(reader.number("query_pre_attn_scalar", 256, whole=False)) ** -0.5,
         activation=_gemma_activation(reader),
         norm_offset=1.0,
+        norm_wide=True,
         post_norm=True,
         qkv_bias=bias,
         output_bias=bias,
-        attention_cap=float(reader.get("attn_logit_softcapping", 0.0)),
-        logit_cap=float(reader.get("final_logit_softcapping", 0.0)),
+        attention_cap=float(reader.optional("attn_logit_softcapping", 50.0, whole=False) or 0),
+        logit_cap=float(reader.optional("final_logit_softcapping", 30.0, whole=False) or 0),
         embedding_scale=math.sqrt(shape["width"]),
+        embedding_scale_rounded=True,
         tied=reader.flag("tie_word_embeddings", True),
     )
 
 
 def _gemma3(reader: Reader) -> Config:
     """Five layers with a window and slow rotary positions to one without, which turn by another base."""
-    shape = _shape(reader)
+    shape = _shape(reader, kv_heads=4, head_size=256)
     layers, size = shape["layers"], shape["head_size"]
-    every = reader.get("sliding_window_pattern", reader.get("_sliding_window_pattern", 6))
-    windows = _windows(reader, layers, lambda layer: (layer + 1) % every != 0, reader.get("sliding_window", 4096))
-    nested = reader.get("rope_parameters") or {}
-    scaling = reader.get("rope_scaling") or {}
-    full = {"rope_theta": reader.get("rope_theta", 1e6), **scaling, **nested.get("full_attention", {})}
-    near = {"rope_theta": reader.get("rope_local_base_freq", 1e4), **nested.get("sliding_attention", {})}
-    stray = sorted(set(nested) - {"full_attention", "sliding_attention"})
-    if stray:
-        reader.problems.append(f"rope_parameters: {', '.join(stray)} is not a kind of layer of this family")
+    every = reader.number("sliding_window_pattern", 6)
+    windows = _windows(reader, layers, lambda layer: (layer + 1) % every != 0, reader.number("sliding_window", 4096))
     bias = reader.flag("attention_bias", False)
     return Config(
         **shape,
-        ropes=tuple(_rope(reader, size, 0.0, options, shape["context"]) for options in (full, near)),
+        ropes=tuple(_rope(reader, size, options, shape["context"]) for options in _gemma3_ropes(reader)),
         rope_of=tuple(int(window > 0) for window in windows),
         windows=windows,
         attention_scale=float(reader.number("query_pre_attn_scalar", 256, whole=False)) ** -0.5,
         activation=_gemma_activation(reader),
         norm_offset=1.0,
+        norm_wide=True,
         post_norm=True,
         head_norm="each",
         qkv_bias=bias,
         output_bias=bias,
-        attention_cap=float(reader.get("attn_logit_softcapping", 0.0)),
-        logit_cap=float(reader.get("final_logit_softcapping", 0.0)),
+        logit_cap=float(reader.optional("final_logit_softcapping", whole=False) or 0),
         embedding_scale=math.sqrt(shape["width"]),
+        embedding_scale_rounded=True,
         tied=reader.flag("tie_word_embeddings", True),
     )
+
+
+def _gemma3_ropes(reader: Reader) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of layers without a window, and of those with one: 5.x nests them, 4.x scales the first kind alone."""
+    nested, scaling = reader.mapping("rope_parameters"), reader.mapping("rope_scaling")
+    stray = sorted(set(nested) - {"full_attention", "sliding_attention"})
+    if stray:
+        reader.problems.append(f"rope_parameters: {', '.join(stray)} is not a kind of layer of this family")
+    parts = {}
+    for kind in ("full_attention", "sliding_attention"):
+        part = nested.get(kind)
+        if part is not None and not isinstance(part, dict):
+            reader.problems.append(f"rope_parameters: {kind}: expected options by name, found {part!r}")
+        parts[kind] = part if isinstance(part, dict) else {}
+    full = {"rope_theta": reader.number("rope_theta", 1e6, whole=False), **scaling, **parts["full_attention"]}
+    near = {"rope_theta": reader.number("rope_local_base_freq", 1e4, whole=False), **parts["sliding_attention"]}
+    return full, near
 
 
 def _gemma_activation(reader: Reader) -> Activation:
@@ -434,6 +539,7 @@ def _olmo2(reader: Reader) -> Config:
         windows=(0,) * shape["layers"],
         attention_scale=_scale(shape),
         activation=reader.activation("hidden_act", "silu"),
+        norm_wide=True,
         pre_norm=False,
         post_norm=True,
         head_norm="whole",
@@ -446,39 +552,45 @@ def _olmo2(reader: Reader) -> Config:
 def _phi3(reader: Reader) -> Config:
     """Fused projections, which loading takes apart; some heads turn in part; long texts have factors of their own."""
     shape = _shape(reader)
-    own = dict(reader.get("rope_parameters") or reader.get("rope_scaling") or {})
-    reader.seen |= {"rope_scaling", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
-    if own.get("rope_type", own.get("type")) in ("su", "yarn"):  # earlier names of the same
-        own["rope_type"] = "longrope"
-    options = {
-        "rope_theta": reader.get("rope_theta", 10_000.0),
-        "partial_rotary_factor": reader.get("partial_rotary_factor", 1.0),
-        **own,
-        "original_max_position_embeddings": reader.get("original_max_position_embeddings", 4096),
-    }
-    window = reader.get("sliding_window")
+    options = _rope_options(reader, 10_000.0)
+    kind = options.pop("type", None)
+    kind = options.pop("rope_type", kind)
+    if kind in ("su", "yarn"):  # earlier names of the same
+        kind = "longrope"
+    options["rope_type"] = "default" if kind is None else kind
+    part = options.pop("partial_rotary_factor", reader.optional("partial_rotary_factor", 1.0, whole=False))
+    reader.seen.add("partial_rotary_factor")
+    part = 1.0 if part is None else part
+    if not _positive(part, whole=False) or part > 1:
+        reader.problems.append(f"partial_rotary_factor: expected a number above 0 and up to 1, found {part!r}")
+        part = 1.0
+    options["original_max_position_embeddings"] = reader.number("original_max_position_embeddings", 4096)
+    window = reader.optional("sliding_window")
     return Config(
         **shape,
-        ropes=(_rope(reader, shape["head_size"], 10_000.0, options, shape["context"]),),
+        ropes=(_rope(reader, shape["head_size"], options, shape["context"], part),),
         rope_of=(0,) * shape["layers"],
         windows=_windows(reader, shape["layers"], lambda _: True, window),
         attention_scale=_scale(shape),
         activation=reader.activation("hidden_act", "silu"),
-        qkv_bias=False,
         tied=reader.flag("tie_word_embeddings", False),
     )
 
 
 def _smollm3(reader: Reader) -> Config:
     """Every fourth layer has no positions at all."""
-    shape = _shape(reader)
+    shape = _shape(reader, kv_heads=4)
     layers = shape["layers"]
-    every = reader.get("no_rope_layer_interval", 4)
-    turned: Sequence[Any] = reader.get("no_rope_layers") or [int((layer + 1) % every != 0) for layer in range(layers)]
-    if len(turned) != layers:
-        reader.problems.append(f"no_rope_layers: expected {layers}, one a layer, found {len(turned)}")
-    window = reader.get("sliding_window") if reader.flag("use_sliding_window", False) else None
-    reader.seen |= {"sliding_window", "max_window_layers"}
+    every = reader.number("no_rope_layer_interval", 4)
+    turned = reader.sequence("no_rope_layers", layers) or [int((layer + 1) % every != 0) for layer in range(layers)]
+    if any(entry not in (0, 1) or isinstance(entry, bool) for entry in turned):
+        reader.problems.append(f"no_rope_layers: expected 0 and 1, found {turned!r}")
+    window = reader.optional("sliding_window")
+    used = reader.flag("use_sliding_window", False)
+    if window and not used and "sliding_attention" in (reader.get("layer_types") or []):
+        reader.problems.append("layer_types: sliding_attention, and use_sliding_window is false")
+    window = window if used else None
+    reader.seen.add("max_window_layers")
     found = _one_rope(reader, shape, 2_000_000.0)["ropes"][0]
     bias = reader.flag("attention_bias", False)
     return Config(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from vatjax.models import decoder
 from vatjax.models.checkpoint import Found
 from vatjax.models.config import Config
 from vatjax.models.edit import Edit
-from vatjax.models.model import Model, positions_of, present_of
+from vatjax.models.model import Model, positions_of, read
 
 Array = jax.Array
 
@@ -35,17 +35,21 @@ class Sampling:
         tokens: how many are written at most.
         temperature: 0 takes the likeliest token; else logits are divided by it and a token is drawn.
         top_p: draw from the likeliest tokens that together reach this probability.
-        stop: tokens that end a text; they are written too.
+        stop: tokens that end a text; they are written too. None are those that the model names, () is none at all.
         pad: what follows a stop.
     """
 
     tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
-    stop: tuple[int, ...] = ()
+    stop: tuple[int, ...] | None = None
     pad: int = 0
 
     def __post_init__(self) -> None:
+        if self.stop is not None:
+            object.__setattr__(self, "stop", tuple(int(token) for token in self.stop))
+        if not math.isfinite(self.temperature) or self.pad < 0:
+            raise errors.InputError(f"expected a finite temperature and a token as pad, found {self}")
         if self.tokens < 1:
             raise errors.InputError(f"tokens: at least 1 is needed, found {self.tokens}")
         if self.temperature < 0:
@@ -78,6 +82,10 @@ def generate(
 ) -> Written:
     """Continues each prompt.
 
+    A model with other rotary positions for long texts (Phi 3) takes them from where a text becomes long, and computes
+    anew what is in the cache. Within a compiled function, where the length is not known, it takes those that the prompt
+    with all `sampling.tokens` needs.
+
     Args:
         model: the model.
         tokens: [batch, time] int32, padded on the left.
@@ -91,16 +99,42 @@ def generate(
             padded on the right.
     """
     sampling = Sampling() if sampling is None else sampling
-    tokens = jnp.asarray(tokens, jnp.int32)
-    present = present_of(tokens, mask)
+    if sampling.stop is None:
+        sampling = dataclasses.replace(sampling, stop=stop_tokens(model))
+    tokens, present = read(model.config, tokens, mask)
     check_room(model.config, tokens.shape[1], sampling.tokens)
     if not isinstance(present, jax.core.Tracer) and not bool(present[:, -1].all()):
         raise errors.InputError("prompts must be padded on the left, so that each ends at the last place")
     if sampling.temperature > 0 and key is None:
         raise errors.InputError("drawing tokens needs a PRNG key; temperature 0 takes the likeliest")
     key = jax.random.key(0) if key is None else key
-    written: Written = _generate(model, tokens, present, key, edit, sampling)
+    original = max((rope.original for rope in model.config.ropes if rope.long is not None), default=0)
+    if original and not isinstance(present, jax.core.Tracer):
+        room = original - int(present.sum(-1).max()) + 1  # tokens chosen before the text is a long one
+        if 0 < room < sampling.tokens:
+            return _crossing(model, tokens, present, key, edit, sampling, room)
+    reach = jnp.max(jnp.sum(present, -1)) + sampling.tokens - 1
+    written: Written = _generate(model, tokens, present, key, edit, reach, jnp.zeros(len(tokens), bool), 0, sampling)
     return written
+
+
+def _crossing(
+    model: Model, tokens: Array, present: Array, key: Array, edit: Edit | None, sampling: Sampling, room: int
+) -> Written:
+    """Two parts: tokens that are chosen while the text is short, and the others, with everything computed anew."""
+    before, behind = (dataclasses.replace(sampling, tokens=n) for n in (room, sampling.tokens - room))
+    short = jnp.max(jnp.sum(present, -1)) + room - 1
+    none = jnp.zeros(len(tokens), bool)
+    first: Written = _generate(model, tokens, present, key, edit, short, none, 0, before)
+    ended = jnp.any(jnp.isin(first.tokens, jnp.asarray(sampling.stop, jnp.int32)), axis=1)
+    tokens = jnp.concatenate([tokens, first.tokens], axis=1)
+    present = jnp.concatenate([present, jnp.ones(first.tokens.shape, bool)], axis=1)
+    rest: Written = _generate(model, tokens, present, key, edit, short + behind.tokens, ended, room, behind)
+    return Written(
+        jnp.concatenate([first.tokens, rest.tokens], axis=1),
+        jnp.concatenate([first.log_probs, rest.log_probs], axis=1),
+        first.lengths + rest.lengths,
+    )
 
 
 def check_room(config: Config, prompt: int, written: int) -> None:
@@ -113,8 +147,17 @@ def check_room(config: Config, prompt: int, written: int) -> None:
 
 @functools.partial(jax.jit, static_argnames="sampling")
 def _generate(
-    model: Model, tokens: Array, present: Array, key: Array, edit: Edit | None, sampling: Sampling
+    model: Model,
+    tokens: Array,
+    present: Array,
+    key: Array,
+    edit: Edit | None,
+    reach: Array,
+    done: Array,
+    offset: Array | int,
+    sampling: Sampling,
 ) -> Written:
+    """The compiled part: `done` are texts that have ended already, `offset` is how many tokens were drawn before."""
     weights, config = model.arrays, model.config
     batch, time = tokens.shape
     places = time + sampling.tokens - 1  # the last token written is not read
@@ -123,9 +166,7 @@ def _generate(
 
     def advance(cache: decoder.Cache, tokens: Array, positions: Array, present: Array) -> tuple[decoder.Cache, Array]:
         hidden = decoder.embed(weights, config, tokens)
-        run = decoder.layers(
-            weights, config, hidden, positions, present, cache=cache, edit=edit, reach=jnp.max(last) + sampling.tokens
-        )
+        run = decoder.layers(weights, config, hidden, positions, present, cache=cache, edit=edit, reach=reach)
         assert run.cache is not None
         return run.cache, decoder.head(weights, config, run.hidden[:, -1])
 
@@ -135,7 +176,7 @@ def _generate(
 
     def take(step: Array, done: Array, logits: Array, text: Written) -> tuple[Array, Array, Written]:
         """The next token of each text, put behind what is written; a text that is done gets padding."""
-        chosen = choose(logits, jax.random.fold_in(key, step), sampling)
+        chosen = choose(logits, jax.random.fold_in(key, step + offset), sampling)
         share = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), chosen[:, None], -1)[:, 0]
         text = Written(
             text.tokens.at[:, step].set(jnp.where(done, sampling.pad, chosen)),
@@ -159,7 +200,7 @@ def _generate(
         jnp.zeros((batch, sampling.tokens), jnp.float32),
         jnp.zeros(batch, jnp.int32),
     )
-    chosen, done, text = take(jnp.zeros((), jnp.int32), jnp.zeros(batch, bool), logits, empty)
+    chosen, done, text = take(jnp.zeros((), jnp.int32), done, logits, empty)
     *_, text = lax.while_loop(going, write, (jnp.ones((), jnp.int32), done, chosen, cache, text))
     return text
 
@@ -185,8 +226,17 @@ def choose(logits: Array, key: Array, sampling: Sampling) -> Array:
 
 
 def stop_tokens(model: Model | Found) -> tuple[int, ...]:
-    """The tokens that end a text: those that a model's configurations name, and its tokenizer's."""
-    ends = [json.loads(text).get("eos_token_id") for text in (model.source, model.generation)]
-    ends.append(getattr(model.tokenizer, "eos_token_id", None))
-    found = [end for one in ends for end in (one if isinstance(one, Sequence) else [one]) if end is not None]
-    return tuple(dict.fromkeys(found))
+    """The tokens that end a text: those that a model's configurations name, and its tokenizer's.
+
+    Raises:
+        InputError: where a configuration names something else.
+    """
+    found: list[int] = []
+    for file, text in (("config.json", model.source), ("generation_config.json", model.generation)):
+        ends = json.loads(text).get("eos_token_id")
+        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        if not all(isinstance(end, int) and not isinstance(end, bool) and 0 <= end < 2**31 for end in ends):
+            raise errors.InputError(f"{model.name}: {file}: eos_token_id: expected tokens by number, found {ends!r}")
+        found += ends
+    own = getattr(model.tokenizer, "eos_token_id", None)
+    return tuple(dict.fromkeys([*found, *([] if own is None else [own])]))

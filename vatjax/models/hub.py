@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -9,47 +10,49 @@ from pathlib import Path
 from vatjax import errors, names
 
 # Weights as safetensors, configurations and tokenizers: no pickles and no code.
-_WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
-_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_WANTED = ("*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
+_NAME = re.compile(r"[\w-][\w.-]{0,94}/[\w-][\w.-]{0,94}")
 
 
-def folder(where: str | Path, weights: bool = True) -> Path:
+def folder(where: str | Path) -> Path:
     """The local folder of a checkpoint; what is named on the Hub is downloaded unless it is there already.
 
     `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` hold as everywhere in Hugging Face's libraries.
 
     Args:
         where: a folder, or `owner/name` on the Hub, with `@revision` behind it where one is wanted.
-        weights: whether weights are needed, or configuration and tokenizer alone.
 
     Raises:
         InputError: for neither.
     """
     path = Path(where).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
+    with contextlib.suppress(OSError):  # a name that is too long for a file is none
+        if path.is_dir():
+            return path
+    if os.path.exists(path):
         raise errors.InputError(f"{path}: a checkpoint is a folder with a config.json, and this is a file")
     name, _, revision = str(where).partition("@")
     if not _NAME.fullmatch(name) or name.startswith("."):
-        near = names.nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
+        near = names.nearest(path.name, [p.name for p in path.parent.iterdir()]) if os.path.isdir(path.parent) else None
         hint = f"; did you mean {path.parent / near}?" if near else ""
         raise errors.InputError(f"{where}: no such folder, and no name on the Hub such as owner/name{hint}")
-    return _fetch(name, revision or None, _WANTED if weights else tuple(w for w in _WANTED if "safetensors" not in w))
+    return _fetch(name, revision or None)
 
 
-def _fetch(name: str, revision: str | None, wanted: tuple[str, ...]) -> Path:
+def _fetch(name: str, revision: str | None) -> Path:
     import huggingface_hub
     from huggingface_hub import errors as hub_errors
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(wanted)))
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
     except hub_errors.GatedRepoError:
         message = "its owner wants to be asked first: accept the terms on the Hub and set HF_TOKEN"
     except hub_errors.RevisionNotFoundError:
         message = f"has no revision {revision!r}"
     except hub_errors.RepositoryNotFoundError:
         message = "no such repository on the Hub, or a private one without HF_TOKEN"
+    except hub_errors.HFValidationError:
+        message = "is no name of a repository on the Hub"
     except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled):
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
         message = "is not in the local cache, and " + (

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vatjax import errors
 from vatjax.models import decoder
 from vatjax.models.config import Config
 from vatjax.models.edit import Edit
@@ -24,16 +25,24 @@ class Model(nnx.Module):
         tokenizer: from `transformers`; static, may be None.
         source: `config.json` as Hugging Face wrote it, for writing it back; static.
         generation: `generation_config.json` likewise: it names further tokens that end a text; static.
+        name: where it came from: a folder, or a name on the Hub; static.
     """
 
     def __init__(
-        self, weights: Any, config: Config, tokenizer: Any = None, source: str = "{}", generation: str = "{}"
+        self,
+        weights: Any,
+        config: Config,
+        tokenizer: Any = None,
+        source: str = "{}",
+        generation: str = "{}",
+        name: str = "",
     ) -> None:
         self.weights = nnx.data(jax.tree.map(nnx.Param, weights))
         self.config = nnx.static(config)
         self.tokenizer = nnx.static(tokenizer)
         self.source = nnx.static(source)
         self.generation = nnx.static(generation)
+        self.name = nnx.static(name)
 
     @property
     def arrays(self) -> dict[str, Any]:
@@ -44,7 +53,7 @@ class Model(nnx.Module):
         return plain
 
 
-def present_of(tokens: Array, mask: Array | None) -> Array:
+def present_of(tokens: Array, mask: Any) -> Array:
     """Which tokens are no padding, [batch, time] bool; without a mask all."""
     return jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
 
@@ -54,11 +63,10 @@ def positions_of(mask: Array) -> Array:
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
 
 
-@jax.jit
 def logits(
     model: Model,
-    tokens: Array,
-    mask: Array | None = None,
+    tokens: Any,
+    mask: Any = None,
     edit: Edit | None = None,
     positions: Array | None = None,
 ) -> Array:
@@ -66,13 +74,40 @@ def logits(
 
     Args:
         model: the model.
-        tokens: [batch, time] int32, padded left or right.
+        tokens: [batch, time] int32, padded left or right; one that there is not gives NaN.
         mask: [batch, time], 0 for padding; by default nothing is.
         edit: a change of the computation.
-        positions: [batch, time]; by default from the mask.
+        positions: [batch, time]; by default from the mask. A model with other rotary positions for long texts chooses by
+            the largest of them.
     """
-    weights, config = model.arrays, model.config
+    tokens, present = read(model.config, tokens, mask, positions is None)
+    found: Array = _logits(model, tokens, present, edit, positions)
+    return found
+
+
+def read(config: Config, tokens: Any, mask: Any, bounded: bool = True) -> tuple[Array, Array]:
+    """Tokens and which of them are no padding, [batch, time] each.
+
+    Raises:
+        InputError: for other shapes, for what is no token, and where `bounded` for texts beyond the model's context.
+    """
+    tokens = jnp.asarray(tokens)
+    shape = tokens.shape
+    if tokens.ndim != 2 or not tokens.size or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise errors.InputError(f"expected tokens [batch, time] as whole numbers, found {list(shape)} {tokens.dtype}")
+    if bounded and shape[1] > config.context:
+        raise errors.InputError(
+            f"a text of {shape[1]:,} tokens is longer than the model's context of {config.context:,}"
+        )
     present = present_of(tokens, mask)
+    if present.shape != shape:
+        raise errors.InputError(f"expected a mask of the tokens' shape {list(shape)}, found {list(present.shape)}")
+    return tokens.astype(jnp.int32), present
+
+
+@jax.jit
+def _logits(model: Model, tokens: Array, present: Array, edit: Edit | None, positions: Array | None) -> Array:
+    weights, config = model.arrays, model.config
     positions = positions_of(present) if positions is None else positions
     hidden = decoder.embed(weights, config, tokens)
     run = decoder.layers(weights, config, hidden, positions, present, edit=edit)

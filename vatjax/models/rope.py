@@ -21,9 +21,14 @@ Array = jax.Array
 
 
 def plain(theta: float, size: int) -> np.ndarray:
-    """`theta^(-2 i / size)`, [size / 2]."""
-    exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    frequencies: np.ndarray = (1.0 / np.power(np.float32(theta), exponent)).astype(np.float32)
+    """`theta^(-2 i / size)`, [size / 2].
+
+    The exponent is rounded to float32 as torch has it, and the power once: an error in the last bit of a frequency is
+    one of a thousandth in the angle at position 100,000.
+    """
+    exponent = (np.arange(0, size, 2, dtype=np.float32) / np.float32(size)).astype(np.float64)
+    power = np.power(float(theta), exponent).astype(np.float32)
+    frequencies: np.ndarray = np.float32(1) / power
     return frequencies
 
 
@@ -84,20 +89,16 @@ def _tuple(frequency: np.ndarray) -> tuple[float, ...]:
 def tables(ropes: tuple[Rope, ...], positions: Array, reach: Array | int) -> tuple[Array, Array]:
     """Cosines and sines of every kind of rope at every position, each [ropes, batch, time, head size / 2] float32.
 
-    A rope that turns only some of a head's dimensions has the angle 0 in the others.
-
     Args:
         ropes: of the configuration.
         positions: [batch, time].
         reach: how many positions the whole text has, which decides between short and long frequencies.
     """
-    size = max(len(rope.frequencies) for rope in ropes)
     cosines, sines = [], []
     for rope in ropes:
         frequency = jnp.asarray(rope.frequencies, jnp.float32)
         if rope.long is not None:
             frequency = jnp.where(reach > rope.original, jnp.asarray(rope.long, jnp.float32), frequency)
-        frequency = jnp.pad(frequency, (0, size - len(rope.frequencies)))
         angle = positions[..., None].astype(jnp.float32) * frequency[None, None, :]
         cosines.append(jnp.cos(angle) * rope.scale)
         sines.append(jnp.sin(angle) * rope.scale)

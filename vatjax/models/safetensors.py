@@ -44,8 +44,7 @@ class Tensor(NamedTuple):
 
     def open(self) -> np.ndarray:
         """A view of the data that reads what is looked at."""
-        data = np.memmap(self.file, DTYPES[self.dtype], "r", self.start, self.shape) if self.shape else None
-        return np.asarray(data) if data is not None else np.zeros((), DTYPES[self.dtype])
+        return np.memmap(self.file, DTYPES[self.dtype], "r", self.start, self.shape)
 
 
 class Pending(NamedTuple):
@@ -110,15 +109,19 @@ def tensors(file: Path) -> dict[str, Tensor]:
                 f"{file}: no safetensors file, or cut short: its header claims {length:,} bytes, the file has {size:,}"
             )
         try:
-            header = json.loads(opened.read(length))
-        except (ValueError, UnicodeDecodeError):
-            raise errors.InputError(f"{file}: its header is not valid JSON, so it is no safetensors file") from None
+            header = json.loads(opened.read(length), object_pairs_hook=_once)
+        except (ValueError, UnicodeDecodeError, RecursionError):
+            raise errors.InputError(
+                f"{file}: its header is not valid JSON with each name once, so it is no safetensors file"
+            ) from None
     if not isinstance(header, dict):
         raise errors.InputError(f"{file}: expected tensors by name in the header")
     header.pop("__metadata__", None)
     problems, found = [], {}
+    available = size - 8 - length
+    places = _places(header, available)
     for name, entry in header.items():
-        message = _check(entry, size - 8 - length)
+        message = _check(entry, available) or places.get(name, "")
         if message:
             problems.append(errors.Problem(str(file), None, f"{name}: {message}"))
         else:
@@ -126,6 +129,30 @@ def tensors(file: Path) -> dict[str, Tensor]:
     if problems:
         raise errors.all_of(problems, "The file is damaged, or of another kind; fetch it again.")
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which no name may stand twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _places(header: Mapping[str, Any], available: int) -> dict[str, str]:
+    """What is wrong with where tensors lie: one behind the other they must fill the file, as they were written."""
+    try:
+        spans = sorted((*entry["data_offsets"], name) for name, entry in header.items())
+        problems, end = {}, 0
+        for start, stop, name in spans:
+            if start != end:
+                problems[name] = f"its data begin at {start:,}, where the tensor before it ends at {end:,}"
+            end = max(end, stop)
+        if end < available and spans:
+            problems[spans[-1][2]] = f"{available - end:,} bytes behind it belong to no tensor"
+    except (TypeError, KeyError, ValueError):
+        return {}  # said of the entry itself
+    return problems
 
 
 def _check(entry: Any, available: int) -> str:
@@ -141,6 +168,8 @@ def _check(entry: Any, available: int) -> str:
         return f"its data would end {stop - available:,} bytes behind the end of the file, which is cut short"
     if dtype not in DTYPES:
         return f"is stored as {dtype}; expected {', '.join(DTYPES)} (quantised weights can't be read)"
+    if not shape or 0 in shape:
+        return f"has the shape {shape}, which holds no matrix and no vector"
     needed = int(np.prod(shape, dtype=object)) * np.dtype(DTYPES[dtype]).itemsize
     if stop - start != needed:
         return f"shape {shape} of {dtype} takes {needed:,} bytes, its offsets say {stop - start:,}"

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from vatjax import errors, store
@@ -38,6 +37,10 @@ def save(model: Model, where: store.Path, overwrite: bool = False, shard: int = 
     Raises:
         InputError: where a checkpoint is already.
     """
+    if shard < 1:
+        raise errors.InputError(f"shard: a number of bytes is needed, found {shard}")
+    if not json.loads(model.source):
+        raise errors.InputError("the model has no config.json to write: give Model(..., source=) its text")
     folder = store.path(where)
     _make_room(folder, overwrite)
     pending = list(_pending(model.arrays, model.config))
@@ -56,12 +59,27 @@ def save(model: Model, where: store.Path, overwrite: bool = False, shard: int = 
     store.commit(folder / "config.json", _configuration(model).encode())
 
 
+# What a checkpoint consists of: none of another one's may stay, or it would be read as part of this one.
+_OURS = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "additional_chat_templates/*",
+)
+
+
 def _make_room(folder: Any, overwrite: bool) -> None:
-    """Nothing of another checkpoint may stay: its shards would be read as parts of this one."""
+    """Removes the checkpoint that is there, its configuration first."""
     if folder.exists() and not folder.is_dir():
         raise errors.InputError(f"{folder}: a checkpoint is a folder, and this is a file")
-    old = [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if folder.exists() else []
-    old = [path for path in old if path.exists()]
+    old = [path for pattern in _OURS for path in sorted(folder.glob(pattern))] if folder.exists() else []
     if old and not overwrite:
         raise errors.InputError(f"{folder}: there is a checkpoint already ({old[0].name}); overwrite=True replaces it")
     for path in old:
@@ -93,7 +111,7 @@ def _one(name: str, parts: list[wt.Parameter], arrays: dict[str, Any], layer: in
         taken = [arrays[p.name] if layer is None else arrays[p.name][layer] for p in parts]
         return np.concatenate([wt.turned(p, np.asarray(x)) for p, x in zip(parts, taken, strict=True)])
 
-    return Pending(name, np.dtype(jax.tree.leaves(arrays)[0].dtype), shape, make)
+    return Pending(name, np.dtype(arrays[parts[0].name].dtype), shape, make)
 
 
 def _sharded(pending: list[Pending], limit: int) -> dict[str, list[Pending]]:
@@ -111,8 +129,9 @@ def _sharded(pending: list[Pending], limit: int) -> dict[str, list[Pending]]:
 def _save_tokenizer(tokenizer: Any, folder: Any) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer.save_pretrained(scratch)
-        for path in sorted(pathlib.Path(scratch).iterdir()):
-            store.commit(folder / path.name, path.read_bytes())
+        for path in sorted(pathlib.Path(scratch).rglob("*")):
+            if path.is_file():
+                store.commit(folder / path.relative_to(scratch).as_posix(), path.read_bytes())
 
 
 def _configuration(model: Model) -> str:
@@ -120,5 +139,5 @@ def _configuration(model: Model) -> str:
     content = json.loads(model.source)
     content.pop("auto_map", None)
     key = "torch_dtype" if "torch_dtype" in content else "dtype"
-    content[key] = str(jax.tree.leaves(model.arrays)[0].dtype)
+    content[key] = str(model.arrays["embedding"].dtype)
     return json.dumps(content, indent=2) + "\n"

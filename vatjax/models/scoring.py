@@ -8,27 +8,28 @@ The head is taken in chunks of places, and anew in the backward pass, so that [b
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vatjax import errors
 from vatjax.models import decoder
 from vatjax.models.config import Config
 from vatjax.models.edit import Edit
-from vatjax.models.model import Model, positions_of, present_of
+from vatjax.models.model import Model, positions_of, read
 
 Array = jax.Array
 
-# Places whose logits exist at one time: 256 of them and 150,000 tokens are 150 MB.
+# Places whose logits exist at one time on one device: 256 of them and 150,000 tokens are 150 MB.
 _CHUNK = 256
 
 
-@functools.partial(jax.jit, static_argnames="last")
 def log_probs(
     model: Model,
-    tokens: Array,
-    mask: Array | None = None,
+    tokens: Any,
+    mask: Any = None,
     edit: Edit | None = None,
     last: int | None = None,
 ) -> Array:
@@ -44,12 +45,19 @@ def log_probs(
         last: only the last so many places, [batch, last]: where prompts are padded on the left to where their
             continuations begin, no logits of the prompts are computed.
     """
+    tokens, present = read(model.config, tokens, mask)
+    wanted = tokens.shape[1] if last is None else last
+    if not 0 <= wanted <= tokens.shape[1]:
+        raise errors.InputError(f"last: expected 0 to {tokens.shape[1]}, the number of tokens; found {last}")
+    found: Array = _log_probs(model, tokens, present, edit, wanted)
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="wanted")
+def _log_probs(model: Model, tokens: Array, present: Array, edit: Edit | None, wanted: int) -> Array:
     weights, config = model.arrays, model.config
-    tokens = jnp.asarray(tokens, jnp.int32)
-    present = present_of(tokens, mask)
     hidden = decoder.embed(weights, config, tokens)
     hidden = decoder.layers(weights, config, hidden, positions_of(present), present, edit=edit).hidden
-    wanted = tokens.shape[1] if last is None else last
     first = max(1, tokens.shape[1] - wanted)
     found = token_log_probs(weights, config, hidden[:, first - 1 : -1], tokens[:, first:])
     known = present[:, first:] & present[:, first - 1 : -1]
@@ -60,27 +68,34 @@ def log_probs(
 def token_log_probs(
     weights: decoder.Weights, config: Config, hidden: Array, targets: Array, chunk: int = _CHUNK
 ) -> Array:
-    """Log-probabilities of tokens under the residual streams that should predict them, [...] float32.
+    """Log-probabilities of tokens under the residual streams that should predict them, [batch, time] float32.
+
+    Chunks are cut along time, so that a batch stays where a mesh has put it.
 
     Args:
         weights: of the whole model.
         config: of the model.
-        hidden: [..., width], after the last layer.
-        targets: [...] int32.
-        chunk: how many places' logits exist at one time.
+        hidden: [batch, time, width], after the last layer.
+        targets: [batch, time] int32.
+        chunk: about how many places' logits exist at one time.
     """
-    count = targets.size
-    chunk = max(1, min(chunk, count))
-    fill = -count % chunk
-    rows = jnp.pad(hidden.reshape(count, -1), ((0, fill), (0, 0))).reshape(-1, chunk, hidden.shape[-1])
-    ids = jnp.pad(targets.reshape(count), (0, fill)).reshape(-1, chunk)
+    batch, time = targets.shape
+    if not targets.size:
+        return jnp.zeros((batch, time), jnp.float32)
+    width = min(time, max(1, chunk // batch))
+    fill = -time % width
+
+    def chunks(x: Array) -> Array:
+        """[chunks, batch, width, ...]"""
+        padded = jnp.pad(x, ((0, 0), (0, fill), *((0, 0),) * (x.ndim - 2)))
+        return jnp.moveaxis(padded.reshape(batch, -1, width, *x.shape[2:]), 1, 0)
 
     @jax.checkpoint
     def some(part: tuple[Array, Array]) -> Array:
         h, token = part
         logits = decoder.head(weights, config, h)
-        own = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+        own = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
         return own - jax.nn.logsumexp(logits, axis=-1)
 
-    found: Array = lax.map(some, (rows, ids))
-    return found.reshape(-1)[:count].reshape(targets.shape)
+    found: Array = lax.map(some, (chunks(hidden), chunks(targets)))
+    return jnp.moveaxis(found, 0, 1).reshape(batch, -1)[:, :time]

@@ -84,3 +84,11 @@ def specs(config: Config, mesh: jax.sharding.Mesh) -> dict[str, PartitionSpec]:
 def texts(mesh: jax.sharding.Mesh) -> NamedSharding:
     """Where the rows of a batch go."""
     return NamedSharding(mesh, _partition(RULES["text"]))
+
+
+def mesh_of(arrays: Any) -> jax.sharding.Mesh | None:
+    """The mesh that weights lie on; None for one device."""
+    for leaf in jax.tree.leaves(arrays):
+        if isinstance(leaf.sharding, NamedSharding) and isinstance(leaf.sharding.mesh, jax.sharding.Mesh):
+            return leaf.sharding.mesh
+    return None

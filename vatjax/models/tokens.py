@@ -30,6 +30,8 @@ def tokenizer(folder: Path | str) -> Any:
     """The tokenizer of a checkpoint; None where the folder has none. Never runs code from the folder."""
     folder = Path(folder)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        if (folder / "tokenizer_config.json").exists():
+            raise errors.InputError(f"{folder}: a tokenizer_config.json, and no tokenizer.json or vocabulary beside it")
         return None
     from transformers import AutoTokenizer
 
@@ -41,11 +43,15 @@ def tokenizer(folder: Path | str) -> Any:
 
 
 def check(tokenizer: Any, config: Config, where: str) -> None:
-    """Refuses a tokenizer whose tokens the model has no embeddings for."""
-    if tokenizer is not None and len(tokenizer) > config.vocabulary:
+    """Refuses a tokenizer whose tokens the model has no embeddings for.
+
+    Tokens that were added to it may lie beyond (Gemma 3's text models lack the image token of their tokenizer): they are
+    refused where a text has one.
+    """
+    if tokenizer is not None and tokenizer.vocab_size > config.vocabulary:
         raise errors.InputError(
-            f"{where}: its tokenizer has {len(tokenizer):,} tokens, its model embeddings for {config.vocabulary:,}; "
-            "they belong to different models"
+            f"{where}: its tokenizer has {tokenizer.vocab_size:,} tokens, its model embeddings for "
+            f"{config.vocabulary:,}; they belong to different models"
         )
 
 
@@ -60,23 +66,40 @@ def chat(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
     if getattr(tokenizer, "chat_template", None) is None:
         name = getattr(tokenizer, "name_or_path", "") or "this tokenizer"
         raise errors.InputError(f"{name}: there is no chat template; give plain text, as to a base model")
-    text: str = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, **options
-    )
+    import jinja2
+
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, **options
+        )
+    except jinja2.TemplateError as error:
+        raise errors.InputError(f"the chat template does not take these messages: {error}") from None
     return text
 
 
-def encode(tokenizer: Any, text: str, context: int = 0) -> list[int]:
+def encode(tokenizer: Any, text: str, templated: bool = False, config: Config | None = None) -> list[int]:
     """The tokens of one text, with the tokenizer's BOS in front exactly once.
 
-    A chat template writes the BOS into its text, and the tokenizer would put another in front of it: two of them make a
-    text that the model never saw.
+    A chat template writes the BOS into its text where the model wants one, and the tokenizer would put another in front
+    of it: two of them make a text that the model never saw.
+
+    Args:
+        tokenizer: of the model.
+        text: the text.
+        templated: whether a chat template made it: then nothing is added.
+        config: of the model; where it is given, a text that is too long for it is refused, and tokens that it has no
+            embeddings for.
     """
     begin = tokenizer.bos_token
-    written = bool(begin) and text.startswith(begin)
+    written = templated or (bool(begin) and text.startswith(begin))
     ids: list[int] = tokenizer(text, add_special_tokens=not written)["input_ids"]
-    if context and len(ids) > context:
-        raise errors.InputError(f"a text of {len(ids):,} tokens is longer than the model's context of {context:,}")
+    if config is not None and len(ids) > config.context:
+        raise errors.InputError(
+            f"a text of {len(ids):,} tokens is longer than the model's context of {config.context:,}"
+        )
+    if config is not None and max(ids, default=0) >= config.vocabulary:
+        strange = tokenizer.convert_ids_to_tokens(max(ids))
+        raise errors.InputError(f"the model has no embedding for the token {strange!r}")
     return ids
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from vatjax.models.config import Config
+from vatjax.models.edit import PROJECTIONS, Edit
 
 
 class Parameter(NamedTuple):
@@ -95,6 +96,12 @@ def _norms(config: Config) -> Iterator[Parameter]:
 def turned(parameter: Parameter, matrix: Any) -> Any:
     """A layer's parameter as a checkpoint stores it, or back: [in, out] here is [out, in] there, but for the embedding."""
     return matrix if parameter.name == "embedding" else matrix.T
+
+
+def check_edit(edit: Edit, config: Config) -> None:
+    """Refuses an edit that is for a model of another shape."""
+    projections = {p.name: (p.shape[0], p.shape[1]) for p in parameters(config) if p.name in PROJECTIONS}
+    edit.check(config.layers, config.width, config.hidden, projections)
 
 
 def assemble(found: Mapping[str, Any], config: Config) -> dict[str, Any]:

@@ -1,0 +1,174 @@
+"""Many texts that share beginnings, computed once: rows of tokens that attend to tokens computed before them.
+
+A row holds pieces of several texts. Each token sees what its own text holds, which lies in three places:
+
+    trunk     what all texts begin with: one set of keys for every row, [trunk]
+    path      what some texts share, computed in an earlier pass: gathered from the store for a row, [rows, path]
+    row       the tokens of the row itself, [rows, time]
+
+Attention over the three sets is merged by the log-sum-exp of their scores, so that no keys are copied for a text:
+
+    out = sum_i e^(m_i - m) n_i / sum_i e^(m_i - m) z_i       m_i = max score, z_i = sum e^(score - m_i), n_i = sum e^(score - m_i) v
+
+Nothing here knows what the texts say; which token sees which is given as masks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vatjax.models import attention as at
+from vatjax.models import decoder, rope
+from vatjax.models.config import Config
+from vatjax.models.edit import Edit
+
+Array = jax.Array
+
+
+class Store(NamedTuple):
+    """Keys and values of tokens that texts share, in numbered places.
+
+    Attributes:
+        key, value: [layers, places, kv heads, head size].
+        position: [places] int32, where in its text each of them stands.
+    """
+
+    key: Array
+    value: Array
+    position: Array
+
+
+class Rows(NamedTuple):
+    """One pass: tokens, where they stand, what they see, and what is kept of them.
+
+    Attributes:
+        tokens: [rows, time] int32.
+        positions: [rows, time] int32.
+        path: [rows, path] int32, the store's places that a row can see.
+        sees_path: [rows, time, path] bool.
+        sees_row: [rows, time, time] bool; a token sees itself.
+        places: [rows, time] int32, where a token's keys go in the store; a place beyond its end is nowhere.
+    """
+
+    tokens: Array
+    positions: Array
+    path: Array
+    sees_path: Array
+    sees_row: Array
+    places: Array
+
+
+def empty_store(config: Config, places: int, dtype: Any) -> Store:
+    """A store with room for so many tokens."""
+    shape = (config.layers, places, config.kv_heads, config.head_size)
+    return Store(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(places, jnp.int32))
+
+
+def trunk(
+    weights: decoder.Weights, config: Config, tokens: Array, reach: Array | int, edit: Edit | None = None
+) -> Store:
+    """What all texts begin with.
+
+    Args:
+        weights: of the whole model.
+        config: of the model.
+        tokens: [time] int32.
+        reach: how many positions the longest of the texts has.
+        edit: a change of the computation.
+
+    Returns:
+        Keys and values, whose places are positions.
+    """
+    time = tokens.shape[0]
+    if not time:
+        return empty_store(config, 0, weights["embedding"].dtype)
+    positions = jnp.arange(time, dtype=jnp.int32)
+    cache = decoder.empty_cache(config, 1, time, weights["embedding"].dtype)
+    hidden = decoder.embed(weights, config, tokens[None])
+    present = jnp.ones((1, time), bool)
+    run = decoder.layers(weights, config, hidden, positions[None], present, cache=cache, edit=edit, reach=reach)
+    assert run.cache is not None
+    return Store(run.cache.key[:, 0], run.cache.value[:, 0], positions)
+
+
+def forward(
+    weights: decoder.Weights,
+    config: Config,
+    trunk: Store,
+    store: Store,
+    rows: Rows,
+    reach: Array | int,
+    edit: Edit | None = None,
+) -> tuple[Array, Store]:
+    """One pass over rows.
+
+    Args:
+        weights: of the whole model.
+        config: of the model.
+        trunk: what all texts begin with; every token sees it.
+        store: of earlier passes.
+        rows: the tokens.
+        reach: how many positions the longest of the texts has.
+        edit: a change of the computation.
+
+    Returns:
+        (the residual stream after the last layer [rows, time, width]; the store with what is to be kept).
+    """
+    ropes = rope.tables(config.ropes, rows.positions, reach)
+    far = store.position[rows.path]
+    # How far back each key lies decides whether a layer's window still reaches it.
+    sets = (
+        (rows.positions[..., None] - trunk.position[None, None, :], None),
+        (rows.positions[..., None] - far[:, None, :], rows.sees_path),
+        (rows.positions[..., None] - rows.positions[:, None, :], rows.sees_row),
+    )
+
+    def step(h: Array, along: Any) -> tuple[Array, tuple[Array, Array]]:
+        (own, which, window, _, own_edit), (trunk_key, trunk_value), (store_key, store_value) = along
+        turn = tuple(table[which] for table in ropes)
+
+        def attend(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
+            parts = (
+                (trunk_key[None], trunk_value[None]),
+                (store_key[rows.path], store_value[rows.path]),
+                (key, value),
+            )
+            allowed = [_allowed(back, sees, window) for back, sees in sets]
+            mixed = [
+                at.partial(query, *part, see, config.attention_scale, config.attention_cap)
+                for part, see in zip(parts, allowed, strict=True)
+                if part[0].shape[1]  # there may be no trunk, and nothing to look back at
+            ]
+            return at.merge(mixed).astype(query.dtype), (key, value)
+
+        return decoder.layer(own, config, h, turn, attend, own_edit)
+
+    hidden = decoder.embed(weights, config, rows.tokens)
+    along = (
+        decoder.scanned(weights, config, edit, 0, config.layers),
+        (trunk.key, trunk.value),
+        (store.key, store.value),
+    )
+    hidden, (key, value) = lax.scan(step, hidden, along)
+    return hidden, _keep(store, rows, key, value)
+
+
+def _allowed(back: Array, sees: Array | None, window: Array) -> Array:
+    near = (back < window) | (window == 0)
+    return near if sees is None else near & sees
+
+
+def _keep(store: Store, rows: Rows, key: Array, value: Array) -> Store:
+    """New keys and values in their places; those of tokens that nobody will look back at have none."""
+    places = rows.places.reshape(-1)
+
+    def put(kept: Array, new: Array) -> Array:
+        flat = new.reshape(new.shape[0], -1, *new.shape[3:]).astype(kept.dtype)
+        return kept.at[:, places].set(flat, mode="drop")
+
+    position = store.position.at[places].set(rows.positions.reshape(-1), mode="drop")
+    return Store(put(store.key, key), put(store.value, value), position)
