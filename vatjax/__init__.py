@@ -11,7 +11,20 @@ import importlib
 import importlib.metadata
 from typing import Any
 
-_SUBMODULES = ("analysis", "config", "errors", "items", "metrics", "models", "states", "store", "tables", "values")
+_SUBMODULES = (
+    "analysis",
+    "config",
+    "elicit",
+    "errors",
+    "items",
+    "metrics",
+    "models",
+    "prompts",
+    "states",
+    "store",
+    "tables",
+    "values",
+)
 
 __all__ = list(_SUBMODULES)
 

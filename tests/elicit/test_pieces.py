@@ -1,0 +1,81 @@
+"""Texts of a tree have the tokens of whole prompts, and answers every way in which they can be written."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tests.elicit.speaking import CHAT, tokenizer, tokenizers
+from tests.models.checkpoints import transformers
+from vatjax import errors, items, prompts
+from vatjax.elicit import protocols
+from vatjax.elicit.pieces import Option, log_shares, options, pieces
+from vatjax.models import tokens
+
+
+def made(protocol="dense", chat=None, count=1, wording=""):
+    data = items.bundled().where(country="Egypt", topic=items.bundled().topic[0], type="Power")
+    asked = protocols.ask(data, protocol)
+    rows = list(itertools.islice(asked.rows, 300))
+    return prompts.assemble(rows, prompts.wording(protocol, wording), chat=chat)
+
+
+@pytest.mark.parametrize("protocol", prompts.PROTOCOLS)
+@pytest.mark.parametrize("template", [None, CHAT])
+def test_pieces_are_the_tokens_of_the_whole(protocol, template):
+    own = tokenizer(template)
+    chat = None if template is None else lambda messages: tokens.chat(own, messages)
+    for name in prompts.wordings(protocol):
+        whole = made(protocol, chat, wording=name)
+        found = pieces(whole, own, templated=template is not None)
+        assert len(found.levels) == len(whole.levels)  # not one by one
+        for i in range(len(whole)):
+            assert found.tokens(i) == tokens.encode(own, whole.text(i), template is not None)
+        assert found.tokens(0).count(own.bos_token_id) == 1
+
+
+def test_a_tokenizer_that_melts_texts_into_each_other_takes_each_prompt_whole():
+    whole = made()
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))  # no words: it joins across lines
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>"], show_progress=False)
+    inner.train_from_iterator([whole.text(i) for i in range(0, len(whole), 20)], trainer)
+    assert any("\n" in token.strip("\n") for token in inner.get_vocab())
+    own = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    found = pieces(whole, own)
+    assert len(found.levels) == 1
+    assert all(found.tokens(i) == tokens.encode(own, whole.text(i)) for i in range(len(whole)))
+
+
+def test_options_are_written_with_a_space_and_without():
+    own = tokenizer()
+    found = options(own, "Rating:", [str(n) for n in range(1, 11)])
+    assert {option.answer for option in found} == set(range(10))
+    for option in found:
+        assert own.decode(option.tokens).strip() == str(option.answer + 1)
+    ten = [option.tokens for option in found if option.answer == 9]
+    assert all(len(way) >= 2 for way in ten)
+    bare = options(own, "<assistant>\n", ["1", "2"])
+    assert [len(option.tokens) for option in bare] == [1, 1]
+
+
+def test_answers_without_tokens_of_their_own_are_refused():
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "R:": 1, "1": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    own = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    assert options(own, "R:", ["1"]) == (Option((2,), 0),)
+    with pytest.raises(errors.InputError, match="no tokens of its own for the answer '2' behind 'R:'"):
+        options(own, "R:", ["1", "2"])
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "R:": 1, "yes": 2}, unk_token="<unk>"))
+    inner.normalizer = tokenizers.normalizers.Lowercase()
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    inner.model = tokenizers.models.WordLevel({"<unk>": 0, "r:": 1, "yes": 2}, unk_token="<unk>")
+    own = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    with pytest.raises(errors.InputError, match="the same tokens of the answers 'yes' and 'Yes'"):
+        options(own, "R:", ["yes", "Yes"])
+
+
+def test_an_answer_that_begins_like_a_longer_one_is_what_is_left_of_it():
+    found = (Option((1,), 0), Option((1, 0), 1), Option((9, 1), 0), Option((1, 0, 0), 2))
+    ways = np.log([0.5, 0.2, 0.1, 0.05])
+    np.testing.assert_allclose(np.exp(log_shares(found, ways)), [0.5 - 0.2 + 0.1, 0.2 - 0.05, 0.05], rtol=1e-12)
+    assert np.exp(log_shares(found, ways)).sum() == pytest.approx(0.5 + 0.1)  # nothing counted twice

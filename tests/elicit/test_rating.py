@@ -1,0 +1,176 @@
+"""Ratings from words to states: what is asked, what is read, what is kept, and what is refused."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.elicit.speaking import CHAT, speaking
+from tests.models.checkpoints import checkpoint
+from vatjax import elicit, errors, items, models, prompts, states
+from vatjax.elicit import protocols
+from vatjax.elicit.pieces import log_shares, options
+from vatjax.models import tokens
+
+TOPIC = items.bundled().topic[0]
+DATA = items.bundled().where(country=["Egypt", "Germany"], topic=TOPIC, value=["Wealth", "Social Power", "Wisdom"])
+
+pytestmark = pytest.mark.filterwarnings("ignore:the options have")
+
+
+def by_hand(model, row, wording, scale, chat=None, shots=()):
+    """Probabilities of the options behind one prompt, taken whole."""
+    made = prompts.assemble([row], wording, scale, shots, chat)
+    ways = options(model.tokenizer, made.text(0)[-200:], scale.options)
+    ids = tokens.encode(model.tokenizer, made.text(0), chat is not None)
+    longest = max(len(way.tokens) for way in ways)
+    batch = np.array([[*ids, *way.tokens, *[0] * (longest - len(way.tokens))] for way in ways])
+    found = np.asarray(models.log_probs(model, batch))[:, len(ids) :]
+    logs = [found[i, : len(way.tokens)].sum() for i, way in enumerate(ways)]
+    return np.exp(log_shares(ways, np.array(logs)))
+
+
+@pytest.mark.parametrize("template", [None, CHAT])
+@pytest.mark.parametrize("protocol", ["paired", "stated"])
+def test_ratings_are_those_of_whole_prompts(protocol, template):
+    model = speaking("llama", template)
+    chat = None if template is None else lambda messages: tokens.chat(model.tokenizer, messages)
+    rated = elicit.ratings(model, DATA, elicit.How(protocol))
+    rows = list(protocols.ask(DATA, protocol).rows)
+    assert rated.shares.shape == (1, len(rows), 5)
+    for i in (0, len(rows) // 2, len(rows) - 1):
+        share = by_hand(model, rows[i], prompts.wording(protocol), prompts.Scale(), chat)
+        np.testing.assert_allclose(rated.shares[0, i], share, rtol=2e-4)
+        assert rated.ratings[i] == pytest.approx((share * np.arange(1, 6)).sum() / share.sum(), abs=1e-4)
+
+
+def test_the_state_is_made_of_the_ratings_and_can_be_saved(tmp_path):
+    model = speaking()
+    rated = elicit.ratings(model, DATA)
+    asked = protocols.ask(DATA, "paired")
+    expected, level = protocols.answered(asked, rated.ratings, 3.0, 56)
+    np.testing.assert_array_equal(rated.state.state, expected)
+    np.testing.assert_array_equal(rated.agreement.state, level)
+    assert set(rated.state.contexts) == {"country", "topic", "scene"}
+    states.save(rated.state, tmp_path / "pre.npz")
+    back = states.load(tmp_path / "pre.npz")
+    np.testing.assert_array_equal(back.state, rated.state.state)
+    assert back.meta == rated.state.meta
+    meta = back.meta
+    assert meta["model"]["weights"] == models.fingerprint(model.arrays)
+    assert meta["how"]["wording"] == "agree"
+    assert meta["items"]["count"] == len(DATA)
+    assert meta["mass"]["mean"] == pytest.approx(rated.shares.sum(-1).mean())
+    assert meta["cost"]["distinct"] < meta["cost"]["full"]
+
+
+def test_counterbalancing_asks_with_the_scale_turned_round():
+    model = speaking()
+    both = elicit.ratings(model, DATA, elicit.How(counterbalance=True))
+    one = elicit.ratings(model, DATA, elicit.How())
+    assert both.shares.shape[0] == 2
+    np.testing.assert_array_equal(both.shares[0], one.shares[0])
+    falling = (both.shares[1] * np.arange(5, 0, -1)).sum(-1) / both.shares[1].sum(-1)
+    np.testing.assert_allclose(both.ratings, (one.ratings + falling) / 2, rtol=1e-9)
+    row = next(iter(protocols.ask(DATA, "paired").rows))
+    share = by_hand(model, row, prompts.wording("paired"), prompts.Scale(falling=True))
+    np.testing.assert_allclose(both.shares[1, 0], share, rtol=2e-4)
+
+
+def test_the_prior_is_what_is_answered_to_nothing():
+    model = speaking()
+    plain, corrected = (elicit.ratings(model, DATA, elicit.How(prior=prior)) for prior in (False, True))
+    np.testing.assert_allclose(corrected.shares, plain.shares, rtol=1e-4)
+    row = next(iter(protocols.ask(DATA, "paired").rows))
+    prior = by_hand(model, dict.fromkeys(row, "N/A"), prompts.wording("paired"), prompts.Scale())
+    share = plain.shares[0] / prior
+    np.testing.assert_allclose(corrected.ratings, (share * np.arange(1, 6)).sum(-1) / share.sum(-1), rtol=1e-4)
+
+
+def test_a_scale_to_ten_and_the_likeliest_option():
+    model = speaking()
+    rated = elicit.ratings(model, DATA, elicit.How(high=10, reading="argmax"))
+    np.testing.assert_array_equal(rated.ratings, rated.shares[0].argmax(-1) + 1)
+    row = next(iter(protocols.ask(DATA, "paired").rows))
+    share = by_hand(model, row, prompts.wording("paired"), prompts.Scale(1, 10))
+    np.testing.assert_allclose(rated.shares[0, 0], share, rtol=2e-4)
+    assert rated.shares.sum(-1).max() <= 1
+
+
+def test_shots_stand_before_every_prompt_and_edits_change_the_answers():
+    model = speaking()
+    plain = elicit.rate(model, DATA)
+    shots = [prompts.Shot({"scene": "A town needs a mayor.", "action": "Run for it."}, 5)]
+    shown = elicit.rate(model, DATA, shots=shots)
+    edit = models.Edit(jnp.asarray(2.0), residual=jnp.ones((4, 64)) * 0.3)
+    moved = elicit.rate(model, DATA, edit=edit)
+    none = elicit.rate(model, DATA, edit=edit * 0.0)
+    there = plain.mask
+    assert np.abs(shown.state - plain.state)[there].max() > 1e-4
+    assert np.abs(moved.state - plain.state)[there].max() > 1e-4
+    np.testing.assert_array_equal(none.state, plain.state)
+    assert shown.meta["prompts"]["sha256"] != plain.meta["prompts"]["sha256"]
+    assert shown.meta["prompts"]["shots"] == 1
+    assert len({str(state.meta["edit"]) for state in (plain, moved, none)}) == 3
+
+
+def test_labelled_needs_labels():
+    model = speaking()
+    labels = np.random.default_rng(0).integers(-1, 2, (len(DATA), 56))
+    state = elicit.rate(model, DATA, "labelled", labels=labels)
+    assert state.state.shape == (len(DATA), 56)
+    assert ((state.state == 0) == (labels == 0)).all()
+    for wrong, message in (
+        (None, "needs a label"),
+        (labels[:3], "expected -1, 0 and 1"),
+        (labels * 2, "expected -1, 0"),
+    ):
+        with pytest.raises(errors.InputError, match=message):
+            elicit.rate(model, DATA, "labelled", labels=wrong)
+    with pytest.raises(errors.InputError, match="labels belong to the protocol labelled"):
+        elicit.rate(model, DATA, "paired", labels=labels)
+
+
+def test_low_mass_is_said():
+    with pytest.warns(UserWarning, match="of the probability on average: the model mostly answers something else"):
+        elicit.rate(speaking(), DATA)
+
+
+def test_what_can_not_be_asked_is_refused():
+    silent = models.load(checkpoint("llama").folder)
+    with pytest.raises(errors.InputError, match="no tokenizer there, so it can't be asked"):
+        elicit.rate(silent, DATA)
+    with pytest.raises(errors.InputError, match="unknown wording 'agre'; did you mean 'agree'"):
+        elicit.rate(speaking(), DATA, wording="agre")
+    with pytest.raises(errors.InputError, match="scale: expected whole numbers"):
+        elicit.rate(speaking(), DATA, low=5, high=1)
+    with pytest.raises(errors.InputError, match="there is no chat template"):
+        elicit.rate(speaking(), DATA, chat=True)
+    many = [prompts.Shot({"scene": "A town. " * 40, "action": "Go. " * 40}, 5)] * 20
+    with pytest.raises(errors.InputError, match=r"item \d+ \(.*context of 2,048; take fewer shots"):
+        elicit.rate(speaking(), DATA, shots=many)
+
+
+def test_the_same_question_twice_gives_the_same_bits():
+    first, second = (elicit.rate(speaking(), DATA, size=elicit.Size(128, 300)) for _ in range(2))
+    np.testing.assert_array_equal(first.state, second.state)
+
+
+def test_from_items_to_a_table_of_tax():
+    """The thin path: items, a model, ratings without and with shots, shifts, metrics."""
+    from vatjax import metrics
+
+    model = speaking()
+    data = items.bundled().where(country=["Egypt", "Germany", "France"], topic=TOPIC, type=["Power", "Security"])
+    train, test = data.split(0.5, seed=1)
+    demonstrations = [
+        prompts.Shot({"scene": item.scene, "action": item.action}, 5 if item.polarity == "express" else 1)
+        for item in itertools.islice(train.where(type="Power"), 4)
+    ]
+    pre, post = elicit.rate(model, test), elicit.rate(model, test, shots=demonstrations)
+    here = pre.mask.all(0)
+    shift = (post.state - pre.state)[:, here]
+    target = data.taxonomy.mask("Power")[here]
+    assert np.isfinite(metrics.gain(shift, target))
+    assert np.isfinite(metrics.nvat(metrics.spearman(shift))) or len(shift) < 4

@@ -1,0 +1,200 @@
+"""Answers read from the tree are those of each whole prompt alone: every family, every kind of edit, every mesh."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.elicit.test_plan import OPTIONS, forest
+from tests.models.checkpoints import FAMILIES, checkpoint
+from vatjax import errors, models
+from vatjax.elicit import scorer
+from vatjax.elicit.pieces import log_shares
+from vatjax.elicit.plan import Size
+
+SPLITS = [split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == 8]
+FOUND = forest(7, scenes=2, actions=3, values=4, rubric=11, longest=9)
+SIZE = Size(tokens=128, shard=60)
+
+
+def load(family, mesh=None):
+    return models.load(checkpoint(family).folder, mesh=mesh)
+
+
+def scored(model, found=FOUND, size=SIZE, **options):
+    logs = np.full((len(found.which), 3), np.nan)
+    for shard in scorer.score(model, found, OPTIONS, size=size, **options):
+        logs[shard.prompts] = shard.log_probs
+    return logs
+
+
+def one_by_one(model, found=FOUND, edit=None):
+    """Each prompt with each way to answer it as a text of its own, padded to one length on the right."""
+    texts = [(found.tokens(i), option.tokens) for i in range(len(found.which)) for option in OPTIONS]
+    longest = max(len(prompt) + len(answer) for prompt, answer in texts)
+    tokens, mask = np.zeros((2, len(texts), longest), np.int32)
+    for row, (prompt, answer) in enumerate(texts):
+        tokens[row, : len(prompt) + len(answer)] = [*prompt, *answer]
+        mask[row, : len(prompt) + len(answer)] = 1
+    shares = np.asarray(models.log_probs(model, tokens, mask, edit=edit))
+    ways = [shares[row, len(p) : len(p) + len(a)].sum() for row, (p, a) in enumerate(texts)]
+    return log_shares(OPTIONS, np.array(ways).reshape(-1, len(OPTIONS)))
+
+
+def random_edit(config, seed=0):
+    random = np.random.default_rng(seed)
+
+    def drawn(*shape):
+        return jnp.asarray(random.normal(scale=0.2, size=shape), jnp.float32)
+
+    factors = models.LowRank(drawn(config.layers, config.width, 2), drawn(config.layers, 2, config.hidden))
+    return models.Edit(
+        jnp.asarray(0.7), drawn(config.layers, config.width), drawn(config.layers, config.hidden), {"gate": factors}
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tree_gives_what_each_prompt_gives_alone(family):
+    model = load(family)
+    expected = one_by_one(model)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(scored(model), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3"])
+@pytest.mark.parametrize("part", ["residual", "neurons", "lora"])
+def test_every_kind_of_edit_reaches_every_token_once(family, part):
+    model = load(family)
+    whole = random_edit(model.config)
+    edit = models.Edit(whole.strength, **{part: getattr(whole, part)})
+    found = scored(model, edit=edit)
+    np.testing.assert_allclose(found, one_by_one(model, edit=edit), rtol=0, atol=2e-5)
+    assert np.abs(found - scored(model)).max() > 1e-2
+    np.testing.assert_array_equal(scored(model, edit=edit * 0.0), scored(model))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_eight_devices_in_every_split_give_what_one_gives(split):
+    mesh = models.mesh(*split)
+    size = Size(tokens=1024, shard=60, rows=split[0] * split[1])
+    np.testing.assert_allclose(scored(load("llama", mesh), size=size), scored(load("llama")), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_long_scenes_and_texts_that_begin_alike(seed):
+    found = forest(seed, scenes=2, actions=2, values=3, rubric=5, longest=90, alphabet=3)
+    model = load("gemma3")
+    np.testing.assert_allclose(scored(model, found, Size(64, 40)), one_by_one(model, found), rtol=0, atol=2e-5)
+
+
+def test_a_model_with_other_frequencies_for_long_texts_takes_them_for_the_long_prompts_alone():
+    model = load("phi3")
+    found = forest(2, scenes=1, actions=6, values=4, rubric=3, longest=9)
+    original = model.config.ropes[0].original
+    lengths = found.lengths()
+    assert (lengths > original).any()
+    assert (lengths < original - 2).any()
+    keep = (lengths > original) | (lengths < original - 2)  # of others, one answer would be long and one short
+    found = found._replace(which=found.which[keep])
+    together, long = scored(model, found), found.lengths() > original
+    for part in (long, ~long):
+        alone = one_by_one(model, found._replace(which=found.which[part]))
+        np.testing.assert_allclose(together[part], alone, rtol=0, atol=2e-5)
+
+
+def test_a_whole_run_compiles_a_few_functions():
+    found = forest(4, scenes=6, actions=8, values=12, rubric=40)
+    model = load("llama")
+    sizes = []
+
+    def count():
+        return {name: getattr(scorer, name)._cache_size() for name in ("_begin", "_pass", "_answers")}
+
+    before = count()
+    compiled, listening = [], [True]
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: (
+            compiled.append(event) if listening and event.endswith("backend_compile_duration") else None
+        )
+    )
+    scored(model, found, Size(tokens=512, shard=300), told=lambda plan: sizes.append(len(plan.shards)))
+    listening.clear()
+    assert sizes[0] > 3
+    assert sum(count().values()) - sum(before.values()) <= 4
+    assert 1 <= len(compiled) <= 6
+
+
+def test_where_memory_runs_out_passes_are_halved(monkeypatch):
+    model = load("llama")
+    expected = scored(model)
+    plain, refused = scorer._pass, []
+
+    def scarce(*arguments):
+        if arguments[4].tokens.size > 64:
+            refused.append(arguments[4].tokens.size)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        return plain(*arguments)
+
+    monkeypatch.setattr(scorer, "_pass", scarce)
+    np.testing.assert_allclose(scored(model), expected, rtol=0, atol=2e-5)
+    assert len(refused) == 1  # it is remembered
+    monkeypatch.setattr(scorer, "_pass", lambda *_: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("INTERNAL: x")))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        scored(model)
+
+
+def test_logits_that_are_not_finite_name_the_prompt():
+    model = load("llama")
+    weights = dict(model.arrays)
+    token = FOUND.levels[2][1][0]
+    weights["embedding"] = weights["embedding"].at[token].set(jnp.nan)
+    broken = models.Model(weights, model.config)
+    with pytest.raises(errors.InputError, match=r"prompt \d+: the model's logits are not finite"):
+        scored(broken)
+
+
+def test_a_prompt_beyond_the_context_is_named():
+    model = load("llama")
+    found = forest(0, rubric=250)
+    longest = int(found.lengths().argmax())
+    with pytest.raises(errors.InputError, match=f"prompt {longest}: a prompt of .* context of 256; take fewer shots"):
+        scored(model, found)
+
+
+def test_shards_that_are_there_are_not_computed_again():
+    model = load("llama")
+    every = {shard.number: shard for shard in scorer.score(model, FOUND, OPTIONS, size=SIZE)}
+    assert len(every) > 1
+    rest = list(scorer.score(model, FOUND, OPTIONS, size=SIZE, skip=lambda number: number == 0))
+    assert [shard.number for shard in rest] == list(every)[1:]
+    for shard in rest:
+        np.testing.assert_array_equal(shard.log_probs, every[shard.number].log_probs)
+
+
+def test_ratings_have_a_gradient_through_the_tree():
+    """What a training step needs that keeps an eye on ratings: the derivative of an answer by an edit's strength."""
+    from vatjax.elicit import plan as planning
+    from vatjax.elicit.tree import grow
+
+    model = load("llama")
+    edit = random_edit(model.config)
+    plan = planning.make(FOUND, OPTIONS, model.config, Size())
+    shapes, tree = plan.shapes, grow(FOUND, plan.shards[0], plan.shapes.trunk, OPTIONS)
+    jobs = list(planning.passes(tree, shapes))
+    trunk = np.array(FOUND.tokens(0)[: shapes.trunk], np.int32)
+
+    def answer(strength):
+        own = models.Edit(strength, edit.residual)
+        begun = scorer._begin(model, trunk, np.int32(shapes.reach), own, shapes.store, shapes.answers)
+        store, read = begun.store, begun.read
+        for rows, answers in jobs:
+            store, read = scorer._pass(model, begun.trunk, store, read, rows, answers, np.int32(shapes.reach), own)
+        return jnp.sum(jnp.tanh(scorer._answers(model, read, np.array([91, 92], np.int32))))
+
+    slope = jax.grad(answer)(0.5)
+    step = 1e-2
+    expected = (answer(0.5 + step) - answer(0.5 - step)) / (2 * step)
+    assert abs(expected) > 0.01
+    np.testing.assert_allclose(slope, expected, rtol=0.02)

@@ -1,0 +1,24 @@
+"""Prompts as data: wordings, scales and shots; text in, text out. This package knows no model.
+
+wording = prompts.wording("paired", "agree")          # one of three shipped for each protocol
+made = prompts.assemble(rows, wording, prompts.Scale(1, 5), shots=(), chat=None)
+made.text(0)                                          # a whole prompt; made.levels and made.which share the texts
+"""
+
+from vatjax.prompts.build import Chat, Prompts, Shot, assemble, fields
+from vatjax.prompts.wording import PROTOCOLS, Protocol, Scale, Wording, read, wording, wordings
+
+__all__ = [
+    "PROTOCOLS",
+    "Chat",
+    "Prompts",
+    "Protocol",
+    "Scale",
+    "Shot",
+    "Wording",
+    "assemble",
+    "fields",
+    "read",
+    "wording",
+    "wordings",
+]

@@ -1,0 +1,130 @@
+"""From items to prompts, as a tree: the rubric is every prompt's, a scene is its actions', an action its values'.
+
+A prompt is the rubric and one text from each level, in order. Texts are kept once and prompts as indices, so that a
+million prompts take little memory, and so that whoever scores them can compute each shared part once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vatjax import errors
+from vatjax.items import Items
+from vatjax.prompts.wording import Scale, Wording
+
+# From messages to the text that a chat template makes of them, up to where the answer begins.
+Chat = Callable[[Sequence[Mapping[str, str]]], str]
+
+_MARK = "\u2063here\u2063"
+
+
+class Shot(NamedTuple):
+    """An example with its answer, shown before what is asked.
+
+    Attributes:
+        fields: what the wording's levels ask for, such as `scene` and `action`.
+        rating: the answer, on the rising scale.
+    """
+
+    fields: Mapping[str, str]
+    rating: int
+
+
+class Prompts(NamedTuple):
+    """Prompts that share their beginnings.
+
+    Attributes:
+        levels: for each level its distinct texts; the first has one, the rubric.
+        which: [prompts, levels] int32, each prompt's text at each level.
+        scale: what the answers are.
+        digest: a hash of all of it.
+    """
+
+    levels: tuple[tuple[str, ...], ...]
+    which: np.ndarray
+    scale: Scale
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def text(self, prompt: int) -> str:
+        """One prompt in full."""
+        return "".join(level[i] for level, i in zip(self.levels, self.which[prompt], strict=True))
+
+
+def assemble(
+    rows: Iterable[Mapping[str, str]],
+    wording: Wording,
+    scale: Scale | None = None,
+    shots: Sequence[Shot] = (),
+    chat: Chat | None = None,
+) -> Prompts:
+    """Prompts of a wording, one for each row of fields.
+
+    Args:
+        rows: the fields of each prompt, such as `scene`, `action` and `value`.
+        wording: how it is asked.
+        scale: of the answers; 1 to 5 by default.
+        shots: examples with answers, before every prompt.
+        chat: a chat template; without one, plain text that a base model continues.
+    """
+    scale = scale or Scale()
+    before, behind = _frame(wording, scale, shots, chat)
+    lines = wording.levels
+    known: list[dict[str, int]] = [{before: 0}, *({} for _ in lines)]
+    index = []
+    for fields in rows:
+        own = [0]
+        for level, line in enumerate(lines, 1):
+            text = line.format_map(fields) + (behind if level == len(lines) else "")
+            text = text if level == 1 else f"\n{text}"
+            own.append(known[level].setdefault(text, len(known[level])))
+        index.append(own)
+    levels = tuple(tuple(texts) for texts in known)
+    table = np.array(index, np.int32).reshape(-1, len(levels))
+    digest = hashlib.sha256(json.dumps([levels, scale.options, scale.ratings]).encode())
+    digest.update(table.tobytes())
+    return Prompts(levels, table, scale, digest.hexdigest())
+
+
+def _frame(wording: Wording, scale: Scale, shots: Sequence[Shot], chat: Chat | None) -> tuple[str, str]:
+    """What stands before the first level of every prompt, and what stands behind its last."""
+    rubric = wording.rubric(scale)
+    asked = [("\n".join(line.format_map(s.fields) for line in wording.levels), scale.answer(s.rating)) for s in shots]
+    if chat is None:
+        examples = "".join(f"{text}\n{wording.answer} {answer}\n\n" for text, answer in asked)
+        return f"{rubric}\n\n{examples}", f"\n{wording.answer}"
+    turns = [
+        {"role": role, "content": content}
+        for pair in asked
+        for role, content in zip(("user", "assistant"), pair, strict=True)
+    ]
+    messages = [{"role": "system", "content": rubric}, *turns, {"role": "user", "content": _MARK}]
+    try:
+        text = chat(messages)
+    except Exception:  # templates refuse a system message in ways of their own (Gemma's raises)
+        first = {**messages[1], "content": f"{rubric}\n\n{messages[1]['content']}"}
+        text = chat([first, *messages[2:]])
+    if text.count(_MARK) != 1:
+        raise errors.InputError("the chat template does not show the user's message as it is, exactly once")
+    before, _, behind = text.partition(_MARK)
+    return before, behind
+
+
+def fields(items: Items, index: int) -> dict[str, str]:
+    """What a wording can say of one item."""
+    country, topic, scene, value, _, action = items[index]
+    return {
+        "country": country,
+        "topic": topic,
+        "scene": scene,
+        "action": action,
+        "value": value,
+        "definition": items.taxonomy.definitions[int(items.value[index])],
+    }
