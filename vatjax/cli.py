@@ -33,6 +33,7 @@ _COMMON = (
 )
 
 COMMANDS = (
+    Command(("rate",), "ask a model about items and write its value state", "vatjax.commands.rate", "Rate"),
     Command(("tax",), "what an intervention did, from ratings before and after", "vatjax.commands.tax", "Tax"),
     Command(
         ("doctor",), "versions, devices, memory; what is missing and how to get it", "vatjax.commands.doctor", "Doctor"

@@ -59,7 +59,7 @@ def test_the_state_is_made_of_the_ratings_and_can_be_saved(tmp_path):
     assert back.meta == rated.state.meta
     meta = back.meta
     assert meta["model"]["weights"] == models.fingerprint(model.arrays)
-    assert meta["how"]["wording"] == "agree"
+    assert meta["how"]["wording"] == ["agree"]
     assert meta["items"]["count"] == len(DATA)
     assert meta["mass"]["mean"] == pytest.approx(rated.shares.sum(-1).mean())
     assert meta["cost"]["distinct"] < meta["cost"]["full"]
@@ -111,7 +111,7 @@ def test_shots_stand_before_every_prompt_and_edits_change_the_answers():
     assert np.abs(moved.state - plain.state)[there].max() > 1e-4
     np.testing.assert_array_equal(none.state, plain.state)
     assert shown.meta["prompts"]["sha256"] != plain.meta["prompts"]["sha256"]
-    assert shown.meta["prompts"]["shots"] == 1
+    assert shown.meta["shots"] == 1
     assert len({str(state.meta["edit"]) for state in (plain, moved, none)}) == 3
 
 
@@ -174,3 +174,50 @@ def test_from_items_to_a_table_of_tax():
     target = data.taxonomy.mask("Power")[here]
     assert np.isfinite(metrics.gain(shift, target))
     assert np.isfinite(metrics.nvat(metrics.spearman(shift))) or len(shift) < 4
+
+
+def test_all_wordings_are_averaged_and_their_spread_is_told():
+    model = speaking()
+    every = elicit.ratings(model, DATA, elicit.How(wording="all", counterbalance=True))
+    names = list(prompts.wordings("paired"))
+    single = [elicit.ratings(model, DATA, elicit.How(wording=name, counterbalance=True)).ratings for name in names]
+    assert every.shares.shape[0] == 6
+    np.testing.assert_allclose(every.ratings, np.mean(single, axis=0), rtol=1e-9)
+    spread = every.state.meta["spread"]
+    assert spread["sd"] == pytest.approx(np.std(single, axis=0, ddof=1).mean())
+    assert spread["mean"] == pytest.approx({name: one.mean() for name, one in zip(names, single, strict=True)})
+    assert elicit.ratings(model, DATA).state.meta["spread"] is None
+
+
+def test_written_answers_are_read_and_refusals_are_missing(monkeypatch):
+    from vatjax.elicit import written
+
+    model = speaking()
+    count = len(list(protocols.ask(DATA, "paired").rows))
+    said = itertools.cycle(["4", "I can't say.", "Rating: 2\nSituation: more", '{"rating": 5}', "3 or 4"])
+    expected = itertools.islice(itertools.cycle([4, np.nan, 2, 5, np.nan]), count)
+    seen = []
+
+    def write(_, batch, mask, sampling, edit):
+        seen.append(batch.shape)
+        texts = [model.tokenizer(next(said), add_special_tokens=False)["input_ids"] for _ in range(len(batch))]
+        width = max(map(len, texts))
+        lengths = np.array(list(map(len, texts)))
+        return models.Written(
+            np.array([t + [0] * (width - len(t)) for t in texts]), np.zeros((len(texts), width)), lengths
+        )
+
+    monkeypatch.setattr(written, "generate", write)
+    rated = elicit.ratings(model, DATA, elicit.How(reading="generate"))
+    assert len(set(seen)) == 1
+    np.testing.assert_array_equal(rated.ratings, np.fromiter(expected, float))
+    assert np.isnan(rated.state.state[~rated.state.mask]).all()
+    assert rated.state.meta["mass"]["mean"] == pytest.approx(np.mean(~np.isnan(rated.ratings)))
+
+
+def test_what_a_model_writes_is_what_it_is_asked_for():
+    model = speaking()
+    rated = elicit.ratings(model, DATA, elicit.How(reading="generate", written=4))
+    assert rated.shares.shape == (1, len(rated.ratings), 5)
+    with pytest.raises(errors.InputError, match="written answers have no probabilities"):
+        elicit.How(reading="generate", prior=True)

@@ -53,6 +53,7 @@ FUNCTIONS = {
     "circumplex": lambda x: metrics.circumplex(metrics.spearman(x), ANGLES, KEY, 1, 3, 60).rmsr,
     "soft_spearman": lambda x: metrics.soft_spearman(soft(x)),
     "soft_nvat": lambda x: metrics.soft_nvat(metrics.soft_spearman(soft(x))),
+    "gap": lambda x: metrics.gap(x, x[::-1]),
     "shift_levels": lambda x: metrics.shift_levels(soft(x), soft(-x)),
 }
 WITH_A_GRADIENT = ("gain", "gnd", "off_target", "ipsatise", "soft_spearman", "soft_nvat", "shift_levels", "regress")

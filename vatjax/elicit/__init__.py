@@ -5,7 +5,26 @@ rated = elicit.ratings(model, items, elicit.How("dense", counterbalance=True), s
 rated.state, rated.agreement, rated.shares, rated.cost
 """
 
+from vatjax.elicit.choice import Chosen, choose
+from vatjax.elicit.gap import stated_and_acted
 from vatjax.elicit.plan import Cost, Plan, Size
-from vatjax.elicit.rating import How, Rated, rate, ratings
+from vatjax.elicit.rating import Rated, rate, ratings
+from vatjax.elicit.resume import drop
+from vatjax.elicit.scorer import seconds_for, size_for
+from vatjax.prompts import How
 
-__all__ = ["Cost", "How", "Plan", "Rated", "Size", "rate", "ratings"]
+__all__ = [
+    "Chosen",
+    "Cost",
+    "How",
+    "Plan",
+    "Rated",
+    "Size",
+    "choose",
+    "drop",
+    "rate",
+    "ratings",
+    "seconds_for",
+    "size_for",
+    "stated_and_acted",
+]

@@ -9,48 +9,27 @@ The mass says how far the model answered the question at all; renormalised ratin
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import vatjax
-from vatjax import errors, models, prompts
-from vatjax.elicit import protocols, scorer
+from vatjax import errors, models, prompts, store
+from vatjax.elicit import protocols, scorer, written
 from vatjax.elicit.pieces import options, pieces
 from vatjax.elicit.plan import Cost, Plan, Size
+from vatjax.elicit.resume import Kept
 from vatjax.items import Items
 from vatjax.models import Edit, Model, tokens
-from vatjax.prompts import Prompts, Protocol, Scale, Shot, Wording
+from vatjax.prompts import How, Letters, Prompts, Protocol, Scale, Shot
 from vatjax.states import ValueState
 
 _LOW_MASS = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class How:
-    """How a model is asked."""
-
-    protocol: Protocol = "paired"
-    """What is asked: paired, labelled, dense or stated."""
-    wording: str = ""
-    """How it is put: a shipped wording by name; by default the first of the protocol."""
-    low: int = 1
-    """The low end of the scale."""
-    high: int = 5
-    """The high end of the scale."""
-    counterbalance: bool = False
-    """Ask also with the scale turned round, and average."""
-    prior: bool = False
-    """Divide by the probabilities of the answers where every text is "N/A"."""
-    reading: Literal["expected", "argmax"] = "expected"
-    """The expected rating, or that of the likeliest option."""
-    chat: bool | None = None
-    """Whether to use the chat template; by default where there is one."""
-    template: Mapping[str, bool] = dataclasses.field(default_factory=lambda: {"enable_thinking": False})
-    """Options of the chat template; by default reasoning models are asked without thinking."""
 
 
 class Rated(NamedTuple):
@@ -60,8 +39,9 @@ class Rated(NamedTuple):
         state: the state.
         agreement: where actions come in pairs, how far both are agreed with, whichever they are: a state of its own.
         ratings: [prompts] float64.
-        shares: [orders, prompts, options] float64, probabilities of the options; they sum to the mass.
-        cost: tokens of all orders.
+        shares: [wordings x scales, prompts, options] float64, probabilities of the options, which sum to the mass; for
+            written answers 1 for the one that was read.
+        cost: tokens of all wordings and scales.
     """
 
     state: ValueState
@@ -94,7 +74,9 @@ def ratings(
     edit: Edit | None = None,
     labels: np.ndarray | None = None,
     size: Size | None = None,
-    told: Callable[[Plan], None] = lambda _: None,
+    keep: store.Path | None = None,
+    told: Callable[[Plan, int], None] = lambda *_: None,
+    done: Callable[[int], None] = lambda _: None,
 ) -> Rated:
     """A model's value state, with the probabilities behind it.
 
@@ -106,7 +88,9 @@ def ratings(
         edit: a change of the computation.
         labels: for `labelled`, [items, values] of -1, 0 and 1: what each action violates, and what it supports.
         size: how much is computed at one time.
-        told: is told each plan before it is carried out.
+        keep: a folder for finished shards; those that are there are not computed again. Written answers have no shards.
+        told: is told each plan before it is carried out, and how many of its prompts' answers are kept already.
+        done: is told how many prompts more are done.
 
     Raises:
         InputError: where items, protocol, options and model don't go together.
@@ -116,23 +100,40 @@ def ratings(
     labels = _labels(labels, items, how)
     rows = list(asked.rows)
     blank = [dict.fromkeys(rows[0], "N/A")] if how.prior else []
-    shares, means, costs, digests = [], [], [], []
-    for scale in _scales(how):
-        wording = prompts.wording(how.protocol, how.wording)
-        made = prompts.assemble(rows + blank, wording, scale, shots, _chat(model, how))
-        logs, cost = _scored(model, made, how, wording, edit, size, told, lambda i: _name(rows, i))
-        shares.append(np.exp(logs[: len(rows)]))
-        means.append(_read(logs[: len(rows)], logs[len(rows) :], scale, how))
+    chat = template(model, how)
+    made = [
+        prompts.assemble(rows + blank, wording, scale, shots, chat)
+        for wording in how.wordings()
+        for scale in how.scales()
+    ]
+    size = size or scorer.size_for(model)
+    kept = None if keep is None else Kept(keep, _run(model, items, how, shots, edit, made, size))
+    shares, means, costs = [], [], []
+    for order, one in enumerate(made):
+        name = functools.partial(_name, rows)
+        if how.reading == "generate":
+            read, share, cost = written.answers(model, one, how, chat is not None, edit)
+        else:
+            logs, cost = scored(model, one, how, edit, size, order, kept, told, done, name)
+            read, share = _read(logs[: len(rows)], logs[len(rows) :], one.scale, how), np.exp(logs[: len(rows)])
+        shares.append(share)
+        means.append(read)
         costs.append(cost)
-        digests.append(made.digest)
-    rated, mass = np.mean(means, axis=0), np.stack(shares).sum(-1)
+    rated, mass = _together(means, how), np.stack(shares).sum(-1)
     if mass.mean() < _LOW_MASS:
+        said = "of the answers could be read" if how.reading == "generate" else "of the probability on average"
         warnings.warn(
-            f"the options have {mass.mean():.0%} of the probability on average: the model mostly answers something else",
-            stacklevel=2,
+            f"the options have {mass.mean():.0%} {said}: the model mostly answers something else", stacklevel=2
         )
     cost = Cost(*(sum(parts) for parts in zip(*costs, strict=True)))
-    meta = _meta(model, items, how, shots, edit, digests, mass, cost)
+    meta = {
+        **provenance(model, items, edit, made, mass, cost),
+        "how": {**dataclasses.asdict(how), "wording": [w.name for w in how.wordings()], "template": dict(how.template)},
+        "versions_of_prompts": {w.name: w.version for w in how.wordings()},
+        "shots": len(shots),
+        "size": dataclasses.asdict(size),
+        "spread": _spread(means, how),
+    }
     middle = Scale(how.low, how.high).middle
     state, agreement = protocols.answered(asked, rated, middle, len(items.taxonomy.names), labels)
     return Rated(
@@ -158,12 +159,37 @@ def _labels(labels: np.ndarray | None, items: Items, how: How) -> np.ndarray | N
     return labels.astype(np.float64)
 
 
-def _scales(how: How) -> list[Scale]:
-    rising = Scale(how.low, how.high)
-    return [rising, dataclasses.replace(rising, falling=True)] if how.counterbalance else [rising]
+def _by_wording(means: Sequence[np.ndarray], how: How) -> np.ndarray:
+    """Ratings of each wording, the mean over its scales, [wordings, prompts]; what no scale has an answer to is missing."""
+    stacked = np.stack(means).reshape(-1, len(how.scales()), len(means[0]))
+    return _mean(stacked, 1)
 
 
-def _chat(model: Model, how: How) -> prompts.Chat | None:
+def _together(means: Sequence[np.ndarray], how: How) -> np.ndarray:
+    return _mean(_by_wording(means, how), 0)
+
+
+def _mean(x: np.ndarray, axis: int) -> np.ndarray:
+    """A mean without what is missing; missing where all is."""
+    there = ~np.isnan(x)
+    count = there.sum(axis)
+    mean: np.ndarray = np.where(there, x, 0).sum(axis) / np.where(count > 0, count, 1)
+    return np.where(count > 0, mean, np.nan)
+
+
+def _spread(means: Sequence[np.ndarray], how: How) -> dict[str, Any] | None:
+    """How far wordings differ: the standard deviation over them, averaged over prompts, and each one's mean rating."""
+    found = _by_wording(means, how)
+    if len(found) < 2:
+        return None
+    whole = found[:, ~np.isnan(found).any(0)]
+    if not whole.size:
+        return None
+    wide = float(whole.std(0, ddof=1).mean())
+    return {"sd": wide, "mean": dict(zip([w.name for w in how.wordings()], whole.mean(1).tolist(), strict=True))}
+
+
+def template(model: Model, how: How) -> prompts.Chat | None:
     """The model's chat template, where it is wanted and there."""
     if model.tokenizer is None:
         raise errors.InputError(f"{model.name or 'the model'}: no tokenizer there, so it can't be asked in words")
@@ -173,32 +199,45 @@ def _chat(model: Model, how: How) -> prompts.Chat | None:
     return lambda messages: tokens.chat(model.tokenizer, messages, **how.template)
 
 
-def _scored(
+def scored(
     model: Model,
     made: Prompts,
     how: How,
-    wording: Wording,
     edit: Edit | None,
-    size: Size | None,
-    told: Callable[[Plan], None],
-    name: Callable[[int], str],
+    size: Size,
+    order: int = 0,
+    kept: Kept | None = None,
+    told: Callable[[Plan, int], None] = lambda *_: None,
+    done: Callable[[int], None] = lambda _: None,
+    name: Callable[[int], str] = lambda prompt: f"prompt {prompt + 1}",
 ) -> tuple[np.ndarray, Cost]:
     """Log-probabilities of the options of every prompt, [prompts, options], and what they cost."""
-    found = pieces(made, model.tokenizer, templated=_chat(model, how) is not None)
+    found = pieces(made, model.tokenizer, template(model, how) is not None)
     ways = options(model.tokenizer, made.text(0)[-200:], made.scale.options)
     logs = np.full((len(made), len(made.scale.options)), np.nan)
     costs: list[Cost] = []
 
-    def note(plan: Plan) -> None:
-        costs.append(plan.cost)
-        told(plan)
+    def taken(number: int) -> bool:
+        """Whether a shard's answers are kept; then they are taken from there."""
+        there = None if kept is None else kept.get(order, number)
+        if there is not None:
+            logs[there[0]] = there[1]
+        return there is not None
 
-    for shard in scorer.score(model, found, ways, edit, size, told=note, name=name):
+    def note(plan: Plan, first: int) -> None:
+        costs.append(plan.cost)
+        ready = [shard for n, shard in enumerate(plan.shards, first) if kept is not None and kept.has(order, n)]
+        told(plan, sum(map(len, ready)))
+
+    for shard in scorer.score(model, found, ways, edit, size, skip=taken, told=note, name=name):
         logs[shard.prompts] = shard.log_probs
+        if kept is not None:
+            kept.put(order, shard.number, shard.prompts, shard.log_probs)
+        done(len(shard.prompts))
     return logs, Cost(*(sum(parts) for parts in zip(*costs, strict=True)))
 
 
-def _read(logs: np.ndarray, prior: np.ndarray, scale: Scale, how: How) -> np.ndarray:
+def _read(logs: np.ndarray, prior: np.ndarray, scale: Scale | Letters, how: How) -> np.ndarray:
     """Ratings on the rising scale, [prompts]."""
     if how.prior:
         logs = logs - prior[0]
@@ -224,23 +263,35 @@ def _state(array: np.ndarray, asked: protocols.Asked, items: Items, meta: Mappin
     )
 
 
-def _meta(
+def _run(
     model: Model,
     items: Items,
     how: How,
     shots: Sequence[Shot],
     edit: Edit | None,
-    digests: Sequence[str],
-    mass: np.ndarray,
-    cost: Cost,
+    made: Sequence[Prompts],
+    size: Size,
+) -> dict[str, Any]:
+    """All that decides the answers, down to the last bit."""
+    return {
+        "model": {"weights": models.fingerprint(model.arrays), "config": repr(model.config)},
+        "edit": None if edit is None else models.fingerprint(edit),
+        "how": {**dataclasses.asdict(how), "template": dict(how.template)},
+        "prompts": {"sha256": [one.digest for one in made], "shots": len(shots)},
+        "items": items_digest(items),
+        "size": dataclasses.asdict(size),
+        "versions": {"vatjax": vatjax.__version__, "jax": jax.__version__},
+    }
+
+
+def provenance(
+    model: Model, items: Items, edit: Edit | None, made: Sequence[Prompts], mass: np.ndarray, cost: Cost
 ) -> dict[str, Any]:
     """What produced a state."""
-    wording = prompts.wording(how.protocol, how.wording)
     return {
-        "model": {"name": model.name, "weights": models.fingerprint(model.arrays), "family": model.config.family},
+        "model": {"name": model.name, "family": model.config.family, "weights": models.fingerprint(model.arrays)},
         "edit": None if edit is None else models.fingerprint(edit),
-        "how": {**dataclasses.asdict(how), "wording": wording.name, "template": dict(how.template)},
-        "prompts": {"version": wording.version, "sha256": list(digests), "shots": len(shots)},
+        "prompts": {"sha256": [one.digest for one in made]},
         "items": {"source": items.source, "sha256": items_digest(items), "count": len(items)},
         "taxonomy": items.taxonomy.name,
         "mass": {
@@ -249,7 +300,7 @@ def _meta(
             "below_half": float((mass < _LOW_MASS).mean()),
         },
         "cost": cost._asdict(),
-        "vatjax": vatjax.__version__,
+        "versions": {"vatjax": vatjax.__version__, "jax": jax.__version__},
     }
 
 

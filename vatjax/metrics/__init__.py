@@ -32,6 +32,7 @@ from vatjax.metrics.resample import bootstrap, bootstrap_weights, couplings, jac
 from vatjax.metrics.scaling import CircleFit, circle_fit, congruence, mds, procrustes
 from vatjax.metrics.shifts import gain, gnd, ipsatise, mean_shift, mechanical, off_target, shift
 from vatjax.metrics.soft import shift_levels, soft_midranks, soft_nvat, soft_spearman
+from vatjax.metrics.stated import Gap, gap
 
 __all__ = [
     "READINGS",
@@ -41,6 +42,7 @@ __all__ = [
     "Coupled",
     "Difference",
     "Estimate",
+    "Gap",
     "Inference",
     "Moved",
     "Null",
@@ -64,6 +66,7 @@ __all__ = [
     "false_discovery",
     "floor",
     "gain",
+    "gap",
     "gini",
     "gnd",
     "holm",

@@ -74,8 +74,8 @@ class Written(NamedTuple):
 
 def generate(
     model: Model,
-    tokens: Array,
-    mask: Array | None = None,
+    tokens: Any,
+    mask: Any = None,
     sampling: Sampling | None = None,
     key: Array | None = None,
     edit: Edit | None = None,

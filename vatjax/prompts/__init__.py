@@ -6,19 +6,26 @@ made.text(0)                                          # a whole prompt; made.lev
 """
 
 from vatjax.prompts.build import Chat, Prompts, Shot, assemble, fields
-from vatjax.prompts.wording import PROTOCOLS, Protocol, Scale, Wording, read, wording, wordings
+from vatjax.prompts.how import How
+from vatjax.prompts.parse import forgiving, strict
+from vatjax.prompts.wording import PROTOCOLS, Letters, Protocol, Scale, Wording, choice, read, wording, wordings
 
 __all__ = [
     "PROTOCOLS",
     "Chat",
+    "How",
+    "Letters",
     "Prompts",
     "Protocol",
     "Scale",
     "Shot",
     "Wording",
     "assemble",
+    "choice",
     "fields",
+    "forgiving",
     "read",
+    "strict",
     "wording",
     "wordings",
 ]

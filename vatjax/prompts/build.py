@@ -15,7 +15,7 @@ import numpy as np
 
 from vatjax import errors
 from vatjax.items import Items
-from vatjax.prompts.wording import Scale, Wording
+from vatjax.prompts.wording import Letters, Scale, Wording
 
 # From messages to the text that a chat template makes of them, up to where the answer begins.
 Chat = Callable[[Sequence[Mapping[str, str]]], str]
@@ -47,7 +47,7 @@ class Prompts(NamedTuple):
 
     levels: tuple[tuple[str, ...], ...]
     which: np.ndarray
-    scale: Scale
+    scale: Scale | Letters
     digest: str
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class Prompts(NamedTuple):
 def assemble(
     rows: Iterable[Mapping[str, str]],
     wording: Wording,
-    scale: Scale | None = None,
+    scale: Scale | Letters | None = None,
     shots: Sequence[Shot] = (),
     chat: Chat | None = None,
 ) -> Prompts:
@@ -93,7 +93,7 @@ def assemble(
     return Prompts(levels, table, scale, digest.hexdigest())
 
 
-def _frame(wording: Wording, scale: Scale, shots: Sequence[Shot], chat: Chat | None) -> tuple[str, str]:
+def _frame(wording: Wording, scale: Scale | Letters, shots: Sequence[Shot], chat: Chat | None) -> tuple[str, str]:
     """What stands before the first level of every prompt, and what stands behind its last."""
     rubric = wording.rubric(scale)
     asked = [("\n".join(line.format_map(s.fields) for line in wording.levels), scale.answer(s.rating)) for s in shots]

@@ -14,7 +14,8 @@ Protocol = Literal["paired", "labelled", "dense", "stated"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 _FILES: Mapping[str, str] = {"paired": "acted", "labelled": "acted", "dense": "standpoint", "stated": "importance"}
-_FIELDS = ("scene", "action", "country", "topic", "value", "definition")
+_CHOICE = "choice"
+_FIELDS = ("scene", "action", "country", "topic", "value", "definition", "first", "second")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,31 @@ class Scale:
 
 
 @dataclasses.dataclass(frozen=True)
+class Letters:
+    """The answers of the choice form: the first action, or the second.
+
+    Attributes:
+        low, high: the letters.
+        falling: never.
+        ratings: what each letter says.
+    """
+
+    low: str = "A"
+    high: str = "B"
+    falling: bool = False
+    ratings: tuple[float, ...] = (1.0, -1.0)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Every answer there is."""
+        return self.low, self.high
+
+    def answer(self, rating: int) -> str:
+        """The letter of the first action for a positive rating, else of the second."""
+        return self.low if rating > 0 else self.high
+
+
+@dataclasses.dataclass(frozen=True)
 class Wording:
     """One way to ask.
 
@@ -78,7 +104,7 @@ class Wording:
     name: str = ""
     version: int = 0
 
-    def rubric(self, scale: Scale) -> str:
+    def rubric(self, scale: Scale | Letters) -> str:
         """What is asked, with the scale in it."""
         first, last = (self.strong, self.weak) if scale.falling else (self.weak, self.strong)
         return self.system.format(low=scale.low, high=scale.high, first=first, last=last)
@@ -135,9 +161,15 @@ def wordings(protocol: Protocol) -> dict[str, Wording]:
 
 def wording(protocol: Protocol, name: str = "") -> Wording:
     """A shipped wording by name; without a name the default."""
-    known = wordings(protocol)
-    return (
-        known[names.find("wording", name, {names.canonical(n): n for n in known}, list(known))]
-        if name
-        else next(iter(known.values()))
-    )
+    return _named(wordings(protocol), name)
+
+
+def choice(name: str = "") -> Wording:
+    """A shipped wording of the choice form by name; without a name the default."""
+    return _named(_shipped(_CHOICE), name)
+
+
+def _named(known: Mapping[str, Wording], name: str) -> Wording:
+    if not name:
+        return next(iter(known.values()))
+    return known[names.find("wording", name, {names.canonical(n): n for n in known}, list(known))]

@@ -1,0 +1,182 @@
+"""A run that is cut off goes on where it was, with the same bits; what is in the way is said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.elicit.speaking import speaking, tokenizer
+from tests.models.checkpoints import checkpoint
+from tests.test_cli import run
+from vatjax import elicit, errors, items, models, states
+from vatjax.elicit import rating, resume, scorer
+
+pytestmark = pytest.mark.filterwarnings("ignore:the options have")
+
+TOPIC = items.bundled().topic[0]
+DATA = items.bundled().where(country=["Egypt", "Germany", "France"], topic=TOPIC, value=["Wealth", "Wisdom"])
+SIZE = elicit.Size(tokens=128, shard=100)
+
+
+class Cut(Exception):
+    """Stands for whatever ends a run."""
+
+
+def test_what_is_kept_is_not_computed_again_and_the_bits_are_the_same(tmp_path, monkeypatch):
+    whole = elicit.ratings(speaking(), DATA, size=SIZE)
+    folder, computed = tmp_path / "shards", []
+
+    def cut_after(count):
+        plain = resume.Kept.put
+
+        def put(self, *arguments):
+            plain(self, *arguments)
+            if self.count == count:
+                raise Cut
+
+        monkeypatch.setattr(resume.Kept, "put", put)
+
+    with monkeypatch.context():
+        cut_after(2)
+        with pytest.raises(Cut):
+            elicit.ratings(speaking(), DATA, size=SIZE, keep=folder)
+    monkeypatch.undo()
+    assert len(list(folder.glob("shard-*.npz"))) == 2
+    plain = scorer._Run.shard
+    monkeypatch.setattr(scorer._Run, "shard", lambda self, n: (computed.append(n), plain(self, n))[1])
+    told = []
+    again = elicit.ratings(
+        speaking(), DATA, size=SIZE, keep=folder, told=lambda plan, ready: told.append((plan, ready))
+    )
+    plan, ready = told[0]
+    assert len(plan.shards) > 3
+    assert computed == list(range(2, len(plan.shards)))
+    assert ready == sum(len(shard) for shard in plan.shards[:2])
+    np.testing.assert_array_equal(again.shares, whole.shares)
+    np.testing.assert_array_equal(again.state.state, whole.state.state)
+
+
+def test_a_damaged_shard_is_computed_again(tmp_path):
+    whole = elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
+    shard = sorted(tmp_path.glob("shard-*.npz"))[1]
+    shard.write_bytes(shard.read_bytes()[:100])
+    again = elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
+    np.testing.assert_array_equal(again.shares, whole.shares)
+
+
+def test_shards_of_another_run_are_not_taken(tmp_path):
+    elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
+    with pytest.raises(errors.InputError, match=r"shards of another run are there \(how, prompts differ\)"):
+        elicit.ratings(speaking(), DATA, elicit.How(wording="right"), size=SIZE, keep=tmp_path)
+    with pytest.raises(errors.InputError, match=r"\(size differ\)"):
+        elicit.ratings(speaking(), DATA, size=elicit.Size(256, 100), keep=tmp_path)
+
+
+# The command --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    where = tmp_path_factory.mktemp("model")
+    made = checkpoint("llama", vocab_size=512, max_position_embeddings=2048)
+    models.save(models.load(made.folder), where / "m")
+    tokenizer().save_pretrained(where / "m")
+    return where / "m"
+
+
+def arguments(folder, out, *more):
+    filters = ("--country", "Egypt", "Germany", "--topic", TOPIC, "--type", "Power")
+    return ("rate", "--model", str(folder), "--items", "bundled", "--out", str(out), *filters, *more)
+
+
+def test_the_command_writes_the_state_that_the_function_gives(folder, tmp_path, capsys):
+    out = tmp_path / "state.npz"
+    status, printed, said = run(capsys, *arguments(folder, out, "--json"))
+    assert status == 0
+    content = json.loads(printed)
+    data = items.bundled().where(country=["Egypt", "Germany"], topic=TOPIC, type="Power")
+    expected = elicit.rate(models.load(folder), data)
+    np.testing.assert_array_equal(states.load(out).state, expected.state)
+    assert content["meta"]["cost"] == expected.meta["cost"]
+    assert f"{len(data)} prompts: " in said
+    assert "distinct tokens of" in said
+    assert "the options have" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
+    status, _, said = run(capsys, *arguments(folder, out))
+    assert status == 2
+    assert "a state is there already" in said
+
+
+def test_killed_at_any_moment_the_same_command_goes_on(folder, tmp_path):
+    """The kill comes while shards are being kept; the process has no say in it."""
+    out = tmp_path / "state.npz"
+    script = (
+        "import sys\nfrom vatjax import cli\nfrom vatjax.elicit import plan, scorer\n"
+        "scorer.size_for = lambda model, tokens=0: plan.Size(128, 200)\n"
+        "import vatjax.elicit\nvatjax.elicit.size_for = scorer.size_for\n"
+        "cli.main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", script, *arguments(folder, out)]
+    started = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    shards = tmp_path / "state.npz.shards"
+    while started.poll() is None and len(list(shards.glob("shard-*.npz")) if shards.exists() else []) < 1:
+        pass
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+    before = sorted(path.name for path in shards.glob("shard-*.npz"))
+    assert before
+    assert not out.exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "answers are kept already" in done.stderr
+    assert not shards.exists()
+    data = items.bundled().where(country=["Egypt", "Germany"], topic=TOPIC, type="Power")
+    expected = elicit.rate(models.load(folder), data, size=elicit.Size(128, 200))
+    np.testing.assert_array_equal(states.load(out).state, expected.state)
+
+
+def test_a_full_disk_keeps_what_is_done(folder, tmp_path, capsys, monkeypatch):
+    plain = resume.Kept.put
+
+    def put(self, order, number, *rest):
+        if number == 1:
+            raise OSError(28, "No space left on device", str(self._file(order, number)))
+        plain(self, order, number, *rest)
+
+    monkeypatch.setattr(resume.Kept, "put", put)
+    monkeypatch.setattr(elicit, "size_for", lambda model, tokens=0: elicit.Size(128, 200))
+    status, _, said = run(capsys, *arguments(folder, tmp_path / "s.npz"))
+    assert status == 2
+    assert "no space left on device; finished shards are kept in" in said
+    assert len(list((tmp_path / "s.npz.shards").glob("shard-*.npz"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--out", "state.csv"), "a value state is an .npz"),
+        (("--protocol", "labelled"), "needs a label for each item and value"),
+        (("--wording", "agre"), "did you mean 'agree'"),
+        (("--part", "train", "--file", "other.jsonl"), "two files are given"),
+        (("--chat", "True"), "there is no chat template"),
+        (("--labels", "nowhere.npz", "--protocol", "labelled"), "nowhere.npz: no such file"),
+        (("--high", "0"), "scale: expected whole numbers"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(folder, tmp_path, capsys, change, message):
+    status, out, said = run(capsys, *arguments(folder, tmp_path / "s.npz", *change))
+    assert (status, out) == (2, "")
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_state_names_what_decided_it():
+    first, second = (elicit.rate(speaking(), DATA, size=SIZE).meta for _ in range(2))
+    assert first == second
+    other = elicit.rate(speaking(), DATA.where(country="Egypt"), size=SIZE).meta
+    assert other["items"]["sha256"] != first["items"]["sha256"]
+    assert rating.items_digest(DATA) == first["items"]["sha256"]

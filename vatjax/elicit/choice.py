@@ -1,0 +1,82 @@
+"""The choice form: both actions of a pair at once, as A and B, in both orders.
+
+preference = mean over orders of p(the express action's letter) / (p(A) + p(B))
+x[scene, v] = 2 preference - 1                    from -1 (always suppress) to 1 (always express)
+position bias = mean over pairs and orders of p(A) / (p(A) + p(B)) - 1/2
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vatjax import prompts
+from vatjax.elicit import protocols, rating, scorer
+from vatjax.elicit.plan import Size
+from vatjax.items import Items
+from vatjax.models import Edit, Model
+from vatjax.prompts import How, Letters
+from vatjax.states import ValueState
+
+
+class Chosen(NamedTuple):
+    """What a model would choose.
+
+    Attributes:
+        state: preferences from -1 to 1, contexts and values as in `paired`.
+        preference: [pairs] for the express action, from 0 to 1.
+        bias: how much likelier the first of two actions is, from -1/2 to 1/2.
+        mass: [pairs, orders] probability of both letters together.
+    """
+
+    state: ValueState
+    preference: np.ndarray
+    bias: float
+    mass: np.ndarray
+
+
+def choose(
+    model: Model, items: Items, wording: str = "", edit: Edit | None = None, size: Size | None = None, **how: Any
+) -> Chosen:
+    """Asks a model which action of each pair it prefers.
+
+    Args:
+        model: the model; it needs a tokenizer.
+        items: what is asked about; they must allow `paired`.
+        wording: one of the shipped wordings of the choice form.
+        edit: a change of the computation.
+        size: how much is computed at one time.
+        **how: `chat` and `template` of `How`.
+    """
+    asked = protocols.ask(items, "paired")
+    rows = _rows(list(asked.rows))
+    settings = How("paired", **how)
+    chosen = prompts.choice(wording)
+    made = prompts.assemble(rows, chosen, Letters(), chat=rating.template(model, settings))
+    logs, cost = rating.scored(model, made, settings, edit, size or scorer.size_for(model))
+    share = np.exp(logs).reshape(-1, 2, 2)  # [pairs, orders, letters]; the express action is A, then B
+    mass = share.sum(-1)
+    first = share[..., 0] / mass
+    preference = (first[:, 0] + 1 - first[:, 1]) / 2
+    # Half the difference of these two is what the state holds.
+    ratings = np.stack([2 * preference - 1, 1 - 2 * preference], 1).ravel()
+    state, _ = protocols.answered(asked, ratings, 0.0, len(items.taxonomy.names))
+    meta = {
+        **rating.provenance(model, items, edit, [made], mass, cost),
+        "how": {"chat": settings.chat, "template": dict(settings.template)},
+        "form": "choice",
+        "wording": chosen.name,
+        "position_bias": float(first.mean() - 0.5),
+    }
+    whole = ValueState(state, ~np.isnan(state), asked.clusters, tuple(items.taxonomy.names), dict(asked.contexts), meta)
+    return Chosen(whole, preference, float(first.mean() - 0.5), mass)
+
+
+def _rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Each pair in both orders, the express action first and then second."""
+    return [
+        {**express, "first": first["action"], "second": second["action"]}
+        for express, suppress in zip(rows[::2], rows[1::2], strict=True)
+        for first, second in ((express, suppress), (suppress, express))
+    ]

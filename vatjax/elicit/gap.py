@@ -1,0 +1,80 @@
+"""What a model says is important, against how it would have people act: two states of one model, joined by place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vatjax import errors, metrics
+from vatjax.states import ValueState, align
+from vatjax.values import Level, Taxonomy
+
+
+def stated_and_acted(stated: ValueState, acted: ValueState, taxonomy: Taxonomy) -> dict[str, Any]:
+    """The gap of every value and every type, the widest first.
+
+    Each context of the acted state is compared with the stated one of its country and topic.
+
+    Args:
+        stated: of the protocol `stated`.
+        acted: of the protocol `paired`.
+        taxonomy: of both.
+
+    Returns:
+        Plain data: for "values" and "types" a list of name, agreement, f1, distance, bias and weight (how many contexts), the widest distance
+        first, those without any context in common last; and which contexts were compared.
+
+    Raises:
+        InputError: where the two have no context in common, different scales, or come from different models.
+    """
+    half = _half(stated, acted)
+    keys = [key for key in stated.contexts if key in acted.contexts]
+    if not keys:
+        raise errors.InputError(
+            "the stated and the acted state have no context key in common, such as country and topic"
+        )
+    places = {place: row for row, place in enumerate(_places(stated, keys))}
+    pairs = [(places[place], row) for row, place in enumerate(_places(acted, keys)) if place in places]
+    if not pairs:
+        raise errors.InputError(f"the stated and the acted state share no {' and '.join(keys)}")
+    left, right = np.array(pairs).T
+    said, done = (align(state, taxonomy).state[rows] for state, rows in ((stated, left), (acted, right)))
+    return {
+        "positive_class": "for the value: above the middle of the scale",
+        "contexts": len(pairs),
+        "only_acted": len(acted.clusters) - len(pairs),
+        "only_stated": len(stated.clusters) - len(set(left.tolist())),
+        "values": _table(said, done, taxonomy, "values", half),
+        "types": _table(said, done, taxonomy, "types", half),
+    }
+
+
+def _half(stated: ValueState, acted: ValueState) -> float:
+    halves = set()
+    for state in (stated, acted):
+        how = state.meta.get("how", {})
+        halves.add((how.get("high", 5) - how.get("low", 1)) / 2)
+    if len(halves) > 1:
+        raise errors.InputError("the stated and the acted state were rated on different scales")
+    weights = {state.meta.get("model", {}).get("weights") for state in (stated, acted)} - {None}
+    if len(weights) > 1:
+        raise errors.InputError("the stated and the acted state come from different models")
+    return float(halves.pop())
+
+
+def _places(state: ValueState, keys: list[str]) -> list[tuple[str, ...]]:
+    return list(zip(*(state.contexts[key].tolist() for key in keys), strict=True))
+
+
+def _table(said: np.ndarray, done: np.ndarray, taxonomy: Taxonomy, level: Level, half: float) -> list[dict[str, Any]]:
+    if level != "values":
+        said, done = (taxonomy.aggregate(x, ~np.isnan(x), level) for x in (said, done))
+    found = metrics.gap(said, done, half)
+    columns = {name: np.asarray(column, float) for name, column in found._asdict().items()}
+    order = np.argsort(np.where(np.isnan(columns["distance"]), -1, columns["distance"]), kind="stable")[::-1]
+    names = taxonomy.level_names(level)
+    return [
+        {"name": names[i], **{key: None if np.isnan(x[i]) else float(x[i]) for key, x in columns.items()}}
+        for i in order
+    ]

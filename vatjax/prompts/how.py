@@ -1,0 +1,56 @@
+"""How a model is asked: the settings that a configuration or a command's flags give."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from vatjax import errors
+from vatjax.prompts.wording import Protocol, Scale, Wording, wording, wordings
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How a model is asked."""
+
+    protocol: Protocol = "paired"
+    """What is asked: paired, labelled, dense or stated."""
+    wording: str = ""
+    """How it is put: a shipped wording by name, by default the first of the protocol; "all" averages them, and tells how far
+    they differ."""
+    low: int = 1
+    """The low end of the scale."""
+    high: int = 5
+    """The high end of the scale."""
+    counterbalance: bool = False
+    """Ask also with the scale turned round, and average."""
+    prior: bool = False
+    """Divide by the probabilities of the answers where every text is "N/A"."""
+    reading: Literal["expected", "argmax", "generate"] = "expected"
+    """The expected rating, that of the likeliest option, or one that is read from what the model writes."""
+    parser: Literal["strict", "forgiving"] = "forgiving"
+    """How a written answer is read: a number alone, or the one number that is given as the answer."""
+    written: int = 24
+    """How many tokens a written answer may have."""
+    chat: bool | None = None
+    """Whether to use the chat template; by default where there is one."""
+    template: Mapping[str, bool] = dataclasses.field(default_factory=lambda: {"enable_thinking": False})
+    """Options of the chat template; by default reasoning models are asked without thinking."""
+
+    def __post_init__(self) -> None:
+        if self.reading == "generate" and self.prior:
+            raise errors.InputError("prior: written answers have no probabilities to divide by")
+        if self.written < 1:
+            raise errors.InputError(f"written: at least 1 token is needed, found {self.written}")
+
+    def wordings(self) -> list[Wording]:
+        """The wordings that are asked."""
+        return (
+            list(wordings(self.protocol).values()) if self.wording == "all" else [wording(self.protocol, self.wording)]
+        )
+
+    def scales(self) -> list[Scale]:
+        """The scales that are asked: the rising one, and where they are counterbalanced the falling one."""
+        rising = Scale(self.low, self.high)
+        return [rising, dataclasses.replace(rising, falling=True)] if self.counterbalance else [rising]
