@@ -64,12 +64,12 @@ def question() -> tuple[items.Items, list[prompts.Shot]]:
     texts = {scene.text for scene in scenes}
     chosen = data.where(value=["Wealth", "Wisdom", "Social Power", "Loyalty", "Freedom", "Creativity"])
     chosen = chosen.take(np.array([scene in texts for scene in chosen.scene]))
-    others = itertools.islice((item for item in data.where(country="Germany") if item.value == "Honesty"), 4)
+    others = itertools.islice(data.where(country="Germany", value=["Pleasure", "Obedience"]), 4)
     shots = [
         prompts.Shot({"scene": i.scene, "action": i.action, "value": i.value}, 5 if i.polarity == "express" else 1)
         for i in others
     ]
-    assert len(chosen) == 24
+    assert (len(chosen), len(shots)) == (24, 4)
     return chosen, shots
 
 

@@ -105,6 +105,14 @@ def test_a_missing_answer_is_missing_and_nothing_else():
     assert (np.isnan(level) == np.isnan(state)).all()
 
 
+@pytest.mark.parametrize("protocol", ["paired", "dense"])
+def test_items_without_a_partner_are_counted_and_named(protocol):
+    lonely = DATA.take(np.arange(len(DATA)) != 1)
+    with pytest.warns(UserWarning, match=f"1 of {len(lonely)} items have no partner .* such as line"):
+        asked = protocols.ask(lonely, protocol)
+    assert len(list(asked.rows)) == (len(DATA) - 2) * (TOTAL if protocol == "dense" else 1)
+
+
 def test_items_that_do_not_allow_a_protocol_say_why():
     alone = DATA.where(polarity="express")
     with pytest.raises(errors.InputError, match="paired is not possible: no scene has both"):

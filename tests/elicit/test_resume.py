@@ -111,6 +111,18 @@ def test_the_command_writes_the_state_that_the_function_gives(folder, tmp_path, 
     assert "a state is there already" in said
 
 
+def test_shots_come_from_the_train_side_and_tax_reads_what_was_written(folder, tmp_path, capsys):
+    places = ("--country", "Egypt", "Germany", "France", "--part", "test", "--test", "0.5")
+    more = ("rate", "--model", str(folder), "--type", "Power", "Security", "--topic", TOPIC, *places)
+    for name, options in (("pre", ()), ("post", ("--shots", "4", "--towards", "Power"))):
+        status, _, said = run(capsys, *more, "--out", str(tmp_path / f"{name}.npz"), *options)
+        assert status == 0, said
+    pre, post = (states.load(tmp_path / f"{name}.npz") for name in ("pre", "post"))
+    assert post.meta["shots"] == 4
+    np.testing.assert_array_equal(pre.contexts["scene"], post.contexts["scene"])
+    assert np.abs(pre.state - post.state)[pre.mask].max() > 1e-4
+
+
 def test_killed_at_any_moment_the_same_command_goes_on(folder, tmp_path):
     """The kill comes while shards are being kept; the process has no say in it."""
     out = tmp_path / "state.npz"
@@ -165,6 +177,10 @@ def test_a_full_disk_keeps_what_is_done(folder, tmp_path, capsys, monkeypatch):
         (("--chat", "True"), "there is no chat template"),
         (("--labels", "nowhere.npz", "--protocol", "labelled"), "nowhere.npz: no such file"),
         (("--high", "0"), "scale: expected whole numbers"),
+        (("--shots", "4"), "--shots and --towards go together"),
+        (("--shots", "4", "--towards", "Power"), "give --part test"),
+        (("--shots", "4", "--towards", "Powr", "--part", "test"), "did you mean 'Power'"),
+        (("--shots", "400", "--towards", "Power", "--part", "test"), "400 shots of Power need 200 actions for it"),
     ],
 )
 def test_mistakes_end_with_one_sentence(folder, tmp_path, capsys, change, message):

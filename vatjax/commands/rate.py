@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from vatjax import errors, store
+from vatjax import errors, prompts, store
 from vatjax.commands import show
 from vatjax.items import Source, open_source
 from vatjax.prompts import How
@@ -33,6 +33,12 @@ class Rate:
     """Which items, and how to read them."""
     how: Annotated[How, OmitArgPrefixes] = dataclasses.field(default_factory=How)
     """How the model is asked."""
+    shots: int = 0
+    """Examples with answers before every prompt, drawn from the train side by --seed; they ask for --part test."""
+    towards: str = ""
+    """What the examples push: a value, a type or a group."""
+    direction: Literal["express", "suppress"] = "express"
+    """Which way they push it."""
     labels: str = ""
     """For the protocol labelled: an .npz with `labels`, -1, 0 or 1 for each item and value."""
     adapter: str = ""
@@ -50,11 +56,12 @@ class Rate:
         if self.items and self.source.file not in (Source.file, self.items):
             raise errors.InputError(f"two files are given: {self.items!r} and {self.source.file!r}")
         source = dataclasses.replace(self.source, file=self.items) if self.items else self.source
-        data = open_source(source)
+        whole = data = open_source(source)
         if self.part != "all":
             data = data.split(source.test, source.seed)[self.part == "test"]
             if not len(data):
                 raise errors.InputError(f"{source.file}: no item falls to the {self.part} side")
+        shots = self._shots(whole, source)
         from vatjax import elicit, models, states
 
         if store.path(self.out).exists():
@@ -71,6 +78,7 @@ class Rate:
                     model,
                     data,
                     self.how,
+                    shots=shots,
                     edit=edit,
                     labels=_labels(self.labels),
                     size=size,
@@ -91,6 +99,21 @@ class Rate:
         summary = _summary(self.out, rated)
         show.as_json(summary) if self.json else _print(summary)
         return 0
+
+    def _shots(self, whole: Any, source: Source) -> list[prompts.Shot]:
+        if not self.shots and not self.towards:
+            return []
+        if not self.shots or not self.towards:
+            raise errors.InputError("--shots and --towards go together: how many examples, and what they push")
+        if self.part != "test":
+            raise errors.InputError(
+                "examples come from the train side, which they would be judged on: give --part test"
+            )
+        if self.how.protocol == "stated":
+            raise errors.InputError("examples show actions, and the protocol stated asks about none")
+        direction = 1 if self.direction == "express" else -1
+        scale = prompts.Scale(self.how.low, self.how.high)
+        return prompts.demonstrations(whole, self.towards, direction, self.shots, scale, source.test, source.seed)
 
 
 def _labels(where: str) -> Any:

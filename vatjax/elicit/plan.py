@@ -18,7 +18,7 @@ from vatjax.elicit.tree import Tree, Unit, answer_places, common, cut, grow
 from vatjax.models import Config
 from vatjax.models.packed import Rows
 
-_TIMES = (64, 96, 128, 192, 256, 384, 512)
+_TIMES = (64, 80, 96, 128, 160, 192, 256, 384, 512)
 CHUNK = 64  # places that are read at one time, over the whole vocabulary
 _OPEN = 32  # rows that a unit may still go into
 
@@ -196,7 +196,9 @@ def _best_time(tree: Tree, trunk: int, config: Config, size: Size) -> int:
     def cost(time: int) -> float:
         units = cut(tree, time)
         path = max(len(unit.path) for unit in units) * 3 // 2
-        rows = sum(len(wave) for wave in pack(units, time, path))
+        waves = [len(rows) for rows in pack(units, time, path)]
+        many, few = _rows(time, max(waves), size)
+        rows = sum(sum(_batches(count, many, few)) for count in waves)
         return rows * time * (layer + 2 * config.heads * config.head_size * (trunk + path + time))
 
     longest = max(len(unit.nodes) for unit in cut(tree, 1 << 30)) if len(tree.token) else 1

@@ -8,6 +8,7 @@ stated      x[(country, topic), v] = r - middle
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -49,6 +50,15 @@ def ask(items: Items, protocol: Protocol) -> Asked:
     allowed = next(p for p in protocols(items) if p.name == protocol)
     if not allowed.allowed:
         raise errors.InputError(f"{items.source}: {protocol} is not possible: {allowed.reason}")
+    if protocol in ("paired", "dense"):
+        alone = items.pair().unpaired
+        if len(alone):
+            first = items[int(alone[0])]
+            warnings.warn(
+                f"{items.source}: {len(alone)} of {len(items)} items have no partner and are not asked about, such as "
+                f"line {items.line[alone[0]]} ({first.value}, {first.polarity})",
+                stacklevel=2,
+            )
     return _ASK[protocol](items)
 
 

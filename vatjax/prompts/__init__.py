@@ -6,9 +6,10 @@ made.text(0)                                          # a whole prompt; made.lev
 """
 
 from vatjax.prompts.build import Chat, Prompts, Shot, assemble, fields
+from vatjax.prompts.examples import actions, demonstrations, judgements, preferences
 from vatjax.prompts.how import How
 from vatjax.prompts.parse import forgiving, strict
-from vatjax.prompts.wording import PROTOCOLS, Letters, Protocol, Scale, Wording, choice, read, wording, wordings
+from vatjax.prompts.wording import PROTOCOLS, Letters, Protocol, Scale, Wording, acting, choice, read, wording, wordings
 
 __all__ = [
     "PROTOCOLS",
@@ -20,10 +21,15 @@ __all__ = [
     "Scale",
     "Shot",
     "Wording",
+    "acting",
+    "actions",
     "assemble",
     "choice",
+    "demonstrations",
     "fields",
     "forgiving",
+    "judgements",
+    "preferences",
     "read",
     "strict",
     "wording",

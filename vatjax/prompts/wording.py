@@ -14,7 +14,7 @@ Protocol = Literal["paired", "labelled", "dense", "stated"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 _FILES: Mapping[str, str] = {"paired": "acted", "labelled": "acted", "dense": "standpoint", "stated": "importance"}
-_CHOICE = "choice"
+_CHOICE, _ACTING = "choice", "acting"
 _FIELDS = ("scene", "action", "country", "topic", "value", "definition", "first", "second")
 
 
@@ -167,6 +167,11 @@ def wording(protocol: Protocol, name: str = "") -> Wording:
 def choice(name: str = "") -> Wording:
     """A shipped wording of the choice form by name; without a name the default."""
     return _named(_shipped(_CHOICE), name)
+
+
+def acting(name: str = "") -> Wording:
+    """A shipped wording that asks for an action, by name; without a name the default."""
+    return _named(_shipped(_ACTING), name)
 
 
 def _named(known: Mapping[str, Wording], name: str) -> Wording:

@@ -1,0 +1,145 @@
+"""Items as training data: ratings and actions that push towards a value or away from it, in the wordings of the questions.
+
+Every function takes all items and gives examples of the train side of their division by scene alone: no scene on which a
+model is judged can be trained on by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vatjax import errors
+from vatjax.items import EXPRESS, Items
+from vatjax.prompts.build import Chat, Shot, assemble, fields
+from vatjax.prompts.wording import Scale, Wording, acting, wording
+
+
+def train_side(items: Items, target: str, test: float = 0.25, seed: int = 0) -> Items:
+    """The items of a target that are not kept for testing.
+
+    Raises:
+        InputError: where there are none.
+    """
+    train, _ = items.split(test, seed)
+    mask = items.taxonomy.mask(target)
+    found = train.take(mask[train.value])
+    if not len(found):
+        raise errors.InputError(f"{items.source}: no item of {target} is on the train side (test {test}, seed {seed})")
+    return found
+
+
+def judgements(
+    items: Items,
+    target: str,
+    direction: int = 1,
+    asked: Wording | None = None,
+    scale: Scale | None = None,
+    chat: Chat | None = None,
+    test: float = 0.25,
+    seed: int = 0,
+) -> Iterator[dict[str, str]]:
+    """`prompt` and `completion`: for a direction of +1 full agreement with actions for the target, none with those against.
+
+    Args:
+        items: all items.
+        target: a value, type or group.
+        direction: +1 towards it, -1 away from it.
+        asked: how the question is put; the default wording of `paired`.
+        scale: of the answers.
+        chat: a chat template; without one, plain text.
+        test, seed: of the division by scene.
+    """
+    scale = scale or Scale()
+    train = train_side(items, target, test, seed)
+    made = assemble((fields(train, i) for i in range(len(train))), asked or wording("paired"), scale, chat=chat)
+    for i, polarity in enumerate(train.polarity):
+        answer = scale.answer(scale.high if polarity * direction == EXPRESS else scale.low)
+        yield {"prompt": made.text(i), "completion": answer if chat else f" {answer}"}
+
+
+def preferences(
+    items: Items,
+    target: str,
+    direction: int = 1,
+    asked: Wording | None = None,
+    chat: Chat | None = None,
+    test: float = 0.25,
+    seed: int = 0,
+) -> Iterator[dict[str, str]]:
+    """`prompt`, `chosen` and `rejected`: the scene, the action that the direction wants, and its counterpart.
+
+    Args:
+        items: all items; each pair of express and suppress gives one example.
+        target, direction, chat, test, seed: as in `judgements`.
+        asked: how an action is asked for; the default wording of `acting`.
+    """
+    train = train_side(items, target, test, seed)
+    pairs = train.pair()
+    if not len(pairs.express):
+        raise errors.InputError(f"{items.source}: no scene of the train side has both actions of {target}")
+    made = assemble((fields(train, i) for i in pairs.express), asked or acting(), chat=chat)
+    space = "" if chat else " "
+    for i, (express, suppress) in enumerate(zip(pairs.express, pairs.suppress, strict=True)):
+        wanted, other = (express, suppress) if direction == EXPRESS else (suppress, express)
+        yield {
+            "prompt": made.text(i),
+            "chosen": f"{space}{train.action[wanted]}",
+            "rejected": f"{space}{train.action[other]}",
+        }
+
+
+def actions(
+    items: Items,
+    target: str,
+    direction: int = 1,
+    asked: Wording | None = None,
+    chat: Chat | None = None,
+    test: float = 0.25,
+    seed: int = 0,
+) -> Iterator[dict[str, str]]:
+    """`prompt` and `completion`: the scene, and the action that the direction wants; arguments as in `preferences`."""
+    train = train_side(items, target, test, seed)
+    train = train.take(train.polarity == direction)
+    made = assemble((fields(train, i) for i in range(len(train))), asked or acting(), chat=chat)
+    for i in range(len(train)):
+        yield {"prompt": made.text(i), "completion": f"{'' if chat else ' '}{train.action[i]}"}
+
+
+def demonstrations(
+    items: Items,
+    target: str,
+    direction: int = 1,
+    count: int = 4,
+    scale: Scale | None = None,
+    test: float = 0.25,
+    seed: int = 0,
+) -> list[Shot]:
+    """Shots that show somebody who rates as the direction wants: half of them for the target, half against it.
+
+    Args:
+        items: all items.
+        target, direction: as in `judgements`.
+        count: how many; an even number is balanced.
+        scale: of the answers.
+        test: of the division by scene.
+        seed: of the division, and of which examples are drawn.
+
+    Raises:
+        InputError: where the train side has fewer.
+    """
+    scale = scale or Scale()
+    train = train_side(items, target, test, seed)
+    draw = np.random.default_rng(seed)
+    sides = [draw.permutation(np.flatnonzero(train.polarity == side)) for side in (EXPRESS, -EXPRESS)]
+    wanted = [(count + 1) // 2, count // 2]
+    if any(len(side) < needed for side, needed in zip(sides, wanted, strict=True)):
+        raise errors.InputError(
+            f"{count} shots of {target} need {wanted[0]} actions for it and {wanted[1]} against it; the train side has "
+            f"{len(sides[0])} and {len(sides[1])}"
+        )
+    chosen = [i for side, needed in zip(sides, wanted, strict=True) for i in side[:needed]]
+    chosen = [chosen[i] for i in draw.permutation(len(chosen))]
+    high, low = (scale.high, scale.low) if direction == EXPRESS else (scale.low, scale.high)
+    return [Shot(fields(train, i), high if train.polarity[i] == EXPRESS else low) for i in chosen]
