@@ -1,8 +1,7 @@
 """From a Hugging Face `config.json` to what the port computes, family by family.
 
-A configuration is parsed as plain data, written by transformers 4.x or 5.x. Every attribute is either implemented, or on
-a written list of those without an effect on logits, or holds the one value at which it has none; anything else is refused
-by name, since a quirk that is silently left out gives wrong numbers and no error.
+Configurations written by transformers 4.x and 5.x are both read; an attribute that is absent has the default that
+transformers gives it. `reader` says what becomes of attributes that no family reads.
 """
 
 from __future__ import annotations
@@ -17,97 +16,7 @@ from typing import Any
 from vatjax import errors, names
 from vatjax.models import rope
 from vatjax.models.config import Activation, Config, Rope
-
-# Attributes that change no logit: names, versions, files, tokens, how to sample, how to train.
-HARMLESS = frozenset(
-    [
-        "_attn_implementation_autoset",
-        "_name_or_path",
-        "_sliding_window_pattern",
-        "architectures",
-        "attention_dropout",
-        "attn_implementation",
-        "auto_map",
-        "bad_words_ids",
-        "begin_suppress_tokens",
-        "bos_token_id",
-        "cache_implementation",
-        "chunk_size_feed_forward",
-        "cross_attention_hidden_size",
-        "decoder_start_token_id",
-        "diversity_penalty",
-        "do_sample",
-        "dtype",
-        "early_stopping",
-        "embd_pdrop",
-        "encoder_no_repeat_ngram_size",
-        "eos_token_id",
-        "exponential_decay_length_penalty",
-        "finetuning_task",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "id2label",
-        "initializer_range",
-        "is_decoder",
-        "is_llama_config",
-        "label2id",
-        "length_penalty",
-        "max_length",
-        "max_sequence_length",
-        "min_length",
-        "model_type",
-        "no_repeat_ngram_size",
-        "num_beam_groups",
-        "num_beams",
-        "num_return_sequences",
-        "output_attentions",
-        "output_hidden_states",
-        "output_scores",
-        "pad_token_id",
-        "prefix",
-        "pretraining_tp",
-        "problem_type",
-        "remove_invalid_values",
-        "repetition_penalty",
-        "resid_pdrop",
-        "return_dict",
-        "return_dict_in_generate",
-        "sep_token_id",
-        "suppress_tokens",
-        "task_specific_params",
-        "temperature",
-        "tf_legacy_loss",
-        "tokenizer_class",
-        "top_k",
-        "top_p",
-        "torch_dtype",
-        "torchscript",
-        "transformers.js_config",
-        "transformers_version",
-        "typical_p",
-        "unsloth_fixed",
-        "unsloth_version",
-        "use_bfloat16",
-        "use_cache",
-    ]
-)
-
-# Attributes that change logits only where they hold another value than one of these, and what they would change.
-ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "add_cross_attention": ((False,), "attention to a second text"),
-    "is_encoder_decoder": ((False,), "an encoder"),
-    "pruned_heads": (({}, None), "which heads there are"),
-    "tie_encoder_decoder": ((False,), "an encoder's weights"),
-    "use_bidirectional_attention": ((False, None), "tokens would see those after them"),
-    "quantization_config": ((), "weights are stored in another form"),
-    "full_attn_mod": ((1,), "which layers see everything"),
-    "interpolate_factor": ((1,), "how far positions are apart"),
-    "lm_head_bias": ((False,), "a bias on the logits"),
-    "mlp_bias": ((False,), "a bias in the MLP"),
-    "attention_bias": ((False,), "which projections have a bias"),
-    "rope_interleaved": ((False,), "which dimensions of a head turn together"),
-    "use_mrope": ((False,), "positions in more than one dimension"),
-}
+from vatjax.models.reader import Reader, kind_of, positive, refused
 
 # What the options of rotary positions may say; of any other it is not known what it does.
 _ROPE_OPTIONS = frozenset(
@@ -131,88 +40,7 @@ _ROPE_OPTIONS = frozenset(
     ]
 )
 
-_ACTIVATIONS: Mapping[str, Activation] = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-}
-
-
 _MOST_LAYERS = 10_000  # a damaged number must not be what everything is sized by
-
-
-class Reader:
-    """Reads a configuration, notes what was read, and collects what is wrong with it."""
-
-    def __init__(self, content: Mapping[str, Any]) -> None:
-        self.content = content
-        self.seen: set[str] = set()
-        self.problems: list[str] = []
-
-    def get(self, name: str, absent: Any = None) -> Any:
-        """An attribute as it stands there, null included; a default only where the key is absent."""
-        self.seen.add(name)
-        return self.content.get(name, absent)
-
-    def number(self, name: str, absent: Any = None, whole: bool = True) -> Any:
-        """A positive number; without a default it must be there."""
-        value = self.get(name, absent)
-        if value is None and name not in self.content:
-            self.problems.append(f"{name} is missing")
-        elif _positive(value, whole):
-            return value
-        else:
-            self.problems.append(f"{name}: expected {_kind(whole)}, found {value!r}")
-        return 1
-
-    def optional(self, name: str, absent: Any = None, whole: bool = True) -> Any:
-        """A positive number, or None where null says that there is none."""
-        value = self.get(name, absent)
-        return None if value is None else self.number(name, absent, whole)
-
-    def flag(self, name: str, absent: bool) -> bool:
-        """A truth value."""
-        value = self.get(name, absent)
-        if not isinstance(value, bool):
-            self.problems.append(f"{name}: expected true or false, found {value!r}")
-        return value is True
-
-    def mapping(self, name: str) -> dict[str, Any]:
-        """Options by name; null and absent are none."""
-        value = self.get(name)
-        if value is not None and not isinstance(value, dict):
-            self.problems.append(f"{name}: expected options by name, found {value!r}")
-        return dict(value) if isinstance(value, dict) else {}
-
-    def sequence(self, name: str, length: int) -> list[Any] | None:
-        """One entry for each layer; None where there is none."""
-        value = self.get(name)
-        if value is None or value == []:
-            return None
-        if not isinstance(value, list) or len(value) != length:
-            found = len(value) if isinstance(value, list) else repr(value)
-            self.problems.append(f"{name}: expected a list of {length}, one entry a layer, found {found}")
-            return None
-        return value
-
-    def activation(self, name: str, absent: str) -> Activation:
-        """The MLP's activation."""
-        value = self.get(name, absent)
-        if not isinstance(value, str) or value not in _ACTIVATIONS:
-            self.problems.append(f"{name}: {value!r} is not implemented; the port has {names.listed(_ACTIVATIONS)}")
-            return "silu"
-        return _ACTIVATIONS[value]
-
-
-def _positive(value: Any, whole: bool) -> bool:
-    number = isinstance(value, int) or (isinstance(value, float) and not whole and math.isfinite(value))
-    return number and not isinstance(value, bool) and 0 < value < 2**31
-
-
-def _kind(whole: bool) -> str:
-    return "a positive whole number" if whole else "a positive number"
 
 
 def read(folder: Path | str) -> Config:
@@ -240,25 +68,10 @@ def parse(content: Mapping[str, Any], where: str = "config.json") -> Config:
         raise errors.InputError(f"{where}: {names.unknown('model_type', family, list(FAMILIES))}")
     reader = Reader(content)
     config = FAMILIES[family](reader)
-    problems = reader.problems + _refused(reader)
+    problems = reader.problems + refused(reader)
     if problems:
         raise errors.InputError("\n  ".join([f"{where}: this {family} configuration can't be run:", *problems]))
     return config
-
-
-def _refused(reader: Reader) -> list[str]:
-    """Attributes that the port does not implement, by name."""
-    refused = []
-    for name, value in reader.content.items():
-        if value is None or name in reader.seen or name in HARMLESS:
-            continue
-        if name in ONLY:
-            allowed, change = ONLY[name]
-            if value not in allowed:
-                refused.append(f"{name}: {value!r} is not implemented ({change})")
-        else:
-            refused.append(f"{name}: {value!r} is not known to this port, so it might change the logits")
-    return refused
 
 
 # What all families share --------------------------------------------------------------------------------------------
@@ -349,12 +162,12 @@ def _rope_problems(kind: Any, options: Mapping[str, Any], pairs: int) -> list[st
         problems.append(f"rope of type {kind}: {', '.join(lacking)} is missing")
     for key, value in given.items():
         if key in ("short_factor", "long_factor"):
-            fits = isinstance(value, list) and len(value) == pairs and all(_positive(x, whole=False) for x in value)
+            fits = isinstance(value, list) and len(value) == pairs and all(positive(x, whole=False) for x in value)
             wanted = f"{pairs} factors"
         elif key in ("rope_type", "type", "truncate"):
             continue
         else:
-            fits, wanted = _positive(value, whole=False), _kind(whole=False)
+            fits, wanted = positive(value, whole=False), kind_of(whole=False)
         if not fits and key in _ROPE_OPTIONS:
             problems.append(f"rope options: {key}: expected {wanted}, found {value!r}")
     return problems
@@ -561,7 +374,7 @@ def _phi3(reader: Reader) -> Config:
     part = options.pop("partial_rotary_factor", reader.optional("partial_rotary_factor", 1.0, whole=False))
     reader.seen.add("partial_rotary_factor")
     part = 1.0 if part is None else part
-    if not _positive(part, whole=False) or part > 1:
+    if not positive(part, whole=False) or part > 1:
         reader.problems.append(f"partial_rotary_factor: expected a number above 0 and up to 1, found {part!r}")
         part = 1.0
     options["original_max_position_embeddings"] = reader.number("original_max_position_embeddings", 4096)
