@@ -19,11 +19,21 @@ CHAT = (
 )
 
 
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
 @functools.cache
-def tokenizer(template=None, begins=True):
-    """Byte-level BPE trained on bundled items; `begins` puts a BOS in front of every text."""
+def tokenizer(template=None, begins=True, words="gpt2"):
+    """Byte-level BPE trained on bundled items; `begins` puts a BOS in front of every text.
+
+    `words` are those of GPT-2, or those of Llama 3, which joins a full stop with the line feed behind it.
+    """
     inner = tokenizers.Tokenizer(tokenizers.models.BPE())
     inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if words == "llama3":
+        cut = tokenizers.pre_tokenizers.Split(tokenizers.Regex(LLAMA3), "isolated")
+        level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([cut, level])
     inner.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -32,7 +42,7 @@ def tokenizer(template=None, begins=True):
         show_progress=False,
     )
     data = items.bundled()
-    inner.train_from_iterator([" ".join(data[i]) for i in range(0, len(data), 100)], trainer)
+    inner.train_from_iterator(["\n".join(data[i]) for i in range(0, len(data), 100)], trainer)
     if begins:
         inner.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     made = transformers.PreTrainedTokenizerFast(

@@ -36,7 +36,7 @@ def test_preferences_are_those_of_whole_prompts_in_both_orders(template):
 def test_the_bias_towards_a_place_is_told_apart_from_the_preference(monkeypatch):
     shares = np.array([[0.6, 0.2], [0.6, 0.2], [0.1, 0.3], [0.7, 0.1]])  # two pairs, two orders each
 
-    def answers(model, made, how, edit, size):
+    def answers(model, made, read_as, edit, size):
         assert len(made) == 2 * 6
         return np.log(np.concatenate([shares, np.tile(shares, (2, 1))])), elicit.Cost(12, 1, 1, 1)
 

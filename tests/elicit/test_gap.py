@@ -58,8 +58,25 @@ def test_states_that_do_not_belong_together_are_refused():
     other = dataclasses.replace(acted, meta={**acted.meta, "how": {"low": 1, "high": 7}})
     with pytest.raises(errors.InputError, match="rated on different scales"):
         elicit.stated_and_acted(stated, other, TAX)
+    other = dataclasses.replace(acted, meta={**acted.meta, "edit": "steered"})
+    with pytest.raises(errors.InputError, match="come from different edits"):
+        elicit.stated_and_acted(stated, other, TAX)
+    other = dataclasses.replace(acted, meta={**acted.meta, "form": "choice"})
+    with pytest.raises(errors.InputError, match="expected a state of the protocol paired"):
+        elicit.stated_and_acted(stated, other, TAX)
     with pytest.raises(errors.InputError, match="no context key in common"):
         elicit.stated_and_acted(stated, dataclasses.replace(acted, contexts={}), TAX)
     elsewhere = {**acted.contexts, "country": np.array(["C"] * 4)}
     with pytest.raises(errors.InputError, match="share no country and topic"):
         elicit.stated_and_acted(stated, dataclasses.replace(acted, contexts=elsewhere), TAX)
+
+
+def test_a_type_is_averaged_over_the_values_that_both_sides_have():
+    one, other = np.full((2, 56), np.nan), np.full((2, 56), 2.0)
+    first = np.flatnonzero(TAX.type_of == 1)[0]
+    one[:, first] = 2.0
+    other[:, np.arange(56) != first] = -2.0
+    places = {"country": ["A", "B"], "topic": ["x", "x"]}
+    found = elicit.stated_and_acted(state(other, **places), state(one, **places), TAX)
+    row = next(row for row in found["types"] if row["name"] == TAX.types[1])
+    assert (row["distance"], row["agreement"]) == (0, 1)

@@ -68,9 +68,17 @@ def test_a_damaged_shard_is_computed_again(tmp_path):
     np.testing.assert_array_equal(again.shares, whole.shares)
 
 
+def test_a_shard_of_other_prompts_is_computed_again(tmp_path):
+    whole = elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
+    first, second = sorted(tmp_path.glob("shard-*.npz"))[:2]
+    first.write_bytes(second.read_bytes())
+    again = elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
+    np.testing.assert_array_equal(again.shares, whole.shares)
+
+
 def test_shards_of_another_run_are_not_taken(tmp_path):
     elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
-    with pytest.raises(errors.InputError, match=r"shards of another run are there \(how, prompts differ\)"):
+    with pytest.raises(errors.InputError, match=r"shards of another run are there \(how, tokens differ\)"):
         elicit.ratings(speaking(), DATA, elicit.How(wording="right"), size=SIZE, keep=tmp_path)
     with pytest.raises(errors.InputError, match=r"\(size differ\)"):
         elicit.ratings(speaking(), DATA, size=elicit.Size(256, 100), keep=tmp_path)

@@ -119,7 +119,7 @@ def test_a_whole_run_compiles_a_few_functions():
             compiled.append(event) if listening and event.endswith("backend_compile_duration") else None
         )
     )
-    scored(model, found, Size(tokens=512, shard=300), told=lambda plan, _: sizes.append(len(plan.shards)))
+    scored(model, found, Size(tokens=512, shard=300), told=lambda plan, *_: sizes.append(len(plan.shards)))
     listening.clear()
     assert sizes[0] > 3
     assert sum(count().values()) - sum(before.values()) <= 4

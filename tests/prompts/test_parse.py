@@ -41,6 +41,13 @@ BOTH = [
     ("I'm sorry, but as an AI I will not say 5.", None, None),
     ("I won't answer. 4", None, None),
     ("As a language model I have no view; 3", None, None),
+    ("Rating: 2 or 3", None, None),
+    ("Rating: 3-4", None, None),
+    ('{"rating": 9, "people": 3}', None, None),
+    ("Rating: 9. It harms 3 people", None, None),
+    ("A number of 3 people would be harmed. I say 1", None, None),
+    ("On a scale from 1 to 5, I rate it 4.", None, 4),
+    ("On a scale of 1 to 5: 2", None, 2),
     ("Room 4b", None, None),
     ("v4", None, None),
 ]

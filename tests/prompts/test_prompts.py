@@ -79,8 +79,16 @@ def test_a_template_without_a_system_role_gets_the_rubric_in_the_first_message()
     assert shown.text(0).index("You will read") < shown.text(0).index("A war.") < shown.text(0).index("A flood.")
 
 
+def test_a_template_that_leaves_the_system_message_out_gets_it_from_the_user():
+    def deaf(messages):
+        return chat([message for message in messages if message["role"] != "system"])
+
+    made = prompts.assemble(ROWS, prompts.wording("paired"), chat=deaf)
+    assert "[user]You will read a situation" in made.text(0)
+
+
 def test_a_template_that_loses_the_message_is_refused():
-    with pytest.raises(errors.InputError, match="does not show the user's message as it is"):
+    with pytest.raises(errors.InputError, match="does not show the question, the examples and the user's message"):
         prompts.assemble(ROWS, prompts.wording("paired"), chat=lambda messages: "hello")
 
 

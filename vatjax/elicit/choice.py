@@ -54,10 +54,12 @@ def choose(
     settings = How("paired", **how)
     chosen = prompts.choice(wording)
     made = prompts.assemble(rows, chosen, Letters(), chat=rating.template(model, settings))
-    logs, cost = rating.scored(model, made, settings, edit, size or scorer.size_for(model))
+    logs, cost = rating.scored(
+        model, made, rating.tokenised(model, made, settings), edit, size or scorer.size_for(model)
+    )
     share = np.exp(logs).reshape(-1, 2, 2)  # [pairs, orders, letters]; the express action is A, then B
     mass = share.sum(-1)
-    first = share[..., 0] / mass
+    first = share[..., 0] / np.where(mass > 0, mass, np.nan)
     preference = (first[:, 0] + 1 - first[:, 1]) / 2
     # Half the difference of these two is what the state holds.
     ratings = np.stack([2 * preference - 1, 1 - 2 * preference], 1).ravel()
@@ -67,10 +69,10 @@ def choose(
         "how": {"chat": settings.chat, "template": dict(settings.template)},
         "form": "choice",
         "wording": chosen.name,
-        "position_bias": float(first.mean() - 0.5),
+        "position_bias": float(np.nanmean(first) - 0.5),
     }
     whole = ValueState(state, ~np.isnan(state), asked.clusters, tuple(items.taxonomy.names), dict(asked.contexts), meta)
-    return Chosen(whole, preference, float(first.mean() - 0.5), mass)
+    return Chosen(whole, preference, float(np.nanmean(first) - 0.5), mass)
 
 
 def _rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:

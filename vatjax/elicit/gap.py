@@ -52,14 +52,21 @@ def stated_and_acted(stated: ValueState, acted: ValueState, taxonomy: Taxonomy) 
 
 def _half(stated: ValueState, acted: ValueState) -> float:
     halves = set()
-    for state in (stated, acted):
+    for state, protocol in ((stated, "stated"), (acted, "paired")):
         how = state.meta.get("how", {})
+        if how.get("protocol", protocol) != protocol or state.meta.get("form") or state.meta.get("reads"):
+            raise errors.InputError(
+                f"expected a state of the protocol {protocol}, found one of {how.get('protocol', 'a choice')}"
+            )
         halves.add((how.get("high", 5) - how.get("low", 1)) / 2)
     if len(halves) > 1:
         raise errors.InputError("the stated and the acted state were rated on different scales")
-    weights = {state.meta.get("model", {}).get("weights") for state in (stated, acted)} - {None}
-    if len(weights) > 1:
-        raise errors.InputError("the stated and the acted state come from different models")
+    for what, found in (
+        ("models", [state.meta.get("model", {}).get("weights") for state in (stated, acted)]),
+        ("edits", [state.meta.get("edit") for state in (stated, acted)]),
+    ):
+        if found[0] != found[1]:
+            raise errors.InputError(f"the stated and the acted state come from different {what}")
     return float(halves.pop())
 
 
@@ -69,6 +76,8 @@ def _places(state: ValueState, keys: list[str]) -> list[tuple[str, ...]]:
 
 def _table(said: np.ndarray, done: np.ndarray, taxonomy: Taxonomy, level: Level, half: float) -> list[dict[str, Any]]:
     if level != "values":
+        both = ~np.isnan(said) & ~np.isnan(done)  # a type's mean is over the same values on both sides
+        said, done = (np.where(both, x, np.nan) for x in (said, done))
         said, done = (taxonomy.aggregate(x, ~np.isnan(x), level) for x in (said, done))
     found = metrics.gap(said, done, half)
     columns = {name: np.asarray(column, float) for name, column in found._asdict().items()}

@@ -1,13 +1,13 @@
 """Texts to tokens, each shared text once; and the tokens that an answer may begin with.
 
-A prompt's tokens are those of its texts one after the other. That this is what the tokenizer makes of the whole prompt is
-checked on a sample; where it is not, every prompt is tokenized whole.
+A prompt's tokens are those of its texts one after the other where the tokenizer begins a token at every seam between
+them. Each seam is looked at; where one is not clean, every prompt is tokenized whole, which is slow and as exact.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from vatjax.models import tokens
 from vatjax.prompts import Prompts
 
 _SAMPLE = 32
+_SEAM = 16  # letters on each side of a seam
 
 
 class Pieces(NamedTuple):
@@ -58,11 +59,36 @@ def pieces(prompts: Prompts, tokenizer: Any, templated: bool = False) -> Pieces:
         before = _whole_before(prompts, level)
         levels.append(tuple(_behind(tokenizer, before, text) for text in prompts.levels[level]))
     found = Pieces(tuple(levels), prompts.which)
+    if not _clean(prompts, tokenizer):
+        return _whole(prompts, encoded)
     sample = np.linspace(0, len(prompts) - 1, min(len(prompts), _SAMPLE)).astype(int)
     if all(tuple(found.tokens(i)) == encoded(prompts.text(i)) for i in sample):
         return found
-    whole = tuple(encoded(prompts.text(i)) for i in range(len(prompts)))
-    return Pieces((whole,), np.arange(len(prompts), dtype=np.int32)[:, None])
+    return _whole(prompts, encoded)
+
+
+def _whole(prompts: Prompts, encoded: Callable[[str], tuple[int, ...]]) -> Pieces:
+    texts = tuple(encoded(prompts.text(i)) for i in range(len(prompts)))
+    return Pieces((texts,), np.arange(len(prompts), dtype=np.int32)[:, None])
+
+
+def _clean(prompts: Prompts, tokenizer: Any) -> bool:
+    """Whether a token begins at every seam, judged by the letters on both sides of it."""
+    if not getattr(tokenizer, "is_fast", False):
+        return False  # it does not tell where its tokens lie
+    seams = set()
+    for level in range(1, len(prompts.levels)):
+        above, own = prompts.levels[level - 1], prompts.levels[level]
+        pairs = np.unique(prompts.which[:, level - 1 : level + 1], axis=0)
+        seams |= {(above[i][-_SEAM:], own[j][:_SEAM]) for i, j in pairs.tolist()}
+    ordered = sorted(seams)
+    if not ordered:
+        return True
+    places = tokenizer([a + b for a, b in ordered], add_special_tokens=False, return_offsets_mapping=True)
+    return all(
+        any(start == len(before) for start, stop in offsets if stop > start)
+        for (before, _), offsets in zip(ordered, places["offset_mapping"], strict=True)
+    )
 
 
 def _whole_before(prompts: Prompts, level: int) -> str:
@@ -75,6 +101,13 @@ def _behind(tokenizer: Any, before: str, text: str) -> tuple[int, ...]:
     """The tokens of a text that stands behind another; those of the other are cut off."""
     first, both = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, before + text))
     return tuple(both[len(first) :])
+
+
+def digest(found: Pieces, ways: Sequence[Option]) -> str:
+    """A hash of what a model is given to read, and of what is read from it."""
+    whole = hashlib.sha256(repr((found.levels, [tuple(way) for way in ways])).encode())
+    whole.update(np.ascontiguousarray(found.which).tobytes())
+    return whole.hexdigest()
 
 
 class Option(NamedTuple):
@@ -133,14 +166,11 @@ def log_shares(found: tuple[Option, ...], log_probs: np.ndarray) -> np.ndarray:
     """
     share = np.exp(np.asarray(log_probs, np.float64))
     left = share.copy()
-    for (i, short), (j, long) in itertools.permutations(enumerate(found), 2):
-        nearest = max(
-            (k for k, other in enumerate(found) if _begins(long.tokens, other.tokens) and k != j),
-            key=lambda k: len(found[k].tokens),
-            default=None,
-        )
-        if nearest == i and _begins(long.tokens, short.tokens):
-            left[..., i] -= share[..., j]
+    number = {option.tokens: i for i, option in enumerate(found)}
+    for j, long in enumerate(found):
+        shorter = [long.tokens[:k] for k in range(len(long.tokens) - 1, 0, -1) if long.tokens[:k] in number]
+        if shorter:  # the nearest of them alone: it has already given what the others have
+            left[..., number[shorter[0]]] -= share[..., j]
     count = 1 + max(option.answer for option in found)
     total = np.zeros((*share.shape[:-1], count))
     for i, option in enumerate(found):
@@ -148,7 +178,3 @@ def log_shares(found: tuple[Option, ...], log_probs: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         logs: np.ndarray = np.log(total)
     return logs
-
-
-def _begins(text: tuple[int, ...], start: tuple[int, ...]) -> bool:
-    return len(text) > len(start) and text[: len(start)] == start

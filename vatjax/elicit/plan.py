@@ -118,7 +118,7 @@ def make(found: Pieces, options: Sequence[Option], config: Config, size: Size) -
     shards = _shards(found, size.shard)
     places = answer_places(options)
     time = _best_time(grow(found, shards[0], trunk, options), trunk, config, size)
-    surveys = [_survey(grow(found, shard, trunk, options), time, size) for shard in shards]
+    surveys = [_survey(grow(found, shard, trunk, options), time) for shard in shards]
     many, few = _rows(time, max(max(survey.rows) for survey in surveys), size)
     # Half as much again, so that a row can hold the end of one stem's leaves and the beginning of the next one's.
     path = _up(max(survey.path for survey in surveys) * 3 // 2, 16)
@@ -148,7 +148,7 @@ def _shards(found: Pieces, limit: int) -> list[np.ndarray]:
     own = found.lengths() - len(found.levels[0][0]) if len(found.levels) > 1 else found.lengths()
     last = np.array([len(text) for text in found.levels[-1]])[found.which[:, -1]]
     # A context's tokens are about those of its prompts' last texts; what is above them is shared.
-    weight = np.where(len(found.levels) > 2, last, own)
+    weight = last if len(found.levels) > 2 else own
     shards: list[np.ndarray] = []
     start, total = 0, 0
     starts = np.flatnonzero(np.diff(first[order], prepend=-1))
@@ -176,7 +176,7 @@ class _Survey(NamedTuple):
     rows: list[int]
 
 
-def _survey(tree: Tree, time: int, size: Size) -> _Survey:
+def _survey(tree: Tree, time: int) -> _Survey:
     units = cut(tree, time)
     waves: dict[int, int] = {}
     for unit in units:

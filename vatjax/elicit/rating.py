@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 import vatjax
 from vatjax import errors, models, prompts, store
 from vatjax.elicit import protocols, scorer, written
-from vatjax.elicit.pieces import options, pieces
+from vatjax.elicit.pieces import Option, Pieces, digest, options, pieces
 from vatjax.elicit.plan import Cost, Plan, Size
 from vatjax.elicit.resume import Kept
 from vatjax.items import Items
@@ -96,6 +97,8 @@ def ratings(
         InputError: where items, protocol, options and model don't go together.
     """
     how = how or How()
+    if shots and how.protocol == "stated":
+        raise errors.InputError("examples show actions, and the protocol stated asks about none")
     asked = protocols.ask(items, how.protocol)
     labels = _labels(labels, items, how)
     rows = list(asked.rows)
@@ -107,14 +110,17 @@ def ratings(
         for scale in how.scales()
     ]
     size = size or scorer.size_for(model)
-    kept = None if keep is None else Kept(keep, _run(model, items, how, shots, edit, made, size))
+    read_as = [tokenised(model, one, how) for one in made]
+    kept = (
+        None if keep is None else Kept(keep, _run(model, items, how, edit, [digest(*pair) for pair in read_as], size))
+    )
     shares, means, costs = [], [], []
     for order, one in enumerate(made):
         name = functools.partial(_name, rows)
         if how.reading == "generate":
             read, share, cost = written.answers(model, one, how, chat is not None, edit)
         else:
-            logs, cost = scored(model, one, how, edit, size, order, kept, told, done, name)
+            logs, cost = scored(model, one, read_as[order], edit, size, order, kept, told, done, name)
             read, share = _read(logs[: len(rows)], logs[len(rows) :], one.scale, how), np.exp(logs[: len(rows)])
         shares.append(share)
         means.append(read)
@@ -199,10 +205,16 @@ def template(model: Model, how: How) -> prompts.Chat | None:
     return lambda messages: tokens.chat(model.tokenizer, messages, **how.template)
 
 
+def tokenised(model: Model, made: Prompts, how: How) -> tuple[Pieces, tuple[Option, ...]]:
+    """Prompts as tokens, and the ways to write each answer behind them."""
+    found = pieces(made, model.tokenizer, template(model, how) is not None)
+    return found, options(model.tokenizer, made.text(0)[-200:], made.scale.options)
+
+
 def scored(
     model: Model,
     made: Prompts,
-    how: How,
+    read_as: tuple[Pieces, tuple[Option, ...]],
     edit: Edit | None,
     size: Size,
     order: int = 0,
@@ -212,24 +224,23 @@ def scored(
     name: Callable[[int], str] = lambda prompt: f"prompt {prompt + 1}",
 ) -> tuple[np.ndarray, Cost]:
     """Log-probabilities of the options of every prompt, [prompts, options], and what they cost."""
-    found = pieces(made, model.tokenizer, template(model, how) is not None)
-    ways = options(model.tokenizer, made.text(0)[-200:], made.scale.options)
+    found, ways = read_as
     logs = np.full((len(made), len(made.scale.options)), np.nan)
     costs: list[Cost] = []
 
-    def taken(number: int) -> bool:
-        """Whether a shard's answers are kept; then they are taken from there."""
-        there = None if kept is None else kept.get(order, number)
-        if there is not None:
-            logs[there[0]] = there[1]
-        return there is not None
+    ready: set[int] = set()
 
-    def note(plan: Plan, first: int) -> None:
+    def note(plan: Plan, part: np.ndarray, first: int) -> None:
+        """Takes the shards of a plan that are kept, where they are of the same prompts and whole."""
         costs.append(plan.cost)
-        ready = [shard for n, shard in enumerate(plan.shards, first) if kept is not None and kept.has(order, n)]
-        told(plan, sum(map(len, ready)))
+        for number, shard in enumerate(plan.shards, first):
+            there = None if kept is None else kept.get(order, number)
+            if there is not None and np.array_equal(there[0], part[shard]) and not np.isnan(there[1]).any():
+                logs[there[0]] = there[1]
+                ready.add(number)
+        told(plan, int((~np.isnan(logs[part]).any(-1)).sum()))
 
-    for shard in scorer.score(model, found, ways, edit, size, skip=taken, told=note, name=name):
+    for shard in scorer.score(model, found, ways, edit, size, skip=ready.__contains__, told=note, name=name):
         logs[shard.prompts] = shard.log_probs
         if kept is not None:
             kept.put(order, shard.number, shard.prompts, shard.log_probs)
@@ -239,13 +250,14 @@ def scored(
 
 def _read(logs: np.ndarray, prior: np.ndarray, scale: Scale | Letters, how: How) -> np.ndarray:
     """Ratings on the rising scale, [prompts]."""
-    if how.prior:
-        logs = logs - prior[0]
-    share = np.exp(logs - logs.max(-1, keepdims=True))
-    rating = np.array(scale.ratings)
-    likeliest: np.ndarray = rating[share.argmax(-1)]
-    expected: np.ndarray = (share * rating).sum(-1) / share.sum(-1)
-    return likeliest if how.reading == "argmax" else expected
+    with np.errstate(invalid="ignore"):  # where no option has any probability there is no rating
+        logs = logs - prior[0] if how.prior else logs
+        share = np.exp(logs - logs.max(-1, keepdims=True))
+        rating = np.array(scale.ratings)
+        likeliest: np.ndarray = rating[share.argmax(-1)]
+        expected: np.ndarray = (share * rating).sum(-1) / share.sum(-1)
+    chosen = likeliest if how.reading == "argmax" else expected
+    return np.where(np.isfinite(expected), chosen, np.nan)
 
 
 def _name(rows: Sequence[Mapping[str, str]], prompt: int) -> str:
@@ -263,24 +275,22 @@ def _state(array: np.ndarray, asked: protocols.Asked, items: Items, meta: Mappin
     )
 
 
-def _run(
-    model: Model,
-    items: Items,
-    how: How,
-    shots: Sequence[Shot],
-    edit: Edit | None,
-    made: Sequence[Prompts],
-    size: Size,
-) -> dict[str, Any]:
+def _run(model: Model, items: Items, how: How, edit: Edit | None, read_as: Sequence[str], size: Size) -> dict[str, Any]:
     """All that decides the answers, down to the last bit."""
+    device = jax.devices()[0]
     return {
         "model": {"weights": models.fingerprint(model.arrays), "config": repr(model.config)},
         "edit": None if edit is None else models.fingerprint(edit),
         "how": {**dataclasses.asdict(how), "template": dict(how.template)},
-        "prompts": {"sha256": [one.digest for one in made], "shots": len(shots)},
+        "tokens": list(read_as),
         "items": items_digest(items),
         "size": dataclasses.asdict(size),
-        "versions": {"vatjax": vatjax.__version__, "jax": jax.__version__},
+        "device": {"kind": device.device_kind, "count": len(jax.devices())},
+        "versions": {
+            "vatjax": vatjax.__version__,
+            "jax": jax.__version__,
+            "jaxlib": importlib.metadata.version("jaxlib"),
+        },
     }
 
 

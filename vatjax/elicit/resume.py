@@ -57,6 +57,8 @@ class Kept:
         try:
             arrays = store.load_npz(self._file(order, number))
             return arrays["prompts"], arrays["log_probs"]
+        except errors.InputError:
+            raise
         except (ValueError, KeyError):
             return None
 
@@ -68,6 +70,9 @@ def drop(folder: store.Path) -> None:
     """Removes a folder of shards: what they were for is done."""
     where = store.path(folder)
     if where.exists():
-        for file in where.iterdir():
+        files = list(where.iterdir())
+        ours = [file for file in files if file.name == _RUN or file.name.startswith("shard-")]
+        for file in ours:
             file.unlink()
-        where.rmdir()
+        if len(ours) == len(files):
+            where.rmdir()

@@ -73,7 +73,7 @@ def score(
     edit: Edit | None = None,
     size: Size | None = None,
     skip: Callable[[int], bool] = lambda _: False,
-    told: Callable[[Plan, int], None] = lambda *_: None,
+    told: Callable[[Plan, np.ndarray, int], None] = lambda *_: None,
     name: Callable[[int], str] = lambda prompt: f"prompt {prompt}",
 ) -> Iterator[Shard]:
     """The answers of all prompts, shard by shard.
@@ -85,7 +85,7 @@ def score(
         edit: a change of the computation.
         size: how much is computed at one time; halved where a device runs out of memory.
         skip: shards by number that are not wanted, since their answers are there.
-        told: is told each plan before it is carried out, and the number of its first shard.
+        told: is told each plan before it is carried out, its prompts, and the number of its first shard.
         name: what a prompt is called in errors.
 
     Raises:
@@ -93,11 +93,12 @@ def score(
     """
     size = size or size_for(model)
     _check(found, model, options, name)
+    _unknown(found, model, name)
     before = 0
     for part in _by_reach(found, model):
         own = Pieces(found.levels, found.which[part])
         plan = planning.make(own, options, model.config, size)
-        told(plan, before)
+        told(plan, part, before)
         run, sizes = _Run(model, own, options, edit, plan), [size]
         for number, prompts in enumerate(plan.shards, before):
             if skip(number):
@@ -121,6 +122,16 @@ def _check(found: Pieces, model: Model, options: Sequence[Option], name: Callabl
             f"{name(int(lengths.argmax()))}: a prompt of {longest:,} tokens is longer than the model's context of "
             f"{model.config.context:,}; take fewer shots"
         )
+
+
+def _unknown(found: Pieces, model: Model, name: Callable[[int], str]) -> None:
+    """Refuses tokens that the model has no embeddings for."""
+    for level, texts in enumerate(found.levels):
+        beyond = [i for i, text in enumerate(texts) if max(text, default=0) >= model.config.vocabulary]
+        if beyond:
+            prompt = int(np.flatnonzero(np.isin(found.which[:, level], beyond))[0])
+            token = max(texts[found.which[prompt, level]])
+            raise errors.InputError(f"{name(prompt)}: the model has no embedding for the token {token}")
 
 
 def _by_reach(found: Pieces, model: Model) -> list[np.ndarray]:

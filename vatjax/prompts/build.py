@@ -6,6 +6,7 @@ million prompts take little memory, and so that whoever scores them can compute 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +36,8 @@ class Shot(NamedTuple):
     rating: int
 
 
-class Prompts(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prompts:
     """Prompts that share their beginnings.
 
     Attributes:
@@ -82,8 +84,8 @@ def assemble(
     for fields in rows:
         own = [0]
         for level, line in enumerate(lines, 1):
-            text = line.format_map(fields) + (behind if level == len(lines) else "")
-            text = text if level == 1 else f"\n{text}"
+            # A line ends with its line feed: many tokenizers make one token of a full stop and the line feed behind it.
+            text = line.format_map(fields) + (behind if level == len(lines) else "\n")
             own.append(known[level].setdefault(text, len(known[level])))
         index.append(own)
     levels = tuple(tuple(texts) for texts in known)
@@ -106,14 +108,21 @@ def _frame(wording: Wording, scale: Scale | Letters, shots: Sequence[Shot], chat
         for role, content in zip(("user", "assistant"), pair, strict=True)
     ]
     messages = [{"role": "system", "content": rubric}, *turns, {"role": "user", "content": _MARK}]
+    shown = [rubric, *(content for pair in asked for content in pair)]
     try:
-        text = chat(messages)
-    except Exception:  # templates refuse a system message in ways of their own (Gemma's raises)
+        return _around(chat(messages), shown)
+    except Exception:  # templates refuse a system message in ways of their own, or leave it out without a word
         first = {**messages[1], "content": f"{rubric}\n\n{messages[1]['content']}"}
-        text = chat([first, *messages[2:]])
-    if text.count(_MARK) != 1:
-        raise errors.InputError("the chat template does not show the user's message as it is, exactly once")
-    before, _, behind = text.partition(_MARK)
+        return _around(chat([first, *messages[2:]]), shown)
+
+
+def _around(text: str, shown: Sequence[str]) -> tuple[str, str]:
+    """What stands before the user's message and behind it; all that should be shown must be."""
+    before, mark, behind = text.partition(_MARK)
+    if not mark or _MARK in behind or not all(part.strip() in before for part in shown):
+        raise errors.InputError(
+            "the chat template does not show the question, the examples and the user's message as they are"
+        )
     return before, behind
 
 

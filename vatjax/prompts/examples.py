@@ -16,13 +16,15 @@ from vatjax.prompts.build import Chat, Shot, assemble, fields
 from vatjax.prompts.wording import Scale, Wording, acting, wording
 
 
-def train_side(items: Items, target: str, test: float = 0.25, seed: int = 0) -> Items:
+def train_side(items: Items, target: str, direction: int = 1, test: float = 0.25, seed: int = 0) -> Items:
     """The items of a target that are not kept for testing.
 
     Raises:
         InputError: where there are none.
     """
     train, _ = items.split(test, seed)
+    if direction not in (1, -1):
+        raise errors.InputError(f"direction: expected 1 or -1, found {direction}")
     mask = items.taxonomy.mask(target)
     found = train.take(mask[train.value])
     if not len(found):
@@ -52,7 +54,7 @@ def judgements(
         test, seed: of the division by scene.
     """
     scale = scale or Scale()
-    train = train_side(items, target, test, seed)
+    train = train_side(items, target, direction, test, seed)
     made = assemble((fields(train, i) for i in range(len(train))), asked or wording("paired"), scale, chat=chat)
     for i, polarity in enumerate(train.polarity):
         answer = scale.answer(scale.high if polarity * direction == EXPRESS else scale.low)
@@ -75,7 +77,7 @@ def preferences(
         target, direction, chat, test, seed: as in `judgements`.
         asked: how an action is asked for; the default wording of `acting`.
     """
-    train = train_side(items, target, test, seed)
+    train = train_side(items, target, direction, test, seed)
     pairs = train.pair()
     if not len(pairs.express):
         raise errors.InputError(f"{items.source}: no scene of the train side has both actions of {target}")
@@ -100,7 +102,7 @@ def actions(
     seed: int = 0,
 ) -> Iterator[dict[str, str]]:
     """`prompt` and `completion`: the scene, and the action that the direction wants; arguments as in `preferences`."""
-    train = train_side(items, target, test, seed)
+    train = train_side(items, target, direction, test, seed)
     train = train.take(train.polarity == direction)
     made = assemble((fields(train, i) for i in range(len(train))), asked or acting(), chat=chat)
     for i in range(len(train)):
@@ -130,7 +132,7 @@ def demonstrations(
         InputError: where the train side has fewer.
     """
     scale = scale or Scale()
-    train = train_side(items, target, test, seed)
+    train = train_side(items, target, direction, test, seed)
     draw = np.random.default_rng(seed)
     sides = [draw.permutation(np.flatnonzero(train.polarity == side)) for side in (EXPRESS, -EXPRESS)]
     wanted = [(count + 1) // 2, count // 2]

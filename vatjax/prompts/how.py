@@ -35,8 +35,11 @@ class How:
     """How many tokens a written answer may have."""
     chat: bool | None = None
     """Whether to use the chat template; by default where there is one."""
-    template: Mapping[str, bool] = dataclasses.field(default_factory=lambda: {"enable_thinking": False})
-    """Options of the chat template; by default reasoning models are asked without thinking."""
+    template: Mapping[str, str | bool] = dataclasses.field(
+        default_factory=lambda: {"enable_thinking": False, "date_string": "26 Jul 2024"}
+    )
+    """Options of the chat template; by default reasoning models are asked without thinking, and templates that would put
+    today's date into the prompt (Llama 3's) get a fixed one."""
 
     def __post_init__(self) -> None:
         if self.reading == "generate" and self.prior:

@@ -13,7 +13,7 @@ from vatjax.prompts.wording import Letters, Scale
 
 _NUMBER = r"(?<![\w.,-])(\d{1,3})(?![\w]|[.,]\d)"
 _GIVEN = re.compile(
-    rf"(?:rating|answer|score|number|importance|judge?ment|advice)\W{{0,6}}(?:is|:|=|of)?\W{{0,4}}{_NUMBER}",
+    rf"(?:rating|answer|score|importance|judge?ment|advice)\W{{0,6}}(?:is|:|=|of)?\W{{0,4}}{_NUMBER}",
     re.IGNORECASE,
 )
 _REFUSED = re.compile(
@@ -21,7 +21,10 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"```[a-z]*\s*(.*?)```", re.DOTALL)
+_KEY = re.compile("rating|answer|score|number|importance|judg|advice", re.IGNORECASE)
 _OBJECT = re.compile(r"\{[^{}]*\}")
+_SCALE = re.compile(r"(?:scale|from|between)\s+(?:of\s+|from\s+)?\d+\s*(?:to|-|–|and)\s*\d+", re.IGNORECASE)
+_SEVERAL = re.compile(r"\d\s*(?:or|to|and|-|–)\s*\d", re.IGNORECASE)
 _OUT_OF = re.compile(rf"{_NUMBER}\s*(?:/|out of|of)\s*\d+", re.IGNORECASE)
 
 
@@ -47,40 +50,40 @@ def forgiving(text: str, scale: Scale | Letters) -> float | None:
         return None
     inner = _FENCE.search(text)
     body = inner[1].strip() if inner else text
-    for candidate in (strict(body, scale), _in_json(body, scale), _named(body, scale)):
-        if candidate is not None:
-            return candidate
-    body = _OUT_OF.sub(lambda found: f" {found[1]} ", body)
+    alone = strict(body, scale)
+    if alone is not None:
+        return alone
+    body = _OUT_OF.sub(lambda found: f" {found[1]} ", _SCALE.sub(" ", body))
+    for named in (_in_json(body), _named(body)):
+        if named:  # what is given as the answer is it, also where it is no option, or several
+            return _rating(named[0], scale) if len(named) == 1 and not _SEVERAL.search(body) else None
+    if _SEVERAL.search(body):
+        return None
     numbers = {rating for number in re.findall(_NUMBER, body) if (rating := _rating(number, scale)) is not None}
     return numbers.pop() if len(numbers) == 1 else None
 
 
-def _named(text: str, scale: Scale | Letters) -> float | None:
-    """What stands behind a word for the answer, where it is one number only."""
-    numbers = set(_GIVEN.findall(text))
-    return _rating(numbers.pop(), scale) if len(numbers) == 1 else None
+def _named(text: str) -> list[str]:
+    """The numbers that stand behind a word for the answer."""
+    return sorted(set(_GIVEN.findall(text)))
 
 
-def _in_json(text: str, scale: Scale | Letters) -> float | None:
-    """The only whole number among the values of an object, or the one whose key names the answer."""
+def _in_json(text: str) -> list[str]:
+    """The whole numbers of an object under a key that names the answer; without such a key all of them."""
     for found in _OBJECT.findall(text):
         try:
             content = json.loads(found)
         except ValueError:
             continue
-        numbers = {k: v for k, v in content.items() if isinstance(v, int | str) and str(v).strip().isdigit()}
-        named = [
-            v
-            for k, v in numbers.items()
-            if re.search("rating|answer|score|number|importance|judg|advice", k, re.IGNORECASE)
-        ]
-        chosen = named if len(named) == 1 else list(numbers.values())
-        if len(chosen) == 1:
-            return _rating(str(chosen[0]).strip(), scale)
-    return None
+        numbers = {
+            k: str(v).strip() for k, v in content.items() if isinstance(v, int | str) and str(v).strip().isdigit()
+        }
+        named = [v for k, v in numbers.items() if _KEY.search(k)]
+        return named or list(numbers.values())
+    return []
 
 
 def _rating(number: str, scale: Scale | Letters) -> float | None:
     """A number on the rising scale; None where it is no option."""
     by_option = dict(zip(scale.options, scale.ratings, strict=True))
-    return by_option.get(str(int(number)))
+    return by_option.get(str(int(number))) if len(number) < 4 else None
