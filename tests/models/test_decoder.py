@@ -151,7 +151,7 @@ def test_one_trace_for_each_shape():
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize(("remat", "unroll"), [(True, 1), (False, 4)])
+@pytest.mark.parametrize(("remat", "unroll"), [("layers", 1), ("products", 1), ("none", 4)])
 def test_remat_and_unrolling_change_nothing(remat, unroll):
     model = models.load(checkpoint("llama").folder)
     tokens, mask = (jnp.asarray(x) for x in texts())
@@ -233,3 +233,23 @@ def test_what_is_no_batch_of_texts_is_refused(tokens, mask, message):
 def test_a_token_that_there_is_not_never_passes_for_another(token):
     model = models.load(checkpoint("llama").folder)
     assert np.isnan(models.logits(model, [[3, token, 4]])[0, 1]).all()
+
+
+def test_what_is_computed_anew_is_not_kept():
+    """Memory of a training step: all kept, products kept, only what goes into each layer kept."""
+    model = models.load(checkpoint("llama", num_hidden_layers=8).folder)
+    weights, config = model.arrays, model.config
+    tokens = jnp.zeros((4, 128), jnp.int32)
+
+    def needed(remat):
+        def total(weights):
+            hidden = decoder.embed(weights, config, tokens)
+            present = jnp.ones(tokens.shape, bool)
+            run = decoder.layers(weights, config, hidden, models.positions_of(present), present, remat=remat)
+            return jnp.sum(run.hidden**2)
+
+        return jax.jit(jax.grad(total)).lower(weights).compile().memory_analysis().temp_size_in_bytes
+
+    whole, products, least = (needed(remat) for remat in ("none", "products", "layers"))
+    assert least < products < whole
+    assert least < whole / 2

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from vatjax.models.config import Config
 from vatjax.models.edit import Edit, added, low_rank
 
 T = TypeVar("T")
+Remat = Literal["none", "products", "layers"]
 Array = jax.Array
 Weights = Mapping[str, Any]
 
@@ -103,7 +104,7 @@ def layers(
     capture: Array | None = None,
     reach: Array | int | None = None,
     unroll: int = 1,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> Run:
     """Runs the layers from `first` to before `last`: what is below an edit can be run once for many edits.
 
@@ -119,7 +120,8 @@ def layers(
         capture: [batch, tokens], the tokens whose residual stream is wanted after each layer.
         reach: how many positions the whole text has; by default up to the last one here.
         unroll: how many layers one step of the scan holds.
-        remat: compute a layer anew in the backward pass instead of keeping what it made.
+        remat: what the backward pass finds kept and what it computes anew: all is kept ("none"), of each layer its
+            products with weights ("products"), or only what goes into it ("layers").
     """
     last = config.layers if last is None else last
     ropes = rope.tables(config.ropes, positions, jnp.max(positions) + 1 if reach is None else reach)
@@ -147,12 +149,20 @@ def layers(
         return (h, *kept), residual
 
     carry: Any = (hidden, None, None) if cache is None else (hidden, cache.key, cache.value)
-    body = jax.checkpoint(step) if remat else step
+    body = _rematerialised(step, remat)
     along = scanned(weights, config, edit, first, last)
     (hidden, keys, values), residuals = lax.scan(body, carry, along, unroll=min(unroll, max(1, last - first)))
     if cache is not None:
         cache = Cache(keys, values, present, cache.length + hidden.shape[1])
     return Run(hidden, cache, residuals)
+
+
+def _rematerialised(step: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+    if remat == "none":
+        return step
+    kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "products" else None
+    checkpointed: Callable[..., Any] = jax.checkpoint(step, policy=kept)
+    return checkpointed
 
 
 def scanned(weights: Weights, config: Config, edit: Edit | None, first: int, last: int) -> tuple[Any, ...]:
