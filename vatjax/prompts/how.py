@@ -28,7 +28,8 @@ class How:
     prior: bool = False
     """Divide by the probabilities of the answers where every text is "N/A"."""
     reading: Literal["expected", "argmax", "generate"] = "expected"
-    """The expected rating, that of the likeliest option, or one that is read from what the model writes."""
+    """The expected rating, that of the likeliest option, or one that is read from what the model writes, which is slower
+    and begins anew after a kill."""
     parser: Literal["strict", "forgiving"] = "forgiving"
     """How a written answer is read: a number alone, or the one number that is given as the answer."""
     written: int = 24
