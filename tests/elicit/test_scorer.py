@@ -148,11 +148,14 @@ def test_where_memory_runs_out_passes_are_halved(monkeypatch):
 def test_logits_that_are_not_finite_name_the_prompt():
     model = load("llama")
     weights = dict(model.arrays)
-    token = FOUND.levels[2][1][0]
+    token = next(t for text in FOUND.levels[2][3:] for t in text if t not in FOUND.tokens(0))
     weights["embedding"] = weights["embedding"].at[token].set(jnp.nan)
     broken = models.Model(weights, model.config)
-    with pytest.raises(errors.InputError, match=r"prompt \d+: the model's logits are not finite"):
+    with pytest.raises(errors.InputError, match=r"prompt \d+: the model's logits are not finite") as caught:
         scored(broken)
+    named = int(str(caught.value).split(":")[0].removeprefix("prompt "))
+    assert token in FOUND.tokens(named)
+    assert token not in FOUND.tokens(0)
 
 
 def test_a_prompt_beyond_the_context_is_named():

@@ -27,6 +27,7 @@ from vatjax.models import Edit, Model, decoder, packed, sharding
 Array = jax.Array
 
 _SHARE = 0.6  # of a plain product's speed that passes reach, measured on a CPU
+_ASKED = 32  # prompts that are computed alone to find the one that is not finite
 _LEAST = 64  # tokens of a pass that is not halved again
 
 
@@ -106,7 +107,7 @@ def score(
             ways = _fitting(run, number - before, sizes)
             bad = np.flatnonzero(~np.isfinite(ways).all(-1))
             if len(bad):
-                where = name(int(part[prompts[bad[0]]]))
+                where = name(int(part[_culprit(run, prompts[bad], size)]))
                 raise errors.InputError(
                     f"{where}: the model's logits are not finite ({len(bad)} of {len(ways)} prompts)"
                 )
@@ -204,6 +205,16 @@ def _in_parts(run: _Run, number: int, size: Size) -> np.ndarray:
     for i, part in enumerate(smaller.plan.shards):
         ways[part] = smaller.shard(i)
     return ways
+
+
+def _culprit(run: _Run, bad: np.ndarray, size: Size) -> int:
+    """The first of some prompts that is not finite also alone: in a row, what is not finite spreads to its neighbours."""
+    for prompt in bad[:_ASKED].tolist():
+        own = Pieces(run.found.levels, run.found.which[[prompt]])
+        alone = _Run(run.model, own, run.options, run.edit, planning.make(own, run.options, run.model.config, size))
+        if not np.isfinite(alone.shard(0)).all():
+            return int(prompt)
+    return int(bad[0])
 
 
 # On the device ------------------------------------------------------------------------------------------------------
