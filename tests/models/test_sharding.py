@@ -23,8 +23,9 @@ def texts(rows=8, time=24):
     return tokens, mask
 
 
-@pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize(
+    ("family", "split"), [*(("llama", split) for split in SPLITS), ("gemma3", (2, 2, 2)), ("gemma3", (1, 2, 4))]
+)
 def test_every_split_gives_the_logits_of_one_device(family, split):
     folder, (tokens, mask) = checkpoint(family).folder, texts()
     expected = RUN(models.load(folder), jnp.asarray(tokens), jnp.asarray(mask))
