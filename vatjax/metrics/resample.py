@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -297,13 +298,17 @@ def plan(x: Array, groups: Clusters, missing: bool | None = None, weights: Array
 
 
 def most_kept(weights: Array) -> int:
-    """How many clusters a row of [resamples, clusters] keeps: three quarters at most, or 0, which says all.
+    """How many clusters a row of [resamples, clusters] keeps, at most, where that is few; 0 says all.
 
-    One bound and not the exact number, so that calls share a compilation; bootstraps of 150 clusters or more are below.
+    One bound and not the exact number, so that calls share a compilation whatever their key: a bootstrap of c clusters
+    draws (1 - 1/e) c of them, give or take .31 sqrt(c), and 5 times that is allowed for.
     """
     if isinstance(weights, jax.core.Tracer):
         return 0
-    bound = 3 * weights.shape[1] // 4
+    count = weights.shape[1]
+    bound = math.ceil(0.6322 * count + 1.56 * count**0.5)
+    if bound >= count:
+        return 0
     found = int(np.count_nonzero(np.asarray(weights), axis=1).max(initial=0))
     return bound if found <= bound else 0
 
