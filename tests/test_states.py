@@ -335,6 +335,27 @@ def test_joining_refuses_what_does_not_fit():
     assert "only the first has Clean; only the second has Devout" in message
 
 
+def test_joining_refuses_states_whose_numbers_mean_different_things():
+    first = make(meta={"how": {"protocol": "paired", "low": 1, "high": 5}})
+    for meta, message in (
+        (
+            {"how": {"protocol": "stated", "low": 1, "high": 5}},
+            "the protocol of the first is paired, of the second stated",
+        ),
+        (
+            {"how": {"protocol": "paired", "low": 1, "high": 7}},
+            "the scale's high end of the first is 5, of the second 7",
+        ),
+        (
+            {"how": {"protocol": "paired", "low": 1, "high": 5}, "reads": "agreement"},
+            "of the first is none, of the second agr",
+        ),
+    ):
+        with pytest.raises(errors.InputError, match=message):
+            states.join(first, dataclasses.replace(first, meta=meta))
+    states.join(first, dataclasses.replace(first, meta={"made by": "hand"}))
+
+
 def test_joining_by_position_is_for_states_without_any_key():
     other = dataclasses.replace(make(), contexts={"land": make().contexts["country"]})
     message = refused(states.join, make(), other)

@@ -326,6 +326,7 @@ def join(pre: ValueState, post: ValueState, on: Sequence[str] | None = None) -> 
     """
     if set(pre.values) != set(post.values):
         raise errors.InputError(f"the two states have different values: {_difference(pre.values, post.values)}")
+    _check_alike(pre, post)
     columns = np.array([post.values.index(name) for name in pre.values])
     if not pre.contexts and not post.contexts and not on:
         if len(pre.clusters) != len(post.clusters):
@@ -344,6 +345,36 @@ def join(pre: ValueState, post: ValueState, on: Sequence[str] | None = None) -> 
     rows = np.array([first[key] for key in common]), np.array([second[key] for key in common])
     matched = dataclasses.replace(post.take(rows[1], columns), clusters=pre.clusters[rows[0]])
     return Joined(pre.take(rows[0]), matched, tuple(keys), len(first) - len(common), len(second) - len(common))
+
+
+# What two states must share to be compared, where both say it: (what it is, where it stands in the meta).
+_ALIKE = (
+    ("protocol", ("how", "protocol")),
+    ("scale's low end", ("how", "low")),
+    ("scale's high end", ("how", "high")),
+    ("form", ("form",)),
+    ("reading", ("reads",)),
+    ("labels", ("labels", "sha256")),
+)
+
+
+def _check_alike(pre: ValueState, post: ValueState) -> None:
+    """Refuses states whose numbers mean different things. What one of them does not say is not judged."""
+    for what, path in _ALIKE:
+        first, second = (_at(state.meta, path) for state in (pre, post))
+        asked = all("how" in state.meta for state in (pre, post))
+        if first != second and (asked or (first is not None and second is not None)):
+            raise errors.InputError(
+                f"the two states can't be compared: the {what} of the first is {first or 'none'}, of the second "
+                f"{second or 'none'}"
+            )
+
+
+def _at(meta: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    found: Any = meta
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def _common_keys(pre: ValueState, post: ValueState, on: Sequence[str] | None) -> dict[str, str]:

@@ -26,12 +26,16 @@ LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^
 def tokenizer(template=None, begins=True, words="gpt2"):
     """Byte-level BPE trained on bundled items; `begins` puts a BOS in front of every text.
 
-    `words` are those of GPT-2, or those of Llama 3, which joins a full stop with the line feed behind it.
+    `words` are those of GPT-2, those of Llama 3, which joins a full stop with the line feed behind it, those of Qwen, which
+    takes digits one by one, or those of SentencePiece, which puts a mark for the space in front of words.
     """
+    if words == "sentencepiece":
+        return _sentencepiece(template)
     inner = tokenizers.Tokenizer(tokenizers.models.BPE())
     inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if words == "llama3":
-        cut = tokenizers.pre_tokenizers.Split(tokenizers.Regex(LLAMA3), "isolated")
+    if words in ("llama3", "qwen"):
+        pattern = LLAMA3 if words == "llama3" else LLAMA3.replace("{1,3}", "")
+        cut = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
         level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([cut, level])
     inner.decoder = tokenizers.decoders.ByteLevel()
@@ -47,6 +51,28 @@ def tokenizer(template=None, begins=True, words="gpt2"):
         inner.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    made.chat_template = template
+    return made
+
+
+def _sentencepiece(template):
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    normal = tokenizers.normalizers
+    inner.normalizer = normal.Sequence([normal.Prepend("\u2581"), normal.Replace(" ", "\u2581")])
+    bytes_of = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=2 * VOCABULARY, special_tokens=["<unk>", "<s>", "</s>", *bytes_of], show_progress=False
+    )
+    data = items.bundled()
+    inner.train_from_iterator(
+        (word for i in range(0, len(data), 300) for text in data[i] for word in text.split()), trainer
+    )
+    decode = tokenizers.decoders
+    inner.decoder = decode.Sequence([decode.Replace("\u2581", " "), decode.ByteFallback(), decode.Fuse()])
+    inner.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
     )
     made.chat_template = template
     return made

@@ -6,8 +6,10 @@ import pytest
 from tests.elicit.speaking import CHAT, speaking
 from tests.elicit.test_rating import DATA, by_hand
 from vatjax import elicit, errors, prompts
-from vatjax.elicit import protocols, rating
+from vatjax.elicit import asking, protocols
 from vatjax.models import tokens
+
+pytestmark = pytest.mark.filterwarnings("ignore:the options have")
 
 
 @pytest.mark.parametrize("template", [None, CHAT])
@@ -36,11 +38,12 @@ def test_preferences_are_those_of_whole_prompts_in_both_orders(template):
 def test_the_bias_towards_a_place_is_told_apart_from_the_preference(monkeypatch):
     shares = np.array([[0.6, 0.2], [0.6, 0.2], [0.1, 0.3], [0.7, 0.1]])  # two pairs, two orders each
 
-    def answers(model, made, read_as, edit, size):
-        assert len(made) == 2 * 6
-        return np.log(np.concatenate([shares, np.tile(shares, (2, 1))])), elicit.Cost(12, 1, 1, 1)
+    def answers(model, made, read_as, edit, run, **_):
+        assert len(made[0]) == 2 * 6
+        logs = np.log(np.concatenate([shares, np.tile(shares, (2, 1))]))
+        return asking.Scored([logs], [elicit.Cost(12, 1, 1, 1)], elicit.Size())
 
-    monkeypatch.setattr(rating, "scored", answers)
+    monkeypatch.setattr(asking, "scored", answers)
     found = elicit.choose(speaking(), DATA.where(country="Egypt"))
     np.testing.assert_allclose(found.preference[:2], [0.5, (0.25 + 0.125) / 2])
     first = shares[:, 0] / shares.sum(1)

@@ -23,10 +23,10 @@ def made(protocol="dense", chat=None, count=1, wording=""):
 
 @pytest.mark.parametrize("protocol", prompts.PROTOCOLS)
 @pytest.mark.parametrize("template", [None, CHAT])
-@pytest.mark.parametrize("words", ["gpt2", "llama3"])
+@pytest.mark.parametrize("words", ["gpt2", "llama3", "qwen", "sentencepiece"])
 def test_pieces_are_the_tokens_of_the_whole(protocol, template, words):
     own = tokenizer(template, words=words)
-    assert (".\n" in own.get_vocab() or ".\u010a" in own.get_vocab()) == (words == "llama3")
+    assert (".\n" in own.get_vocab() or ".\u010a" in own.get_vocab()) == (words in ("llama3", "qwen"))
     chat = None if template is None else lambda messages: tokens.chat(own, messages)
     for name in prompts.wordings(protocol):
         whole = made(protocol, chat, wording=name)
@@ -81,6 +81,17 @@ def test_options_are_written_with_a_space_and_without():
     assert all(len(way) >= 2 for way in ten)
     bare = options(own, "<assistant>\n", ["1", "2"])
     assert [len(option.tokens) for option in bare] == [1, 1]
+
+
+@pytest.mark.parametrize("words", ["gpt2", "llama3", "qwen", "sentencepiece"])
+def test_every_kind_of_tokenizer_writes_every_answer(words):
+    own = tokenizer(words=words)
+    found = options(own, "Rating:", [str(n) for n in range(11)])
+    assert {option.answer for option in found} == set(range(11))
+    assert max(len(option.tokens) for option in found if option.answer == 10) >= 2
+    for option in found:
+        before = own("Rating:", add_special_tokens=False)["input_ids"]
+        assert own.decode([*before, *option.tokens]).strip().removeprefix("Rating:").strip() == str(option.answer)
 
 
 def test_answers_without_tokens_of_their_own_are_refused():

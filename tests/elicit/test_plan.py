@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models.checkpoints import checkpoint
+from vatjax.elicit import passes as layout
 from vatjax.elicit import plan as planning
 from vatjax.elicit.pieces import Option, Pieces
 from vatjax.elicit.plan import Size
@@ -38,13 +39,13 @@ def config():
 
 def texts_computed(found, plan):
     """Carries a plan out with texts in place of keys: each token's text is what it sees, in order, and itself."""
-    trunk = tuple(found.tokens(0)[: plan.shapes.trunk])
+    trunk = tuple(found.tokens(0)[: plan.trunk])
     read = {}
     computed = 0
     for shard in plan.shards:
-        tree = grow(found, shard, plan.shapes.trunk, OPTIONS)
+        tree = grow(found, shard, plan.trunk, OPTIONS)
         store, answers = {}, {}
-        for one in planning.passes(tree, plan.shapes):
+        for one in layout.passes(tree, plan.shapes):
             rows = one.rows
             new = {}
             for r, t in zip(*np.nonzero(rows.sees_row.any(-1) & (rows.positions > 0)), strict=True):
@@ -62,7 +63,7 @@ def texts_computed(found, plan):
                     answers[one.answers[r, t]] = text
             assert not set(new) & set(store)
             store |= new  # only later passes see it
-        places = planning.same_ends(tree)
+        places = layout.same_ends(tree)
         for row, prompt in enumerate(shard):
             read[prompt] = [answers[place] for place in places[row]]
     return read, computed
@@ -73,17 +74,19 @@ def texts_computed(found, plan):
 @given(seed=st.integers(0, 10_000), shard=st.sampled_from([1, 60, 10_000]))
 def test_every_answer_is_read_behind_its_own_prompt_and_no_token_is_computed_twice(alphabet, tokens, seed, shard):
     found = forest(seed, alphabet=alphabet)
-    plan = planning.make(found, OPTIONS, config(), Size(tokens=tokens, shard=shard))
+    (plan,) = planning.make([(found, OPTIONS)], config(), Size(tokens=tokens, shard=shard))
     read, computed = texts_computed(found, plan)
     places = answer_places(OPTIONS)
     assert sorted(read) == list(range(len(found.which)))
     for prompt, texts in read.items():
         assert texts == [tuple(found.tokens(prompt)) + place for place in places]
-    assert computed == plan.cost.distinct - plan.shapes.trunk
+    assert computed == plan.cost.distinct - plan.trunk
     assert plan.cost.full == sum(len(found.tokens(i)) for i in range(len(found.which)))
     if len(plan.shards) == 1:  # one tree: each distinct beginning once
-        distinct = {tuple(text[:k]) for texts in read.values() for text in texts for k in range(1, len(text) + 1)}
-        assert plan.cost.distinct == len(distinct)
+        prompts = {texts[0] for texts in read.values()}
+        within = {text[:k] for text in prompts for k in range(1, len(text))}
+        behind = {text for texts in read.values() for text in texts[1:]}
+        assert plan.cost.distinct == len(within) + len(prompts) + len(behind)
 
 
 def test_the_trunk_is_what_all_prompts_begin_with():
@@ -108,12 +111,10 @@ def test_long_texts_become_stems_and_chains_of_one_row():
 
 
 def test_the_same_prompts_have_the_same_plan():
-    first, second = (planning.make(forest(3), OPTIONS, config(), Size(300, 60)) for _ in range(2))
+    first, second = (planning.make([(forest(3), OPTIONS)], config(), Size(300, 60))[0] for _ in range(2))
     assert first.shapes == second.shapes
     jobs = [
-        list(planning.passes(grow(forest(3), s, p.shapes.trunk, OPTIONS), p.shapes))
-        for p in (first, second)
-        for s in p.shards
+        list(layout.passes(grow(forest(3), s, p.trunk, OPTIONS), p.shapes)) for p in (first, second) for s in p.shards
     ]
     half = len(jobs) // 2
     for one, other in zip(jobs[:half], jobs[half:], strict=True):
@@ -125,6 +126,6 @@ def test_the_same_prompts_have_the_same_plan():
 def test_rows_are_full():
     """A study's shape: 24 actions of one scene, 56 values each."""
     found = forest(1, scenes=1, actions=24, values=56, rubric=300, longest=12)
-    plan = planning.make(found, (Option((91,), 0), Option((92,), 1)), config(), Size())
+    (plan,) = planning.make([(found, (Option((91,), 0), Option((92,), 1)))], config(), Size())
     assert plan.cost.distinct / plan.cost.computed > 0.9
     assert plan.cost.full > 20 * plan.cost.distinct

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_shots_stand_before_every_prompt_and_edits_change_the_answers():
     assert np.abs(moved.state - plain.state)[there].max() > 1e-4
     np.testing.assert_array_equal(none.state, plain.state)
     assert shown.meta["prompts"]["sha256"] != plain.meta["prompts"]["sha256"]
-    assert shown.meta["shots"] == 1
+    assert shown.meta["shots"] == [{"scene": "A town needs a mayor.", "action": "Run for it.", "rating": 5}]
     assert len({str(state.meta["edit"]) for state in (plain, moved, none)}) == 3
 
 
@@ -123,7 +124,7 @@ def test_labelled_needs_labels():
     assert ((state.state == 0) == (labels == 0)).all()
     for wrong, message in (
         (None, "needs a label"),
-        (labels[:3], "expected -1, 0 and 1"),
+        (labels[:3], "expected the shape"),
         (labels * 2, "expected -1, 0"),
     ):
         with pytest.raises(errors.InputError, match=message):
@@ -148,7 +149,7 @@ def test_what_can_not_be_asked_is_refused():
     with pytest.raises(errors.InputError, match="there is no chat template"):
         elicit.rate(speaking(), DATA, chat=True)
     many = [prompts.Shot({"scene": "A town. " * 40, "action": "Go. " * 40}, 5)] * 20
-    with pytest.raises(errors.InputError, match=r"item \d+ \(.*context of 2,048; take fewer shots"):
+    with pytest.raises(errors.InputError, match=r"item \d+ \(.*context of 2,048"):
         elicit.rate(speaking(), DATA, shots=many)
 
 
@@ -178,14 +179,25 @@ def test_from_items_to_a_table_of_tax():
 
 def test_all_wordings_are_averaged_and_their_spread_is_told():
     model = speaking()
+    jax.clear_caches()
+    compiled, listening = [], [True]
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: (
+            compiled.append(event) if listening and event.endswith("backend_compile_duration") else None
+        )
+    )
     every = elicit.ratings(model, DATA, elicit.How(wording="all", counterbalance=True))
+    listening.clear()
+    assert 1 <= len(compiled) <= 6  # one set of shapes serves all rubrics
     names = list(prompts.wordings("paired"))
     single = [elicit.ratings(model, DATA, elicit.How(wording=name, counterbalance=True)).ratings for name in names]
     assert every.shares.shape[0] == 6
-    np.testing.assert_allclose(every.ratings, np.mean(single, axis=0), rtol=1e-9)
+    np.testing.assert_allclose(every.ratings, np.mean(single, axis=0), rtol=0, atol=2e-5)
     spread = every.state.meta["spread"]
-    assert spread["sd"] == pytest.approx(np.std(single, axis=0, ddof=1).mean())
-    assert spread["mean"] == pytest.approx({name: one.mean() for name, one in zip(names, single, strict=True)})
+    assert spread["sd"] == pytest.approx(np.std(single, axis=0, ddof=1).mean(), abs=2e-5)
+    assert spread["mean"] == pytest.approx(
+        {name: one.mean() for name, one in zip(names, single, strict=True)}, abs=2e-5
+    )
     assert elicit.ratings(model, DATA).state.meta["spread"] is None
 
 
@@ -215,9 +227,48 @@ def test_written_answers_are_read_and_refusals_are_missing(monkeypatch):
     assert rated.state.meta["mass"]["mean"] == pytest.approx(np.mean(~np.isnan(rated.ratings)))
 
 
+def test_written_answers_that_are_not_finite_and_prompts_without_room_name_the_item():
+    model = speaking()
+    broken = models.Model(
+        {**model.arrays, "norm": model.arrays["norm"] * np.nan}, model.config, model.tokenizer, model.source
+    )
+    with pytest.raises(errors.InputError, match=r"item 1 \(.*not finite"):
+        elicit.ratings(broken, DATA, elicit.How(reading="generate", written=2))
+    with pytest.raises(
+        errors.InputError, match=r"item \d+ \(.* and 2040 written ones are longer than the model's context"
+    ):
+        elicit.ratings(model, DATA, elicit.How(reading="generate", written=2040))
+
+
+def test_a_written_answer_does_not_hang_on_its_neighbours():
+    """Phi 3 takes other rotary positions for long texts: those of a text, and not of its batch."""
+    from vatjax.elicit import written
+    from vatjax.elicit.pieces import Pieces
+
+    model = models.load(checkpoint("phi3").folder)
+    model = models.Model(model.arrays, model.config, speaking().tokenizer, model.source)
+    original = model.config.ropes[0].original
+    random = np.random.default_rng(0)
+    texts = tuple(tuple(random.integers(3, 90, n).tolist()) for n in (original - 8, original + 9, original - 5))
+    found = Pieces((texts,), np.arange(3, dtype=np.int32)[:, None])
+    parts = written.scorer.by_reach(found, model, 3)
+    assert [part.tolist() for part in parts] == [[0, 2], [1]]
+    how, longest = elicit.How(reading="generate", written=4), int(found.lengths().max())
+    together = written._written(model, found, parts[0], original - 5, how, None, str)[0]
+    alone = [written._written(model, found, np.array([row]), longest, how, None, str)[0][0] for row in (0, 2)]
+    assert together == alone
+
+
 def test_what_a_model_writes_is_what_it_is_asked_for():
     model = speaking()
     rated = elicit.ratings(model, DATA, elicit.How(reading="generate", written=4))
     assert rated.shares.shape == (1, len(rated.ratings), 5)
     with pytest.raises(errors.InputError, match="written answers have no probabilities"):
         elicit.How(reading="generate", prior=True)
+    for wrong, message in (
+        ({"reading": "arg-max"}, "unknown reading 'arg-max'; did you mean 'argmax'"),
+        ({"parser": "loose"}, "unknown parser 'loose'"),
+        ({"protocol": "pared"}, "unknown protocol 'pared'; did you mean 'paired'"),
+    ):
+        with pytest.raises(errors.InputError, match=message):
+            elicit.How(**wrong)

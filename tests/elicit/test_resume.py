@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from tests.elicit.speaking import speaking, tokenizer
 from tests.models.checkpoints import checkpoint
 from tests.test_cli import run
 from vatjax import elicit, errors, items, models, states
-from vatjax.elicit import rating, resume, scorer
+from vatjax.elicit import provenance, resume, scorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:the options have")
 
@@ -40,24 +41,69 @@ def test_what_is_kept_is_not_computed_again_and_the_bits_are_the_same(tmp_path, 
 
         monkeypatch.setattr(resume.Kept, "put", put)
 
-    with monkeypatch.context():
-        cut_after(2)
-        with pytest.raises(Cut):
-            elicit.ratings(speaking(), DATA, size=SIZE, keep=folder)
+    cut_after(2)
+    with pytest.raises(Cut):
+        elicit.ratings(speaking(), DATA, size=SIZE, keep=folder)
     monkeypatch.undo()
     assert len(list(folder.glob("shard-*.npz"))) == 2
     plain = scorer._Run.shard
     monkeypatch.setattr(scorer._Run, "shard", lambda self, n: (computed.append(n), plain(self, n))[1])
     told = []
-    again = elicit.ratings(
-        speaking(), DATA, size=SIZE, keep=folder, told=lambda plan, ready: told.append((plan, ready))
-    )
-    plan, ready = told[0]
-    assert len(plan.shards) > 3
-    assert computed == list(range(2, len(plan.shards)))
-    assert ready == sum(len(shard) for shard in plan.shards[:2])
+    again = elicit.ratings(speaking(), DATA, size=SIZE, keep=folder, told=lambda *said: told.append(said))
+    ((cost, left, ready),) = told
+    assert computed == list(range(2, 2 + len(computed)))
+    assert len(computed) > 1
+    assert 0 < left < cost.computed
+    assert ready == sum(len(np.load(path)["prompts"]) for path in sorted(folder.glob("shard-*.npz"))[:2])
     np.testing.assert_array_equal(again.shares, whole.shares)
     np.testing.assert_array_equal(again.state.state, whole.state.state)
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_in_the_smaller_passes(tmp_path, monkeypatch):
+    plain, sizes = scorer._pass, []
+
+    def scarce(*arguments):
+        sizes.append(arguments[4].tokens.size)
+        if len(sizes) > 3 and arguments[4].tokens.size > 64:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        return plain(*arguments)
+
+    monkeypatch.setattr(scorer, "_pass", scarce)
+    whole = elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path / "whole")
+    assert max(sizes[-3:]) == 64 < max(sizes)
+    sizes.clear()
+    put = resume.Kept.put
+
+    def cut(self, order, number, *rest):
+        put(self, order, number, *rest)
+        if len(sizes) > 12:
+            raise Cut
+
+    monkeypatch.setattr(resume.Kept, "put", cut)
+    with pytest.raises(Cut):
+        elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path / "cut")
+    assert (tmp_path / "cut" / "size.json").exists()
+    monkeypatch.setattr(resume.Kept, "put", put)
+    monkeypatch.setattr(
+        scorer, "_pass", plain
+    )  # now there would be room: the bits must still be those of the small passes
+    again = elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path / "cut")
+    np.testing.assert_array_equal(again.shares, whole.shares)
+
+
+def test_what_is_left_of_another_run_does_not_change_the_bits(tmp_path):
+    """Memory ran out in the first shard, and the run was killed there: all that it left is the size it came down to."""
+    kept = resume.Kept(tmp_path, {"a": 1})
+    kept.shrink(elicit.Size(64, 8))
+    assert resume.Kept(tmp_path, {"a": 1}).size() == elicit.Size(64, 8)
+    with pytest.raises(errors.InputError, match="shards of another run are there"):
+        elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
+    (tmp_path / "run.json").unlink()
+    found = elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
+    np.testing.assert_array_equal(found.shares, elicit.ratings(speaking(), DATA, size=SIZE).shares)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(errors.InputError, match=r"run.json: damaged; remove the folder"):
+        elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
 
 
 def test_a_damaged_shard_is_computed_again(tmp_path):
@@ -78,9 +124,9 @@ def test_a_shard_of_other_prompts_is_computed_again(tmp_path):
 
 def test_shards_of_another_run_are_not_taken(tmp_path):
     elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
-    with pytest.raises(errors.InputError, match=r"shards of another run are there \(how, tokens differ\)"):
+    with pytest.raises(errors.InputError, match=r"shards of another run are there \(how, passes, tokens differ\)"):
         elicit.ratings(speaking(), DATA, elicit.How(wording="right"), size=SIZE, keep=tmp_path)
-    with pytest.raises(errors.InputError, match=r"\(size differ\)"):
+    with pytest.raises(errors.InputError, match=r"\(passes differ\)"):
         elicit.ratings(speaking(), DATA, size=elicit.Size(256, 100), keep=tmp_path)
 
 
@@ -126,7 +172,7 @@ def test_shots_come_from_the_train_side_and_tax_reads_what_was_written(folder, t
         status, _, said = run(capsys, *more, "--out", str(tmp_path / f"{name}.npz"), *options)
         assert status == 0, said
     pre, post = (states.load(tmp_path / f"{name}.npz") for name in ("pre", "post"))
-    assert post.meta["shots"] == 4
+    assert len(post.meta["shots"]) == 4
     np.testing.assert_array_equal(pre.contexts["scene"], post.contexts["scene"])
     assert np.abs(pre.state - post.state)[pre.mask].max() > 1e-4
 
@@ -159,6 +205,26 @@ def test_killed_at_any_moment_the_same_command_goes_on(folder, tmp_path):
     np.testing.assert_array_equal(states.load(out).state, expected.state)
 
 
+def test_an_annotator_gives_labels_once(folder, tmp_path, capsys):
+    few = ("--country", "Egypt", "--topic", TOPIC, "--value", "Wealth")
+    more = ("rate", "--model", str(folder), *few, "--protocol", "labelled", "--annotator", str(folder))
+    status, _, said = run(capsys, *more, "--out", str(tmp_path / "a.npz"))
+    assert status == 0
+    assert "of the items have the label of their own value and polarity" in said
+    labels = elicit.labels.load(tmp_path / "a.labels.npz")
+    assert states.load(tmp_path / "a.npz").meta["labels"]["annotator"] == labels.meta["model"]
+    (tmp_path / "a.npz").unlink()
+    status, _, said = run(capsys, *more, "--out", str(tmp_path / "a.npz"))
+    assert status == 0
+    assert said.count("prompts:") == 1  # the annotator is not asked again
+    status, _, said = run(capsys, *more, "--out", str(tmp_path / "a.npz"), "--high", "7")
+    assert "a state is there already" in said
+    (tmp_path / "a.npz").unlink()
+    status, _, said = run(capsys, *more, "--out", str(tmp_path / "a.npz"), "--high", "7")
+    assert status == 2
+    assert "labels of another annotator, of other items, or asked for otherwise are there" in said
+
+
 def test_a_full_disk_keeps_what_is_done(folder, tmp_path, capsys, monkeypatch):
     plain = resume.Kept.put
 
@@ -184,6 +250,12 @@ def test_a_full_disk_keeps_what_is_done(folder, tmp_path, capsys, monkeypatch):
         (("--part", "train", "--file", "other.jsonl"), "two files are given"),
         (("--chat", "True"), "there is no chat template"),
         (("--labels", "nowhere.npz", "--protocol", "labelled"), "nowhere.npz: no such file"),
+        (("--labels", "a.npz", "--annotator", "m", "--protocol", "labelled"), "labels come from one of them"),
+        (("--instruction", "first"), "--instruction and --towards go together"),
+        (("--instruction", "frst", "--towards", "Power"), "unknown instruction 'frst'; did you mean 'first'"),
+        (("--annotator", "m"), "labels belong to the protocol labelled, not to paired"),
+        (("--shots", "-4", "--towards", "Power", "--part", "test"), "shots: expected 0 or more, found -4"),
+        (("--tokens", "-5"), "tokens: expected a number above 0, found -5"),
         (("--high", "0"), "scale: expected whole numbers"),
         (("--shots", "4"), "--shots and --towards go together"),
         (("--shots", "4", "--towards", "Power"), "give --part test"),
@@ -203,4 +275,4 @@ def test_a_state_names_what_decided_it():
     assert first == second
     other = elicit.rate(speaking(), DATA.where(country="Egypt"), size=SIZE).meta
     assert other["items"]["sha256"] != first["items"]["sha256"]
-    assert rating.items_digest(DATA) == first["items"]["sha256"]
+    assert provenance.digest(DATA) == first["items"]["sha256"]

@@ -152,7 +152,7 @@ def test_only_what_is_looked_at_is_read(folder):
     ("where", "message"),
     [
         ("no/such/folder/here", "no such folder, and no name on the Hub"),
-        ("owner/absent", "is not in the local cache, and HF_HUB_OFFLINE is set"),
+        ("owner/absent", "it is not in the local cache, and HF_HUB_OFFLINE is set"),
         ("config.json", "a checkpoint is a folder"),
         ("modle", "did you mean"),
     ],

@@ -38,7 +38,7 @@ def test_judgements_agree_with_what_the_direction_wants(direction):
     for example, polarity, action in zip(found, train.polarity, train.action, strict=True):
         assert action in example["prompt"]
         assert example["completion"] == (" 5" if polarity == direction else " 1")
-    talked = next(prompts.judgements(DATA, "Power", direction, chat=chat, scale=prompts.Scale(falling=True), seed=3))
+    talked = prompts.judgements(DATA, "Power", direction, chat=chat, scale=prompts.Scale(falling=True), seed=3)[0]
     assert talked["completion"] == ("1" if train.polarity[0] == direction else "5")
 
 

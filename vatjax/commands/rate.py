@@ -35,12 +35,16 @@ class Rate:
     """How the model is asked."""
     shots: int = 0
     """Examples with answers before every prompt, drawn from the train side by --seed; they ask for --part test."""
+    instruction: str = ""
+    """A sentence before every rubric: a shipped one by name (first, matters, guided), or one in your own words."""
     towards: str = ""
-    """What the examples push: a value, a type or a group."""
+    """What examples and shipped instructions push: a value, a type or a group."""
     direction: Literal["express", "suppress"] = "express"
     """Which way they push it."""
     labels: str = ""
     """For the protocol labelled: an .npz with `labels`, -1, 0 or 1 for each item and value."""
+    annotator: str = ""
+    """For the protocol labelled, in place of --labels: a model that gives them; they go beside the state, for the next."""
     adapter: str = ""
     """A PEFT adapter to ask the model with."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -61,7 +65,11 @@ class Rate:
             data = data.split(source.test, source.seed)[self.part == "test"]
             if not len(data):
                 raise errors.InputError(f"{source.file}: no item falls to the {self.part} side")
-        shots = self._shots(whole, source)
+        shots, instruction = self._shots(whole, source), self._instruction(data)
+        if self.labels and self.annotator:
+            raise errors.InputError("--labels and --annotator: labels come from one of them")
+        if (self.labels or self.annotator) and self.how.protocol != "labelled":
+            raise errors.InputError(f"labels belong to the protocol labelled, not to {self.how.protocol}")
         from vatjax import elicit, models, states
 
         if store.path(self.out).exists():
@@ -79,8 +87,9 @@ class Rate:
                     data,
                     self.how,
                     shots=shots,
+                    instruction=instruction,
                     edit=edit,
-                    labels=_labels(self.labels),
+                    labels=self._annotated(data, model) if self.annotator else _labels(self.labels),
                     size=size,
                     keep=folder,
                     told=progress.told,
@@ -89,10 +98,9 @@ class Rate:
                 states.save(rated.state, self.out)
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
-                raise errors.InputError(
-                    f"{error.filename or self.out}: {reason}; finished shards are kept in {folder}, and the same command "
-                    "goes on from there"
-                ) from None
+                there = [name for name in (folder, self._label_shards) if store.path(name).exists()]
+                kept = f"; finished shards are kept in {there[0]}, and the same command goes on from there"
+                raise errors.InputError(f"{error.filename or self.out}: {reason}{kept if there else ''}") from None
             finally:
                 progress.close()
         elicit.drop(folder)
@@ -100,8 +108,50 @@ class Rate:
         show.as_json(summary) if self.json else _print(summary)
         return 0
 
+    @property
+    def _label_shards(self) -> str:
+        return f"{self.out}.labels.shards"
+
+    def _annotated(self, data: Any, model: Any) -> Any:
+        """Labels from the annotator, written beside the state; those that it has given already for the same items."""
+        from vatjax import elicit, models
+
+        where = f"{self.out.removesuffix('.npz')}.labels.npz"
+        annotator = model if self.annotator == self.model else models.load(self.annotator, self.dtype)
+        how = dataclasses.replace(self.how, protocol="dense", wording="", reading="expected")
+        if store.path(where).exists():
+            given = elicit.labels.load(where)
+            if not elicit.labels.given_by(given, annotator, data, how):
+                raise errors.InputError(
+                    f"{where}: labels of another annotator, of other items, or asked for otherwise are there; give them by "
+                    "--labels, or remove the file"
+                )
+            return given
+        progress = _Progress(annotator)
+        try:
+            given = elicit.label(annotator, data, how, keep=self._label_shards, told=progress.told, done=progress.done)
+        finally:
+            progress.close()
+        elicit.labels.save(given, where)
+        elicit.drop(self._label_shards)
+        print(
+            f"{where}: {(given.labels != 0).mean():.0%} of the labels are not 0; {given.own:.0%} of the items have the label "
+            "of their own value and polarity",
+            file=sys.stderr,
+        )
+        return given
+
+    def _instruction(self, data: Any) -> str:
+        if not self.instruction or " " in self.instruction:
+            return self.instruction
+        if not self.towards:
+            raise errors.InputError("--instruction and --towards go together: which sentence, and what it pushes")
+        return prompts.instruction(
+            data.taxonomy, self.towards, 1 if self.direction == "express" else -1, self.instruction
+        )
+
     def _shots(self, whole: Any, source: Source) -> list[prompts.Shot]:
-        if not self.shots and not self.towards:
+        if not self.shots and (not self.towards or self.instruction):
             return []
         if not self.shots or not self.towards:
             raise errors.InputError("--shots and --towards go together: how many examples, and what they push")
@@ -117,14 +167,12 @@ class Rate:
 
 
 def _labels(where: str) -> Any:
+    """Labels from a file: what an annotator gave, or an array of the user's own."""
     if not where:
         return None
-    try:
-        return store.load_npz(where)["labels"]
-    except errors.InputError:
-        raise
-    except (ValueError, KeyError):
-        raise errors.InputError(f"{where}: expected an .npz with the array `labels`") from None
+    from vatjax import elicit
+
+    return elicit.labels.load(where)
 
 
 def _warned(message: Any, *_: Any, **__: Any) -> None:
@@ -139,15 +187,13 @@ class _Progress:
         self.bar: Any = None
         self.task: Any = None
 
-    def told(self, plan: Any, ready: int) -> None:
+    def told(self, cost: Any, left: int, ready: int) -> None:
         from vatjax.elicit import seconds_for
 
-        cost = plan.cost
-        left = sum(t for t, shard in zip(plan.shard_tokens, plan.shards, strict=True)) * (1 - ready / cost.prompts)
         kept = f"; {ready:,} answers are kept already" if ready else ""
         print(
             f"{cost.prompts:,} prompts: {cost.distinct:,} distinct tokens of {cost.full:,} in full "
-            f"({cost.full / cost.distinct:.1f} x), {cost.computed:,} computed; about "
+            f"({cost.full / cost.distinct:.1f} x), {cost.computed:,} computed; at least "
             f"{_time(seconds_for(self.model, left))}{kept}",
             file=sys.stderr,
         )
@@ -192,7 +238,7 @@ def _summary(out: str, rated: Any) -> dict[str, Any]:
         "contexts": len(state.clusters),
         "values": len(state.values),
         "missing": int((~state.mask).sum()),
-        "mean": float(state.state[state.mask].mean()),
+        "mean": float(state.state[state.mask].mean()) if state.mask.any() else None,
         "meta": dict(state.meta),
     }
 
@@ -202,7 +248,8 @@ def _print(summary: dict[str, Any]) -> None:
     mass, cost = meta["mass"], meta["cost"]
     rows = [
         ("state", f"{summary['contexts']:,} contexts x {summary['values']} values, {summary['missing']:,} missing"),
-        ("mean", f"{summary['mean']:+.3f}"),
+        ("mean", "-" if summary["mean"] is None else f"{summary['mean']:+.3f}"),
+        *([] if meta["spread"] is None else [("spread over wordings", f"{meta['spread']['sd']:.3f} rating points")]),
         ("option mass", f"{mass['mean']:.2f} on average, {mass['least']:.2f} at least"),
         ("tokens", f"{cost['distinct'] / cost['computed']:.1%} of {cost['computed']:,} computed ones are distinct"),
         ("weights", meta["model"]["weights"]),

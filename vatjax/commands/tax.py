@@ -144,13 +144,15 @@ def sentences(content: dict[str, Any]) -> list[str]:
     if own["resolved"]:
         lines.append(f"{content['target']} {verb} by {abs(gain['estimate']):.2f}, a gain of {_interval(gain)}.")
         others = [name for name in level["names"] if name not in level["target_names"]]
+        several = f"all {len(others)} tested together"
         clear = [n for n in others if (level["p"]["shift_holm"][n] or 1) < 0.05]
         moved = [f"{n} ({level['shift'][n]['estimate']:+.2f})" for n in clear]
-        lines.append(
-            f"Other types whose shift is clear of 0, all {len(others)} tested together: {', '.join(moved)}."
-            if moved
-            else f"Of the {len(others)} other types no shift can be told from 0, all tested together."
-        )
+        if moved:
+            lines.append(f"Other types whose shift is clear of 0, {several}: {', '.join(moved)}.")
+        elif others:
+            lines.append(f"No shift of another type can be told from 0, {several}.")
+        else:
+            lines.append("No other type is rated.")
     else:
         lines.append(f"Whether {content['target']} moved can't be told from noise: {_interval(gain)}.")
     p = level["p"]["nvat"]

@@ -7,12 +7,13 @@ position bias = mean over pairs and orders of p(A) / (p(A) + p(B)) - 1/2
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from vatjax import prompts
-from vatjax.elicit import protocols, rating, scorer
+from vatjax.elicit import asking, protocols, provenance, rating
 from vatjax.elicit.plan import Size
 from vatjax.items import Items
 from vatjax.models import Edit, Model
@@ -37,7 +38,15 @@ class Chosen(NamedTuple):
 
 
 def choose(
-    model: Model, items: Items, wording: str = "", edit: Edit | None = None, size: Size | None = None, **how: Any
+    model: Model,
+    items: Items,
+    wording: str = "",
+    *,
+    instruction: str = "",
+    edit: Edit | None = None,
+    size: Size | None = None,
+    chat: bool | None = None,
+    template: Mapping[str, str | bool] | None = None,
 ) -> Chosen:
     """Asks a model which action of each pair it prefers.
 
@@ -45,34 +54,38 @@ def choose(
         model: the model; it needs a tokenizer.
         items: what is asked about; they must allow `paired`.
         wording: one of the shipped wordings of the choice form.
+        instruction: a sentence before the rubric.
         edit: a change of the computation.
         size: how much is computed at one time.
-        **how: `chat` and `template` of `How`.
+        chat, template: as in `How`.
     """
     asked = protocols.ask(items, "paired")
     rows = _rows(list(asked.rows))
-    settings = How("paired", **how)
-    chosen = prompts.choice(wording)
-    made = prompts.assemble(rows, chosen, Letters(), chat=rating.template(model, settings))
-    logs, cost = rating.scored(
-        model, made, rating.tokenised(model, made, settings), edit, size or scorer.size_for(model)
-    )
-    share = np.exp(logs).reshape(-1, 2, 2)  # [pairs, orders, letters]; the express action is A, then B
+    settings = How("paired", chat=chat) if template is None else How("paired", chat=chat, template=template)
+    chosen, frame = prompts.choice(wording), asking.template(model, settings)
+    made = prompts.assemble(rows, chosen, Letters(), (), frame, instruction)
+    read_as = asking.tokenised(model, made, settings)
+    found = asking.scored(model, [made], [read_as], edit, asking.Run(size), name=lambda i: asking.named(rows, i))
+    share = np.exp(found.logs[0]).reshape(-1, 2, 2)  # [pairs, orders, letters]; the express action is A, then B
     mass = share.sum(-1)
     first = share[..., 0] / np.where(mass > 0, mass, np.nan)
     preference = (first[:, 0] + 1 - first[:, 1]) / 2
+    bias = float(np.nanmean(first) - 0.5)
     # Half the difference of these two is what the state holds.
     ratings = np.stack([2 * preference - 1, 1 - 2 * preference], 1).ravel()
     state, _ = protocols.answered(asked, ratings, 0.0, len(items.taxonomy.names))
     meta = {
-        **rating.provenance(model, items, edit, [made], mass, cost),
-        "how": {"chat": settings.chat, "template": dict(settings.template)},
+        **provenance.asked_of(model, edit),
+        **provenance.described(items),
+        "prompts": {"sha256": [made.digest], "versions": {chosen.name: chosen.version}},
+        "how": {"wording": [chosen.name], "template": dict(settings.template), "chat": frame is not None},
+        "instruction": instruction,
         "form": "choice",
-        "wording": chosen.name,
-        "position_bias": float(np.nanmean(first) - 0.5),
+        "mass": provenance.said_mass(mass),
+        "cost": found.costs[0]._asdict(),
+        "position_bias": bias,
     }
-    whole = ValueState(state, ~np.isnan(state), asked.clusters, tuple(items.taxonomy.names), dict(asked.contexts), meta)
-    return Chosen(whole, preference, float(np.nanmean(first) - 0.5), mass)
+    return Chosen(rating.state_of(state, asked, items, meta), preference, bias, mass)
 
 
 def _rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:

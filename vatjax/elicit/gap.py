@@ -22,8 +22,8 @@ def stated_and_acted(stated: ValueState, acted: ValueState, taxonomy: Taxonomy) 
         taxonomy: of both.
 
     Returns:
-        Plain data: for "values" and "types" a list of name, agreement, f1, distance, bias and weight (how many contexts), the widest distance
-        first, those without any context in common last; and which contexts were compared.
+        Plain data: for "values" and "types" a list of name, agreement, f1, distance, bias and weight (how many contexts),
+        the widest distance first, those without any context in common last; and which contexts were compared.
 
     Raises:
         InputError: where the two have no context in common, different scales, or come from different models.
@@ -35,6 +35,11 @@ def stated_and_acted(stated: ValueState, acted: ValueState, taxonomy: Taxonomy) 
             "the stated and the acted state have no context key in common, such as country and topic"
         )
     places = {place: row for row, place in enumerate(_places(stated, keys))}
+    if len(places) < len(stated.clusters):
+        raise errors.InputError(
+            f"the stated state has several contexts with the same {' and '.join(keys)}, and the acted one does not tell "
+            "them apart"
+        )
     pairs = [(places[place], row) for row, place in enumerate(_places(acted, keys)) if place in places]
     if not pairs:
         raise errors.InputError(f"the stated and the acted state share no {' and '.join(keys)}")
@@ -64,6 +69,7 @@ def _half(stated: ValueState, acted: ValueState) -> float:
     for what, found in (
         ("models", [state.meta.get("model", {}).get("weights") for state in (stated, acted)]),
         ("edits", [state.meta.get("edit") for state in (stated, acted)]),
+        ("instructions", [state.meta.get("instruction") for state in (stated, acted)]),
     ):
         if found[0] != found[1]:
             raise errors.InputError(f"the stated and the acted state come from different {what}")

@@ -5,6 +5,7 @@ A folder belongs to one run, named by a hash of all that decides its answers. Ea
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from vatjax import errors, store
+from vatjax.elicit.plan import Size
 
-_RUN = "run.json"
+_RUN, _SIZE = "run.json", "size.json"
 
 
 class Kept:
@@ -30,8 +32,12 @@ class Kept:
     def __init__(self, folder: store.Path, run: Mapping[str, Any]) -> None:
         self.folder, self.run = store.path(folder), dict(run)
         self.count = 0
-        if (self.folder / _RUN).exists():
-            other = json.loads(store.read_text(self.folder / _RUN))
+        self.begun = (self.folder / _RUN).exists()
+        if self.begun:
+            try:
+                other = dict(json.loads(store.read_text(self.folder / _RUN)))
+            except (ValueError, TypeError):
+                raise errors.InputError(f"{self.folder / _RUN}: damaged; remove the folder") from None
             differs = sorted(key for key in {*other, *self.run} if other.get(key) != self.run.get(key))
             if differs:
                 raise errors.InputError(
@@ -39,20 +45,15 @@ class Kept:
                     "write to another file"
                 )
 
-    def has(self, order: int, number: int) -> bool:
-        """Whether a shard is there."""
-        return bool(self._file(order, number).exists())
-
     def put(self, order: int, number: int, prompts: np.ndarray, log_probs: np.ndarray) -> None:
         """Commits a shard."""
-        if not (self.folder / _RUN).exists():
-            store.commit_json(self.folder / _RUN, self.run)
+        self._begin()
         store.commit_npz(self._file(order, number), {"prompts": prompts, "log_probs": log_probs})
         self.count += 1
 
     def get(self, order: int, number: int) -> tuple[np.ndarray, np.ndarray] | None:
         """A shard's prompts and their answers; None where it is not there, or damaged."""
-        if not self.has(order, number):
+        if not self.begun or not self._file(order, number).exists():
             return None
         try:
             arrays = store.load_npz(self._file(order, number))
@@ -61,6 +62,26 @@ class Kept:
             raise
         except (ValueError, KeyError):
             return None
+
+    def shrink(self, size: Size) -> None:
+        """Notes that a device ran out of memory, so that a run that goes on here computes the rest in the same passes."""
+        self._begin()
+        store.commit_json(self.folder / _SIZE, dataclasses.asdict(size))
+
+    def size(self) -> Size | None:
+        """The size that the run had come down to; None where it never had to."""
+        if not self.begun or not (self.folder / _SIZE).exists():
+            return None
+        try:
+            return Size(**json.loads(store.read_text(self.folder / _SIZE)))
+        except (ValueError, TypeError):
+            raise errors.InputError(f"{self.folder / _SIZE}: damaged; remove the folder") from None
+
+    def _begin(self) -> None:
+        """Says whose folder this is, before anything else is in it."""
+        if not self.begun:
+            store.commit_json(self.folder / _RUN, self.run)
+            self.begun = True
 
     def _file(self, order: int, number: int) -> Any:
         return self.folder / f"shard-{order}-{number:06d}.npz"
@@ -71,7 +92,7 @@ def drop(folder: store.Path) -> None:
     where = store.path(folder)
     if where.exists():
         files = list(where.iterdir())
-        ours = [file for file in files if file.name == _RUN or file.name.startswith("shard-")]
+        ours = [file for file in files if file.name in (_RUN, _SIZE) or file.name.startswith("shard-")]
         for file in ours:
             file.unlink()
         if len(ours) == len(files):

@@ -18,16 +18,16 @@ import numpy as np
 from jax import lax
 
 from vatjax import errors
+from vatjax.elicit import passes as layout
 from vatjax.elicit import plan as planning
 from vatjax.elicit.pieces import Option, Pieces, log_shares
 from vatjax.elicit.plan import CHUNK, Plan, Size
-from vatjax.elicit.tree import grow
+from vatjax.elicit.tree import Tree, grow
 from vatjax.models import Edit, Model, decoder, packed, sharding
 
 Array = jax.Array
 
 _SHARE = 0.6  # of a plain product's speed that passes reach, measured on a CPU
-_ASKED = 32  # prompts that are computed alone to find the one that is not finite
 _LEAST = 64  # tokens of a pass that is not halved again
 
 
@@ -45,26 +45,86 @@ class Shard(NamedTuple):
     log_probs: np.ndarray
 
 
-def size_for(model: Model, tokens: int = 0, shard: int = 0) -> Size:
-    """How much is computed at one time where nothing is said: more on an accelerator, and a share for every device."""
-    mesh = sharding.mesh_of(model.arrays)
-    rows = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+def size_for(model: Model, tokens: int = 0, shard: int = 0, memory: int = 0) -> Size:
+    """How much is computed at one time where nothing is said: more on an accelerator, and no more than it has room for."""
+    if tokens < 0 or shard < 0:
+        raise errors.InputError(f"tokens: expected a number above 0, found {min(tokens, shard)}")
     fast = jax.default_backend() != "cpu"
-    return Size(tokens or (16_384 if fast else 2048), shard or (1 << 18 if fast else 1 << 16), rows)
+    return Size(tokens or (16_384 if fast else 2048), shard or (1 << 18 if fast else 1 << 16), memory or _room(model))
+
+
+def _room(model: Model) -> int:
+    """Bytes that a device still has, where it tells, but for a tenth; 0 where it does not."""
+    devices = {device for leaf in jax.tree.leaves(model.arrays) for device in leaf.devices()}
+    free = []
+    for device in devices:
+        stats = device.memory_stats() or {}
+        if "bytes_limit" not in stats:
+            return 0
+        free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return max(1, int(0.9 * min(free)))
+
+
+def _shared(model: Model) -> int:
+    """How many devices share the rows of a pass."""
+    mesh = sharding.mesh_of(model.arrays)
+    return 1 if mesh is None else int(mesh.shape["data"] * mesh.shape["fsdp"])
 
 
 def seconds_for(model: Model, tokens: float) -> float:
     """About how long so many computed tokens take: two operations a weight, at the speed of a product on this device."""
+    speed = _speed(str(model.arrays["embedding"].dtype))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(model.arrays["layers"]))
+    devices = {device for leaf in jax.tree.leaves(model.arrays) for device in leaf.devices()}
+    return float(2 * weights * tokens / (_SHARE * speed * len(devices)))
+
+
+class Part(NamedTuple):
+    """Prompts that are computed together: they take the same rotary positions.
+
+    Attributes:
+        prompts: [n] which.
+        found: their tokens.
+        options: the ways to write an answer.
+        plan: how they are computed.
+    """
+
+    prompts: np.ndarray
+    found: Pieces
+    options: Sequence[Option]
+    plan: Plan
+
+
+def plans(model: Model, asked: Sequence[tuple[Pieces, Sequence[Option]]], size: Size) -> list[list[Part]]:
+    """How several sets of prompts are computed, for each set its parts; all in the same shapes.
+
+    Args:
+        model: the model.
+        asked: of each set the prompts' tokens, and the ways to write an answer.
+        size: how much is computed at one time.
+    """
+    cut = [
+        (number, part, Pieces(found.levels, found.which[part]), options)
+        for number, (found, options) in enumerate(asked)
+        for part in by_reach(found, model)
+    ]
+    made = planning.make([(own, options) for _, _, own, options in cut], model.config, size, _shared(model))
+    sets: list[list[Part]] = [[] for _ in asked]
+    for (number, part, own, options), plan in zip(cut, made, strict=True):
+        sets[number].append(Part(part, own, options, plan))
+    return sets
+
+
+@functools.cache
+def _speed(dtype: str) -> float:
+    """Operations a second of a plain product."""
     side = 1024
-    x = jnp.ones((side, side), model.arrays["embedding"].dtype)
+    x = jnp.ones((side, side), dtype)
     product = jax.jit(lambda x: jnp.einsum("ij,jk->ik", x, x, preferred_element_type=jnp.float32))
     product(x).block_until_ready()
     start = time.perf_counter()
     product(x).block_until_ready()
-    speed = 2 * side**3 / (time.perf_counter() - start)
-    weights = sum(leaf.size for leaf in jax.tree.leaves(model.arrays["layers"]))
-    devices = {device for leaf in jax.tree.leaves(model.arrays) for device in leaf.devices()}
-    return float(2 * weights * tokens / (_SHARE * speed * len(devices)))
+    return 2 * side**3 / (time.perf_counter() - start)
 
 
 def score(
@@ -73,8 +133,11 @@ def score(
     options: Sequence[Option],
     edit: Edit | None = None,
     size: Size | None = None,
+    *,
+    parts: Sequence[Part] | None = None,
+    now: Size | None = None,
+    halved: Callable[[Size], None] = lambda _: None,
     skip: Callable[[int], bool] = lambda _: False,
-    told: Callable[[Plan, np.ndarray, int], None] = lambda *_: None,
     name: Callable[[int], str] = lambda prompt: f"prompt {prompt}",
 ) -> Iterator[Shard]:
     """The answers of all prompts, shard by shard.
@@ -85,34 +148,55 @@ def score(
         options: the ways to write an answer.
         edit: a change of the computation.
         size: how much is computed at one time; halved where a device runs out of memory.
+        parts: of `plans`, where they are made already.
+        now: the size that an earlier run of the same prompts had come down to.
+        halved: is told each smaller size.
         skip: shards by number that are not wanted, since their answers are there.
-        told: is told each plan before it is carried out, its prompts, and the number of its first shard.
         name: what a prompt is called in errors.
 
     Raises:
-        InputError: for prompts that are longer than the model's context, and for logits that are not finite.
+        InputError: for prompts that are longer than the model's context, for logits that are not finite, and where not even
+            the smallest passes fit the device.
     """
     size = size or size_for(model)
     _check(found, model, options, name)
     _unknown(found, model, name)
     before = 0
-    for part in _by_reach(found, model):
-        own = Pieces(found.levels, found.which[part])
-        plan = planning.make(own, options, model.config, size)
-        told(plan, part, before)
-        run, sizes = _Run(model, own, options, edit, plan), [size]
-        for number, prompts in enumerate(plan.shards, before):
+    for part in parts or plans(model, [(found, options)], size)[0]:
+        fitting = _Fitting(model, part, edit, size, now or size, halved)
+        for number, prompts in enumerate(part.plan.shards, before):
             if skip(number):
                 continue
-            ways = _fitting(run, number - before, sizes)
+            ways = fitting.shard(number - before)
             bad = np.flatnonzero(~np.isfinite(ways).all(-1))
             if len(bad):
-                where = name(int(part[_culprit(run, prompts[bad], size)]))
                 raise errors.InputError(
-                    f"{where}: the model's logits are not finite ({len(bad)} of {len(ways)} prompts)"
+                    f"{name(int(part.prompts[fitting.culprit(prompts[bad])]))}: the model's logits are not finite"
                 )
-            yield Shard(number, part[prompts], log_shares(tuple(options), ways))
-        before += len(plan.shards)
+            yield Shard(number, part.prompts[prompts], log_shares(tuple(options), ways))
+        now = fitting.size
+        before += len(part.plan.shards)
+
+
+def residuals(
+    model: Model, found: Pieces, edit: Edit | None = None, size: Size | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What a model holds at the last token of each prompt, where it is about to answer; each shared token computed once.
+
+    Args:
+        model: the model.
+        found: tokens of the prompts.
+        edit: a change of the computation.
+        size: how much is computed at one time.
+
+    Yields:
+        (which prompts [n]; the residual stream after each layer, [layers, n, width]).
+    """
+    options = (Option((0,), 0),)  # nothing behind the prompts is read
+    for part in plans(model, [(found, options)], size or size_for(model))[0]:
+        run = _Run(model, part, edit)
+        for number, prompts in enumerate(part.plan.shards):
+            yield part.prompts[prompts], run.residuals(number)
 
 
 def _check(found: Pieces, model: Model, options: Sequence[Option], name: Callable[[int], str]) -> None:
@@ -121,7 +205,7 @@ def _check(found: Pieces, model: Model, options: Sequence[Option], name: Callabl
     if longest > model.config.context:
         raise errors.InputError(
             f"{name(int(lengths.argmax()))}: a prompt of {longest:,} tokens is longer than the model's context of "
-            f"{model.config.context:,}; take fewer shots"
+            f"{model.config.context:,}"
         )
 
 
@@ -135,86 +219,125 @@ def _unknown(found: Pieces, model: Model, name: Callable[[int], str]) -> None:
             raise errors.InputError(f"{name(prompt)}: the model has no embedding for the token {token}")
 
 
-def _by_reach(found: Pieces, model: Model) -> list[np.ndarray]:
-    """Prompts that take the same rotary positions: a model may have others for long texts, which share no keys."""
+def by_reach(found: Pieces, model: Model, behind: int = 0) -> list[np.ndarray]:
+    """Prompts that take the same rotary positions: a model may have others for long texts, which share no keys.
+
+    Args:
+        found: their tokens.
+        model: the model.
+        behind: how many tokens are read behind each.
+    """
     original = max((rope.original for rope in model.config.ropes if rope.long is not None), default=0)
-    beyond = found.lengths() > original if original else np.zeros(len(found.which), bool)
+    beyond = found.lengths() + behind > original if original else np.zeros(len(found.which), bool)
     return [np.flatnonzero(part) for part in (~beyond, beyond) if part.any()]
 
 
 class _Run:
     """What stays the same over the shards of a plan: the model, the trunk's keys, the arrays that passes fill."""
 
-    def __init__(self, model: Model, found: Pieces, options: Sequence[Option], edit: Edit | None, plan: Plan) -> None:
-        self.model, self.found, self.options, self.edit, self.plan = model, found, options, edit, plan
+    def __init__(self, model: Model, part: Part, edit: Edit | None) -> None:
+        self.model, self.part, self.edit = model, part, edit
         self.mesh = sharding.mesh_of(model.arrays)
-        self.reach = np.int32(plan.shapes.reach)
-        wanted = sorted({token for option in options for token in option.tokens})
+        self.reach = np.int32(part.plan.reach)
+        wanted = sorted({token for option in part.options for token in option.tokens})
         self.column = {token: i for i, token in enumerate(wanted)}
         self.wanted = np.array(wanted, np.int32)
         self.begun: _Begun | None = None
 
     def shard(self, number: int) -> np.ndarray:
         """Log-probabilities of each way to write an answer, [prompts, ways]."""
-        shapes = self.plan.shapes
+        tree, read = self._computed(number)
+        shares = np.asarray(_answers(self.model, read, self.wanted)).reshape(-1, len(self.wanted))
+        return self._ways(shares[layout.same_ends(tree)])
+
+    def residuals(self, number: int) -> np.ndarray:
+        """The residual stream after each layer at each prompt's last token, [layers, prompts, width]."""
+        tree, read = self._computed(number, every=True)
+        return np.asarray(read[:, layout.same_ends(tree)[:, 0]])
+
+    def _computed(self, number: int, every: bool = False) -> tuple[Tree, Array]:
+        """A shard's tree, and what was read at the ends of its prompts."""
+        found, plan = self.part.found, self.part.plan
+        shapes = plan.shapes
         if self.begun is None:
-            tokens = np.array(self.found.tokens(0)[: shapes.trunk], np.int32)
-            self.begun = _begin(self.model, tokens, self.reach, self.edit, shapes.store, shapes.answers)
+            tokens = np.zeros(shapes.trunk, np.int32)
+            tokens[: plan.trunk] = found.tokens(0)[: plan.trunk]
+            length = np.int32(plan.trunk)
+            self.begun = _begin(self.model, tokens, length, self.reach, self.edit, shapes.store, shapes.answers, every)
         trunk, store, read = self.begun
         self.begun = None  # what passes fill is given away; it comes back when all of them are done
-        tree = grow(self.found, self.plan.shards[number], shapes.trunk, self.options)
-        for one in planning.passes(tree, shapes):
+        tree = grow(found, plan.shards[number], plan.trunk, self.part.options)
+        for one in layout.passes(tree, shapes):
             rows, answers = self._placed(one)
             store, read = _pass(self.model, trunk, store, read, rows, answers, self.reach, self.edit)
-        shares = np.asarray(_answers(self.model, read, self.wanted)).reshape(-1, len(self.wanted))
         self.begun = _Begun(trunk, store, read)
-        return self._ways(shares[planning.same_ends(tree)])
+        return tree, read
 
     def _ways(self, shares: np.ndarray) -> np.ndarray:
         """The product over an option's tokens, each read at its own place; shares is [prompts, places, wanted]."""
-        at = {place: i for i, place in enumerate(self.plan.places)}
-        ways = np.zeros((len(shares), len(self.options)))
-        for i, option in enumerate(self.options):
+        at = {place: i for i, place in enumerate(self.part.plan.places)}
+        ways = np.zeros((len(shares), len(self.part.options)))
+        for i, option in enumerate(self.part.options):
             for k, token in enumerate(option.tokens):
                 ways[:, i] += shares[:, at[option.tokens[:k]], self.column[token]]
         return ways
 
-    def _placed(self, one: planning.Pass) -> Any:
+    def _placed(self, one: layout.Pass) -> Any:
         if self.mesh is None:
             return one
         where = sharding.texts(self.mesh)
         return jax.tree.map(lambda x: jax.device_put(x, where), one)
 
 
-def _fitting(run: _Run, number: int, sizes: list[Size]) -> np.ndarray:
-    """A shard's answers; each time a device runs out of memory, passes are halved, for this shard and those to come."""
-    while True:
-        try:
-            return run.shard(number) if len(sizes) == 1 else _in_parts(run, number, sizes[-1])
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or sizes[-1].tokens < _LEAST:
-                raise
-            sizes.append(sizes[-1].halved())
+class _Fitting:
+    """The shards of a part, in passes that fit a device: where one does not, they are halved from there on."""
 
+    def __init__(
+        self, model: Model, part: Part, edit: Edit | None, size: Size, now: Size, halved: Callable[[Size], None]
+    ) -> None:
+        self.model, self.part, self.edit = model, part, edit
+        self.size, self.halved = min(now, size, key=lambda one: one.tokens), halved
+        self.run = _Run(model, part, edit) if self.size == size else self._smaller()
 
-def _in_parts(run: _Run, number: int, size: Size) -> np.ndarray:
-    prompts = run.plan.shards[number]
-    own = Pieces(run.found.levels, run.found.which[prompts])
-    smaller = _Run(run.model, own, run.options, run.edit, planning.make(own, run.options, run.model.config, size))
-    ways = np.empty((len(prompts), len(run.options)))
-    for i, part in enumerate(smaller.plan.shards):
-        ways[part] = smaller.shard(i)
-    return ways
+    def shard(self, number: int) -> np.ndarray:
+        """A shard's answers, [prompts, ways]."""
+        while True:
+            try:
+                return self._shard(number)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                if self.size.tokens < _LEAST:
+                    raise errors.InputError(
+                        f"the device has no memory for passes of {self.size.tokens * 2} tokens; spread the model over more "
+                        "devices, or load it as bfloat16"
+                    ) from None
+            self.size = self.size.halved()
+            self.halved(self.size)
+            self.run = self._smaller()
 
+    def _shard(self, number: int) -> np.ndarray:
+        if self.run.part is self.part:
+            return self.run.shard(number)
+        prompts, plan = self.part.plan.shards[number], self.run.part.plan
+        ways = np.empty((len(prompts), len(self.part.options)))
+        for i in np.flatnonzero(np.array(plan.inside) == number).tolist():
+            ways[np.searchsorted(prompts, plan.shards[i])] = self.run.shard(i)
+        return ways
 
-def _culprit(run: _Run, bad: np.ndarray, size: Size) -> int:
-    """The first of some prompts that is not finite also alone: in a row, what is not finite spreads to its neighbours."""
-    for prompt in bad[:_ASKED].tolist():
-        own = Pieces(run.found.levels, run.found.which[[prompt]])
-        alone = _Run(run.model, own, run.options, run.edit, planning.make(own, run.options, run.model.config, size))
-        if not np.isfinite(alone.shard(0)).all():
-            return int(prompt)
-    return int(bad[0])
+    def _smaller(self) -> _Run:
+        """The same shards, each cut into smaller ones."""
+        found, options, shards = self.part.found, self.part.options, self.part.plan.shards
+        (plan,) = planning.make([(found, options)], self.model.config, self.size, _shared(self.model), shards)
+        return _Run(self.model, self.part._replace(plan=plan), self.edit)
+
+    def culprit(self, bad: np.ndarray) -> int:
+        """The first of some prompts that is not finite also alone: in a row, what is not finite spreads to its neighbours."""
+        own = Pieces(self.part.found.levels, self.part.found.which[bad])
+        alone = [np.array([i]) for i in range(len(bad))]
+        (plan,) = planning.make([(own, self.part.options)], self.model.config, self.size, _shared(self.model), alone)
+        run = _Run(self.model, Part(bad, own, self.part.options, plan), self.edit)
+        return int(next((bad[i] for i in range(len(bad)) if not np.isfinite(run.shard(i)).all()), bad[0]))
 
 
 # On the device ------------------------------------------------------------------------------------------------------
@@ -228,12 +351,22 @@ class _Begun(NamedTuple):
     read: Array
 
 
-@functools.partial(jax.jit, static_argnames=("places", "answers"))
-def _begin(model: Model, tokens: Array, reach: Array, edit: Edit | None, places: int, answers: int) -> _Begun:
+@functools.partial(jax.jit, static_argnames=("places", "answers", "every"))
+def _begin(
+    model: Model,
+    tokens: Array,
+    length: Array,
+    reach: Array,
+    edit: Edit | None,
+    places: int,
+    answers: int,
+    every: bool = False,
+) -> _Begun:
     weights, config = model.arrays, model.config
     dtype = weights["embedding"].dtype
-    trunk = packed.trunk(weights, config, tokens, reach, edit)
-    return _Begun(trunk, packed.empty_store(config, places, dtype), jnp.zeros((answers, config.width), dtype))
+    shape = (config.layers, answers, config.width) if every else (answers, config.width)
+    trunk = packed.trunk(weights, config, tokens, length, reach, edit)
+    return _Begun(trunk, packed.empty_store(config, places, dtype), jnp.zeros(shape, dtype))
 
 
 @functools.partial(jax.jit, donate_argnames=("store", "read"))
@@ -247,9 +380,11 @@ def _pass(
     reach: Array,
     edit: Edit | None,
 ) -> tuple[packed.Store, Array]:
-    hidden, store = packed.forward(model.arrays, model.config, trunk, store, rows, reach, edit)
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    return store, read.at[answers.reshape(-1)].set(flat, mode="drop")
+    every = read.ndim == 3
+    passed = packed.forward(model.arrays, model.config, trunk, store, rows, reach, edit, every)
+    found = passed.hidden if passed.residuals is None else passed.residuals
+    flat = found.reshape(*read.shape[:-2], -1, read.shape[-1])
+    return passed.store, read.at[..., answers.reshape(-1), :].set(flat, mode="drop")
 
 
 @jax.jit

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vatjax.elicit.pieces import Option, Pieces
+from vatjax.models.edit import LAST, PROMPT, WRITTEN
 
 
 class Unit(NamedTuple):
@@ -23,15 +24,32 @@ class Unit(NamedTuple):
 
     Attributes:
         nodes: its nodes, each behind the one that it continues.
-        path: the stem nodes above it, from the trunk down.
+        above: the stem that it hangs from; None behind the trunk.
+        seen: how many of that stem's nodes stand before it.
         wave: in which pass: those of one pass need nothing of each other.
         stem: whether its keys are kept.
     """
 
     nodes: list[int]
-    path: tuple[int, ...]
+    above: Unit | None
+    seen: int
     wave: int
     stem: bool
+
+    def depth(self) -> int:
+        """How many stem nodes stand before it."""
+        unit, count = self, 0
+        while unit.above is not None:
+            unit, count = unit.above, count + unit.seen
+        return count
+
+    def path(self) -> list[int]:
+        """The stem nodes before it, from the trunk down."""
+        unit, parts = self, []
+        while unit.above is not None:
+            parts.append(unit.above.nodes[: unit.seen])
+            unit = unit.above
+        return [node for part in reversed(parts) for node in part]
 
 
 class Tree(NamedTuple):
@@ -42,13 +60,16 @@ class Tree(NamedTuple):
         parent: [nodes] int32, an earlier node; -1 behind the trunk.
         position: [nodes] int32, in its text.
         ends: [prompts, places] int32, the nodes at which each prompt's answer is read: its last token, and within options
-            of several tokens; -1 is the trunk's last token.
+            of several tokens.
+        kind: [nodes] int8, what a token is to its prompts: within them, the last of one, or an answer behind it. A text
+            that ends where another goes on has a last token of its own there.
     """
 
     token: np.ndarray
     parent: np.ndarray
     position: np.ndarray
     ends: np.ndarray
+    kind: np.ndarray
 
 
 def common(found: Pieces) -> int:
@@ -90,17 +111,19 @@ def grow(found: Pieces, prompts: np.ndarray, trunk: int, options: Sequence[Optio
     token: list[int] = []
     parent: list[int] = []
     position: list[int] = []
-    children: dict[tuple[int, int], int] = {}
+    kind: list[int] = []
+    children: dict[tuple[int, int, int], int] = {}
 
-    def walk(node: int, place: int, ids: Sequence[int]) -> int:
+    def walk(node: int, place: int, ids: Sequence[int], what: int) -> int:
         """Follows tokens down from a node, and grows what is not there yet."""
         for one in ids:
-            known = children.get((node, one))
+            known = children.get((node, one, what))
             if known is None:
-                known = children[node, one] = len(token)
+                known = children[node, one, what] = len(token)
                 token.append(one)
                 parent.append(node)
                 position.append(place)
+                kind.append(what)
             node, place = known, place + 1
         return node
 
@@ -116,10 +139,19 @@ def grow(found: Pieces, prompts: np.ndarray, trunk: int, options: Sequence[Optio
             node, length = reached[key[:level]]
             ids = found.levels[level][key[level]]
             start = max(0, min(len(ids), trunk - length))  # the part that lies in the trunk
-            reached[key[: level + 1]] = walk(node, length + start, ids[start:]), length + len(ids)
+            own = ids[start:]
+            last = own[-1:] if level == len(key) - 1 else ()
+            node = walk(node, length + start, own[: len(own) - len(last)], PROMPT)
+            reached[key[: level + 1]] = walk(node, length + len(ids) - 1, last, LAST), length + len(ids)
         end, length = reached[key]
-        ends[row] = [walk(end, length, place) for place in places]
-    return Tree(np.array(token, np.int32), np.array(parent, np.int32), np.array(position, np.int32), ends)
+        ends[row] = [walk(end, length, place, WRITTEN) for place in places]
+    return Tree(
+        np.array(token, np.int32),
+        np.array(parent, np.int32),
+        np.array(position, np.int32),
+        ends,
+        np.array(kind, np.int8),
+    )
 
 
 def cut(tree: Tree, time: int) -> list[Unit]:
@@ -131,25 +163,19 @@ def cut(tree: Tree, time: int) -> list[Unit]:
     """
     size = _sizes(tree)
     stem = size > time
-    above: list[tuple[int, ...]] = []  # each node's stems, itself included
-    unit_of = np.full(len(size), -1)
+    home: list[
+        tuple[Unit, int]
+    ] = []  # of each node, its unit and how many of that unit's nodes stand before it or are it
     units: list[Unit] = []
     forks = np.bincount(tree.parent[stem] + 1, minlength=len(size) + 1)[1:]  # how many stems continue a node
     for node, up in enumerate(tree.parent.tolist()):
-        path = above[up] if up >= 0 else ()
-        if stem[node]:
-            above.append((*path, node))
-            joins = up >= 0 and forks[up] == 1 and len(units[unit_of[up]].nodes) < time
-        else:
-            above.append(path)
-            joins = up >= 0 and not stem[up]
-        if joins:
-            unit_of[node] = unit_of[up]
-            units[unit_of[up]].nodes.append(node)
-            continue
-        wave = units[unit_of[path[-1]]].wave + 1 if path else 0
-        unit_of[node] = len(units)
-        units.append(Unit([node], path, wave, bool(stem[node])))
+        unit, before = home[up] if up >= 0 else (None, 0)
+        joins = unit is not None and ((forks[up] == 1 and len(unit.nodes) < time) if stem[node] else not stem[up])
+        if unit is None or not joins:
+            unit = Unit([], unit, before, 0 if unit is None else unit.wave + 1, bool(stem[node]))
+            units.append(unit)
+        unit.nodes.append(node)
+        home.append((unit, len(unit.nodes)))
     return units
 
 

@@ -5,10 +5,13 @@ A refusal, and whatever else is no option, is missing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from vatjax import prompts
-from vatjax.elicit.pieces import pieces
+from vatjax import errors, prompts
+from vatjax.elicit import scorer
+from vatjax.elicit.pieces import Pieces, pieces
 from vatjax.elicit.plan import Cost
 from vatjax.models import Edit, Model, Sampling, generate, stop_tokens, tokens
 from vatjax.prompts import How, Prompts
@@ -17,7 +20,13 @@ _BATCH = 32
 
 
 def answers(
-    model: Model, made: Prompts, how: How, templated: bool, edit: Edit | None
+    model: Model,
+    made: Prompts,
+    how: How,
+    templated: bool,
+    edit: Edit | None,
+    name: Callable[[int], str],
+    done: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray, Cost]:
     """Ratings [prompts] with NaN for what is no answer, 1 for each option that was read [prompts, options], and the cost.
 
@@ -27,26 +36,58 @@ def answers(
         how: which parser, and how many tokens.
         templated: whether a chat template made the prompts.
         edit: a change of the computation.
+        name: what a prompt is called in errors.
+        done: is told how many prompts more are done.
     """
     found = pieces(made, model.tokenizer, templated)
+    lengths = found.lengths()
+    longest = int(lengths.argmax())
+    if lengths[longest] + how.written > model.config.context:
+        raise errors.InputError(
+            f"{name(longest)}: a prompt of {lengths[longest]:,} tokens and {how.written} written ones are longer than the "
+            f"model's context of {model.config.context:,}"
+        )
     parse = prompts.strict if how.parser == "strict" else prompts.forgiving
-    longest = int(found.lengths().max())
-    sampling = Sampling(tokens=how.written, stop=stop_tokens(model))
     ratings = np.full(len(made), np.nan)
-    for start in range(0, len(made), _BATCH):
-        # The last batch is filled up with its last prompt, so that there is one shape.
-        rows = [min(row, len(made) - 1) for row in range(start, start + _BATCH)]
-        batch = tokens.batch([found.tokens(row) for row in rows], side="left", to=longest)
-        wrote = generate(model, batch.tokens, batch.mask, sampling, edit=edit)
-        ids_of, length_of = np.asarray(wrote.tokens), np.asarray(wrote.lengths)
-        for row, ids, length in zip(range(start, min(start + _BATCH, len(made))), ids_of, length_of, strict=False):
-            text = model.tokenizer.decode(ids[:length].tolist(), skip_special_tokens=True)
-            rating = parse(_first(text, templated), made.scale)
-            ratings[row] = np.nan if rating is None else rating
+    computed = 0
+    # Prompts that take other rotary positions, as long ones may, are no neighbours: a batch has one set of them.
+    for part in scorer.by_reach(found, model, how.written - 1):
+        for start in range(0, len(part), _BATCH):
+            rows = part[start : start + _BATCH]
+            texts, size = _written(model, found, rows, int(lengths[part].max()), how, edit, name)
+            computed += size
+            for row, text in zip(rows, texts, strict=True):
+                rating = parse(_first(text, templated), made.scale)
+                ratings[row] = np.nan if rating is None else rating
+            done(len(rows))
     shares = (ratings[:, None] == np.array(made.scale.ratings)[None, :]).astype(float)
-    full = int(found.lengths().sum())
-    computed = -(-len(made) // _BATCH) * _BATCH * longest
+    full = int(lengths.sum())
     return ratings, shares, Cost(len(made), full, computed, full)
+
+
+def _written(
+    model: Model,
+    found: Pieces,
+    rows: np.ndarray,
+    longest: int,
+    how: How,
+    edit: Edit | None,
+    name: Callable[[int], str],
+) -> tuple[list[str], int]:
+    """What a model writes behind some prompts, and how many tokens of prompts that took."""
+    # The last batch is filled up with its last prompt, so that there is one shape.
+    filled = [*rows.tolist(), *[int(rows[-1])] * (_BATCH - len(rows))]
+    batch = tokens.batch([found.tokens(row) for row in filled], side="left", to=longest)
+    sampling = Sampling(tokens=how.written, stop=stop_tokens(model))
+    wrote = generate(model, batch.tokens, batch.mask, sampling, edit=edit)
+    bad = np.flatnonzero(~np.isfinite(np.asarray(wrote.log_probs)).all(-1))
+    if len(bad):
+        raise errors.InputError(f"{name(filled[bad[0]])}: the model's logits are not finite")
+    texts = [
+        model.tokenizer.decode(ids[:length].tolist(), skip_special_tokens=True)
+        for ids, length in zip(np.asarray(wrote.tokens), np.asarray(wrote.lengths), strict=True)
+    ]
+    return texts[: len(rows)], batch.tokens.size
 
 
 def _first(text: str, templated: bool) -> str:

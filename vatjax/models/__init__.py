@@ -12,7 +12,8 @@ models.save(model, "folder")                         # what transformers loads
 from vatjax.models.adapters import load_adapter, save_adapter
 from vatjax.models.checkpoint import Found, load, look
 from vatjax.models.config import Config, Rope
-from vatjax.models.edit import Edit, LowRank
+from vatjax.models.edit import Edit, LowRank, Step
+from vatjax.models.edit_files import edit_facts, load_edit, save_edit
 from vatjax.models.fingerprint import fingerprint
 from vatjax.models.generation import Sampling, Written, generate, stop_tokens
 from vatjax.models.model import Model, logits, positions_of
@@ -28,11 +29,14 @@ __all__ = [
     "Model",
     "Rope",
     "Sampling",
+    "Step",
     "Written",
+    "edit_facts",
     "fingerprint",
     "generate",
     "load",
     "load_adapter",
+    "load_edit",
     "log_probs",
     "logits",
     "look",
@@ -40,5 +44,6 @@ __all__ = [
     "positions_of",
     "save",
     "save_adapter",
+    "save_edit",
     "stop_tokens",
 ]

@@ -75,7 +75,9 @@ def save_adapter(edit: Edit, config: Config, where: store.Path, base: str = "") 
     Raises:
         InputError: for an edit that PEFT has no form for.
     """
-    other = [name for name in ("residual", "neurons") if getattr(edit, name) is not None]
+    other = [name for name in ("residual", "neurons", "gains") if getattr(edit, name) is not None]
+    other += ["steps"] if edit.steps else []
+    other += [f"{edit.positions} tokens alone"] if edit.positions != "all" else []
     if other or not edit.lora:
         found = " and ".join(other) or "nothing"
         raise errors.InputError(f"a PEFT adapter holds low-rank changes alone; this edit has {found}")

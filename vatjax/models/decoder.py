@@ -24,10 +24,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from vatjax.models import attention as at
+from vatjax.models import edit as ed
 from vatjax.models import rope
 from vatjax.models import weights as wt
 from vatjax.models.config import Config
-from vatjax.models.edit import Edit, added, low_rank
+from vatjax.models.edit import Edit, low_rank
 
 T = TypeVar("T")
 Remat = Literal["none", "products", "layers"]
@@ -103,6 +104,7 @@ def layers(
     edit: Edit | None = None,
     capture: Array | None = None,
     reach: Array | int | None = None,
+    kind: Array | None = None,
     unroll: int = 1,
     remat: Remat = "none",
 ) -> Run:
@@ -119,11 +121,14 @@ def layers(
         edit: a change of the computation; its arrays have all layers of the model.
         capture: [batch, tokens], the tokens whose residual stream is wanted after each layer.
         reach: how many positions the whole text has; by default up to the last one here.
+        kind: [batch, time], what each token is to its prompt (`edit.PROMPT`, `LAST`, `WRITTEN`): needed by edits that do
+            not touch every token.
         unroll: how many layers one step of the scan holds.
         remat: what the backward pass finds kept and what it computes anew: all is kept ("none"), of each layer its
             products with weights ("products"), or only what goes into it ("layers").
     """
     last = config.layers if last is None else last
+    touched = touched_by(edit, kind)
     ropes = rope.tables(config.ropes, positions, jnp.max(positions) + 1 if reach is None else reach)
     if cache is None:
         allowed, back = at.allowed(present, hidden.shape[1])
@@ -144,7 +149,7 @@ def layers(
                 key, value = (lax.dynamic_index_in_dim(part, index, keepdims=False) for part in kept)
             return at.attend(query, key, value, see, config.attention_scale, config.attention_cap), kept
 
-        h, kept = layer(own, config, h, turn, attend, own_edit)
+        h, kept = layer(own, config, h, turn, attend, own_edit, touched)
         residual = None if capture is None else jnp.take_along_axis(h, capture[:, :, None], axis=1)
         return (h, *kept), residual
 
@@ -155,6 +160,15 @@ def layers(
     if cache is not None:
         cache = Cache(keys, values, present, cache.length + hidden.shape[1])
     return Run(hidden, cache, residuals)
+
+
+def touched_by(edit: Edit | None, kind: Array | None) -> Array | None:
+    """Which tokens an edit touches, [batch, time]; None is all."""
+    if edit is None or edit.positions == "all":
+        return None
+    if kind is None:
+        raise ValueError(f"an edit of {edit.positions} tokens needs to know what each token is to its prompt")
+    return edit.touched(kind)
 
 
 def _rematerialised(step: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
@@ -193,6 +207,7 @@ def layer(
     turn: tuple[Array, ...],
     attend: Callable[[Array, Array, Array], tuple[Array, T]],
     edit: Edit | None,
+    touched: Array | None,
 ) -> tuple[Array, T]:
     """One layer: attention and MLP, each normed before or after or both, and added to the residual stream.
 
@@ -204,31 +219,30 @@ def layer(
         attend: from queries, keys and values [batch, time, heads, head size] to what they mix to, and what is to be kept
             of them.
         edit: this layer's part of it.
+        touched: [batch, time], which tokens it touches; None is all.
 
     Returns:
         (h, what `attend` kept).
     """
     x = norm(h, weights["attention_norm"], config) if config.pre_norm else h
-    mixed, kept = attend(*heads(weights, config, x, turn, edit))
-    x = project(weights, "output", mixed.reshape(*h.shape[:2], -1), edit)
+    mixed, kept = attend(*heads(weights, config, x, turn, edit, touched))
+    x = project(weights, "output", mixed.reshape(*h.shape[:2], -1), edit, touched)
     x = norm(x, weights["attention_post_norm"], config) if config.post_norm else x
     h = h + scaled(x, config.residual_scale)
     x = norm(h, weights["mlp_norm"], config) if config.pre_norm else h
-    x = mlp(weights, config, x, edit)
+    x = mlp(weights, config, x, edit, touched)
     x = norm(x, weights["mlp_post_norm"], config) if config.post_norm else x
     h = h + scaled(x, config.residual_scale)
-    if edit is not None:
-        h = added(h, edit.residual, edit.strength)
-    return h, kept
+    return (h if edit is None else ed.moved(h, edit, touched)), kept
 
 
 def heads(
-    weights: Weights, config: Config, x: Array, turn: tuple[Array, ...], edit: Edit | None
+    weights: Weights, config: Config, x: Array, turn: tuple[Array, ...], edit: Edit | None, touched: Array | None
 ) -> tuple[Array, Array, Array]:
     """Queries, keys and values of every head, normed and rotated, [batch, time, heads, head size]."""
     parts = []
     for name, count in (("query", config.heads), ("key", config.kv_heads), ("value", config.kv_heads)):
-        part = project(weights, name, x, edit)
+        part = project(weights, name, x, edit, touched)
         if name != "value" and config.head_norm == "whole":
             part = norm(part, weights[f"{name}_norm"], config)
         part = part.reshape(*x.shape[:2], count, config.head_size)
@@ -240,21 +254,21 @@ def heads(
     return parts[0], parts[1], parts[2]
 
 
-def mlp(weights: Weights, config: Config, x: Array, edit: Edit | None) -> Array:
+def mlp(weights: Weights, config: Config, x: Array, edit: Edit | None, touched: Array | None = None) -> Array:
     """`(act(x gate) * x up) down`, with an edit's neurons added before the last product."""
-    inner = activate(project(weights, "gate", x, edit), config.activation) * project(weights, "up", x, edit)
-    if edit is not None:
-        inner = added(inner, edit.neurons, edit.strength)
-    return project(weights, "down", inner, edit)
+    gate, up = (project(weights, name, x, edit, touched) for name in ("gate", "up"))
+    inner = activate(gate, config.activation) * up
+    inner = inner if edit is None else ed.inner(inner, edit, touched)
+    return project(weights, "down", inner, edit, touched)
 
 
-def project(weights: Weights, name: str, x: Array, edit: Edit | None) -> Array:
+def project(weights: Weights, name: str, x: Array, edit: Edit | None, touched: Array | None = None) -> Array:
     """One projection with its bias and its low-rank change, [batch, time, out]."""
     product = jnp.einsum(
         "bti,io->bto", x, weights[name], preferred_element_type=jnp.float32, precision=at.precision(x)
     ).astype(x.dtype)
     if edit is not None:
-        product = low_rank(product, x, edit.lora.get(name), edit.strength)
+        product = low_rank(product, x, edit.lora.get(name), edit.strength, touched)
     bias = weights.get(f"{name}_bias")
     return product if bias is None else product + bias[None, None, :]
 

@@ -6,14 +6,19 @@ strength. Strength 0 goes through `where`, and so is bit for bit the unedited mo
 
     residual    h <- h + s v                       after a layer, on the residual stream
     neurons     a <- a + s n                       inside the MLP, before its down projection
+    gains       a <- a + s g a                     likewise
     lora        W x <- W x + s (x A) B             in any projection
+    steps       after these, one by one, what is no plain sum; see `Step`
+
+An edit touches all tokens, or those that `positions` says: of the prompt, the prompt's last one, or what is written behind
+it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -39,23 +44,92 @@ class LowRank:
     down: Array
     up: Array
 
+    def beside(self, other: LowRank) -> LowRank:
+        """The sum of both: their ranks side by side."""
+        down = jnp.concatenate([self.down, other.down], axis=-1)
+        return LowRank(down, jnp.concatenate([self.up, other.up], axis=-2))
+
+
+Kind = Literal["add", "project", "set", "raise", "turn"]
+Positions = Literal["all", "prompt", "last", "written"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
+
+# What a token is to a prompt: part of it, its last one, or written behind it.
+PROMPT, LAST, WRITTEN = 0, 1, 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A change of the residual stream along a unit vector u after some layers, c = u . h.
+
+        add        h + s a u
+        project    h - s c u                               what h says along u is taken away
+        set        h + s (a - c) u                         and a put in its place
+        raise      h + s max(0, a - c) u                   only where it is less
+        turn       (h + s a u) |h| / |h + s a u|           the length stays
+
+    Where there is a gate, only tokens whose hidden state passes it are changed: `g . h >= threshold`, or its cosine.
+
+    Attributes:
+        direction: u, [layers, width].
+        amount: a, [layers].
+        share: [layers], factor on the edit's strength; 0 in layers that are left alone.
+        gate: g, [layers, width]; None lets every token pass.
+        threshold: [layers], with a gate.
+        kind: which of the five; static.
+        cosine: whether the gate is judged by its cosine; static.
+    """
+
+    direction: Array
+    amount: Array
+    share: Array
+    gate: Array | None = None
+    threshold: Array | None = None
+    kind: Kind = dataclasses.field(default="add", metadata={"static": True})
+    cosine: bool = dataclasses.field(default=True, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise errors.InputError(names.unknown("kind of step", self.kind, KINDS))
+        if (self.gate is None) != (self.threshold is None):
+            raise errors.InputError("a gate and its threshold go together")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """A change of a model's computation; parts that are None do nothing.
+    """A change of a model's computation; parts that are None or empty do nothing.
 
     Attributes:
         strength: scalar; 0 is exactly the unedited model.
         residual: [layers, width], added to the residual stream after each layer.
         neurons: [layers, hidden], added to the MLP's inner activations.
         lora: low-rank changes by the name of the projection.
+        gains: [layers, hidden], factors by which inner activations grow.
+        steps: changes of the residual stream that follow one another.
+        positions: which tokens are touched; static.
     """
 
     strength: Array
     residual: Array | None = None
     neurons: Array | None = None
     lora: Mapping[str, LowRank] = dataclasses.field(default_factory=dict)
+    gains: Array | None = None
+    steps: tuple[Step, ...] = ()
+    positions: Positions = dataclasses.field(default="all", metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if self.positions not in POSITIONS:
+            raise errors.InputError(names.unknown("positions", self.positions, POSITIONS))
+
+    # A vector space, and an order -----------------------------------------------------------------------------------
+
+    @property
+    def additive(self) -> bool:
+        """Whether it is a sum, which scales, adds and has a negative."""
+        return not self.steps
 
     def __mul__(self, factor: float | Array) -> Edit:
         """The same edit at another strength."""
@@ -65,6 +139,86 @@ class Edit:
 
     def __neg__(self) -> Edit:
         return self * -1.0
+
+    def __add__(self, other: Edit) -> Edit:
+        """Both at once. Of edits with steps there is no sum, since their order matters: `then`."""
+        if not (self.additive and other.additive):
+            raise errors.InputError("edits that gate, project or turn have no sum: give their order with `then`")
+        return self._joined(other)
+
+    def then(self, other: Edit) -> Edit:
+        """This edit's steps, and after them the other's; what is additive is added."""
+        return self._joined(other)
+
+    def __sub__(self, other: Edit) -> Edit:
+        return self + -other
+
+    def only(self, layers: Sequence[int]) -> Edit:
+        """The same edit in some layers alone.
+
+        Args:
+            layers: by number; negative ones count from the last.
+        """
+        count = self.depth
+        wrong = [layer for layer in layers if not -count <= layer < count]
+        if wrong:
+            raise errors.InputError(f"layer {wrong[0]}: the model has layers 0 to {count - 1}")
+        keep = jnp.zeros(count, bool).at[jnp.asarray(layers, jnp.int32)].set(True)
+
+        def masked(x: Array) -> Array:
+            return jnp.where(keep.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
+
+        plain = jax.tree.map(masked, (self.residual, self.neurons, self.gains, self.lora))
+        steps = tuple(dataclasses.replace(step, share=masked(step.share)) for step in self.steps)
+        residual, neurons, gains, lora = plain
+        return dataclasses.replace(self, residual=residual, neurons=neurons, gains=gains, lora=lora, steps=steps)
+
+    @property
+    def depth(self) -> int:
+        """How many layers the model has that it is for."""
+        parts = (self.residual, self.neurons, self.gains, self.lora, self.steps)
+        return int(jax.tree.leaves(parts)[0].shape[0])
+
+    def _joined(self, other: Edit) -> Edit:
+        if self.positions != other.positions:
+            raise errors.InputError(f"edits of {self.positions} and of {other.positions} tokens can't be one edit")
+        mine, theirs = self._at_one(), other._at_one()
+        lora = dict(mine.lora)
+        for name, change in theirs.lora.items():
+            lora[name] = lora[name].beside(change) if name in lora else change
+        return dataclasses.replace(
+            mine,
+            residual=_sum(mine.residual, theirs.residual),
+            neurons=_sum(mine.neurons, theirs.neurons),
+            gains=_sum(mine.gains, theirs.gains),
+            lora=lora,
+            steps=(*mine.steps, *theirs.steps),
+        )
+
+    def _at_one(self) -> Edit:
+        """The same edit with its strength within its parts."""
+        s = self.strength
+        plain = jax.tree.map(lambda x: s * x, (self.residual, self.neurons, self.gains))
+        lora = {name: LowRank(change.down, s * change.up) for name, change in self.lora.items()}
+        steps = tuple(dataclasses.replace(step, share=s * step.share) for step in self.steps)
+        residual, neurons, gains = plain
+        return dataclasses.replace(
+            self, strength=jnp.ones(()), residual=residual, neurons=neurons, gains=gains, lora=lora, steps=steps
+        )
+
+    # For the decoder ------------------------------------------------------------------------------------------------
+
+    def touched(self, kind: Array) -> Array | None:
+        """Which tokens it touches, by what they are to the prompt; None for all.
+
+        Args:
+            kind: [batch, time] of PROMPT, LAST and WRITTEN.
+        """
+        if self.positions == "all":
+            return None
+        if self.positions == "prompt":
+            return kind != WRITTEN
+        return kind == (LAST if self.positions == "last" else WRITTEN)
 
     def check(self, layers: int, width: int, hidden: int, projections: Mapping[str, tuple[int, int]]) -> None:
         """Refuses an edit that does not fit a model.
@@ -79,6 +233,14 @@ class Edit:
         wanted: list[tuple[str, Array, tuple[int, ...]]] = [("strength", self.strength, ())]
         wanted += [("residual", self.residual, (layers, width))] if self.residual is not None else []
         wanted += [("neurons", self.neurons, (layers, hidden))] if self.neurons is not None else []
+        wanted += [("gains", self.gains, (layers, hidden))] if self.gains is not None else []
+        for number, step in enumerate(self.steps):
+            where = f"step {number} ({step.kind})"
+            wanted += [(f"{where}: {key}", getattr(step, key), (layers,)) for key in ("amount", "share")]
+            wanted.append((f"{where}: direction", step.direction, (layers, width)))
+            if step.gate is not None and step.threshold is not None:
+                wanted += [(f"{where}: gate", step.gate, (layers, width))]
+                wanted += [(f"{where}: threshold", step.threshold, (layers,))]
         for name, factors in self.lora.items():
             if name not in projections:
                 raise errors.InputError(f"lora: {names.unknown('projection', name, list(projections))}")
@@ -94,22 +256,81 @@ class Edit:
 
     def layers(self, first: int, last: int) -> Edit:
         """What the layers from `first` to before `last` take."""
-        parts = (self.residual, self.neurons, self.lora)
-        residual, neurons, lora = jax.tree.map(lambda x: x[first:last], parts)
-        return dataclasses.replace(self, residual=residual, neurons=neurons, lora=lora)
+        parts = (self.residual, self.neurons, self.gains, self.lora, self.steps)
+        residual, neurons, gains, lora, steps = jax.tree.map(lambda x: x[first:last], parts)
+        return dataclasses.replace(self, residual=residual, neurons=neurons, gains=gains, lora=lora, steps=steps)
 
 
-def added(h: Array, change: Array | None, strength: Array) -> Array:
-    """`h + strength * change`, and exactly h at strength 0.
+def _sum(a: Array | None, b: Array | None) -> Array | None:
+    return b if a is None else a if b is None else a + b
+
+
+# What one layer does with its part of an edit ----------------------------------------------------------------------
+
+
+def moved(h: Array, edit: Edit, touched: Array | None) -> Array:
+    """The residual stream behind a layer, with what the edit adds to it and then each of its steps.
 
     Args:
         h: [batch, time, width].
-        change: one layer's [width]; None is no change.
-        strength: scalar.
+        edit: one layer's part.
+        touched: [batch, time]; None is all.
     """
+    if edit.residual is not None:
+        change = _row(edit.strength * edit.residual).astype(h.dtype)
+        h = _where(touched, h, unless_zero(edit.strength, h, h + change))
+    for step in edit.steps:
+        s = jnp.where(edit.strength == 0, 0, edit.strength * step.share)
+        h = _where(touched, h, _stepped(h, step, s))
+    return h
+
+
+def _stepped(h: Array, step: Step, s: Array) -> Array:
+    wide, u = h.astype(jnp.float32), _row(step.direction)
+    along = jnp.sum(wide * u, -1, keepdims=True)
+    if step.kind == "turn":
+        new = wide + s * step.amount * u
+        length, longer = (jnp.sqrt(jnp.sum(x**2, -1, keepdims=True)) for x in (wide, new))
+        new = new * length / jnp.where(longer > 0, longer, 1)
+    else:
+        far = step.amount - along
+        change = {"add": step.amount, "project": -along, "set": far, "raise": jnp.maximum(far, 0)}[step.kind]
+        new = wide + s * change * u
+    return unless_zero(s, h, _where(_passed(wide, step), h, new.astype(h.dtype)))
+
+
+def _passed(h: Array, step: Step) -> Array | None:
+    """Which tokens a step's gate lets through, [batch, time]; None is all."""
+    gate, threshold = step.gate, step.threshold
+    if gate is None or threshold is None:
+        return None
+    score = jnp.sum(h * _row(gate), -1)
+    if step.cosine:
+        lengths = jnp.sqrt(jnp.sum(h**2, -1) * jnp.sum(gate**2))
+        score = score / jnp.where(lengths > 0, lengths, 1)
+    return score >= threshold
+
+
+def inner(a: Array, edit: Edit, touched: Array | None) -> Array:
+    """The MLP's inner activations with an edit's neurons, [batch, time, hidden]; one layer's part."""
+    change = None
+    if edit.neurons is not None:
+        change = _row(edit.strength * edit.neurons)
+    if edit.gains is not None:
+        grown = _row(edit.strength * edit.gains) * a.astype(jnp.float32)
+        change = grown if change is None else change + grown
     if change is None:
-        return h
-    return unless_zero(strength, h, h + (strength * change).astype(h.dtype)[None, None, :])
+        return a
+    return _where(touched, a, unless_zero(edit.strength, a, a + change.astype(a.dtype)))
+
+
+def _row(x: Array) -> Array:
+    """A vector as one for every token, [1, 1, width] float32."""
+    return x.astype(jnp.float32)[None, None, :]
+
+
+def _where(touched: Array | None, plain: Array, changed: Array) -> Array:
+    return changed if touched is None else jnp.where(touched[..., None], changed, plain)
 
 
 @jax.custom_jvp
@@ -123,7 +344,7 @@ def _unless_zero_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return unless_zero(*primals), tangents[2]
 
 
-def low_rank(product: Array, x: Array, change: LowRank | None, strength: Array) -> Array:
+def low_rank(product: Array, x: Array, change: LowRank | None, strength: Array, touched: Array | None) -> Array:
     """`product + strength * (x A) B`, and exactly the product at strength 0; one layer's A and B."""
     if change is None:
         return product
@@ -132,4 +353,4 @@ def low_rank(product: Array, x: Array, change: LowRank | None, strength: Array) 
         "bti,ir->btr", x, change.down.astype(x.dtype), preferred_element_type=jnp.float32, precision=exact
     )
     outer = jnp.einsum("btr,ro->bto", inner, change.up.astype(jnp.float32), precision=exact)
-    return unless_zero(strength, product, product + (strength * outer).astype(product.dtype))
+    return _where(touched, product, unless_zero(strength, product, product + (strength * outer).astype(product.dtype)))

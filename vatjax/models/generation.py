@@ -21,8 +21,8 @@ from vatjax import errors
 from vatjax.models import decoder
 from vatjax.models.checkpoint import Found
 from vatjax.models.config import Config
-from vatjax.models.edit import Edit
-from vatjax.models.model import Model, positions_of, read
+from vatjax.models.edit import WRITTEN, Edit
+from vatjax.models.model import Model, kind_of, positions_of, read
 
 Array = jax.Array
 
@@ -114,7 +114,8 @@ def generate(
         if 0 < room < sampling.tokens:
             return _crossing(model, tokens, present, key, edit, sampling, room)
     reach = jnp.max(jnp.sum(present, -1)) + sampling.tokens - 1
-    written: Written = _generate(model, tokens, present, key, edit, reach, jnp.zeros(len(tokens), bool), 0, sampling)
+    none, kind = jnp.zeros(len(tokens), bool), kind_of(present)
+    written: Written = _generate(model, tokens, present, kind, key, edit, reach, none, 0, sampling)
     return written
 
 
@@ -124,12 +125,13 @@ def _crossing(
     """Two parts: tokens that are chosen while the text is short, and the others, with everything computed anew."""
     before, behind = (dataclasses.replace(sampling, tokens=n) for n in (room, sampling.tokens - room))
     short = jnp.max(jnp.sum(present, -1)) + room - 1
-    none = jnp.zeros(len(tokens), bool)
-    first: Written = _generate(model, tokens, present, key, edit, short, none, 0, before)
+    none, kind = jnp.zeros(len(tokens), bool), kind_of(present)
+    first: Written = _generate(model, tokens, present, kind, key, edit, short, none, 0, before)
     ended = jnp.any(jnp.isin(first.tokens, jnp.asarray(sampling.stop, jnp.int32)), axis=1)
     tokens = jnp.concatenate([tokens, first.tokens], axis=1)
     present = jnp.concatenate([present, jnp.ones(first.tokens.shape, bool)], axis=1)
-    rest: Written = _generate(model, tokens, present, key, edit, short + behind.tokens, ended, room, behind)
+    kind = jnp.concatenate([kind, jnp.full(first.tokens.shape, WRITTEN)], axis=1)
+    rest: Written = _generate(model, tokens, present, kind, key, edit, short + behind.tokens, ended, room, behind)
     return Written(
         jnp.concatenate([first.tokens, rest.tokens], axis=1),
         jnp.concatenate([first.log_probs, rest.log_probs], axis=1),
@@ -150,6 +152,7 @@ def _generate(
     model: Model,
     tokens: Array,
     present: Array,
+    kind: Array,
     key: Array,
     edit: Edit | None,
     reach: Array,
@@ -164,14 +167,18 @@ def _generate(
     positions = positions_of(present)
     cache = decoder.empty_cache(config, batch, places, weights["embedding"].dtype)
 
-    def advance(cache: decoder.Cache, tokens: Array, positions: Array, present: Array) -> tuple[decoder.Cache, Array]:
+    def advance(
+        cache: decoder.Cache, tokens: Array, positions: Array, present: Array, kind: Array
+    ) -> tuple[decoder.Cache, Array]:
         hidden = decoder.embed(weights, config, tokens)
-        run = decoder.layers(weights, config, hidden, positions, present, cache=cache, edit=edit, reach=reach)
+        run = decoder.layers(
+            weights, config, hidden, positions, present, cache=cache, edit=edit, reach=reach, kind=kind
+        )
         assert run.cache is not None
         return run.cache, decoder.head(weights, config, run.hidden[:, -1])
 
     last = positions[:, -1] + 1
-    cache, logits = advance(cache, tokens, positions, present)
+    cache, logits = advance(cache, tokens, positions, present, kind)
     stops = jnp.asarray(sampling.stop, jnp.int32)
 
     def take(step: Array, done: Array, logits: Array, text: Written) -> tuple[Array, Array, Written]:
@@ -191,7 +198,13 @@ def _generate(
 
     def write(state: Any) -> Any:
         step, done, chosen, cache, text = state
-        cache, logits = advance(cache, chosen[:, None], (last + step - 1)[:, None], jnp.ones((batch, 1), bool))
+        cache, logits = advance(
+            cache,
+            chosen[:, None],
+            (last + step - 1)[:, None],
+            jnp.ones((batch, 1), bool),
+            jnp.full((batch, 1), WRITTEN),
+        )
         chosen, done, text = take(step, done, logits, text)
         return step + 1, done, chosen, cache, text
 

@@ -55,7 +55,7 @@ def _fetch(name: str, revision: str | None) -> Path:
         message = "is no name of a repository on the Hub"
     except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled):
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-        message = "is not in the local cache, and " + (
+        message = "no folder of that name; as a name on the Hub it is not in the local cache, and " + (
             "HF_HUB_OFFLINE is set" if offline else "the Hub can't be reached"
         )
     except (OSError, hub_errors.HfHubHTTPError) as error:

@@ -11,7 +11,7 @@ from flax import nnx
 from vatjax import errors
 from vatjax.models import decoder
 from vatjax.models.config import Config
-from vatjax.models.edit import Edit
+from vatjax.models.edit import LAST, PROMPT, WRITTEN, Edit
 
 Array = jax.Array
 
@@ -69,6 +69,7 @@ def logits(
     mask: Any = None,
     edit: Edit | None = None,
     positions: Array | None = None,
+    written: Any = None,
 ) -> Array:
     """Logits after each token, [batch, time, vocabulary] float32.
 
@@ -79,10 +80,26 @@ def logits(
         edit: a change of the computation.
         positions: [batch, time]; by default from the mask. A model with other rotary positions for long texts chooses by
             the largest of them.
+        written: [batch, time], 1 for what was written behind each prompt: for edits that tell them apart; by default all
+            is prompt.
     """
     tokens, present = read(model.config, tokens, mask, positions is None)
-    found: Array = _logits(model, tokens, present, edit, positions)
+    found: Array = _logits(model, tokens, present, edit, positions, kind_of(present, written))
     return found
+
+
+def kind_of(present: Array, written: Any = None) -> Array:
+    """What each token is to its prompt, for edits that touch some of them, [batch, time] of PROMPT, LAST and WRITTEN.
+
+    Args:
+        present: [batch, time] bool.
+        written: [batch, time], 1 for what was written behind the prompt.
+    """
+    written = jnp.zeros(present.shape, bool) if written is None else jnp.asarray(written).astype(bool) & present
+    prompt = present & ~written
+    places = jnp.arange(present.shape[1])[None, :]
+    last = jnp.max(jnp.where(prompt, places, -1), axis=1, keepdims=True)
+    return jnp.where(written, WRITTEN, jnp.where(places == last, LAST, PROMPT))
 
 
 def read(config: Config, tokens: Any, mask: Any, bounded: bool = True) -> tuple[Array, Array]:
@@ -106,9 +123,11 @@ def read(config: Config, tokens: Any, mask: Any, bounded: bool = True) -> tuple[
 
 
 @jax.jit
-def _logits(model: Model, tokens: Array, present: Array, edit: Edit | None, positions: Array | None) -> Array:
+def _logits(
+    model: Model, tokens: Array, present: Array, edit: Edit | None, positions: Array | None, kind: Array
+) -> Array:
     weights, config = model.arrays, model.config
     positions = positions_of(present) if positions is None else positions
     hidden = decoder.embed(weights, config, tokens)
-    run = decoder.layers(weights, config, hidden, positions, present, edit=edit)
+    run = decoder.layers(weights, config, hidden, positions, present, edit=edit, kind=kind)
     return decoder.head(weights, config, run.hidden)

@@ -24,9 +24,11 @@ from jax import lax
 from vatjax.models import attention as at
 from vatjax.models import decoder, rope
 from vatjax.models.config import Config
-from vatjax.models.edit import Edit
+from vatjax.models.edit import PROMPT, Edit
 
 Array = jax.Array
+
+_NOWHERE = 1 << 30  # the position of a place that nobody sees
 
 
 class Store(NamedTuple):
@@ -42,6 +44,20 @@ class Store(NamedTuple):
     position: Array
 
 
+class Passed(NamedTuple):
+    """What a pass gives.
+
+    Attributes:
+        hidden: the residual stream after the last layer, [rows, time, width].
+        store: with what is to be kept.
+        residuals: the residual stream after each layer, [layers, rows, time, width]; None where nobody asked.
+    """
+
+    hidden: Array
+    store: Store
+    residuals: Array | None
+
+
 class Rows(NamedTuple):
     """One pass: tokens, where they stand, what they see, and what is kept of them.
 
@@ -52,6 +68,7 @@ class Rows(NamedTuple):
         sees_path: [rows, time, path] bool.
         sees_row: [rows, time, time] bool; a token sees itself.
         places: [rows, time] int32, where a token's keys go in the store; a place beyond its end is nowhere.
+        kind: [rows, time] int8, what a token is to its prompt (`edit.PROMPT`, `LAST`, `WRITTEN`).
     """
 
     tokens: Array
@@ -60,6 +77,7 @@ class Rows(NamedTuple):
     sees_path: Array
     sees_row: Array
     places: Array
+    kind: Array
 
 
 def empty_store(config: Config, places: int, dtype: Any) -> Store:
@@ -69,14 +87,20 @@ def empty_store(config: Config, places: int, dtype: Any) -> Store:
 
 
 def trunk(
-    weights: decoder.Weights, config: Config, tokens: Array, reach: Array | int, edit: Edit | None = None
+    weights: decoder.Weights,
+    config: Config,
+    tokens: Array,
+    length: Array | int,
+    reach: Array | int,
+    edit: Edit | None = None,
 ) -> Store:
     """What all texts begin with.
 
     Args:
         weights: of the whole model.
         config: of the model.
-        tokens: [time] int32.
+        tokens: [time] int32; what stands behind the first `length` is seen by nobody.
+        length: how many there are.
         reach: how many positions the longest of the texts has.
         edit: a change of the computation.
 
@@ -90,9 +114,12 @@ def trunk(
     cache = decoder.empty_cache(config, 1, time, weights["embedding"].dtype)
     hidden = decoder.embed(weights, config, tokens[None])
     present = jnp.ones((1, time), bool)
-    run = decoder.layers(weights, config, hidden, positions[None], present, cache=cache, edit=edit, reach=reach)
+    kind = jnp.full((1, time), PROMPT)
+    run = decoder.layers(
+        weights, config, hidden, positions[None], present, cache=cache, edit=edit, reach=reach, kind=kind
+    )
     assert run.cache is not None
-    return Store(run.cache.key[:, 0], run.cache.value[:, 0], positions)
+    return Store(run.cache.key[:, 0], run.cache.value[:, 0], jnp.where(positions < length, positions, _NOWHERE))
 
 
 def forward(
@@ -103,7 +130,8 @@ def forward(
     rows: Rows,
     reach: Array | int,
     edit: Edit | None = None,
-) -> tuple[Array, Store]:
+    every: bool = False,
+) -> Passed:
     """One pass over rows.
 
     Args:
@@ -114,20 +142,13 @@ def forward(
         rows: the tokens.
         reach: how many positions the longest of the texts has.
         edit: a change of the computation.
-
-    Returns:
-        (the residual stream after the last layer [rows, time, width]; the store with what is to be kept).
+        every: whether the residual stream is wanted after every layer, too; static.
     """
     ropes = rope.tables(config.ropes, rows.positions, reach)
-    far = store.position[rows.path]
-    # How far back each key lies decides whether a layer's window still reaches it.
-    sets = (
-        (rows.positions[..., None] - trunk.position[None, None, :], None),
-        (rows.positions[..., None] - far[:, None, :], rows.sees_path),
-        (rows.positions[..., None] - rows.positions[:, None, :], rows.sees_row),
-    )
+    touched = decoder.touched_by(edit, rows.kind)
+    sets = _sets(trunk, store, rows)
 
-    def step(h: Array, along: Any) -> tuple[Array, tuple[Array, Array]]:
+    def step(h: Array, along: Any) -> tuple[Array, tuple[tuple[Array, Array], Array | None]]:
         (own, which, window, _, own_edit), (trunk_key, trunk_value), (store_key, store_value) = along
         turn = tuple(table[which] for table in ropes)
 
@@ -145,7 +166,8 @@ def forward(
             ]
             return at.merge(mixed).astype(query.dtype), (key, value)
 
-        return decoder.layer(own, config, h, turn, attend, own_edit)
+        h, kept = decoder.layer(own, config, h, turn, attend, own_edit, touched)
+        return h, (kept, h if every else None)
 
     hidden = decoder.embed(weights, config, rows.tokens)
     along = (
@@ -153,13 +175,23 @@ def forward(
         (trunk.key, trunk.value),
         (store.key, store.value),
     )
-    hidden, (key, value) = lax.scan(step, hidden, along)
-    return hidden, _keep(store, rows, key, value)
+    hidden, ((key, value), residuals) = lax.scan(step, hidden, along)
+    return Passed(hidden, _keep(store, rows, key, value), residuals)
 
 
-def _allowed(back: Array, sees: Array | None, window: Array) -> Array:
-    near = (back < window) | (window == 0)
-    return near if sees is None else near & sees
+def _sets(trunk: Store, store: Store, rows: Rows) -> tuple[tuple[Array, Array], ...]:
+    """Of the three sets of keys how far back each of them lies, which decides whether a window reaches it, and who sees it."""
+    own = rows.positions[..., None]
+    behind = own - trunk.position[None, None, :]
+    return (
+        (behind, behind > 0),
+        (own - store.position[rows.path][:, None, :], rows.sees_path),
+        (own - rows.positions[:, None, :], rows.sees_row),
+    )
+
+
+def _allowed(back: Array, sees: Array, window: Array) -> Array:
+    return ((back < window) | (window == 0)) & sees
 
 
 def _keep(store: Store, rows: Rows, key: Array, value: Array) -> Store:

@@ -18,7 +18,7 @@ from vatjax import errors
 from vatjax.models import decoder
 from vatjax.models.config import Config
 from vatjax.models.edit import Edit
-from vatjax.models.model import Model, positions_of, read
+from vatjax.models.model import Model, kind_of, positions_of, read
 
 Array = jax.Array
 
@@ -32,6 +32,7 @@ def log_probs(
     mask: Any = None,
     edit: Edit | None = None,
     last: int | None = None,
+    written: Any = None,
 ) -> Array:
     """The log-probability of each token given those before it, [batch, time] float32.
 
@@ -44,20 +45,21 @@ def log_probs(
         edit: a change of the computation.
         last: only the last so many places, [batch, last]: where prompts are padded on the left to where their
             continuations begin, no logits of the prompts are computed.
+        written: [batch, time], 1 for continuations: for edits that tell them from prompts; by default all is prompt.
     """
     tokens, present = read(model.config, tokens, mask)
     wanted = tokens.shape[1] if last is None else last
     if not 0 <= wanted <= tokens.shape[1]:
         raise errors.InputError(f"last: expected 0 to {tokens.shape[1]}, the number of tokens; found {last}")
-    found: Array = _log_probs(model, tokens, present, edit, wanted)
+    found: Array = _log_probs(model, tokens, present, edit, kind_of(present, written), wanted)
     return found
 
 
 @functools.partial(jax.jit, static_argnames="wanted")
-def _log_probs(model: Model, tokens: Array, present: Array, edit: Edit | None, wanted: int) -> Array:
+def _log_probs(model: Model, tokens: Array, present: Array, edit: Edit | None, kind: Array, wanted: int) -> Array:
     weights, config = model.arrays, model.config
     hidden = decoder.embed(weights, config, tokens)
-    hidden = decoder.layers(weights, config, hidden, positions_of(present), present, edit=edit).hidden
+    hidden = decoder.layers(weights, config, hidden, positions_of(present), present, edit=edit, kind=kind).hidden
     first = max(1, tokens.shape[1] - wanted)
     found = token_log_probs(weights, config, hidden[:, first - 1 : -1], tokens[:, first:])
     known = present[:, first:] & present[:, first - 1 : -1]

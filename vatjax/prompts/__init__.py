@@ -8,6 +8,7 @@ made.text(0)                                          # a whole prompt; made.lev
 from vatjax.prompts.build import Chat, Prompts, Shot, assemble, fields
 from vatjax.prompts.examples import actions, demonstrations, judgements, preferences
 from vatjax.prompts.how import How
+from vatjax.prompts.instruction import instruction, instructions
 from vatjax.prompts.parse import forgiving, strict
 from vatjax.prompts.wording import PROTOCOLS, Letters, Protocol, Scale, Wording, acting, choice, read, wording, wordings
 
@@ -28,6 +29,8 @@ __all__ = [
     "demonstrations",
     "fields",
     "forgiving",
+    "instruction",
+    "instructions",
     "judgements",
     "preferences",
     "read",

@@ -66,6 +66,7 @@ def assemble(
     scale: Scale | Letters | None = None,
     shots: Sequence[Shot] = (),
     chat: Chat | None = None,
+    instruction: str = "",
 ) -> Prompts:
     """Prompts of a wording, one for each row of fields.
 
@@ -75,9 +76,10 @@ def assemble(
         scale: of the answers; 1 to 5 by default.
         shots: examples with answers, before every prompt.
         chat: a chat template; without one, plain text that a base model continues.
+        instruction: a sentence on a line of its own, before the rubric.
     """
     scale = scale or Scale()
-    before, behind = _frame(wording, scale, shots, chat)
+    before, behind = _frame(wording, scale, shots, chat, instruction)
     lines = wording.levels
     known: list[dict[str, int]] = [{before: 0}, *({} for _ in lines)]
     index = []
@@ -95,10 +97,12 @@ def assemble(
     return Prompts(levels, table, scale, digest.hexdigest())
 
 
-def _frame(wording: Wording, scale: Scale | Letters, shots: Sequence[Shot], chat: Chat | None) -> tuple[str, str]:
+def _frame(
+    wording: Wording, scale: Scale | Letters, shots: Sequence[Shot], chat: Chat | None, instruction: str
+) -> tuple[str, str]:
     """What stands before the first level of every prompt, and what stands behind its last."""
-    rubric = wording.rubric(scale)
-    asked = [("\n".join(line.format_map(s.fields) for line in wording.levels), scale.answer(s.rating)) for s in shots]
+    rubric = "\n".join(text for text in (instruction, wording.rubric(scale)) if text)
+    asked = [(_shown(s, wording), scale.answer(s.rating)) for s in shots]
     if chat is None:
         examples = "".join(f"{text}\n{wording.answer} {answer}\n\n" for text, answer in asked)
         return f"{rubric}\n\n{examples}", f"\n{wording.answer}"
@@ -114,6 +118,16 @@ def _frame(wording: Wording, scale: Scale | Letters, shots: Sequence[Shot], chat
     except Exception:  # templates refuse a system message in ways of their own, or leave it out without a word
         first = {**messages[1], "content": f"{rubric}\n\n{messages[1]['content']}"}
         return _around(chat([first, *messages[2:]]), shown)
+
+
+def _shown(shot: Shot, wording: Wording) -> str:
+    """An example as it is asked."""
+    try:
+        return "\n".join(line.format_map(shot.fields) for line in wording.levels)
+    except KeyError as error:
+        raise errors.InputError(
+            f"an example has no {error.args[0]!r}, which the wording {wording.name!r} shows; it has {', '.join(shot.fields)}"
+        ) from None
 
 
 def _around(text: str, shown: Sequence[str]) -> tuple[str, str]:

@@ -6,8 +6,6 @@ model is judged can be trained on by accident.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from vatjax import errors
@@ -41,7 +39,7 @@ def judgements(
     chat: Chat | None = None,
     test: float = 0.25,
     seed: int = 0,
-) -> Iterator[dict[str, str]]:
+) -> list[dict[str, str]]:
     """`prompt` and `completion`: for a direction of +1 full agreement with actions for the target, none with those against.
 
     Args:
@@ -56,9 +54,9 @@ def judgements(
     scale = scale or Scale()
     train = train_side(items, target, direction, test, seed)
     made = assemble((fields(train, i) for i in range(len(train))), asked or wording("paired"), scale, chat=chat)
-    for i, polarity in enumerate(train.polarity):
-        answer = scale.answer(scale.high if polarity * direction == EXPRESS else scale.low)
-        yield {"prompt": made.text(i), "completion": answer if chat else f" {answer}"}
+    answers = [scale.answer(scale.high if side * direction == EXPRESS else scale.low) for side in train.polarity]
+    space = "" if chat else " "
+    return [{"prompt": made.text(i), "completion": space + answer} for i, answer in enumerate(answers)]
 
 
 def preferences(
@@ -69,7 +67,7 @@ def preferences(
     chat: Chat | None = None,
     test: float = 0.25,
     seed: int = 0,
-) -> Iterator[dict[str, str]]:
+) -> list[dict[str, str]]:
     """`prompt`, `chosen` and `rejected`: the scene, the action that the direction wants, and its counterpart.
 
     Args:
@@ -83,13 +81,11 @@ def preferences(
         raise errors.InputError(f"{items.source}: no scene of the train side has both actions of {target}")
     made = assemble((fields(train, i) for i in pairs.express), asked or acting(), chat=chat)
     space = "" if chat else " "
-    for i, (express, suppress) in enumerate(zip(pairs.express, pairs.suppress, strict=True)):
-        wanted, other = (express, suppress) if direction == EXPRESS else (suppress, express)
-        yield {
-            "prompt": made.text(i),
-            "chosen": f"{space}{train.action[wanted]}",
-            "rejected": f"{space}{train.action[other]}",
-        }
+    chosen, rejected = (pairs.express, pairs.suppress)[::direction]
+    return [
+        {"prompt": made.text(i), "chosen": space + train.action[one], "rejected": space + train.action[other]}
+        for i, (one, other) in enumerate(zip(chosen, rejected, strict=True))
+    ]
 
 
 def actions(
@@ -100,13 +96,13 @@ def actions(
     chat: Chat | None = None,
     test: float = 0.25,
     seed: int = 0,
-) -> Iterator[dict[str, str]]:
+) -> list[dict[str, str]]:
     """`prompt` and `completion`: the scene, and the action that the direction wants; arguments as in `preferences`."""
     train = train_side(items, target, direction, test, seed)
     train = train.take(train.polarity == direction)
     made = assemble((fields(train, i) for i in range(len(train))), asked or acting(), chat=chat)
-    for i in range(len(train)):
-        yield {"prompt": made.text(i), "completion": f"{'' if chat else ' '}{train.action[i]}"}
+    space = "" if chat else " "
+    return [{"prompt": made.text(i), "completion": space + action} for i, action in enumerate(train.action)]
 
 
 def demonstrations(
@@ -132,6 +128,8 @@ def demonstrations(
         InputError: where the train side has fewer.
     """
     scale = scale or Scale()
+    if count < 0:
+        raise errors.InputError(f"shots: expected 0 or more, found {count}")
     train = train_side(items, target, direction, test, seed)
     draw = np.random.default_rng(seed)
     sides = [draw.permutation(np.flatnonzero(train.polarity == side)) for side in (EXPRESS, -EXPRESS)]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
-from vatjax import errors
-from vatjax.prompts.wording import Protocol, Scale, Wording, wording, wordings
+from vatjax import errors, names
+from vatjax.prompts.wording import PROTOCOLS, Protocol, Scale, Wording, wording, wordings
+
+Reading = Literal["expected", "argmax", "generate"]
+Parser = Literal["strict", "forgiving"]
+READINGS: tuple[Reading, ...] = get_args(Reading)
+PARSERS: tuple[Parser, ...] = get_args(Parser)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +32,10 @@ class How:
     """Ask also with the scale turned round, and average."""
     prior: bool = False
     """Divide by the probabilities of the answers where every text is "N/A"."""
-    reading: Literal["expected", "argmax", "generate"] = "expected"
+    reading: Reading = "expected"
     """The expected rating, that of the likeliest option, or one that is read from what the model writes, which is slower
     and begins anew after a kill."""
-    parser: Literal["strict", "forgiving"] = "forgiving"
+    parser: Parser = "forgiving"
     """How a written answer is read: a number alone, or the one number that is given as the answer."""
     written: int = 24
     """How many tokens a written answer may have."""
@@ -43,6 +48,9 @@ class How:
     today's date into the prompt (Llama 3's) get a fixed one."""
 
     def __post_init__(self) -> None:
+        for key, known in (("protocol", PROTOCOLS), ("reading", READINGS), ("parser", PARSERS)):
+            if getattr(self, key) not in known:
+                raise errors.InputError(names.unknown(key, getattr(self, key), known))
         if self.reading == "generate" and self.prior:
             raise errors.InputError("prior: written answers have no probabilities to divide by")
         if self.written < 1:

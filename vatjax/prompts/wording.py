@@ -55,6 +55,8 @@ class Scale:
 
     def answer(self, rating: int) -> str:
         """The option that says this rating."""
+        if not self.low <= rating <= self.high:
+            raise errors.InputError(f"a rating of {rating} is not on the scale from {self.low} to {self.high}")
         return str(self.low + self.high - rating if self.falling else rating)
 
 
