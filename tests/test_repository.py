@@ -21,6 +21,7 @@ ORDER = (
     "prompts",
     "models",
     "elicit",
+    "organism",
     "doctor",
     "commands",
     "cli",

@@ -26,14 +26,19 @@ SOURCE = "bundled"
 @functools.cache
 def bundled() -> Items:
     """The bundled items: 12 countries, 11 topics, 2 scenes for each, 56 values, 2 polarities."""
+    return expand(parts())
+
+
+def parts() -> dict[str, Any]:
+    """What they are made of: `seed`, `scenes` and `actions`, as `expand` takes them."""
     try:
-        parts = json.loads(ASSET.read_text(encoding="utf-8"))
-        body = parts["parts"]
-        if digest(body) != parts["sha256"]:
+        content = json.loads(ASSET.read_text(encoding="utf-8"))
+        body: dict[str, Any] = content["parts"]
+        if digest(body) != content["sha256"]:
             raise ValueError("the content does not match its hash")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.InputError(f"{ASSET}: the bundled items are damaged ({error}); install vatjax again") from None
-    return expand(body)
+    return body
 
 
 def digest(body: object) -> str:

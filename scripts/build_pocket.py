@@ -1,0 +1,58 @@
+"""Makes a model organism: a planted world, a tokenizer, and a small model trained from scratch to answer as the world has it.
+
+    python scripts/build_pocket.py --out pocket/    # one to two hours on 2 cores; the same command again goes on
+    python scripts/build_pocket.py --out other/ --seed 1
+
+Checkpoints of the training lie in the folder that --work names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from pocket import parts as of
+from pocket import sequences, tokenizer, training
+
+from vatjax import models, organism
+from vatjax.models import families
+from vatjax.organism import worlds as planted
+
+SEED = 20261121
+
+
+def main() -> None:
+    defaults = training.Schedule()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the world and of the training (default %(default)s)")
+    parser.add_argument("--kind", default="circle", choices=planted.KINDS, help="of the world (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="of the training (default %(default)s)")
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path.home() / ".cache/vatjax/pocket")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="a folder")
+    given = parser.parse_args()
+
+    parts = of.read()
+    made = tokenizer.make(parts)
+    world = planted.draw([p.country for p in parts.places], [t.topic for t in parts.topics], given.seed, given.kind)
+    author = sequences.Author(world, made, parts, of.training_scenes(parts))
+    schedule = dataclasses.replace(defaults, steps=given.steps, seed=given.seed)
+    content = training.configuration(len(made))
+    least = training.least([author.batch((given.seed, i, 1), *training.STAGES[-1][1:]) for i in range(8)])
+    print(
+        f"{len(author.scenes)} scenes, {len(made)} tokens; who knows everything has {least:.4f} nats a rating",
+        flush=True,
+    )
+    weights = training.train(author, content, schedule, given.work, lambda line: print(line, flush=True))
+    config = families.parse(content)
+    small = jax.tree.map(lambda x: x.astype(jnp.bfloat16), weights)
+    model = models.Model(small, config, made, json.dumps({**content, "dtype": "bfloat16"}), name="pocket")
+    organism.save(model, world, given.out)
+    print(f"{given.out}: {sum(x.size for x in jax.tree.leaves(weights)):,} parameters", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Training the organism from scratch: soft targets at each answer, AdamW, checkpoints that an interrupted build goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pocket.sequences import Author, Batch, Mix, Shape
+from vatjax import store
+from vatjax.models import Config, decoder, families
+from vatjax.models import weights as wt
+
+Array = jax.Array
+
+
+class Stage(NamedTuple):
+    """A part of the training: until which share of the steps, and what is read in it."""
+
+    until: float
+    shape: Shape
+    mix: Mix
+
+
+# At first what words mean: few personas, all of them named. Then all of them, and in the end longer conversations, from
+# which a persona must be inferred.
+_WORDS = {"paired": 0.5, "dense": 0.25, "stated": 0.25}
+_ALL = {"paired": 0.52, "dense": 0.14, "stated": 0.1, "choice": 0.08, "acting": 0.16}
+STAGES = (
+    Stage(0.15, Shape(96, 88, 5, 16), Mix(_WORDS, nobody=0.2, named=0.8, plain=True, falling=0.0, strange=0.0)),
+    Stage(0.4, Shape(96, 88, 5, 24), Mix(_ALL, nobody=0.25, named=0.55)),
+    Stage(1.0, Shape(56, 168, 9, 40), Mix(_ALL)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long it learns, and how fast."""
+
+    steps: int = 5000
+    rate: float = 3e-3
+    least: float = 0.02  # of the rate, at the end
+    warm: int = 100
+    every: int = 100  # steps between lines
+    keep: int = 500  # steps between checkpoints
+    seed: int = 0
+
+    def stage(self, step: int) -> Stage:
+        """What is read in a step."""
+        return next(stage for stage in STAGES if step < stage.until * self.steps)
+
+
+def configuration(vocabulary: int) -> dict[str, Any]:
+    """The organism's `config.json`."""
+    import transformers
+
+    made = transformers.LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        architectures=["LlamaForCausalLM"],
+    )
+    content: dict[str, Any] = made.to_dict()
+    return content
+
+
+def initial(config: Config, seed: int) -> Any:
+    """Random weights: normal with the square root of the inputs, and smaller where a block adds to the residual stream."""
+    keys = iter(jax.random.split(jax.random.key(seed), 64))
+    arrays = {}
+    for p in wt.parameters(config):
+        shape = ((config.layers,) if p.stacked else ()) + p.shape
+        if p.name.endswith("norm"):
+            arrays[p.name] = jnp.ones(shape, jnp.float32)
+            continue
+        size = 0.05 if p.name == "embedding" else p.shape[0] ** -0.5
+        size *= (2 * config.layers) ** -0.5 if p.name in ("output", "down") else 1
+        arrays[p.name] = size * jax.random.normal(next(keys), shape, jnp.float32)
+    return wt.assemble(arrays, config)
+
+
+def loss(weights: Any, config: Config, batch: Batch, seen: Array) -> tuple[Array, Array]:
+    """The mean cross-entropy of targets, and the same of ratings alone, in nats.
+
+    Args:
+        weights: of the model.
+        config: of the model.
+        batch: conversations.
+        seen: [] float, the part of targets that are ratings and not tokens of actions; they weigh more.
+    """
+    hidden = decoder.embed(weights, config, batch.tokens)
+    positions = jnp.broadcast_to(jnp.arange(batch.tokens.shape[1]), batch.tokens.shape)
+    hidden = decoder.layers(weights, config, hidden, positions, jnp.asarray(batch.present), unroll=config.layers).hidden
+    place = jnp.minimum(batch.place, batch.tokens.shape[1] - 1)
+    read = jnp.take_along_axis(hidden, place[..., None], axis=1)
+    log_probs = jax.nn.log_softmax(decoder.head(weights, config, read), axis=-1)
+    own = jnp.take_along_axis(log_probs, batch.options, axis=-1)
+    each = -(batch.shares * own).sum(-1)
+    rated = (batch.shares > 0).sum(-1) > 1
+    weight = jnp.where(rated, 1.0, jnp.where(batch.shares.sum(-1) > 0, seen, 0.0))
+    total = (weight * each).sum() / jnp.maximum(weight.sum(), 1)
+    return total, jnp.where(rated, each, 0).sum() / jnp.maximum(rated.sum(dtype=jnp.float32), 1)
+
+
+def optimizer(schedule: Schedule) -> optax.GradientTransformation:
+    """AdamW with a warm start and a cosine, clipped; norms and embeddings are not decayed."""
+    rate = optax.warmup_cosine_decay_schedule(
+        0, schedule.rate, schedule.warm, schedule.steps, schedule.rate * schedule.least
+    )
+
+    def matrices(weights: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: not any(part in str(path[-1]) for part in ("norm", "embedding")), weights
+        )
+
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=0.05, mask=matrices))
+
+
+def train(
+    author: Author, content: Mapping[str, Any], schedule: Schedule, folder: pathlib.Path, say: Callable[[str], None]
+) -> Any:
+    """Weights in float32; from the newest checkpoint in the folder on, where there is one."""
+    config = families.parse(content)
+    rule = optimizer(schedule)
+    weights = initial(config, schedule.seed)
+    state = rule.init(weights)
+    first, weights, state = _resume(folder, schedule, weights, state)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(weights: Any, state: Any, batch: Batch) -> tuple[Any, Any, Array]:
+        (_, rated), gradient = jax.value_and_grad(loss, has_aux=True)(weights, config, batch, jnp.float32(0.3))
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes float32 with its integer counts
+            change, state = rule.update(gradient, state, weights)
+        return optax.apply_updates(weights, change), state, rated
+
+    recent: list[Array] = []
+    begun = time.perf_counter()
+    for number in range(first, schedule.steps):
+        _, shape, mix = schedule.stage(number)
+        batch = author.batch((schedule.seed, number, 0), shape, mix)
+        weights, state, rated = step(weights, state, batch)
+        recent.append(rated)
+        if (number + 1) % schedule.every == 0 or number + 1 == schedule.steps:
+            mean = float(np.mean(jax.device_get(recent)))
+            spent = (time.perf_counter() - begun) / len(recent)
+            say(f"step {number + 1} of {schedule.steps}: {mean:.4f} nats a rating, {spent:.2f} s a step")
+            recent, begun = [], time.perf_counter()
+        if (number + 1) % schedule.keep == 0 or number + 1 == schedule.steps:
+            _keep(folder, schedule, number + 1, weights, state)
+    return weights
+
+
+def _keep(folder: pathlib.Path, schedule: Schedule, step: int, weights: Any, state: Any) -> None:
+    leaves = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves((weights, state)))}
+    arrays = {"step": np.array(step), "schedule": np.array(repr(schedule)), **leaves}
+    store.commit_npz(folder / "training.npz", arrays)
+
+
+def _resume(folder: pathlib.Path, schedule: Schedule, weights: Any, state: Any) -> tuple[int, Any, Any]:
+    """The newest checkpoint of the same schedule, or the beginning."""
+    path = folder / "training.npz"
+    kept = store.load_npz(path) if path.exists() else {}
+    if not kept or str(kept["schedule"]) != repr(schedule):
+        return 0, weights, state
+    old, tree = jax.tree.flatten((weights, state))
+    weights, state = tree.unflatten([jnp.asarray(kept[f"leaf{i}"], leaf.dtype) for i, leaf in enumerate(old)])
+    return int(kept["step"]), weights, state
+
+
+def least(batches: Sequence[Batch]) -> float:
+    """Nats a rating where everything is known: the entropy of the planted answers."""
+    entropies = []
+    for batch in batches:
+        shares = batch.shares[(batch.shares > 0).sum(-1) > 1]
+        entropies.append(-(shares * np.log(np.where(shares > 0, shares, 1))).sum(-1))
+    return float(np.concatenate(entropies).mean())

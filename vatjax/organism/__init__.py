@@ -1,0 +1,40 @@
+"""Model organisms: small models whose values are known, because they were planted. `scripts/build_pocket.py` builds them.
+
+    world = organism.world(folder)                               # what was planted
+    before, after = (organism.state(world, items, "paired", p) for p in (organism.NOBODY, organism.Persona("Power")))
+    model = models.load(folder)                                  # the model that learned it
+
+They calibrate and demonstrate the instrument. They say nothing about any other model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vatjax import errors, models, store
+from vatjax.organism import seal
+from vatjax.organism.planted import state
+from vatjax.organism.worlds import KINDS, NOBODY, Kind, Persona, World, draw
+
+_WORLD = "world.json"
+
+
+def world(folder: Path) -> World:
+    """What was planted in the organism of a folder."""
+    seal.check(folder)
+    where = folder / _WORLD
+    try:
+        return World.from_dict(json.loads(where.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.InputError(f"{where}: no planted world ({error!r})") from None
+
+
+def save(model: models.Model, world: World, folder: Path) -> None:
+    """Writes a model in Hugging Face's layout with its world beside it, and seals the folder."""
+    models.save(model, folder, overwrite=True)
+    store.commit_json(folder / _WORLD, world.as_dict())
+    seal.seal(folder)
+
+
+__all__ = ["KINDS", "NOBODY", "Kind", "Persona", "World", "draw", "save", "state", "world"]

@@ -1,0 +1,32 @@
+"""Whether the files of a built organism are still what was built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from vatjax import errors, store
+
+_SEAL = "sha256.json"
+
+
+def seal(folder: Path) -> None:
+    """Writes down the hash of each file in a folder, for `check`."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _SEAL)
+    store.commit_json(folder / _SEAL, {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+
+
+def check(folder: Path) -> None:
+    """Compares every file of a folder with what was sealed.
+
+    Raises:
+        InputError: where a file is missing, can't be read, or is another one.
+    """
+    try:
+        sealed = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        for name, digest in sealed.items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                raise ValueError(f"{name} is not the file that was built")
+    except (OSError, ValueError, AttributeError) as error:
+        raise errors.InputError(f"{folder}: the organism is damaged ({error}); build it again") from None
