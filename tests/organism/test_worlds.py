@@ -128,7 +128,8 @@ def test_a_world_is_data():
 def tiny():
     sizes = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     content = {"model_type": "llama", **sizes, "num_attention_heads": 2, "tie_word_embeddings": True}
-    config = families.parse({**content, "hidden_act": "silu", "max_position_embeddings": 32, "rms_norm_eps": 1e-6})
+    content |= {"hidden_act": "silu", "max_position_embeddings": 32, "rms_norm_eps": 1e-6}
+    config = families.parse(content)
     found = {p.name: np.zeros(((1,) if p.stacked else ()) + p.shape, np.float32) for p in weights.parameters(config)}
     return models.Model(weights.assemble(found, config), config, source=json.dumps(content))
 

@@ -117,7 +117,7 @@ _STEP = ("direction", "amount", "share", "gate", "threshold")
 
 
 def _parts(edit: Edit) -> Iterator[tuple[str, Any]]:
-    yield "strength", edit.strength
+    yield "strength", np.reshape(np.asarray(edit.strength, np.float32), 1)
     for name in ("residual", "neurons", "gains"):
         if getattr(edit, name) is not None:
             yield name, getattr(edit, name)
@@ -138,7 +138,7 @@ def _edit(found: Mapping[str, Any], facts: Mapping[str, Any]) -> Edit:
         gate, threshold = (found.get(f"steps.{number}.{key}") for key in _STEP[3:])
         steps.append(Step(**needed, gate=gate, threshold=threshold, kind=said["kind"], cosine=said["cosine"]))
     return Edit(
-        found["strength"],
+        found["strength"].reshape(()),
         **{name: found.get(name) for name in ("residual", "neurons", "gains")},
         lora={name: LowRank(found[f"lora.{name}.down"], found[f"lora.{name}.up"]) for name in changed},
         steps=tuple(steps),
