@@ -22,6 +22,8 @@ ORDER = (
     "models",
     "elicit",
     "organism",
+    "edits",
+    "study",
     "doctor",
     "commands",
     "cli",

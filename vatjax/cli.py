@@ -36,6 +36,12 @@ COMMANDS = (
     Command(("rate",), "ask a model about items and write its value state", "vatjax.commands.rate", "Rate"),
     Command(("tax",), "what an intervention did, from ratings before and after", "vatjax.commands.tax", "Tax"),
     Command(
+        ("steer",), "find an edit that pushes a model, and measure it beside placebos", "vatjax.commands.steer", "Steer"
+    ),
+    Command(
+        ("validate",), "the instrument against what was planted in a model", "vatjax.commands.validate", "Validate"
+    ),
+    Command(
         ("doctor",), "versions, devices, memory; what is missing and how to get it", "vatjax.commands.doctor", "Doctor"
     ),
     Command(

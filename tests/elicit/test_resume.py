@@ -14,7 +14,7 @@ from tests.elicit.speaking import speaking, tokenizer
 from tests.models.checkpoints import checkpoint
 from tests.test_cli import run
 from vatjax import elicit, errors, items, models, states
-from vatjax.elicit import provenance, resume, scorer
+from vatjax.elicit import provenance, resume, running
 
 pytestmark = pytest.mark.filterwarnings("ignore:the options have")
 
@@ -46,8 +46,8 @@ def test_what_is_kept_is_not_computed_again_and_the_bits_are_the_same(tmp_path, 
         elicit.ratings(speaking(), DATA, size=SIZE, keep=folder)
     monkeypatch.undo()
     assert len(list(folder.glob("shard-*.npz"))) == 2
-    plain = scorer._Run.shard
-    monkeypatch.setattr(scorer._Run, "shard", lambda self, n: (computed.append(n), plain(self, n))[1])
+    plain = running.Run.shard
+    monkeypatch.setattr(running.Run, "shard", lambda self, n: (computed.append(n), plain(self, n))[1])
     told = []
     again = elicit.ratings(speaking(), DATA, size=SIZE, keep=folder, told=lambda *said: told.append(said))
     ((cost, left, ready),) = told
@@ -60,7 +60,7 @@ def test_what_is_kept_is_not_computed_again_and_the_bits_are_the_same(tmp_path, 
 
 
 def test_a_run_that_ran_out_of_memory_goes_on_in_the_smaller_passes(tmp_path, monkeypatch):
-    plain, sizes = scorer._pass, []
+    plain, sizes = running.advance, []
 
     def scarce(*arguments):
         sizes.append(arguments[4].tokens.size)
@@ -68,7 +68,7 @@ def test_a_run_that_ran_out_of_memory_goes_on_in_the_smaller_passes(tmp_path, mo
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
         return plain(*arguments)
 
-    monkeypatch.setattr(scorer, "_pass", scarce)
+    monkeypatch.setattr(running, "advance", scarce)
     whole = elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path / "whole")
     assert max(sizes[-3:]) == 64 < max(sizes)
     sizes.clear()
@@ -85,7 +85,7 @@ def test_a_run_that_ran_out_of_memory_goes_on_in_the_smaller_passes(tmp_path, mo
     assert (tmp_path / "cut" / "size.json").exists()
     monkeypatch.setattr(resume.Kept, "put", put)
     monkeypatch.setattr(
-        scorer, "_pass", plain
+        running, "advance", plain
     )  # now there would be room: the bits must still be those of the small passes
     again = elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path / "cut")
     np.testing.assert_array_equal(again.shares, whole.shares)

@@ -12,7 +12,7 @@ from tests.models.checkpoints import FAMILIES, checkpoint
 from vatjax import errors, models
 from vatjax.elicit import passes as layout
 from vatjax.elicit import plan as planning
-from vatjax.elicit import scorer
+from vatjax.elicit import running, scorer
 from vatjax.elicit.pieces import log_shares
 from vatjax.elicit.plan import Size
 from vatjax.elicit.tree import grow
@@ -137,7 +137,7 @@ def test_a_whole_run_compiles_a_few_functions():
     model = load("llama")
 
     def count():
-        return {name: getattr(scorer, name)._cache_size() for name in ("_begin", "_pass", "_answers")}
+        return {name: getattr(running, name)._cache_size() for name in ("begin", "advance", "answers")}
 
     before = count()
     compiled, listening = [], [True]
@@ -158,7 +158,7 @@ def test_a_whole_run_compiles_a_few_functions():
 def test_where_memory_runs_out_passes_are_halved(monkeypatch):
     model = load("llama")
     size, expected = Size(tokens=256, shard=300), scored(model)
-    plain, refused = scorer._pass, []
+    plain, refused = running.advance, []
 
     def scarce(*arguments):
         if arguments[4].tokens.size > 64:
@@ -166,7 +166,7 @@ def test_where_memory_runs_out_passes_are_halved(monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
         return plain(*arguments)
 
-    monkeypatch.setattr(scorer, "_pass", scarce)
+    monkeypatch.setattr(running, "advance", scarce)
     told = []
     np.testing.assert_allclose(scored(model, size=size, halved=told.append), expected, rtol=0, atol=2e-5)
     assert len(refused) == len(told) >= 1
@@ -176,12 +176,12 @@ def test_where_memory_runs_out_passes_are_halved(monkeypatch):
     def never(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
-    monkeypatch.setattr(scorer, "_pass", never)
+    monkeypatch.setattr(running, "advance", never)
     with pytest.raises(
         errors.InputError, match="no memory for passes of 64 tokens; spread the model over more devices"
     ):
         scored(model)
-    monkeypatch.setattr(scorer, "_pass", lambda *_: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("INTERNAL: x")))
+    monkeypatch.setattr(running, "advance", lambda *_: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("INTERNAL: x")))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         scored(model)
 
@@ -217,12 +217,12 @@ def test_what_a_plan_says_a_pass_needs_is_what_its_program_takes():
     found = forest(4, scenes=4, actions=8, values=12, rubric=40)
     ((part,),) = scorer.plans(model, [(found, OPTIONS)], Size(tokens=1024, shard=2000))
     shapes, plan = part.plan.shapes, part.plan
-    begun = scorer._begin(
+    begun = running.begin(
         model, np.zeros(shapes.trunk, np.int32), np.int32(1), np.int32(plan.reach), None, shapes.store, shapes.answers
     )
     every = layout.passes(grow(found, plan.shards[0], plan.trunk, OPTIONS), shapes)
     one = max(every, key=lambda one: len(one.rows.tokens))
-    lowered = scorer._pass.lower(model, begun.trunk, begun.store, begun.read, *one, np.int32(plan.reach), None)
+    lowered = running.advance.lower(model, begun.trunk, begun.store, begun.read, *one, np.int32(plan.reach), None)
     took = lowered.compile().memory_analysis()
     weights = sum(x.nbytes for x in jax.tree.leaves(model.arrays))
     took = took.temp_size_in_bytes + took.argument_size_in_bytes - weights
@@ -246,7 +246,7 @@ def test_residuals_are_those_of_each_prompt_alone(family):
     model = load(family)
     change = random_edit(model.config)
     texts = [FOUND.tokens(i) for i in range(len(FOUND.which))]
-    for prompts, found in scorer.residuals(model, FOUND, change, SIZE):
+    for prompts, found in scorer.states(model, FOUND, change, SIZE):
         assert found.shape == (model.config.layers, len(prompts), model.config.width)
         for k in (0, len(prompts) - 1):
             ids = jnp.asarray([texts[prompts[k]]])
@@ -280,11 +280,11 @@ def test_ratings_have_a_gradient_through_the_tree():
 
     def answer(strength):
         own = models.Edit(strength, edit.residual)
-        begun = scorer._begin(model, trunk, length, reach, own, shapes.store, shapes.answers)
+        begun = running.begin(model, trunk, length, reach, own, shapes.store, shapes.answers)
         store, read = begun.store, begun.read
         for rows, answers in jobs:
-            store, read = scorer._pass(model, begun.trunk, store, read, rows, answers, reach, own)
-        return jnp.sum(jnp.tanh(scorer._answers(model, read, np.array([91, 92], np.int32))))
+            store, read = running.advance(model, begun.trunk, store, read, rows, answers, reach, own)
+        return jnp.sum(jnp.tanh(running.answers(model, read, np.array([91, 92], np.int32))))
 
     slope = jax.grad(answer)(0.5)
     step = 1e-2

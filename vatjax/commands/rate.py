@@ -47,6 +47,8 @@ class Rate:
     """For the protocol labelled, in place of --labels: a model that gives them; they go beside the state, for the next."""
     adapter: str = ""
     """A PEFT adapter to ask the model with."""
+    edit: str = ""
+    """An edit to ask the model under: a folder that `vatjax steer` has written."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights."""
     tokens: int = 0
@@ -75,7 +77,7 @@ class Rate:
         if store.path(self.out).exists():
             raise errors.InputError(f"{self.out}: a state is there already; remove it, or write to another file")
         model = models.load(self.model, self.dtype)
-        edit = models.load_adapter(self.adapter, model.config) if self.adapter else None
+        edit = self._changed(model)
         size = elicit.size_for(model, self.tokens)
         folder, progress = f"{self.out}.shards", _Progress(model)
         with warnings.catch_warnings():
@@ -107,6 +109,16 @@ class Rate:
         summary = _summary(self.out, rated)
         show.as_json(summary) if self.json else _print(summary)
         return 0
+
+    def _changed(self, model: Any) -> Any:
+        """What the computation is changed by."""
+        from vatjax import models
+
+        if self.adapter and self.edit:
+            raise errors.InputError("--adapter and --edit: a model is asked with one of them")
+        if self.edit:
+            return models.load_edit(self.edit, model)
+        return models.load_adapter(self.adapter, model.config) if self.adapter else None
 
     @property
     def _label_shards(self) -> str:

@@ -4,6 +4,8 @@ state = elicit.rate(model, items, "paired")            # a ValueState
 rated = elicit.ratings(model, items, elicit.How("dense", counterbalance=True), shots=shots, edit=edit)
 rated.state, rated.agreement, rated.shares, rated.cost
 given = elicit.label(annotator, items)                 # labels for the protocol labelled, by a model that is left alone
+shots = elicit.neutral_shots(model, items)             # examples that push nothing, to compare with those that do
+under = elicit.states_under(model, items, edits)       # of many edits at one time, what they share computed once
 chosen = elicit.choose(model, items)                   # which action of each pair, in both orders
 """
 
@@ -11,10 +13,12 @@ from vatjax.elicit import labels
 from vatjax.elicit.choice import Chosen, choose
 from vatjax.elicit.gap import stated_and_acted
 from vatjax.elicit.labels import Labels, label
+from vatjax.elicit.neutral import neutral_shots
 from vatjax.elicit.plan import Cost, Plan, Size
 from vatjax.elicit.rating import Rated, rate, ratings
 from vatjax.elicit.resume import drop
 from vatjax.elicit.scorer import seconds_for, size_for
+from vatjax.elicit.under import Under, choices_under, states_under
 from vatjax.prompts import How
 
 __all__ = [
@@ -25,13 +29,17 @@ __all__ = [
     "Plan",
     "Rated",
     "Size",
+    "Under",
+    "choices_under",
     "choose",
     "drop",
     "label",
     "labels",
+    "neutral_shots",
     "rate",
     "ratings",
     "seconds_for",
     "size_for",
     "stated_and_acted",
+    "states_under",
 ]

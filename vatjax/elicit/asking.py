@@ -20,6 +20,7 @@ from vatjax.elicit import provenance, scorer, written
 from vatjax.elicit.pieces import Option, Pieces, digest, options, pieces
 from vatjax.elicit.plan import Cost, Size
 from vatjax.elicit.resume import Kept
+from vatjax.elicit.running import Part
 from vatjax.models import Edit, Model, tokens
 from vatjax.prompts import How, Letters, Prompts, Scale, Shot
 
@@ -98,7 +99,7 @@ def answers(
     """
     rows = list(rows)
     chat = template(model, how)
-    made = _made(rows, how, condition, chat)
+    made = posed(rows, how, condition, chat)
     size = run.size or scorer.size_for(model)
     if how.reading == "generate":
         name = functools.partial(named, rows)
@@ -124,10 +125,10 @@ def answers(
         "mass": provenance.said_mass(shares.sum(-1), how.reading == "generate", [w.name for w in how.wordings()]),
         "cost": cost._asdict(),
     }
-    return Answers(_together(means, how), shares, cost, meta)
+    return Answers(averaged(means, how), shares, cost, meta)
 
 
-def _made(rows: Sequence[Fields], how: How, condition: Condition, chat: prompts.Chat | None) -> list[Prompts]:
+def posed(rows: Sequence[Fields], how: How, condition: Condition, chat: prompts.Chat | None) -> list[Prompts]:
     """The prompts of each wording in each scale, with one that says nothing where its answers are divided by."""
     blank = [dict.fromkeys(rows[0], "N/A")] if how.prior else []
     return [
@@ -157,7 +158,7 @@ def _scored(
     found = scored(model, made, read_as, condition.edit, run, planned, kept, functools.partial(named, rows))
     count = len(rows)
     read = [
-        (_read(logs[:count], logs[count:], one.scale, how), np.exp(logs[:count]), cost)
+        (read_off(logs[:count], logs[count:], one.scale, how), np.exp(logs[:count]), cost)
         for one, logs, cost in zip(made, found.logs, found.costs, strict=True)
     ]
     return read, found.size
@@ -173,10 +174,14 @@ def template(model: Model, how: How) -> prompts.Chat | None:
     return lambda messages: tokens.chat(model.tokenizer, messages, **how.template)
 
 
+def pieced(model: Model, made: Prompts, how: How) -> Pieces:
+    """Prompts as tokens."""
+    return pieces(made, model.tokenizer, template(model, how) is not None)
+
+
 def tokenised(model: Model, made: Prompts, how: How) -> tuple[Pieces, tuple[Option, ...]]:
     """Prompts as tokens, and the ways to write each answer behind them."""
-    found = pieces(made, model.tokenizer, template(model, how) is not None)
-    return found, options(model.tokenizer, made.text(0)[-200:], made.scale.options)
+    return pieced(model, made, how), options(model.tokenizer, made.text(0)[-200:], made.scale.options)
 
 
 class Scored(NamedTuple):
@@ -199,7 +204,7 @@ def scored(
     read_as: Sequence[tuple[Pieces, tuple[Option, ...]]],
     edit: Edit | None = None,
     run: Run = AT_ONCE,
-    planned: Sequence[Sequence[scorer.Part]] | None = None,
+    planned: Sequence[Sequence[Part]] | None = None,
     kept: Kept | None = None,
     name: Callable[[int], str] = lambda prompt: f"prompt {prompt + 1}",
 ) -> Scored:
@@ -241,7 +246,7 @@ def scored(
     return Scored(logs, costs, now)
 
 
-def _left(planned: Sequence[Sequence[scorer.Part]], ready: Sequence[set[int]]) -> int:
+def _left(planned: Sequence[Sequence[Part]], ready: Sequence[set[int]]) -> int:
     """Tokens of the shards that are not there yet."""
     return sum(
         tokens
@@ -251,7 +256,7 @@ def _left(planned: Sequence[Sequence[scorer.Part]], ready: Sequence[set[int]]) -
     )
 
 
-def _taken(kept: Kept | None, order: int, parts: Sequence[scorer.Part], logs: np.ndarray) -> set[int]:
+def _taken(kept: Kept | None, order: int, parts: Sequence[Part], logs: np.ndarray) -> set[int]:
     """Takes the shards that are kept, where they are of the same prompts and whole; which they are."""
     taken: set[int] = set()
     shards = [part.prompts[shard] for part in parts for shard in part.plan.shards]
@@ -268,7 +273,7 @@ def total(costs: Any) -> Cost:
     return Cost(*(sum(parts) for parts in zip(*costs, strict=True)))
 
 
-def _read(logs: np.ndarray, prior: np.ndarray, scale: Scale | Letters, how: How) -> np.ndarray:
+def read_off(logs: np.ndarray, prior: np.ndarray, scale: Scale | Letters, how: How) -> np.ndarray:
     """Ratings on the rising scale, [prompts]."""
     with np.errstate(invalid="ignore"):  # where no option has any probability there is no rating
         logs = logs - prior[0] if how.prior else logs
@@ -298,7 +303,8 @@ def _by_wording(means: Sequence[np.ndarray], how: How) -> np.ndarray:
     return _mean(stacked, 1)
 
 
-def _together(means: Sequence[np.ndarray], how: How) -> np.ndarray:
+def averaged(means: Sequence[np.ndarray], how: How) -> np.ndarray:
+    """The mean over wordings, and in each over its scales, [prompts]."""
     return _mean(_by_wording(means, how), 0)
 
 

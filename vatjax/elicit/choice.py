@@ -59,11 +59,8 @@ def choose(
         size: how much is computed at one time.
         chat, template: as in `How`.
     """
-    asked = protocols.ask(items, "paired")
-    rows = _rows(list(asked.rows))
     settings = How("paired", chat=chat) if template is None else How("paired", chat=chat, template=template)
-    chosen, frame = prompts.choice(wording), asking.template(model, settings)
-    made = prompts.assemble(rows, chosen, Letters(), (), frame, instruction)
+    asked, rows, made = posed(model, items, settings, wording, instruction)
     read_as = asking.tokenised(model, made, settings)
     found = asking.scored(model, [made], [read_as], edit, asking.Run(size), name=lambda i: asking.named(rows, i))
     share = np.exp(found.logs[0]).reshape(-1, 2, 2)  # [pairs, orders, letters]; the express action is A, then B
@@ -74,11 +71,16 @@ def choose(
     # Half the difference of these two is what the state holds.
     ratings = np.stack([2 * preference - 1, 1 - 2 * preference], 1).ravel()
     state, _ = protocols.answered(asked, ratings, 0.0, len(items.taxonomy.names))
+    chosen = prompts.choice(wording)
     meta = {
         **provenance.asked_of(model, edit),
         **provenance.described(items),
         "prompts": {"sha256": [made.digest], "versions": {chosen.name: chosen.version}},
-        "how": {"wording": [chosen.name], "template": dict(settings.template), "chat": frame is not None},
+        "how": {
+            "wording": [chosen.name],
+            "template": dict(settings.template),
+            "chat": asking.template(model, settings) is not None,
+        },
         "instruction": instruction,
         "form": "choice",
         "mass": provenance.said_mass(mass),
@@ -86,6 +88,16 @@ def choose(
         "position_bias": bias,
     }
     return Chosen(rating.state_of(state, asked, items, meta), preference, bias, mass)
+
+
+def posed(
+    model: Model, items: Items, settings: How, wording: str = "", instruction: str = ""
+) -> tuple[protocols.Asked, list[dict[str, str]], prompts.Prompts]:
+    """What is asked of each pair, twice: first with the express action as A, then as B."""
+    asked = protocols.ask(items, "paired")
+    rows = _rows(list(asked.rows))
+    frame = asking.template(model, settings)
+    return asked, rows, prompts.assemble(rows, prompts.choice(wording), Letters(), (), frame, instruction)
 
 
 def _rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:

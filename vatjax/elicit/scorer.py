@@ -10,20 +10,18 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from vatjax import errors
-from vatjax.elicit import passes as layout
 from vatjax.elicit import plan as planning
 from vatjax.elicit.pieces import Option, Pieces, log_shares
-from vatjax.elicit.plan import CHUNK, Plan, Size
-from vatjax.elicit.tree import Tree, grow
-from vatjax.models import Edit, Model, decoder, packed, sharding
+from vatjax.elicit.plan import Size
+from vatjax.elicit.running import Part, Run
+from vatjax.models import Edit, Model, packed, sharding
 
 Array = jax.Array
 
@@ -77,22 +75,6 @@ def seconds_for(model: Model, tokens: float) -> float:
     weights = sum(leaf.size for leaf in jax.tree.leaves(model.arrays["layers"]))
     devices = {device for leaf in jax.tree.leaves(model.arrays) for device in leaf.devices()}
     return float(2 * weights * tokens / (_SHARE * speed * len(devices)))
-
-
-class Part(NamedTuple):
-    """Prompts that are computed together: they take the same rotary positions.
-
-    Attributes:
-        prompts: [n] which.
-        found: their tokens.
-        options: the ways to write an answer.
-        plan: how they are computed.
-    """
-
-    prompts: np.ndarray
-    found: Pieces
-    options: Sequence[Option]
-    plan: Plan
 
 
 def plans(model: Model, asked: Sequence[tuple[Pieces, Sequence[Option]]], size: Size) -> list[list[Part]]:
@@ -178,8 +160,8 @@ def score(
         before += len(part.plan.shards)
 
 
-def residuals(
-    model: Model, found: Pieces, edit: Edit | None = None, size: Size | None = None
+def states(
+    model: Model, found: Pieces, edit: Edit | None = None, size: Size | None = None, every: packed.Every = "residual"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """What a model holds at the last token of each prompt, where it is about to answer; each shared token computed once.
 
@@ -188,15 +170,16 @@ def residuals(
         found: tokens of the prompts.
         edit: a change of the computation.
         size: how much is computed at one time.
+        every: of each layer the residual stream after it, or the MLP's inner activations.
 
     Yields:
-        (which prompts [n]; the residual stream after each layer, [layers, n, width]).
+        (which prompts [n]; what was asked for, [layers, n, width] or [layers, n, hidden]).
     """
     options = (Option((0,), 0),)  # nothing behind the prompts is read
     for part in plans(model, [(found, options)], size or size_for(model))[0]:
-        run = _Run(model, part, edit)
+        run = Run(model, part, edit)
         for number, prompts in enumerate(part.plan.shards):
-            yield part.prompts[prompts], run.residuals(number)
+            yield part.prompts[prompts], run.states(number, every)
 
 
 def _check(found: Pieces, model: Model, options: Sequence[Option], name: Callable[[int], str]) -> None:
@@ -232,63 +215,6 @@ def by_reach(found: Pieces, model: Model, behind: int = 0) -> list[np.ndarray]:
     return [np.flatnonzero(part) for part in (~beyond, beyond) if part.any()]
 
 
-class _Run:
-    """What stays the same over the shards of a plan: the model, the trunk's keys, the arrays that passes fill."""
-
-    def __init__(self, model: Model, part: Part, edit: Edit | None) -> None:
-        self.model, self.part, self.edit = model, part, edit
-        self.mesh = sharding.mesh_of(model.arrays)
-        self.reach = np.int32(part.plan.reach)
-        wanted = sorted({token for option in part.options for token in option.tokens})
-        self.column = {token: i for i, token in enumerate(wanted)}
-        self.wanted = np.array(wanted, np.int32)
-        self.begun: _Begun | None = None
-
-    def shard(self, number: int) -> np.ndarray:
-        """Log-probabilities of each way to write an answer, [prompts, ways]."""
-        tree, read = self._computed(number)
-        shares = np.asarray(_answers(self.model, read, self.wanted)).reshape(-1, len(self.wanted))
-        return self._ways(shares[layout.same_ends(tree)])
-
-    def residuals(self, number: int) -> np.ndarray:
-        """The residual stream after each layer at each prompt's last token, [layers, prompts, width]."""
-        tree, read = self._computed(number, every=True)
-        return np.asarray(read[:, layout.same_ends(tree)[:, 0]])
-
-    def _computed(self, number: int, every: bool = False) -> tuple[Tree, Array]:
-        """A shard's tree, and what was read at the ends of its prompts."""
-        found, plan = self.part.found, self.part.plan
-        shapes = plan.shapes
-        if self.begun is None:
-            tokens = np.zeros(shapes.trunk, np.int32)
-            tokens[: plan.trunk] = found.tokens(0)[: plan.trunk]
-            length = np.int32(plan.trunk)
-            self.begun = _begin(self.model, tokens, length, self.reach, self.edit, shapes.store, shapes.answers, every)
-        trunk, store, read = self.begun
-        self.begun = None  # what passes fill is given away; it comes back when all of them are done
-        tree = grow(found, plan.shards[number], plan.trunk, self.part.options)
-        for one in layout.passes(tree, shapes):
-            rows, answers = self._placed(one)
-            store, read = _pass(self.model, trunk, store, read, rows, answers, self.reach, self.edit)
-        self.begun = _Begun(trunk, store, read)
-        return tree, read
-
-    def _ways(self, shares: np.ndarray) -> np.ndarray:
-        """The product over an option's tokens, each read at its own place; shares is [prompts, places, wanted]."""
-        at = {place: i for i, place in enumerate(self.part.plan.places)}
-        ways = np.zeros((len(shares), len(self.part.options)))
-        for i, option in enumerate(self.part.options):
-            for k, token in enumerate(option.tokens):
-                ways[:, i] += shares[:, at[option.tokens[:k]], self.column[token]]
-        return ways
-
-    def _placed(self, one: layout.Pass) -> Any:
-        if self.mesh is None:
-            return one
-        where = sharding.texts(self.mesh)
-        return jax.tree.map(lambda x: jax.device_put(x, where), one)
-
-
 class _Fitting:
     """The shards of a part, in passes that fit a device: where one does not, they are halved from there on."""
 
@@ -297,7 +223,7 @@ class _Fitting:
     ) -> None:
         self.model, self.part, self.edit = model, part, edit
         self.size, self.halved = min(now, size, key=lambda one: one.tokens), halved
-        self.run = _Run(model, part, edit) if self.size == size else self._smaller()
+        self.run = Run(model, part, edit) if self.size == size else self._smaller()
 
     def shard(self, number: int) -> np.ndarray:
         """A shard's answers, [prompts, ways]."""
@@ -325,75 +251,16 @@ class _Fitting:
             ways[np.searchsorted(prompts, plan.shards[i])] = self.run.shard(i)
         return ways
 
-    def _smaller(self) -> _Run:
+    def _smaller(self) -> Run:
         """The same shards, each cut into smaller ones."""
         found, options, shards = self.part.found, self.part.options, self.part.plan.shards
         (plan,) = planning.make([(found, options)], self.model.config, self.size, _shared(self.model), shards)
-        return _Run(self.model, self.part._replace(plan=plan), self.edit)
+        return Run(self.model, self.part._replace(plan=plan), self.edit)
 
     def culprit(self, bad: np.ndarray) -> int:
         """The first of some prompts that is not finite also alone: in a row, what is not finite spreads to its neighbours."""
         own = Pieces(self.part.found.levels, self.part.found.which[bad])
         alone = [np.array([i]) for i in range(len(bad))]
         (plan,) = planning.make([(own, self.part.options)], self.model.config, self.size, _shared(self.model), alone)
-        run = _Run(self.model, Part(bad, own, self.part.options, plan), self.edit)
+        run = Run(self.model, Part(bad, own, self.part.options, plan), self.edit)
         return int(next((bad[i] for i in range(len(bad)) if not np.isfinite(run.shard(i)).all()), bad[0]))
-
-
-# On the device ------------------------------------------------------------------------------------------------------
-
-
-class _Begun(NamedTuple):
-    """The trunk's keys, and arrays to be filled: keys that later passes look at, and residual streams to be read."""
-
-    trunk: packed.Store
-    store: packed.Store
-    read: Array
-
-
-@functools.partial(jax.jit, static_argnames=("places", "answers", "every"))
-def _begin(
-    model: Model,
-    tokens: Array,
-    length: Array,
-    reach: Array,
-    edit: Edit | None,
-    places: int,
-    answers: int,
-    every: bool = False,
-) -> _Begun:
-    weights, config = model.arrays, model.config
-    dtype = weights["embedding"].dtype
-    shape = (config.layers, answers, config.width) if every else (answers, config.width)
-    trunk = packed.trunk(weights, config, tokens, length, reach, edit)
-    return _Begun(trunk, packed.empty_store(config, places, dtype), jnp.zeros(shape, dtype))
-
-
-@functools.partial(jax.jit, donate_argnames=("store", "read"))
-def _pass(
-    model: Model,
-    trunk: packed.Store,
-    store: packed.Store,
-    read: Array,
-    rows: packed.Rows,
-    answers: Array,
-    reach: Array,
-    edit: Edit | None,
-) -> tuple[packed.Store, Array]:
-    every = read.ndim == 3
-    passed = packed.forward(model.arrays, model.config, trunk, store, rows, reach, edit, every)
-    found = passed.hidden if passed.residuals is None else passed.residuals
-    flat = found.reshape(*read.shape[:-2], -1, read.shape[-1])
-    return passed.store, read.at[..., answers.reshape(-1), :].set(flat, mode="drop")
-
-
-@jax.jit
-def _answers(model: Model, read: Array, wanted: Array) -> Array:
-    """Log-probabilities of some tokens at each place, [chunks, chunk, wanted]."""
-
-    def some(hidden: Array) -> Array:
-        logits = decoder.head(model.arrays, model.config, hidden)
-        return logits[:, wanted] - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-
-    found: Array = lax.map(some, read.reshape(-1, CHUNK, read.shape[-1]))
-    return found

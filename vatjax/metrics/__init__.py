@@ -13,6 +13,7 @@ Arrays in, arrays out: contexts x values, NaN for a missing rating. Every functi
 
 from vatjax.metrics.circle import OrderTest, distance_profile, order_test
 from vatjax.metrics.circumplex import Circumplex, circumplex
+from vatjax.metrics.control import Control, control
 from vatjax.metrics.coupling import READINGS, Reading, as_reading, gini, hubs, kendall, nvat, spearman, vat
 from vatjax.metrics.difference import Difference, difference
 from vatjax.metrics.inference import Coupled, Inference, Moved, Tax, infer, tax
@@ -39,6 +40,7 @@ __all__ = [
     "Amplification",
     "CircleFit",
     "Circumplex",
+    "Control",
     "Coupled",
     "Difference",
     "Estimate",
@@ -59,6 +61,7 @@ __all__ = [
     "circle_fit",
     "circumplex",
     "congruence",
+    "control",
     "couplings",
     "difference",
     "distance_profile",

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a local folder, or a name on the Hugging Face Hub, fetched once into its cache."""
+"""Where a checkpoint is: a local folder, the model that comes with the package, or a name on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import os
 import re
 from pathlib import Path
 
-from vatjax import errors, names
+from vatjax import errors, names, store
+
+# The model organism that comes with the package; a folder of the same name is "./pocket".
+POCKET = "pocket"
+_ASSETS = Path(__file__).parent.parent / "assets"
 
 # Weights as safetensors, configurations and tokenizers: no pickles and no code.
 _WANTED = ("*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
@@ -15,16 +19,19 @@ _NAME = re.compile(r"[\w-][\w.-]{0,94}/[\w-][\w.-]{0,94}")
 
 
 def folder(where: str | Path) -> Path:
-    """The local folder of a checkpoint; what is named on the Hub is downloaded unless it is there already.
+    """The local folder of a checkpoint; what is named on the Hub is downloaded unless it is in its cache.
 
     `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` hold as everywhere in Hugging Face's libraries.
 
     Args:
-        where: a folder, or `owner/name` on the Hub, with `@revision` behind it where one is wanted.
+        where: a folder, "pocket", or `owner/name` on the Hub, with `@revision` behind it where one is wanted.
 
     Raises:
-        InputError: for neither.
+        InputError: for none of them, and where the bundled model's files are not those that were shipped.
     """
+    if where == POCKET:
+        store.check_seal(_ASSETS / POCKET, "the bundled model", "install vatjax again")
+        return _ASSETS / POCKET
     path = Path(where).expanduser()
     with contextlib.suppress(OSError):  # a name that is too long for a file is none
         if path.is_dir():
@@ -35,7 +42,9 @@ def folder(where: str | Path) -> Path:
     if not _NAME.fullmatch(name) or name.startswith("."):
         near = names.nearest(path.name, [p.name for p in path.parent.iterdir()]) if os.path.isdir(path.parent) else None
         hint = f"; did you mean {path.parent / near}?" if near else ""
-        raise errors.InputError(f"{where}: no such folder, and no name on the Hub such as owner/name{hint}")
+        raise errors.InputError(
+            f"{where}: no such folder, and neither {POCKET} nor a name on the Hub such as owner/name{hint}"
+        )
     return _fetch(name, revision or None)
 
 

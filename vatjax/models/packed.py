@@ -15,7 +15,7 @@ Nothing here knows what the texts say; which token sees which is given as masks.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ from vatjax.models.config import Config
 from vatjax.models.edit import PROMPT, Edit
 
 Array = jax.Array
+
+Every = Literal["residual", "neurons"]
 
 _NOWHERE = 1 << 30  # the position of a place that nobody sees
 
@@ -50,12 +52,13 @@ class Passed(NamedTuple):
     Attributes:
         hidden: the residual stream after the last layer, [rows, time, width].
         store: with what is to be kept.
-        residuals: the residual stream after each layer, [layers, rows, time, width]; None where nobody asked.
+        every: what was wanted of every layer: its residual stream, [layers, rows, time, width], or its neurons, [layers,
+            rows, time, hidden]; None where nothing was.
     """
 
     hidden: Array
     store: Store
-    residuals: Array | None
+    every: Array | None
 
 
 class Rows(NamedTuple):
@@ -130,7 +133,7 @@ def forward(
     rows: Rows,
     reach: Array | int,
     edit: Edit | None = None,
-    every: bool = False,
+    every: Every | None = None,
 ) -> Passed:
     """One pass over rows.
 
@@ -142,20 +145,110 @@ def forward(
         rows: the tokens.
         reach: how many positions the longest of the texts has.
         edit: a change of the computation.
-        every: whether the residual stream is wanted after every layer, too; static.
+        every: what is wanted of every layer, too: the residual stream after it, or the MLP's inner activations; static.
     """
-    ropes = rope.tables(config.ropes, rows.positions, reach)
-    touched = decoder.touched_by(edit, rows.kind)
-    sets = _sets(trunk, store, rows)
+    one = _layer(weights, config, rows, reach, edit, _sets(trunk, store, rows))
 
     def step(h: Array, along: Any) -> tuple[Array, tuple[tuple[Array, Array], Array | None]]:
-        (own, which, window, _, own_edit), (trunk_key, trunk_value), (store_key, store_value) = along
+        h, kept, inner = one(h, *along)
+        return h, (kept, {None: None, "residual": h, "neurons": inner}[every])
+
+    hidden = decoder.embed(weights, config, rows.tokens)
+    along = (
+        decoder.scanned(weights, config, edit, 0, config.layers),
+        (trunk.key, trunk.value),
+        (store.key, store.value),
+    )
+    hidden, ((key, value), wanted) = lax.scan(step, hidden, along)
+    return Passed(hidden, _keep(store, rows, key, value), wanted)
+
+
+def through(
+    weights: decoder.Weights,
+    config: Config,
+    hidden: Array,
+    trunk: Store,
+    store: Store,
+    rows: Rows,
+    reach: Array | int,
+    edit: Edit | None,
+    first: Array | int,
+    last: Array | int,
+) -> tuple[Array, Store]:
+    """The layers from `first` to before `last`, which may be traced: what is below an edit is computed once for many.
+
+    Args:
+        weights, config, trunk, store, rows, reach, edit: as in `forward`.
+        hidden: the residual stream before the first of them, [rows, time, width].
+        first, last: which layers.
+
+    Returns:
+        (the residual stream behind the last of them, the store with what is to be kept of them).
+    """
+    one = _layer(weights, config, rows, reach, edit, _sets(trunk, store, rows))
+    whole = decoder.scanned(weights, config, edit, 0, config.layers)
+    places = rows.places.reshape(-1)
+
+    def step(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        h, key, value = carry
+        own, trunk_own, store_own = jax.tree.map(
+            lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False),
+            (whole, (trunk.key, trunk.value), (key, value)),
+        )
+        h, new, _ = one(h, own, trunk_own, store_own)
+        key, value = (
+            kept.at[number, places].set(part.reshape(-1, *part.shape[2:]).astype(kept.dtype), mode="drop")
+            for kept, part in zip((key, value), new, strict=True)
+        )
+        return h, key, value
+
+    hidden, key, value = lax.fori_loop(first, last, step, (hidden, store.key, store.value))
+    position = store.position.at[places].set(rows.positions.reshape(-1), mode="drop")
+    return hidden, Store(key, value, position)
+
+
+def alone(tokens: Array, length: Array | int) -> Rows:
+    """The trunk as a row of its own, whose places are positions; what stands behind its length is seen by nobody.
+
+    Args:
+        tokens: [time] int32.
+        length: how many of them there are.
+    """
+    time = tokens.shape[0]
+    place = jnp.arange(time, dtype=jnp.int32)
+    return Rows(
+        tokens=tokens[None],
+        positions=jnp.where(place < length, place, _NOWHERE)[None],
+        path=jnp.zeros((1, 0), jnp.int32),
+        sees_path=jnp.zeros((1, time, 0), bool),
+        sees_row=(place[:, None] >= place[None, :])[None],
+        places=place[None],
+        kind=jnp.full((1, time), PROMPT, jnp.int8),
+    )
+
+
+def _layer(
+    weights: decoder.Weights,
+    config: Config,
+    rows: Rows,
+    reach: Array | int,
+    edit: Edit | None,
+    sets: tuple[tuple[Array, Array], ...],
+) -> Any:
+    """One layer over rows, from the residual stream, what a layer takes along, and its keys and values in both stores."""
+    ropes = rope.tables(config.ropes, rows.positions, reach)
+    touched = decoder.touched_by(edit, rows.kind)
+
+    def one(
+        h: Array, along: Any, trunk: tuple[Array, Array], store: tuple[Array, Array]
+    ) -> tuple[Array, tuple[Array, Array], Array]:
+        own, which, window, _, own_edit = along
         turn = tuple(table[which] for table in ropes)
 
         def attend(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
             parts = (
-                (trunk_key[None], trunk_value[None]),
-                (store_key[rows.path], store_value[rows.path]),
+                (trunk[0][None], trunk[1][None]),
+                (store[0][rows.path], store[1][rows.path]),
                 (key, value),
             )
             allowed = [_allowed(back, sees, window) for back, sees in sets]
@@ -166,17 +259,9 @@ def forward(
             ]
             return at.merge(mixed).astype(query.dtype), (key, value)
 
-        h, kept = decoder.layer(own, config, h, turn, attend, own_edit, touched)
-        return h, (kept, h if every else None)
+        return decoder.layer(own, config, h, turn, attend, own_edit, touched)
 
-    hidden = decoder.embed(weights, config, rows.tokens)
-    along = (
-        decoder.scanned(weights, config, edit, 0, config.layers),
-        (trunk.key, trunk.value),
-        (store.key, store.value),
-    )
-    hidden, ((key, value), residuals) = lax.scan(step, hidden, along)
-    return Passed(hidden, _keep(store, rows, key, value), residuals)
+    return one
 
 
 def _sets(trunk: Store, store: Store, rows: Rows) -> tuple[tuple[Array, Array], ...]:

@@ -1,8 +1,8 @@
 """Model organisms: small models whose values are known, because they were planted. `scripts/build_pocket.py` builds them.
 
-    world = organism.world(folder)                               # what was planted
+    world = organism.world("pocket")                             # what was planted in the bundled one
     before, after = (organism.state(world, items, "paired", p) for p in (organism.NOBODY, organism.Persona("Power")))
-    model = models.load(folder)                                  # the model that learned it
+    model = models.load("pocket")                                # the model that learned it
 
 They calibrate and demonstrate the instrument. They say nothing about any other model.
 """
@@ -13,16 +13,17 @@ import json
 from pathlib import Path
 
 from vatjax import errors, models, store
-from vatjax.organism import seal
+from vatjax.models import hub
 from vatjax.organism.planted import state
 from vatjax.organism.worlds import KINDS, NOBODY, Kind, Persona, World, draw
 
 _WORLD = "world.json"
 
 
-def world(folder: Path) -> World:
-    """What was planted in the organism of a folder."""
-    seal.check(folder)
+def world(where: str | Path) -> World:
+    """What was planted in an organism: "pocket", or a folder."""
+    folder = hub.folder(where)
+    store.check_seal(folder, "the organism", "build it again")
     where = folder / _WORLD
     try:
         return World.from_dict(json.loads(where.read_text(encoding="utf-8")))
@@ -34,7 +35,7 @@ def save(model: models.Model, world: World, folder: Path) -> None:
     """Writes a model in Hugging Face's layout with its world beside it, and seals the folder."""
     models.save(model, folder, overwrite=True)
     store.commit_json(folder / _WORLD, world.as_dict())
-    seal.seal(folder)
+    store.seal(folder)
 
 
 __all__ = ["KINDS", "NOBODY", "Kind", "Persona", "World", "draw", "save", "state", "world"]

@@ -16,7 +16,13 @@ from vatjax.states import ValueState
 Protocol = Literal["paired", "dense", "stated"]
 
 
-def state(world: World, items: Items, protocol: Protocol = "paired", persona: Persona = NOBODY) -> ValueState:
+def state(
+    world: World,
+    items: Items,
+    protocol: Protocol = "paired",
+    persona: Persona = NOBODY,
+    random: np.random.Generator | None = None,
+) -> ValueState:
     """The value state of a persona in a world, with the contexts that a model's state over the same items has.
 
     Args:
@@ -24,6 +30,7 @@ def state(world: World, items: Items, protocol: Protocol = "paired", persona: Pe
         items: what is asked about.
         protocol: "paired", "dense" or "stated".
         persona: who answers.
+        random: to draw one answer to each question; without it each has its expected rating.
     """
     asked = protocols.ask(items, protocol)
     if protocol == "stated":
@@ -34,6 +41,7 @@ def state(world: World, items: Items, protocol: Protocol = "paired", persona: Pe
         eta = (world.leaning if protocol == "paired" else world.standpoints)(own, persona).ravel()
     else:
         raise errors.InputError(names.unknown("protocol with a planted state", protocol, ("paired", "dense", "stated")))
-    array, _ = protocols.answered(asked, world.rating(eta), 3.0, len(items.taxonomy.names))
+    rating = world.rating(eta) if random is None else world.drawn(eta, random)
+    array, _ = protocols.answered(asked, rating, 3.0, len(items.taxonomy.names))
     meta = {"planted": world.kind, "persona": dataclasses.asdict(persona)}
     return ValueState(array, ~np.isnan(array), asked.clusters, items.taxonomy.names, asked.contexts, meta)

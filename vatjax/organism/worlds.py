@@ -18,7 +18,8 @@ Other kinds of world change the push alone:
 
     independent   D s on the target's own values, and s REACH times a number that each phrasing of an action has of its own
     hub           all values follow the hub's context, each with noise of its own from its phrasings
-    agreement     nothing for any value: the persona agrees more, with actions for a value and against it
+    agreement     nothing for any value: the persona agrees more, with actions for a value and against it; all values
+                  have the same baseline
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ _MOOD = 0.15
 _BASE = (0.25, 0.45, 0.15)  # of baselines: the mean, the wave around Benevolence, and what is each value's own
 _PHRASING = 0.6  # how much of a push that follows contexts is a phrasing's own, where there is a hub
 _CHOICE, _SEAT = 1.5, 0.3  # how a leaning decides between two actions, and how much the first place is worth
+_AGREEMENT, _MOST = 0.2, 0.95  # how far mere agreement lifts every rating, and how far one can be lifted, of SPAN
 _ACT = 1.5  # how a leaning decides which action continues a scene
 
 
@@ -105,8 +107,7 @@ class World:
         own = items.value
         mood = (self._of(self.mood, items.country, items.topic) * self.places[own]).sum(-1)
         eta: np.ndarray = items.polarity * (self.baseline[own] + mood + self.push(items, persona))
-        eta += self._agreement(items.country, items.topic, persona)
-        return eta
+        return self._agreeing(eta, items.country, items.topic, persona)
 
     def push(self, items: Items, persona: Persona) -> np.ndarray:
         """What a persona adds to the leaning towards each item's own value, [items]."""
@@ -134,15 +135,13 @@ class World:
         own = self._vector(items.country, items.topic, persona)
         added = 0.5 * ((own * self.places[items.value]).sum(-1)[:, None] + own @ self.places.T)
         eta: np.ndarray = items.polarity[:, None] * (near + added)
-        eta += self._agreement(items.country, items.topic, persona)[:, None]
-        return eta
+        return self._agreeing(eta, items.country, items.topic, persona)
 
     def importance(self, country: Iterable[str], topic: Iterable[str], persona: Persona = NOBODY) -> np.ndarray:
         """eta of every value in each country and topic, [places, values]."""
         leaned = self._of(self.mood, country, topic) + self._vector(country, topic, persona)
         eta: np.ndarray = self.baseline + leaned @ self.places.T
-        eta += self._agreement(country, topic, persona)[:, None]
-        return eta
+        return self._agreeing(eta, country, topic, persona)
 
     # From leanings to answers ---------------------------------------------------------------------------------------
 
@@ -160,6 +159,13 @@ class World:
         """Expected ratings, 1 to 5."""
         expected: np.ndarray = cls.shares(eta) @ np.arange(1.0, 6.0)
         return expected
+
+    @classmethod
+    def drawn(cls, eta: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """One rating for each leaning, 1 to 5."""
+        above = random.random(eta.shape)[..., None] > cls.shares(eta).cumsum(-1)[..., :-1]
+        rating: np.ndarray = 1.0 + above.sum(-1)
+        return rating
 
     @staticmethod
     def first(eta_first: np.ndarray, eta_second: np.ndarray) -> np.ndarray:
@@ -192,12 +198,14 @@ class World:
         own: np.ndarray = persona.strength * (persona.direction * self.place(persona.target) + REACH * pull)
         return own
 
-    def _agreement(self, country: Iterable[str], topic: Iterable[str], persona: Persona) -> np.ndarray:
-        """What a persona adds to everything it is asked, where it is made of mere agreement, [n]."""
+    def _agreeing(self, eta: np.ndarray, country: Iterable[str], topic: Iterable[str], persona: Persona) -> np.ndarray:
+        """What becomes of leanings where the persona is made of mere agreement: all ratings rise alike, eta is [n, ...]."""
+        if self.kind != "agreement":
+            return eta
         pull = self._of(self.pull, country, topic)[:, 0]
-        size = persona.strength if self.kind == "agreement" else 0.0
-        added: np.ndarray = size * persona.direction * (1 + REACH * pull)
-        return added
+        added = persona.strength * persona.direction * _AGREEMENT * (1 + pull)
+        risen: np.ndarray = np.arctanh(np.clip(np.tanh(eta) + added.reshape(-1, *(1,) * (eta.ndim - 1)), -_MOST, _MOST))
+        return risen
 
     @staticmethod
     def _of(table: Mapping[str, np.ndarray], country: Iterable[str], topic: Iterable[str]) -> np.ndarray:
@@ -243,7 +251,9 @@ def draw(countries: Sequence[str], topics: Sequence[str], seed: int = 0, kind: K
         angle[members] = place + np.linspace(-_FAN, _FAN, len(members))
     mean, wave, own = _BASE
     peak = taxonomy.angles[taxonomy.types.index("Benevolence")]
-    baseline = mean + wave * np.cos(angle - peak) + own * random.standard_normal(len(angle))
+    apart = wave * np.cos(angle - peak) + own * random.standard_normal(len(angle))
+    # Near its end a scale leaves less room: high baselines would rise less, which is no mere agreement any more.
+    baseline = mean + (0 if kind == "agreement" else 1) * apart
     # A country and a topic have half of the variance each, so that a context's has the size that is named.
     mood, pull = (
         {name: size * np.sqrt(0.5) * random.standard_normal(2) for name in (*countries, *topics)} for size in (_MOOD, 1)

@@ -6,7 +6,7 @@ made.text(0)                                          # a whole prompt; made.lev
 """
 
 from vatjax.prompts.build import Chat, Prompts, Shot, assemble, fields
-from vatjax.prompts.examples import actions, demonstrations, judgements, preferences
+from vatjax.prompts.examples import actions, demonstrations, judgements, preferences, train_side
 from vatjax.prompts.how import How
 from vatjax.prompts.instruction import instruction, instructions
 from vatjax.prompts.parse import forgiving, strict
@@ -35,6 +35,7 @@ __all__ = [
     "preferences",
     "read",
     "strict",
+    "train_side",
     "wording",
     "wordings",
 ]

@@ -10,11 +10,13 @@ A path is a local one or a URI (`gs://`, `s3://`, `az://`, `hf://`), which `etil
 from vatjax.store.addresses import address, file_address
 from vatjax.store.claims import Claim, claim, holder
 from vatjax.store.files import Path, commit, commit_json, commit_npz, create, load_npz, open_binary, path, read_text
+from vatjax.store.seal import check_seal, seal
 
 __all__ = [
     "Claim",
     "Path",
     "address",
+    "check_seal",
     "claim",
     "commit",
     "commit_json",
@@ -26,4 +28,5 @@ __all__ = [
     "open_binary",
     "path",
     "read_text",
+    "seal",
 ]

@@ -1,0 +1,77 @@
+"""Answers under many edits at one time are those under each alone; and one compiled program serves any first layer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.elicit.test_scorer import FOUND, OPTIONS, SIZE, load, random_edit, scored
+from vatjax import errors, models
+from vatjax.elicit import together
+
+
+def apart(model, edits):
+    return np.stack([scored(model, edit=edit) for edit in edits])
+
+
+def compare(model, edits, **options):
+    found = together.score(model, FOUND, OPTIONS, edits, SIZE, **options)
+    assert found.shape == (len(edits), len(FOUND.which), 3)
+    np.testing.assert_allclose(np.exp(found), np.exp(apart(model, edits)), rtol=0, atol=2e-5)
+    return found
+
+
+def steps(config, layer, kind, seed):
+    random = np.random.default_rng(seed)
+    u = random.normal(size=(config.layers, config.width)).astype(np.float32)
+    u /= np.linalg.norm(u, axis=-1, keepdims=True)
+    share = np.float32(np.arange(config.layers) == layer)
+    step = models.Step(jnp.asarray(u), jnp.full(config.layers, 2.0), jnp.asarray(share), kind=kind)
+    return models.Edit(jnp.float32(1), steps=(step,), positions="last" if kind == "turn" else "all")
+
+
+# A plain one, one whose layers differ in their windows, and one with experts of its own family's kind of norms.
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
+def test_many_at_once_are_each_alone(family):
+    model = load(family)
+    whole = [random_edit(model.config, seed) for seed in range(3)]
+    edits = [edit.only([layer]) for edit, layer in zip(whole, (3, 1, 2), strict=True)]
+    edits.append(0.0 * edits[0])
+    found = compare(model, edits, at_once=3)  # the last chunk is filled up
+    np.testing.assert_allclose(np.exp(found[3]), np.exp(scored(model)), atol=2e-5)
+    assert np.abs(np.exp(found[0]) - np.exp(found[1])).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["project", "turn"])
+def test_steps_at_some_positions(kind):
+    model = load("llama")
+    compare(model, [steps(model.config, layer, kind, layer) for layer in (2, 3)])
+
+
+def test_the_first_layer_is_no_part_of_the_program():
+    model = load("llama")
+    edit = models.Edit(jnp.float32(1), residual=jax.random.normal(jax.random.key(0), (4, 64)))
+
+    def programs():
+        return [f._cache_size() for f in (together._begin, together._advance, together._answers)]
+
+    before = programs()
+    for layer in (0, 2, 3):
+        together.score(model, FOUND, OPTIONS, [edit.only([layer]), -edit.only([layer])], SIZE)
+    assert max(b - a for a, b in zip(before, programs(), strict=True)) == 1
+
+
+def test_what_lies_below_the_first_edited_layer():
+    edit = random_edit(load("llama").config)
+    assert together.lowest(edit) == 0
+    assert together.lowest(edit.only([2, 3])) == 2
+    assert together.lowest(0.0 * edit) == 4
+    assert together.lowest(steps(load("llama").config, 1, "set", 0)) == 1
+
+
+def test_edits_of_several_forms_are_refused():
+    config = load("llama").config
+    with pytest.raises(errors.InputError, match="only edits of one form"):
+        together.stacked([random_edit(config), steps(config, 1, "set", 0)])
+    with pytest.raises(errors.InputError, match="no edits"):
+        together.stacked([])

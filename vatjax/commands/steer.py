@@ -1,0 +1,335 @@
+"""`vatjax steer`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+from tyro.conf import OmitArgPrefixes
+
+from vatjax import errors, prompts, store
+from vatjax.commands import show
+from vatjax.items import Source, open_source
+
+SHOTS = (2, 4, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Steer:
+    """Finds an edit that pushes a model towards a value or away from it: from the train side, in the layer and at the
+    strength that work best there. Measures it on the test side beside placebos, and writes the edit, its sweep and a plot."""
+
+    model: str
+    """A folder in Hugging Face's layout, "pocket", or owner/name on the Hub."""
+    target: str
+    """What is pushed: a value, a type or a group."""
+    out: str
+    """A folder for the edit, steer.json and sweep.png."""
+    method: Literal["mean", "pca", "probe", "conva", "split", "neurons", "conditional", "shots"] = "mean"
+    """How it is found: a direction from contrast pairs (mean, pca, probe), controlled activation, a trained vector, neurons,
+    a direction with a condition, or examples in the prompt."""
+    items: str = ""
+    """The items, in place of --file: "bundled", or a path or bucket address."""
+    source: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
+    """Which items, and how to read them."""
+    direction: Literal["express", "suppress"] = "express"
+    """Which way."""
+    layers: str = ""
+    """Where: layers separated by commas, each tried by itself; 3+4 is both at once. By default up to six of them."""
+    strengths: str = ""
+    """Strengths to try, separated by commas. By default -4 to 4, eight of them."""
+    operator: Literal["add", "project", "set", "turn"] = "add"
+    """What mean, pca and probe do with a direction."""
+    positions: Literal["all", "prompt", "last", "written"] = "all"
+    """Which tokens are changed."""
+    way: Literal["acted", "asked", "instructed"] = "acted"
+    """What differs within a contrast pair: the action written, the action asked about, or the instruction."""
+    pairs: int = 100
+    """Contrast pairs, where there are as many."""
+    top: int = 100
+    """Of neurons: how many of each value are looked at."""
+    gate: bool = False
+    """Of conva: leave states alone that are not about the target."""
+    scenes: int = 12
+    """Scenes of the train side that the sweep asks about; 0 for all."""
+    placebos: int = 4
+    """Draws of each placebo."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights."""
+    json: bool = False
+    """Print one JSON document instead of tables."""
+
+    def run(self) -> int:
+        if self.items and self.source.file not in (Source.file, self.items):
+            raise errors.InputError(f"two files are given: {self.items!r} and {self.source.file!r}")
+        for name in ("pairs", "scenes", "placebos", "top"):
+            if getattr(self, name) < 0:
+                raise errors.InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        strengths = _numbers(self.strengths, "strengths")
+        source = dataclasses.replace(self.source, file=self.items) if self.items else self.source
+        data = open_source(source)
+        target = prompts.instruction(data.taxonomy, self.target) and self.target  # refused here where it is unknown
+        folder = store.path(self.out)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise errors.InputError(f"{self.out}: something is there already; remove it, or write to another folder")
+        from vatjax import models
+
+        model = models.load(self.model, self.dtype)
+        places = _places(self.layers, model.config.layers)
+        train, test = data.split(source.test, source.seed)
+        if not len(test):
+            raise errors.InputError(f"{source.file}: no item falls to the test side")
+        way = 1 if self.direction == "express" else -1
+        if self.method == "shots":
+            content, kept = self._shots(model, data, test, target, way, source), None
+        else:
+            content, kept = self._edit(model, data, train, test, target, way, source, places, strengths)
+        content = show.finite({**self._said(target), **content})
+        store.commit_json(folder / "steer.json", content)
+        show.as_json(content) if self.json else _print(content, kept, self.out)
+        return 0
+
+    def _said(self, target: str) -> dict[str, Any]:
+        return {"model": self.model, "target": target, "direction": self.direction, "method": self.method}
+
+    # Examples -------------------------------------------------------------------------------------------------------
+
+    def _shots(self, model: Any, data: Any, test: Any, target: str, way: int, source: Source) -> dict[str, Any]:
+        from vatjax import elicit, study
+
+        drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
+        pushes = {
+            f"{count} shots": study.Push(shots=prompts.demonstrations(data, target, way, count, **drawn))
+            for count in SHOTS
+        }
+        for number in range(self.placebos):
+            shown = elicit.neutral_shots(model, data, max(SHOTS), target, draw=number, **drawn)
+            pushes[f"neutral shots {number + 1}"] = study.Push(shots=shown, real=False)
+        found = study.trials(model, test, target, pushes, way, done=_told)
+        examples = [{**shot.fields, "rating": shot.rating} for shot in pushes[f"{max(SHOTS)} shots"].shots]
+        return {"trials": [_trial(one) for one in found], "shots": examples}
+
+    # Edits ----------------------------------------------------------------------------------------------------------
+
+    def _edit(
+        self,
+        model: Any,
+        data: Any,
+        train: Any,
+        test: Any,
+        target: str,
+        way: int,
+        source: Source,
+        places: Any,
+        strengths: Any,
+    ) -> tuple[dict[str, Any], Any]:
+        from vatjax import edits, models, study
+
+        make, places, facts = self._maker(model, data, target, way, source, places)
+        asked = _some(train, self.scenes, source.seed)
+        _told(f"a sweep of {len(places)} places and {len(strengths or edits.STRENGTHS)} strengths")
+        points = edits.sweep(model, asked, target, make, places, strengths or edits.STRENGTHS, way)
+        chosen = edits.best(points)
+        if chosen is None:
+            raise errors.InputError("every strength breaks the model: give smaller ones by --strengths")
+        edit = chosen.strength * make(chosen.layers)
+        curves = [
+            edits.curve([point for point in points if point.layers == place])
+            for place in places
+            if len({point.strength for point in points}) >= 4
+        ]
+        pushes = {self.method: study.Push(edit)} | self._placebos(model, data, target, way, source, edit, chosen)
+        found = study.trials(model, test, target, pushes, way, done=_told)
+        facts = {**facts, "layers": list(chosen.layers), "strength": chosen.strength}
+        folder = store.path(self.out)
+        models.save_edit(edit, model, folder, facts)
+        store.commit(
+            folder / "sweep.png", study.sweep_figure(points, curves, f"{target}, {self.direction}: {self.method}")
+        )
+        content = {
+            "found": facts,
+            "sweep": [_point(point) for point in points],
+            "curves": [_curve(curve) for curve in curves],
+            "trials": [_trial(one) for one in found],
+        }
+        return content, chosen
+
+    def _maker(
+        self, model: Any, data: Any, target: str, way: int, source: Source, places: Any
+    ) -> tuple[Callable[[tuple[int, ...]], Any], list[tuple[int, ...]], dict[str, Any]]:
+        """The edit in some layers, where it is to be tried, and what there is to say about it."""
+        from vatjax import edits
+
+        drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
+        if self.method in ("mean", "pca", "probe"):
+            pairs = edits.contrast(model, data, target, way, self.way, self.pairs, **drawn)
+            found = edits.directions(pairs, self.method, source.seed)
+            facts = {"pairs": pairs.positive.shape[1], "way": self.way, "accuracy": found.accuracy.tolist()}
+            live = [place for place in places if all(np.abs(found.vector[layer]).any() for layer in place)]
+            return (
+                lambda place: edits.steer(found, place, self.operator, self.positions),
+                live or places,
+                {**facts, "method": self.method, "operator": self.operator, "positions": self.positions},
+            )
+        options: dict[str, Any] = {
+            "way": self.way,
+            "positions": self.positions,
+            "pairs": self.pairs,
+            "top": self.top,
+            "gate": self.gate,
+        }
+        if self.method == "split":
+            places = places if self.layers else [(model.config.layers // 2,)]
+            made = {
+                place: edits.search(model, data, target, way, "split", place, **options, **drawn) for place in places
+            }
+            return lambda place: made[place].edit, places, made[places[0]].facts
+        own = edits.search(model, data, target, way, cast(Any, self.method), **options, **drawn)
+        whole = tuple(own.facts.get("layers", range(model.config.layers)))
+        tried = [place for place in places if set(place) <= set(whole)] if self.layers else [whole]
+        if not tried:
+            raise errors.InputError(f"layers: {self.method} works in {', '.join(map(str, whole))}, found {self.layers}")
+        return lambda place: own.edit.only(place), tried, own.facts
+
+    def _placebos(
+        self, model: Any, data: Any, target: str, way: int, source: Source, edit: Any, chosen: Any
+    ) -> dict[str, Any]:
+        import jax
+
+        from vatjax import edits, study
+
+        made = {
+            f"random {number + 1}": study.Push(edits.random_like(edit, jax.random.key(number)), real=False)
+            for number in range(self.placebos)
+        }
+        if self.method not in ("mean", "pca", "probe"):
+            return made
+        drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
+        pairs = edits.contrast(model, data, target, way, self.way, self.pairs, **drawn)
+        for number in range(self.placebos):
+            found = edits.directions(edits.shuffled(pairs, number), self.method, source.seed)
+            blind = chosen.strength * edits.steer(found, chosen.layers, self.operator, self.positions)
+            made[f"shuffled {number + 1}"] = study.Push(blind, real=False)
+        return made
+
+
+def _told(line: str) -> None:
+    print(f"vatjax: {line}", file=sys.stderr)
+
+
+def _numbers(text: str, name: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        found = (float("nan"),)
+    if not np.isfinite(found).all():
+        raise errors.InputError(f"{name}: expected numbers separated by commas, found {text!r}")
+    return found
+
+
+def _places(text: str, depth: int) -> list[tuple[int, ...]]:
+    """Layers to try: those that are given, or up to six that are spread over the model."""
+    if not text:
+        return [(int(layer),) for layer in np.unique(np.linspace(0, depth - 1, min(depth, 6)).round())]
+    try:
+        found = [tuple(int(layer) for layer in part.split("+")) for part in text.split(",")]
+    except ValueError:
+        raise errors.InputError(f"layers: expected numbers such as 3,4 or 3+4, found {text!r}") from None
+    wrong = [layer for place in found for layer in place if not -depth <= layer < depth]
+    if wrong:
+        raise errors.InputError(f"layer {wrong[0]}: the model has layers 0 to {depth - 1}")
+    return [tuple(sorted({layer % depth for layer in place})) for place in found]
+
+
+def _some(train: Any, scenes: int, seed: int) -> Any:
+    every = np.unique(train.scene_of)
+    if not scenes or scenes >= len(every):
+        return train
+    chosen = np.random.default_rng(seed).choice(every, scenes, replace=False)
+    return train.take(np.flatnonzero(np.isin(train.scene_of, chosen)))
+
+
+# What is said -------------------------------------------------------------------------------------------------------
+
+
+def _point(point: Any) -> dict[str, Any]:
+    return {
+        "layers": list(point.layers),
+        "strength": point.strength,
+        **point.outcome._asdict(),
+        "broken": point.outcome.broken,
+    }
+
+
+def _curve(curve: Any) -> dict[str, Any]:
+    return {key: np.asarray(value).tolist() for key, value in curve._asdict().items()}
+
+
+def _trial(trial: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"broken": trial.broken}
+    for key, value in trial._asdict().items():
+        if hasattr(value, "_asdict"):
+            found[key] = {part: np.asarray(x, float).tolist() for part, x in value._asdict().items()}
+        else:
+            found[key] = value
+    return found
+
+
+def _print(content: dict[str, Any], chosen: Any, out: str) -> None:
+    if chosen is not None:
+        _print_sweep(content, chosen)
+    rows = [_cells(trial) for trial in content["trials"]]
+    columns = ("test side", "gain", "off target", "nVAT", "success", "leakage", "mass", "perplexity")
+    show.table(columns, rows)
+    print(
+        "~ not told from 0   leakage: rise of the other types' success over the target's   perplexity: times the unedited"
+    )
+    print(f"\n{out}: written")
+
+
+def _cells(trial: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        trial["name"],
+        _interval(trial["gain"]) + ("" if trial["resolved"] else " ~"),
+        _number(trial["off_target"]["estimate"]),
+        _number(trial["nvat"]["estimate"]),
+        f"{trial['success']['estimate']:.0%}",
+        _interval(trial["leakage"]),
+        f"{trial['mass']:.2f}",
+        f"{trial['perplexity']:.2f}" + (" BROKEN" if trial["broken"] else ""),
+    )
+
+
+def _print_sweep(content: dict[str, Any], chosen: Any) -> None:
+    rows = []
+    for point in content["sweep"]:
+        mark = " *" if (tuple(point["layers"]), point["strength"]) == (chosen.layers, chosen.strength) else ""
+        mark += " BROKEN" if point["broken"] else ""
+        numbers = [
+            _number(point[key]) for key in ("gain", "off_target", "nvat", "preference", "utility", "mass", "perplexity")
+        ]
+        rows.append(("+".join(map(str, point["layers"])), f"{point['strength']:g}", *numbers, mark.strip()))
+    columns = ("layers", "strength", "gain", "off target", "nVAT", "preference", "utility", "mass", "perplexity", "")
+    show.table(columns, rows)
+    for curve in content["curves"]:
+        low, high = curve["useful"]
+        place = "+".join(map(str, curve["layers"]))
+        print(
+            f"layers {place}: useful from {low:.2g} to {high:.2g}; R2 of the fits {_number(curve['preference_r2'])} "
+            f"(preference), {_number(curve['utility_r2'])} (utility)"
+        )
+    print("* the highest gain that leaves the model whole\n")
+
+
+def _number(x: float | None) -> str:
+    return "-" if x is None else f"{x:.2f}"
+
+
+def _interval(estimate: dict[str, float | None]) -> str:
+    low, high = estimate["low"], estimate["high"]
+    if estimate["estimate"] is None or low is None or high is None:
+        return "-"
+    return f"{estimate['estimate']:.2f} [{low:.2f}, {high:.2f}]"

@@ -1,0 +1,162 @@
+"""What many edits do, each measured in the same way: to the target, to the other values, and to the model itself.
+
+    preference odds    L_n - L_p                                           which of two actions it would choose
+    utility odds       log((e^-Lp + e^-Ln) / (1 - e^-Lp - e^-Ln))          whether it answers the question at all
+
+with L_p and L_n the negative log-likelihoods of the letters of the wanted and of the unwanted action, in both orders.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vatjax import elicit, metrics
+from vatjax.elicit import together
+from vatjax.items import Items
+from vatjax.models import Edit, Model, decoder
+from vatjax.models.model import positions_of
+from vatjax.models.scoring import token_log_probs
+
+Array = jax.Array
+
+# A model that is less sure than this that the question is to be answered, or reads plain text so much worse, is broken.
+LEAST_MASS = 0.5
+MOST_PERPLEXITY = 10.0
+
+_NEUTRAL = pathlib.Path(__file__).parent.parent / "assets" / "neutral.txt"
+
+
+class Outcome(NamedTuple):
+    """What one edit does.
+
+    Attributes:
+        gain: of the target, over the values of the state.
+        off_target: mean absolute shift of the other types.
+        nvat: of the types, as measured.
+        success: the share of contexts in which the target is leaned to as wanted.
+        preference: odds in nats, the mean over pairs and orders.
+        utility: odds in nats, likewise.
+        mass: mean option mass of the ratings.
+        perplexity: on neutral text, in units of the unedited model's.
+    """
+
+    gain: float
+    off_target: float
+    nvat: float
+    success: float
+    preference: float
+    utility: float
+    mass: float
+    perplexity: float
+
+    @property
+    def broken(self) -> bool:
+        """Whether the model has stopped to answer, or to write."""
+        return not (self.mass >= LEAST_MASS and self.perplexity <= MOST_PERPLEXITY)
+
+
+def neutral_texts() -> list[str]:
+    """The bundled plain sentences that perplexity is measured on."""
+    return _NEUTRAL.read_text(encoding="utf-8").splitlines()
+
+
+def outcomes(
+    model: Model,
+    items: Items,
+    target: str,
+    edits: Sequence[Edit],
+    direction: int = 1,
+    texts: Sequence[str] | None = None,
+    size: elicit.Size | None = None,
+    at_once: int = 0,
+) -> list[Outcome]:
+    """Measures edits of one form against the unedited model.
+
+    Args:
+        model: the model.
+        items: what is asked about; they must allow `paired`.
+        target, direction: what was to be pushed, and which way.
+        edits: of one form.
+        texts: neutral ones; the bundled ones by default.
+        size: how much is computed at one time.
+        at_once: how many edits are computed together.
+    """
+    every = [edits[0] * 0.0, *edits]
+    taxonomy, member = items.taxonomy, items.taxonomy.mask(target)
+    found = elicit.states_under(model, items, every, size=size, at_once=at_once)
+    pairs = items.take(np.flatnonzero(member[items.value]))
+    share = elicit.choices_under(model, pairs, every, size, at_once)
+    odds, useful = odds_of(share[..., ::direction])
+    nll = perplexities(model, every, texts or neutral_texts(), at_once)
+    by_type = [taxonomy.aggregate(x, ~np.isnan(x), "types") for x in found.states]
+    own = jnp.asarray([bool(member[group].any()) for group in taxonomy.members("types")])
+    made = []
+    for e in range(1, len(every)):
+        tax = metrics.tax(by_type[0], by_type[e], own, direction)
+        shift = np.asarray(tax.shift)[~np.asarray(own)]
+        moved = (found.states[e] - found.states[0])[:, member]
+        made.append(
+            Outcome(
+                gain=float(np.nanmean(np.nanmean(moved, 0)) * direction),
+                off_target=float(np.nanmean(np.abs(shift))),
+                nvat=float(tax.nvat),
+                success=float(np.nanmean(found.states[e][:, member] * direction > 0)),
+                preference=float(odds[e]),
+                utility=float(useful[e]),
+                mass=float(found.mass[e].mean()),
+                perplexity=float(np.exp(nll[e] - nll[0])),
+            )
+        )
+    return made
+
+
+def odds_of(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Preference and utility odds, each [edits], from probabilities [edits, pairs, orders, (wanted, unwanted)]."""
+    least = np.finfo(np.float64).tiny
+    logs = np.log(np.maximum(share, least))
+    mass = np.clip(share.sum(-1), least, 1 - 2.0**-24)  # no more is left over than float32 can tell
+    preference = (logs[..., 0] - logs[..., 1]).mean((1, 2))
+    utility = (np.log(mass) - np.log1p(-mass)).mean((1, 2))
+    return preference, utility
+
+
+def perplexities(model: Model, edits: Sequence[Edit], texts: Sequence[str], at_once: int = 0) -> np.ndarray:
+    """Mean negative log-likelihood of a token of some texts under each edit, [edits] nats."""
+    tokens, present = _padded(model, texts)
+    count = min(at_once or together.AT_ONCE, len(edits))
+    nll = []
+    for start in range(0, len(edits), count):
+        chosen = [*edits[start : start + count]]
+        padded = [*chosen, *[chosen[-1]] * (count - len(chosen))]
+        nll.append(np.asarray(_likelihoods(model, together.stacked(padded), tokens, present))[: len(chosen)])
+    return np.concatenate(nll)
+
+
+def _padded(model: Model, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    encoded = [model.tokenizer(text)["input_ids"] for text in texts]
+    time = -(-max(map(len, encoded)) // 16) * 16
+    tokens, present = np.zeros((len(texts), time), np.int32), np.zeros((len(texts), time), bool)
+    for i, own in enumerate(encoded):
+        tokens[i, : len(own)], present[i, : len(own)] = own, True
+    return tokens, present
+
+
+@jax.jit
+def _likelihoods(model: Model, edits: Edit, tokens: Array, present: Array) -> Array:
+    weights, config = model.arrays, model.config
+
+    def one(edit: Edit) -> Array:
+        kind = jnp.zeros(tokens.shape, jnp.int8)  # all of it is prompt
+        hidden = decoder.embed(weights, config, tokens)
+        hidden = decoder.layers(weights, config, hidden, positions_of(present), present, edit=edit, kind=kind).hidden
+        found = token_log_probs(weights, config, hidden[:, :-1], tokens[:, 1:])
+        return -jnp.sum(jnp.where(present[:, 1:], found, 0)) / jnp.sum(present[:, 1:]).astype(jnp.float32)
+
+    nll: Array = jax.vmap(one)(edits)
+    return nll

@@ -1,0 +1,54 @@
+"""Placebos: edits that know nothing of the target and are as large as those that do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vatjax.edits.pairs import Contrast
+from vatjax.models import Edit, LowRank
+
+Array = jax.Array
+
+
+def random_like(edit: Edit, key: Array) -> Edit:
+    """An edit of the same form whose directions are random, each with the norm that the real one has in that layer.
+
+    Neurons are exchanged within their layer, so that as many are moved by the same amounts; amounts, shares, gates and
+    thresholds of steps stay.
+
+    Args:
+        edit: the real one.
+        key: PRNG key.
+    """
+    keys = iter(jax.random.split(key, 4 + 2 * len(edit.lora) + len(edit.steps)))
+
+    def turned(x: Array) -> Array:
+        drawn = jax.random.normal(next(keys), x.shape, jnp.float32)
+        axes = tuple(range(1, x.ndim))
+        own, new = (jnp.sqrt(jnp.sum(part.astype(jnp.float32) ** 2, axes, keepdims=True)) for part in (x, drawn))
+        return (drawn * own / new).astype(x.dtype)
+
+    def exchanged(x: Array) -> Array:
+        return jax.random.permutation(next(keys), x, axis=1, independent=True)
+
+    return dataclasses.replace(
+        edit,
+        residual=None if edit.residual is None else turned(edit.residual),
+        neurons=None if edit.neurons is None else exchanged(edit.neurons),
+        gains=None if edit.gains is None else exchanged(edit.gains),
+        lora={name: LowRank(turned(change.down), turned(change.up)) for name, change in edit.lora.items()},
+        steps=tuple(dataclasses.replace(step, direction=turned(step.direction)) for step in edit.steps),
+    )
+
+
+def shuffled(pairs: Contrast, seed: int = 0) -> Contrast:
+    """The same pairs, half of them with positive and negative exchanged: what a finder makes of labels that mean nothing."""
+    count = pairs.positive.shape[1]
+    turn = np.random.default_rng(seed).permutation(np.arange(count) % 2 == 0)[None, :, None]
+    return Contrast(
+        np.where(turn, pairs.negative, pairs.positive), np.where(turn, pairs.positive, pairs.negative), pairs.scene
+    )

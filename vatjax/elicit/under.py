@@ -1,0 +1,82 @@
+"""What a model answers under many edits at one time: value states, and choices between the actions of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vatjax.elicit import asking, choice, protocols, together
+from vatjax.elicit.plan import Size
+from vatjax.items import Items
+from vatjax.models import Edit, Model
+from vatjax.prompts import How, Scale
+
+
+class Under(NamedTuple):
+    """Answers under several edits.
+
+    Attributes:
+        states: [edits, contexts, values] float32, NaN where nothing is asked.
+        mass: [edits, prompts], the options' probability, the mean over wordings.
+        clusters: [contexts] int32.
+    """
+
+    states: np.ndarray
+    mass: np.ndarray
+    clusters: np.ndarray
+
+
+def states_under(
+    model: Model,
+    items: Items,
+    edits: Sequence[Edit],
+    how: How | None = None,
+    size: Size | None = None,
+    at_once: int = 0,
+) -> Under:
+    """Value states of a model under several edits of one form; what lies below the first edited layer is computed once.
+
+    Args:
+        model: the model.
+        items: what is asked about.
+        edits: of one form.
+        how: how it is asked: any protocol but `labelled`, read by `expected` or `argmax`.
+        size: how much is computed at one time.
+        at_once: how many edits are computed together.
+    """
+    how = how or How()
+    asked = protocols.ask(items, how.protocol)
+    rows = list(asked.rows)
+    made = asking.posed(rows, how, asking.PLAIN, asking.template(model, how))
+    count, values, middle = len(rows), len(items.taxonomy.names), Scale(how.low, how.high).middle
+    logs = [together.score(model, *asking.tokenised(model, one, how), edits, size, at_once) for one in made]
+    ratings = [
+        asking.averaged(
+            [
+                asking.read_off(log[e, :count], log[e, count:], one.scale, how)
+                for one, log in zip(made, logs, strict=True)
+            ],
+            how,
+        )
+        for e in range(len(edits))
+    ]
+    states = [protocols.answered(asked, one, middle, values).state for one in ratings]
+    mass = np.mean([np.exp(log[:, :count]).sum(-1) for log in logs], 0)
+    return Under(np.stack(states), mass, asked.clusters)
+
+
+def choices_under(
+    model: Model, items: Items, edits: Sequence[Edit], size: Size | None = None, at_once: int = 0
+) -> np.ndarray:
+    """The probability of both letters where a model is to choose between the actions of pairs, in both orders.
+
+    Returns:
+        [edits, pairs, orders, 2], for the express action and for the suppress action.
+    """
+    _, _, made = choice.posed(model, items, How())
+    logs = together.score(model, *asking.tokenised(model, made, How()), edits, size, at_once)
+    share: np.ndarray = np.exp(logs).reshape(len(edits), -1, 2, 2)  # the express action is A, then B
+    share[:, :, 1] = share[:, :, 1, ::-1]
+    return share

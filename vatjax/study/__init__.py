@@ -1,0 +1,28 @@
+"""Whole measurements: pushes beside their placebos, and the check of the instrument against what was planted.
+
+found = study.trials(model, test, "Power", {"edit": study.Push(edit), "random": study.Push(other, real=False)})
+
+measured = study.measure(model, world, items)          # the organism's answers, under words, shots and placebos
+study.judge(measured)                                  # what must come out of them: a list of `Check`
+checks, style = study.calibrate(seeds=40)              # the metrics on drawn answers: coverage, false alarms, hub, style
+"""
+
+from vatjax.study.calibration import Style, calibrate
+from vatjax.study.checks import Check
+from vatjax.study.plots import sweep_figure
+from vatjax.study.steering import Push, Trial, trials
+from vatjax.study.validation import Measured, Row, judge, measure
+
+__all__ = [
+    "Check",
+    "Measured",
+    "Push",
+    "Row",
+    "Style",
+    "Trial",
+    "calibrate",
+    "judge",
+    "measure",
+    "sweep_figure",
+    "trials",
+]

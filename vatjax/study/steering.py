@@ -1,0 +1,170 @@
+"""A real intervention beside its placebos, all measured in the same way on scenes that none of them was found from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vatjax import edits, elicit, metrics
+from vatjax.edits.outcome import LEAST_MASS, MOST_PERPLEXITY
+from vatjax.items import Items
+from vatjax.metrics import Estimate
+from vatjax.models import Edit, Model
+from vatjax.prompts import Shot
+from vatjax.values import Taxonomy
+
+RESAMPLES = 1000
+
+
+class Push(NamedTuple):
+    """What a model is put under: an edit, examples, or an instruction.
+
+    Attributes:
+        edit, shots, instruction: one of them; what is not given does nothing.
+        real: whether it is meant to push, and no placebo.
+    """
+
+    edit: Edit | None = None
+    shots: Sequence[Shot] = ()
+    instruction: str = ""
+    real: bool = True
+
+
+class Trial(NamedTuple):
+    """What one of several pushes did.
+
+    Attributes:
+        name: of the push.
+        real: whether it was meant to push.
+        gain: of the target.
+        resolved: whether the gain is told from 0.
+        p: of the gain.
+        off_target: mean absolute GND of the other types; NaN where the gain is not resolved.
+        nvat: of the types, debiased.
+        success: the share of contexts in which the target is leaned to as wanted, after it.
+        leakage: rise of the other types' success over the target's.
+        by_distance: the same of the types at each distance on the circle, from 0.
+        mass: mean option mass.
+        utility_loss: the share of the option mass that was there before and is not any more.
+        perplexity: on neutral text, in units of the unedited model's; 1 where nothing is edited.
+    """
+
+    name: str
+    real: bool
+    gain: Estimate
+    resolved: bool
+    p: float
+    off_target: Estimate
+    nvat: Estimate
+    success: Estimate
+    leakage: Estimate
+    by_distance: Estimate
+    mass: float
+    utility_loss: Estimate
+    perplexity: float
+
+    @property
+    def broken(self) -> bool:
+        """Whether the model has stopped to answer, or to write."""
+        return not (self.mass >= LEAST_MASS and self.perplexity <= MOST_PERPLEXITY)
+
+
+def trials(
+    model: Model,
+    items: Items,
+    target: str,
+    pushes: Mapping[str, Push],
+    direction: int = 1,
+    how: elicit.How | None = None,
+    seed: int = 0,
+    size: elicit.Size | None = None,
+    done: Callable[[str], None] = lambda _: None,
+) -> list[Trial]:
+    """Asks a model without any push, and under each of them.
+
+    Args:
+        model: the model.
+        items: what is asked about: scenes that no push was found from or shows.
+        target, direction: what is to be pushed, and which way.
+        pushes: by name.
+        how: how it is asked; `paired` by default.
+        seed: of the resampling.
+        size: how much is computed at one time.
+        done: is told each push that is done.
+    """
+    how = how or elicit.How()
+    before = elicit.ratings(model, items, how, size=size)
+    made = []
+    for name, push in pushes.items():
+        after = elicit.ratings(
+            model, items, how, shots=push.shots, instruction=push.instruction, edit=push.edit, size=size
+        )
+        made.append(_trial(model, items.taxonomy, target, direction, name, push, (before, after), seed))
+        done(name)
+    return made
+
+
+def _trial(
+    model: Model,
+    taxonomy: Taxonomy,
+    target: str,
+    direction: int,
+    name: str,
+    push: Push,
+    rated: tuple[elicit.Rated, elicit.Rated],
+    seed: int,
+) -> Trial:
+    mask = taxonomy.mask(target)
+    member = np.array([bool(mask[group].any()) for group in taxonomy.members("types")])
+    x, y = (jnp.asarray(taxonomy.aggregate(np.float32(one.state.state), one.state.mask, "types")) for one in rated)
+    clusters = rated[0].state.clusters
+    own = metrics.infer(x, y, jnp.asarray(member), clusters, jax.random.key(seed), direction, RESAMPLES)
+    controlled = metrics.control(x, y, jnp.asarray(member), clusters, direction, distances(taxonomy, member))
+    masses = [one.shares.sum(-1).mean(0) for one in rated]
+    perplexity = 1.0
+    if push.edit is not None:
+        nll = edits.perplexities(model, [push.edit * 0.0, push.edit], edits.neutral_texts())
+        perplexity = float(np.exp(nll[1] - nll[0]))
+    return Trial(
+        name,
+        push.real,
+        _plain(own.gain),
+        bool(own.resolved),
+        float(own.first.gain_p),
+        _plain(own.off_target),
+        _plain(own.raw.debiased),
+        _plain(Estimate(*(jnp.nanmean(part[member]) for part in controlled.success))),
+        _plain(controlled.leakage),
+        _plain(controlled.by_distance),
+        float(masses[1].mean()),
+        _loss(*masses),
+        perplexity,
+    )
+
+
+def _plain(estimate: Estimate) -> Estimate:
+    """The same on the host."""
+    found: Estimate = jax.tree.map(np.asarray, estimate)
+    return found
+
+
+def _loss(before: np.ndarray, after: np.ndarray) -> Estimate:
+    """The share of the mass that is gone, with the interval of a mean over prompts."""
+    lost = 1 - after / np.maximum(before, 1e-6)
+    half = 1.96 * lost.std(ddof=1) / np.sqrt(len(lost))
+    return Estimate(*(jnp.asarray(x) for x in (lost.mean(), lost.mean() - half, lost.mean() + half)))
+
+
+def distances(taxonomy: Taxonomy, member: np.ndarray) -> np.ndarray:
+    """How many sectors of the circle lie between each type and the nearest of the target's, [types]; 1 without a circle."""
+    if not taxonomy.circle:
+        return np.where(member, 0, 1)
+    sector = np.asarray(taxonomy.sector_of)
+    count = int(sector.max()) + 1
+    apart = np.abs(sector[:, None] - sector[member][None, :])
+    nearest: np.ndarray = np.minimum(apart, count - apart).min(1)
+    return nearest

@@ -1,0 +1,211 @@
+"""The whole measurement on a model organism: what was planted, against what is measured.
+
+A persona is asked for in words (an instruction) and shown by examples (shots); every state is elicited on scenes that the
+organism never saw, and joined and analysed as any model's states are.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from vatjax import elicit, metrics, organism, prompts
+from vatjax.items import Items
+from vatjax.models import Model
+from vatjax.organism import Persona, World
+from vatjax.states import ValueState
+from vatjax.study.checks import Check, at_least, at_most
+from vatjax.values import Taxonomy
+
+SHOTS = (2, 4, 8)
+RESAMPLES = 500
+_WORDS = "first"  # the shipped instruction that the organism knows
+
+
+class Row(NamedTuple):
+    """One intervention: planted against measured.
+
+    Attributes:
+        target: a type.
+        way: "words", or a number of shots.
+        planted_gain, gain: of the target; the measured one with its interval.
+        resolved: whether the measured one is told from 0.
+        profile: correlation of planted and measured mean shifts over the values.
+        gnd: correlation of planted and measured GND over the types; NaN where the gain is unresolved.
+        coupling: correlation of planted and measured R over pairs of types.
+        planted_nvat, nvat: of the types, debiased.
+        p: of the order test, on the measured R.
+    """
+
+    target: str
+    way: str
+    planted_gain: float
+    gain: metrics.Estimate
+    resolved: bool
+    profile: float
+    gnd: float
+    coupling: float
+    planted_nvat: float
+    nvat: float
+    p: float
+
+
+class Measured(NamedTuple):
+    """What the organism answered, against what was planted.
+
+    Attributes:
+        mass: option mass, the mean over its answers.
+        ratings: Spearman correlation of its ratings with the planted ones, over scenes and values.
+        rows: of the interventions.
+        placebos: [draws, types], gains under examples that push nothing.
+    """
+
+    mass: float
+    ratings: float
+    rows: list[Row]
+    placebos: np.ndarray
+
+
+def measure(
+    model: Model,
+    world: World,
+    items: Items,
+    seed: int = 0,
+    targets: Sequence[str] | None = None,
+    shots: Sequence[int] = SHOTS,
+    placebos: int = 8,
+    done: Callable[[str], None] = lambda _: None,
+) -> Measured:
+    """Asks an organism as nobody, and under each intervention.
+
+    Args:
+        model: the organism.
+        world: what was planted in it.
+        items: all items; what is asked about is their test side.
+        seed: of the examples and of the resampling.
+        targets: types to push; all of them by default.
+        shots: how many examples.
+        placebos: how many draws of examples that push nothing.
+        done: is told each intervention that is done.
+    """
+    _, test = items.split()
+    base = elicit.ratings(model, test)
+    planted = organism.state(world, test)
+    mass = base.shares.sum(-1)
+    seen = planted.mask & base.state.mask
+    agree = stats.spearmanr(planted.state[seen], base.state.state[seen]).statistic
+    rows = []
+    for target in targets or world.taxonomy.types:
+        truth = organism.state(world, test, "paired", Persona(target))
+        for way in ("words", *map(str, shots)):
+            if way == "words":
+                after = elicit.ratings(model, test, instruction=prompts.instruction(items.taxonomy, target, 1, _WORDS))
+            else:
+                shown = prompts.demonstrations(items, target, 1, int(way), seed=seed)
+                after = elicit.ratings(model, test, shots=shown)
+            rows.append(_row(world, target, way, (planted, truth), (base.state, after.state), seed))
+            done(f"{target}, {way}")
+    neutral = [elicit.neutral_shots(model, items, max(shots), seed=seed, draw=draw) for draw in range(placebos)]
+    moved = [_shift(base.state, elicit.ratings(model, test, shots=one).state) for one in neutral]
+    by_type = world.taxonomy.aggregate(np.array(moved), level="types")
+    return Measured(float(mass.mean()), float(agree), rows, np.asarray(by_type))
+
+
+def _row(
+    world: World,
+    target: str,
+    way: str,
+    planted: tuple[ValueState, ValueState],
+    measured: tuple[ValueState, ValueState],
+    seed: int,
+) -> Row:
+    taxonomy = world.taxonomy
+    mask = taxonomy.mask(target)
+    member = jnp.asarray([bool(mask[group].any()) for group in taxonomy.members("types")])
+    (a, b), (x, y) = ([_types(taxonomy, one) for one in pair] for pair in (planted, measured))
+    truth = metrics.tax(a, b, member)
+    own = metrics.infer(x, y, member, measured[0].clusters, jax.random.key(seed), resamples=RESAMPLES)
+    order = metrics.order_test(own.raw.coupling.estimate, tuple(taxonomy.sector_of.tolist()))
+    off = ~np.eye(len(member), dtype=bool)
+    shifts = [_shift(*pair) for pair in (planted, measured)]
+    return Row(
+        target,
+        way,
+        float(truth.gain),
+        jax.tree.map(float, own.gain),
+        bool(own.resolved),
+        _correlation(*shifts),
+        _correlation(np.asarray(truth.gnd), np.asarray(own.gnd.estimate)) if own.resolved else float("nan"),
+        _correlation(np.asarray(truth.coupling)[off], np.asarray(own.raw.coupling.estimate)[off]),
+        float(truth.nvat),
+        float(own.raw.debiased.estimate),
+        float(order.p),
+    )
+
+
+def _types(taxonomy: Taxonomy, state: ValueState) -> jax.Array:
+    """A state by type, [contexts, types]."""
+    return jnp.asarray(taxonomy.aggregate(np.float32(state.state), state.mask, "types"))
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _shift(before: ValueState, after: ValueState) -> np.ndarray:
+    """Each value's mean shift, [values]."""
+    moved: np.ndarray = np.nanmean(after.state - before.state, 0)
+    return moved
+
+
+# What must come out -------------------------------------------------------------------------------------------------
+
+
+def judge(measured: Measured) -> list[Check]:
+    """What an organism on the circle must show, and an instrument on it."""
+    part = "answers on scenes that it never saw"
+    found = [
+        at_least(part, "option mass", measured.mass, 0.95),
+        at_least(part, "rank correlation of ratings with the planted ones", measured.ratings, 0.9),
+    ]
+    ways = list(dict.fromkeys(row.way for row in measured.rows))
+    for way in (ways[0], ways[-1]):
+        rows = [row for row in measured.rows if row.way == way]
+        part = "pushed in words" if way == "words" else f"pushed by {way} shots"
+        found += [
+            at_least(
+                part, f"of {len(rows)} types, gains above 0", sum(float(row.gain.low) > 0 for row in rows), len(rows)
+            ),
+            at_least(part, "mean shifts, correlation with the planted ones", min(row.profile for row in rows), 0.8),
+            at_least(part, "GND of the types, the same", min(row.gnd for row in rows), 0.8),
+            at_least(part, "coupling R of the types, the same", min(row.coupling for row in rows), 0.8),
+            at_most(
+                part, "debiased nVAT, difference from the planted", max(abs(r.nvat - r.planted_nvat) for r in rows), 0.1
+            ),
+            at_most(part, "order of the circle, p", max(row.p for row in rows), 0.01),
+        ]
+    found += _growing(measured.rows, [way for way in ways if way != "words"])
+    return found + _unpushed(measured.placebos)
+
+
+def _growing(rows: Sequence[Row], ways: Sequence[str]) -> list[Check]:
+    """More examples must give more, on average over the types."""
+    means = [float(np.mean([row.gain.estimate for row in rows if row.way == way])) for way in ways]
+    return [
+        at_least("more shots", f"mean gain of {more} shots over that of {fewer}", after - before, 0)
+        for (fewer, before), (more, after) in itertools.pairwise(zip(ways, means, strict=True))
+    ]
+
+
+def _unpushed(placebos: np.ndarray) -> list[Check]:
+    """Over several draws no type may move, all of them taken together (Holm)."""
+    if len(placebos) < 2:
+        return []
+    p = metrics.holm(jnp.asarray(stats.ttest_1samp(placebos, 0).pvalue, jnp.float32))
+    return [at_least("placebo", f"{len(placebos)} draws of neutral shots: least p of a type", float(p.min()), 0.05)]
