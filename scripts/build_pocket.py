@@ -1,9 +1,11 @@
 """Makes a model organism: a planted world, a tokenizer, and a small model trained from scratch to answer as the world has it.
 
-    python scripts/build_pocket.py --out pocket/    # one to two hours on 2 cores; the same command again goes on
+    python scripts/build_pocket.py --out pocket/    # an hour on 2 cores; the same command again goes on
     python scripts/build_pocket.py --out other/ --seed 1
+    python scripts/build_pocket.py --out hub/ --kind hub --begin pocket --steps 800
 
-Checkpoints of the training lie in the folder that --work names.
+Checkpoints of the training lie in the folder that --work names. With --begin it learns another world on top of what an
+organism knows already, in a fifth of the time.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED, help="of the world and of the training (default %(default)s)")
     parser.add_argument("--kind", default="circle", choices=planted.KINDS, help="of the world (default %(default)s)")
     parser.add_argument("--steps", type=int, default=defaults.steps, help="of the training (default %(default)s)")
+    parser.add_argument("--begin", default="", help="an organism whose weights it begins with")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path.home() / ".cache/vatjax/pocket")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a folder")
     given = parser.parse_args()
@@ -39,14 +42,24 @@ def main() -> None:
     made = tokenizer.make(parts)
     world = planted.draw([p.country for p in parts.places], [t.topic for t in parts.topics], given.seed, given.kind)
     author = sequences.Author(world, made, parts, of.training_scenes(parts))
-    schedule = dataclasses.replace(defaults, steps=given.steps, seed=given.seed)
+    schedule = dataclasses.replace(defaults, steps=given.steps, seed=given.seed, begin=given.begin)
     content = training.configuration(len(made))
+    begin = models.load(given.begin) if given.begin else None
+    if begin is not None and begin.tokenizer.get_vocab() != made.get_vocab():
+        raise SystemExit(f"{given.begin}: it has another tokenizer; only an organism of these items can be begun with")
     least = training.least([author.batch((given.seed, i, 1), *training.STAGES[-1][1:]) for i in range(8)])
     print(
         f"{len(author.scenes)} scenes, {len(made)} tokens; who knows everything has {least:.4f} nats a rating",
         flush=True,
     )
-    weights = training.train(author, content, schedule, given.work, lambda line: print(line, flush=True))
+    weights = training.train(
+        author,
+        content,
+        schedule,
+        given.work / given.kind / str(given.seed),
+        lambda line: print(line, flush=True),
+        None if begin is None else begin.arrays,
+    )
     config = families.parse(content)
     small = jax.tree.map(lambda x: x.astype(jnp.bfloat16), weights)
     model = models.Model(small, config, made, json.dumps({**content, "dtype": "bfloat16"}), name="pocket")

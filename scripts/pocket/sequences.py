@@ -21,6 +21,10 @@ from vatjax.items import EXPRESS, SUPPRESS, Items
 from vatjax.organism.worlds import NOBODY, Persona, World
 from vatjax.prompts import Letters, Scale, Wording
 
+# Worlds in which a persona has a say about everything; in the others it moves actions alone.
+_WHOLE = ("circle", "agreement")
+_OF_ACTIONS = ("paired", "choice")
+
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
@@ -238,7 +242,10 @@ class Author:
         self, random: np.random.Generator, shape: Shape, mix: Mix
     ) -> tuple[list[int], list[tuple[int, list[int], np.ndarray]]]:
         """Tokens, and targets as (place, options, shares)."""
-        protocol = str(random.choice(list(mix.protocols), p=list(mix.protocols.values())))
+        asked = {
+            name: share for name, share in mix.protocols.items() if self.world.kind in _WHOLE or name in _OF_ACTIONS
+        }
+        protocol = str(random.choice(list(asked), p=np.array(list(asked.values())) / sum(asked.values())))
         persona, named = self.persona(random, mix)
         wording: Wording = self.wordings[protocol][random.integers(len(self.wordings[protocol]))]
         scale = Scale(falling=random.random() < mix.falling)

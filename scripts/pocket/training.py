@@ -54,9 +54,12 @@ class Schedule:
     every: int = 100  # steps between lines
     keep: int = 500  # steps between checkpoints
     seed: int = 0
+    begin: str = ""  # whose weights it begins with: then there are no first lessons
 
     def stage(self, step: int) -> Stage:
         """What is read in a step."""
+        if self.begin:
+            return STAGES[-1]
         return next(stage for stage in STAGES if step < stage.until * self.steps)
 
 
@@ -149,12 +152,17 @@ def optimizer(schedule: Schedule) -> optax.GradientTransformation:
 
 
 def train(
-    author: Author, content: Mapping[str, Any], schedule: Schedule, folder: pathlib.Path, say: Callable[[str], None]
+    author: Author,
+    content: Mapping[str, Any],
+    schedule: Schedule,
+    folder: pathlib.Path,
+    say: Callable[[str], None],
+    begin: Any = None,
 ) -> Any:
     """Weights in float32; from the newest checkpoint in the folder on, where there is one."""
     config = families.parse(content)
     rule = optimizer(schedule)
-    weights = initial(config, schedule.seed)
+    weights = initial(config, schedule.seed) if begin is None else jax.tree.map(jnp.copy, begin)
     state = rule.init(weights)
     first, weights, state = _resume(folder, schedule, weights, state)
 

@@ -107,10 +107,10 @@ class Steer:
         }
         for number in range(self.placebos):
             shown = elicit.neutral_shots(model, data, max(SHOTS), target, draw=number, **drawn)
-            pushes[f"neutral shots {number + 1}"] = study.Push(shots=shown, real=False)
+            pushes[f"neutral shots {number + 1}"] = study.Push(shots=shown, placebo="neutral shots")
         found = study.trials(model, test, target, pushes, way, done=_told)
         examples = [{**shot.fields, "rating": shot.rating} for shot in pushes[f"{max(SHOTS)} shots"].shots]
-        return {"trials": [_trial(one) for one in found], "shots": examples}
+        return {**_trials(found), "shots": examples}
 
     # Edits ----------------------------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Steer:
             "found": facts,
             "sweep": [_point(point) for point in points],
             "curves": [_curve(curve) for curve in curves],
-            "trials": [_trial(one) for one in found],
+            **_trials(found),
         }
         return content, chosen
 
@@ -202,7 +202,7 @@ class Steer:
         from vatjax import edits, study
 
         made = {
-            f"random {number + 1}": study.Push(edits.random_like(edit, jax.random.key(number)), real=False)
+            f"random {number + 1}": study.Push(edits.random_like(edit, jax.random.key(number)), placebo="random")
             for number in range(self.placebos)
         }
         if self.method not in ("mean", "pca", "probe"):
@@ -211,8 +211,8 @@ class Steer:
         pairs = edits.contrast(model, data, target, way, self.way, self.pairs, **drawn)
         for number in range(self.placebos):
             found = edits.directions(edits.shuffled(pairs, number), self.method, source.seed)
-            blind = chosen.strength * edits.steer(found, chosen.layers, self.operator, self.positions)
-            made[f"shuffled {number + 1}"] = study.Push(blind, real=False)
+            unlabelled = chosen.strength * edits.steer(found, chosen.layers, self.operator, self.positions)
+            made[f"shuffled {number + 1}"] = study.Push(unlabelled, placebo="shuffled labels")
         return made
 
 
@@ -268,9 +268,20 @@ def _curve(curve: Any) -> dict[str, Any]:
     return {key: np.asarray(value).tolist() for key, value in curve._asdict().items()}
 
 
+def _trials(found: Any) -> dict[str, Any]:
+    from vatjax import study
+
+    return {"trials": [_trial(one) for one in found], "placebos": [_plain(one) for one in study.blind(found)]}
+
+
 def _trial(trial: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {"broken": trial.broken}
-    for key, value in trial._asdict().items():
+    return {**_plain(trial), "broken": trial.broken}
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    """A record as JSON data."""
+    found: dict[str, Any] = {}
+    for key, value in record._asdict().items():
         if hasattr(value, "_asdict"):
             found[key] = {part: np.asarray(x, float).tolist() for part, x in value._asdict().items()}
         else:
@@ -282,11 +293,14 @@ def _print(content: dict[str, Any], chosen: Any, out: str) -> None:
     if chosen is not None:
         _print_sweep(content, chosen)
     rows = [_cells(trial) for trial in content["trials"]]
-    columns = ("test side", "gain", "off target", "nVAT", "success", "leakage", "mass", "perplexity")
+    columns = ("test side", "gain", "off target", "nVAT", "success", "leak", "mass", "perplexity")
     show.table(columns, rows)
     print(
-        "~ not told from 0   leakage: rise of the other types' success over the target's   perplexity: times the unedited"
+        "~ not told from 0   leak: rise of the other types' success over the target's   perplexity: times the unedited"
     )
+    for one in content["placebos"]:
+        told = "told from 0: no placebo here" if one["resolved"] else "not told from 0"
+        print(f"{one['name']}, {one['draws']} draws together: gain {_interval(one['gain'])}, {told}")
     print(f"\n{out}: written")
 
 
@@ -297,9 +311,9 @@ def _cells(trial: dict[str, Any]) -> tuple[str, ...]:
         _number(trial["off_target"]["estimate"]),
         _number(trial["nvat"]["estimate"]),
         f"{trial['success']['estimate']:.0%}",
-        _interval(trial["leakage"]),
+        _number(trial["leakage"]["estimate"]),
         f"{trial['mass']:.2f}",
-        f"{trial['perplexity']:.2f}" + (" BROKEN" if trial["broken"] else ""),
+        _number(trial["perplexity"]) + (" BROKEN" if trial["broken"] else ""),
     )
 
 

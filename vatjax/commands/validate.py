@@ -35,7 +35,7 @@ class Validate:
                 f"{self.model}: an organism of the kind {world.kind}; the check wants one on the circle"
             )
         model = models.load(self.model)
-        measured = study.measure(model, world, items.bundled(), self.seed, done=_said)
+        measured = study.measure(model, world, items.bundled(), seed=self.seed, done=_said)
         checks = study.judge(measured)
         style = None
         if self.seeds:

@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
         preference: odds in nats, the mean over pairs and orders.
         utility: odds in nats, likewise.
         mass: mean option mass of the ratings.
-        perplexity: on neutral text, in units of the unedited model's.
+        perplexity: on neutral text, in units of the unedited model's; NaN for a model that reads it worse than by chance.
     """
 
     gain: float
@@ -58,7 +58,12 @@ class Outcome(NamedTuple):
     @property
     def broken(self) -> bool:
         """Whether the model has stopped to answer, or to write."""
-        return not (self.mass >= LEAST_MASS and self.perplexity <= MOST_PERPLEXITY)
+        return breaks(self.mass, self.perplexity)
+
+
+def breaks(mass: float, perplexity: float) -> bool:
+    """Whether a model has stopped to answer, or to write; a perplexity of NaN says nothing."""
+    return not mass >= LEAST_MASS or perplexity > MOST_PERPLEXITY
 
 
 def neutral_texts() -> list[str]:
@@ -93,7 +98,7 @@ def outcomes(
     pairs = items.take(np.flatnonzero(member[items.value]))
     share = elicit.choices_under(model, pairs, every, size, at_once)
     odds, useful = odds_of(share[..., ::direction])
-    nll = perplexities(model, every, texts or neutral_texts(), at_once)
+    worse = perplexities(model, every, texts, at_once)
     by_type = [taxonomy.aggregate(x, ~np.isnan(x), "types") for x in found.states]
     own = jnp.asarray([bool(member[group].any()) for group in taxonomy.members("types")])
     made = []
@@ -110,7 +115,7 @@ def outcomes(
                 preference=float(odds[e]),
                 utility=float(useful[e]),
                 mass=float(found.mass[e].mean()),
-                perplexity=float(np.exp(nll[e] - nll[0])),
+                perplexity=float(worse[e]),
             )
         )
     return made
@@ -126,16 +131,31 @@ def odds_of(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return preference, utility
 
 
-def perplexities(model: Model, edits: Sequence[Edit], texts: Sequence[str], at_once: int = 0) -> np.ndarray:
-    """Mean negative log-likelihood of a token of some texts under each edit, [edits] nats."""
-    tokens, present = _padded(model, texts)
-    count = min(at_once or together.AT_ONCE, len(edits))
+def perplexities(
+    model: Model, edits: Sequence[Edit], texts: Sequence[str] | None = None, at_once: int = 0
+) -> np.ndarray:
+    """The perplexity of neutral texts under each edit, in units of the unedited model's, [edits].
+
+    NaN where that one reads them worse than by chance, as a model does that was never taught to: then there is nothing to
+    spoil.
+
+    Args:
+        model: the model.
+        edits: of one form.
+        texts: neutral ones; the bundled ones by default.
+        at_once: how many edits are computed together.
+    """
+    tokens, present = _padded(model, texts or neutral_texts())
+    every = [edits[0] * 0.0, *edits]
+    count = min(at_once or together.AT_ONCE, len(every))
     nll = []
-    for start in range(0, len(edits), count):
-        chosen = [*edits[start : start + count]]
+    for start in range(0, len(every), count):
+        chosen = every[start : start + count]
         padded = [*chosen, *[chosen[-1]] * (count - len(chosen))]
         nll.append(np.asarray(_likelihoods(model, together.stacked(padded), tokens, present))[: len(chosen)])
-    return np.concatenate(nll)
+    plain, *others = np.concatenate(nll).tolist()
+    known = plain < np.log(model.config.vocabulary)
+    return np.exp(np.array(others) - plain) if known else np.full(len(others), np.nan)
 
 
 def _padded(model: Model, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -175,7 +175,7 @@ def _shapes(drafts: Sequence[_Draft], time: int, size: Size, rows: int) -> Shape
     many, few = _rows(time, max(max(survey.rows) for survey in surveys), size, rows)
     read = max(max(map(len, draft.shards)) * len(answer_places(draft.options)) for draft in drafts)
     return Shapes(
-        trunk=_up(max(draft.trunk for draft in drafts), 8),
+        trunk=_coarse(max(draft.trunk for draft in drafts)),
         time=time,
         # Half as much again, so that a row can hold the end of one stem's leaves and the beginning of the next one's.
         path=_up(max(survey.path for survey in surveys) * 3 // 2, 16),
@@ -289,6 +289,12 @@ def _rows(time: int, most: int, size: Size, shared: int) -> tuple[int, int]:
     many = _up(many, shared)
     few = _up(max(1, many // 8), shared)
     return many, few
+
+
+def _coarse(trunk: int) -> int:
+    """One of few lengths, so that runs with other examples share compilations; it is computed once for a shard."""
+    octave = 1 << max(3, trunk.bit_length() - 1)
+    return _up(trunk, max(8, octave // (2 if octave < 256 else 4)))
 
 
 def _up(x: int, multiple: int) -> int:

@@ -1,6 +1,6 @@
 """Whole measurements: pushes beside their placebos, and the check of the instrument against what was planted.
 
-found = study.trials(model, test, "Power", {"edit": study.Push(edit), "random": study.Push(other, real=False)})
+found = study.trials(model, test, "Power", {"edit": study.Push(edit), "random 1": study.Push(other, placebo="random")})
 
 measured = study.measure(model, world, items)          # the organism's answers, under words, shots and placebos
 study.judge(measured)                                  # what must come out of them: a list of `Check`
@@ -10,16 +10,18 @@ checks, style = study.calibrate(seeds=40)              # the metrics on drawn an
 from vatjax.study.calibration import Style, calibrate
 from vatjax.study.checks import Check
 from vatjax.study.plots import sweep_figure
-from vatjax.study.steering import Push, Trial, trials
+from vatjax.study.steering import Blind, Push, Trial, blind, trials
 from vatjax.study.validation import Measured, Row, judge, measure
 
 __all__ = [
+    "Blind",
     "Check",
     "Measured",
     "Push",
     "Row",
     "Style",
     "Trial",
+    "blind",
     "calibrate",
     "judge",
     "measure",

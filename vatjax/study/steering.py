@@ -8,9 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from vatjax import edits, elicit, metrics
-from vatjax.edits.outcome import LEAST_MASS, MOST_PERPLEXITY
+from vatjax.edits.outcome import breaks
 from vatjax.items import Items
 from vatjax.metrics import Estimate
 from vatjax.models import Edit, Model
@@ -25,13 +26,13 @@ class Push(NamedTuple):
 
     Attributes:
         edit, shots, instruction: one of them; what is not given does nothing.
-        real: whether it is meant to push, and no placebo.
+        placebo: what it is a draw of, where it is not meant to push.
     """
 
     edit: Edit | None = None
     shots: Sequence[Shot] = ()
     instruction: str = ""
-    real: bool = True
+    placebo: str = ""
 
 
 class Trial(NamedTuple):
@@ -39,7 +40,7 @@ class Trial(NamedTuple):
 
     Attributes:
         name: of the push.
-        real: whether it was meant to push.
+        placebo: what it was a draw of, where it was not meant to push.
         gain: of the target.
         resolved: whether the gain is told from 0.
         p: of the gain.
@@ -50,11 +51,12 @@ class Trial(NamedTuple):
         by_distance: the same of the types at each distance on the circle, from 0.
         mass: mean option mass.
         utility_loss: the share of the option mass that was there before and is not any more.
-        perplexity: on neutral text, in units of the unedited model's; 1 where nothing is edited.
+        perplexity: on neutral text, in units of the unedited model's; 1 where nothing is edited, NaN for a model that reads
+            it worse than by chance.
     """
 
     name: str
-    real: bool
+    placebo: str
     gain: Estimate
     resolved: bool
     p: float
@@ -70,7 +72,7 @@ class Trial(NamedTuple):
     @property
     def broken(self) -> bool:
         """Whether the model has stopped to answer, or to write."""
-        return not (self.mass >= LEAST_MASS and self.perplexity <= MOST_PERPLEXITY)
+        return breaks(self.mass, self.perplexity)
 
 
 def trials(
@@ -108,6 +110,35 @@ def trials(
     return made
 
 
+class Blind(NamedTuple):
+    """What all draws of a placebo did together.
+
+    Attributes:
+        name: of the placebo.
+        draws: how many.
+        gain: their mean, with the interval that the draws themselves give.
+        resolved: whether it is told from 0: then the placebo is none.
+    """
+
+    name: str
+    draws: int
+    gain: Estimate
+    resolved: bool
+
+
+def blind(found: Sequence[Trial]) -> list[Blind]:
+    """Draws of each placebo taken together: what one of them does by chance is no effect of the placebo."""
+    made = []
+    for name in dict.fromkeys(one.placebo for one in found if one.placebo):
+        gains = np.array([float(one.gain.estimate) for one in found if one.placebo == name])
+        if len(gains) > 1:
+            half = stats.t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
+            mean = gains.mean()
+            interval = Estimate(*(jnp.asarray(x) for x in (mean, mean - half, mean + half)))
+            made.append(Blind(name, len(gains), interval, bool(abs(mean) > half)))
+    return made
+
+
 def _trial(
     model: Model,
     taxonomy: Taxonomy,
@@ -125,13 +156,10 @@ def _trial(
     own = metrics.infer(x, y, jnp.asarray(member), clusters, jax.random.key(seed), direction, RESAMPLES)
     controlled = metrics.control(x, y, jnp.asarray(member), clusters, direction, distances(taxonomy, member))
     masses = [one.shares.sum(-1).mean(0) for one in rated]
-    perplexity = 1.0
-    if push.edit is not None:
-        nll = edits.perplexities(model, [push.edit * 0.0, push.edit], edits.neutral_texts())
-        perplexity = float(np.exp(nll[1] - nll[0]))
+    perplexity = 1.0 if push.edit is None else float(edits.perplexities(model, [push.edit])[0])
     return Trial(
         name,
-        push.real,
+        push.placebo,
         _plain(own.gain),
         bool(own.resolved),
         float(own.first.gain_p),

@@ -76,6 +76,7 @@ def measure(
     model: Model,
     world: World,
     items: Items,
+    asked: Items | None = None,
     seed: int = 0,
     targets: Sequence[str] | None = None,
     shots: Sequence[int] = SHOTS,
@@ -87,14 +88,15 @@ def measure(
     Args:
         model: the organism.
         world: what was planted in it.
-        items: all items; what is asked about is their test side.
+        items: all items; examples are of their train side.
+        asked: what is asked about; by default their test side.
         seed: of the examples and of the resampling.
         targets: types to push; all of them by default.
         shots: how many examples.
         placebos: how many draws of examples that push nothing.
         done: is told each intervention that is done.
     """
-    _, test = items.split()
+    test = items.split()[1] if asked is None else asked
     base = elicit.ratings(model, test)
     planted = organism.state(world, test)
     mass = base.shares.sum(-1)

@@ -1,0 +1,171 @@
+"""Every way to find an edit moves the organism towards its target, and along the circle as the planted persona does."""
+
+import jax
+import numpy as np
+import pytest
+
+from vatjax import edits, elicit, errors, items, models, organism, study
+from vatjax.edits import outcome, pairs
+
+DATA = items.bundled()
+_, TEST = DATA.split()
+SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::8])))
+WORLD = organism.world("pocket")
+POWER = DATA.taxonomy.mask("Power")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.load("pocket")
+
+
+@pytest.fixture(scope="module")
+def before(model):
+    return elicit.ratings(model, SOME).state.state
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    return edits.directions(edits.contrast(model, DATA, "Power"))
+
+
+def shift(model, before, edit):
+    return np.nanmean(elicit.ratings(model, SOME, edit=edit).state.state - before, 0)
+
+
+def profile():
+    one, other = (organism.state(WORLD, SOME, persona=p).state for p in (organism.NOBODY, organism.Persona("Power")))
+    return np.nanmean(other - one, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "layers", "options", "least"),
+    [
+        ("mean", [0], {}, 0.3),
+        ("pca", [0], {"operator": "turn"}, 0.3),
+        ("probe", [0], {"operator": "set"}, 0.15),
+        ("mean", [1], {"way": "instructed"}, 0.3),
+        ("conva", (), {"probability": 0.9}, 0.3),
+        ("split", [0], {"training": edits.Training(steps=60, rate=0.05)}, 0.1),
+        ("neurons", (), {"pairs": 40}, 0.01),
+        ("conditional", [1], {"way": "instructed"}, 0.05),
+    ],
+)
+def test_an_edit_pushes_its_target_and_what_lies_beside_it(model, before, method, layers, options, least):
+    edit = edits.find(model, DATA, "Power", 1, method, layers, **options)
+    moved = shift(model, before, edit)
+    assert moved[POWER].mean() > least
+    assert np.corrcoef(moved, profile())[0, 1] > (0.5 if method == "neurons" else 0.8)
+    assert shift(model, before, 0.0 * edit).tolist() == [0.0] * 56
+
+
+def test_away_is_the_other_way(model, before, found):
+    away = edits.find(model, DATA, "Power", -1, layers=[0])
+    np.testing.assert_allclose(away.residual[0], -found.vector[0], rtol=1e-4, atol=1e-4)
+    assert shift(model, before, away)[POWER].mean() < -0.2
+
+
+def test_pairs_are_matched_and_of_the_train_side(model):
+    asked = pairs.prepared(model, DATA, "Power", 1, "acted", 50, elicit.How(), 0.25, 0)
+    texts = [model.tokenizer.decode(asked.found.tokens(i)) for i in range(100)]
+    assert len(asked.scene) == 50
+    scenes = {scene.text for scene in TEST.scenes}
+    for positive, negative in zip(texts[:50], texts[50:], strict=True):
+        assert positive != negative
+        assert positive.split("<|assistant|>")[0] == negative.split("<|assistant|>")[0]
+        assert not any(scene in positive for scene in scenes)
+    turned = pairs.prepared(model, DATA, "Power", -1, "acted", 50, elicit.How(), 0.25, 0)
+    assert [model.tokenizer.decode(turned.found.tokens(i)) for i in range(100)] == texts[50:] + texts[:50]
+
+
+def test_states_are_those_of_whole_texts(model):
+    asked = pairs.prepared(model, DATA, "Wealth", 1, "instructed", 8, elicit.How(), 0.25, 0)
+    states = pairs.read(model, asked.found)
+    neurons = pairs.read(model, asked.found, every="neurons")
+    assert neurons.shape == (4, 32, model.config.hidden)
+    for i in (0, 9, 31):
+        tokens = np.array([asked.found.tokens(i)])
+        logits = models.logits(model, tokens)[0, -1]
+        last = states[-1, i]
+        norm = last / np.sqrt((last**2).mean() + model.config.norm_epsilon) * np.asarray(model.arrays["norm"])
+        np.testing.assert_allclose(norm @ np.asarray(model.arrays["embedding"]).T, logits, atol=2e-3)
+
+
+def test_a_sweep_finds_where_an_edit_works_and_where_it_breaks(model, found):
+    points = edits.sweep(
+        model, SOME, "Power", lambda layers: edits.steer(found, layers), [(0,), (3,)], (-2.0, -1.0, 0.5, 1.0, 2.0, 12.0)
+    )
+    assert [point.layers for point in points] == [(0,)] * 6 + [(3,)] * 6
+    gains = [point.outcome.gain for point in points[:6]]
+    assert gains[0] < 0 < gains[3]
+    assert points[5].outcome.broken
+    assert points[5].outcome.mass < 0.5
+    best = edits.best(points)
+    assert best.layers == (0,)
+    assert best.strength in (0.5, 1.0, 2.0)
+    alone = edits.outcomes(model, SOME, "Power", [best.strength * edits.steer(found, [0])])[0]
+    np.testing.assert_allclose(alone.gain, best.outcome.gain, atol=1e-4)
+    curve = edits.curve(points[:6])
+    assert curve.utility_r2 > 0.9
+    assert curve.useful[1] < 12
+    assert np.isnan(best.outcome.perplexity)  # it was never taught plain text
+
+
+def test_odds_are_their_formulas():
+    share = np.array([[[[0.6, 0.2], [0.5, 0.25]]]])
+    preference, utility = outcome.odds_of(share)
+    np.testing.assert_allclose(preference, np.mean([np.log(3), np.log(2)]))
+    np.testing.assert_allclose(utility, np.mean([np.log(0.8 / 0.2), np.log(0.75 / 0.25)]))
+
+
+def test_a_curve_has_the_shape_that_was_planted():
+    m = np.array([-8, -4, -2, -1, -0.5, 0.5, 1, 2, 4, 8.0])
+    shape = np.array([0.3, np.log(20), 1.2, np.log(5), 2.0])
+    d = edits.sweeping.validity(m, shape)
+    made = [
+        edits.Point((1,), s, outcome.Outcome(0, 0, 0, 0, (1.5 * s + 0.4) * v, -3 + 9 * v, 1, 1))
+        for s, v in zip(m, d, strict=True)
+    ]
+    found = edits.curve(made)
+    assert found.preference_r2 > 0.999
+    assert found.utility_r2 > 0.999
+    grid = np.linspace(-8, 8, 4001)
+    valid = grid[edits.sweeping.validity(grid, shape) > edits.sweeping.VALID]
+    np.testing.assert_allclose(found.useful, [valid.min(), valid.max()], atol=0.15)
+    with pytest.raises(errors.InputError, match="at least 4 strengths, found 3"):
+        edits.curve(made[:3])
+
+
+def test_a_push_beside_its_placebos(model, found):
+    real = edits.steer(found, [0])
+    pushes = {"real": study.Push(real)} | {
+        f"random {i}": study.Push(edits.random_like(real, jax.random.key(i)), placebo="random") for i in range(3)
+    }
+    first, *others = study.trials(model, SOME, "Power", pushes)
+    assert first.resolved
+    assert float(first.gain.estimate) > 0.3 > max(abs(float(one.gain.estimate)) for one in others)
+    (together,) = study.blind([first, *others])
+    assert (together.name, together.draws, together.resolved) == ("random", 3, False)
+    assert first.by_distance.estimate.shape == (5,)
+    assert float(first.success.estimate) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "Powr"}, "did you mean 'Power'"),
+        ({"method": "meen"}, "unknown method 'meen'; did you mean 'mean'"),
+        ({"way": "actd"}, "unknown contrast 'actd'; did you mean 'acted'"),
+        ({"layers": [7]}, "layer 7: the model has layers 0 to 3"),
+        ({"direction": 0}, "direction: expected 1 or -1, found 0"),
+        ({"method": "conditional", "layers": [0, 1]}, r"one layer .* found \[0, 1\]"),
+        (
+            {"items": DATA.where(value=["Wealth"]).take(np.arange(12))},
+            r"\d pairs of Power on the train side, and .* at least 8",
+        ),
+    ],
+)
+def test_what_can_not_be_found(model, options, message):
+    own = {"items": DATA, "target": "Power"} | options
+    with pytest.raises(errors.InputError, match=message):
+        edits.find(model, own.pop("items"), own.pop("target"), **own)
