@@ -170,7 +170,10 @@ def test_a_column_of_one_scene_has_no_say_in_the_debiased_value():
 def test_a_column_that_few_scenes_rate_has_their_degrees_of_freedom():
     d, _ = planted(each=5)
     d[20:, 1] = np.nan
-    shift = infer(d, np.arange(120) // 5).shift
+    groups = resample.clusters_of(np.arange(120) // 5, 120)
+    plan, weights = resample.plan(d, groups), resample.bootstrap_weights(jax.random.key(0), 24, 200)
+    flips = jax.random.rademacher(jax.random.key(1), (200, 24), jnp.float32)
+    shift = inference.first_order(d, jnp.arange(6) == 5, 1.0, weights, metrics.jackknife_weights(24), flips, plan).shift
     means = d[:20, 1].reshape(4, 5).mean(1)
     width = 2 * stats.t.ppf(0.975, 3) * means.std(ddof=1) / 2
     assert 0.5 < float(shift.high[1] - shift.low[1]) / width < 1.5
@@ -331,8 +334,9 @@ def test_the_null_keeps_missing_ratings_where_they_are(pattern):
 def test_pairs_that_few_contexts_share_have_a_floor():
     d = np.full((60, 3), np.nan, np.float32)
     d[:8] = np.random.default_rng(0).normal(size=(8, 3))
-    result = infer(d, target=0).raw
-    assert np.isfinite([result.floor, result.p, *result.vat_floor]).all()
+    drawn = metrics.floor(d, None, jax.random.key(0), 200)
+    assert np.isfinite([np.nanmean(drawn.nvat), *np.nanmean(drawn.vat, 0)]).all()
+    assert np.isfinite(inference.p_value(metrics.nvat(metrics.spearman(d)), drawn.nvat, jnp.float32(1)))
 
 
 def test_a_style_that_moves_values_of_unequal_spread_alike_is_no_coupling():
@@ -350,9 +354,10 @@ def test_a_style_that_moves_values_of_unequal_spread_alike_is_no_coupling():
 
 def test_two_values_have_nothing_to_test_after_ipsatising():
     d, _ = planted(n=40, values=2)
-    result = infer(d, target=0)
-    assert result.ipsatised.p == 1
-    np.testing.assert_allclose(result.ipsatised.nvat.estimate, 0, atol=1e-6)
+    drawn = metrics.floor(d, None, jax.random.key(0), 200, ipsatised=True)
+    measured = metrics.nvat(null.remove(metrics.spearman(metrics.ipsatise(d)), drawn.expected))
+    np.testing.assert_allclose(measured, 0, atol=1e-6)
+    assert inference.p_value(measured, drawn.nvat, jnp.float32(1)) == 1
 
 
 def test_the_names_of_clusters_change_nothing():

@@ -295,9 +295,7 @@ def _print(content: dict[str, Any], chosen: Any, out: str) -> None:
     rows = [_cells(trial) for trial in content["trials"]]
     columns = ("test side", "gain", "off target", "nVAT", "success", "leak", "mass", "perplexity")
     show.table(columns, rows)
-    print(
-        "~ not told from 0   leak: rise of the other types' success over the target's   perplexity: times the unedited"
-    )
+    print("~ not told from 0   leak: rise of the other types' success over the target's   perplexity: times unedited")
     for one in content["placebos"]:
         told = "told from 0: no placebo here" if one["resolved"] else "not told from 0"
         print(f"{one['name']}, {one['draws']} draws together: gain {_interval(one['gain'])}, {told}")

@@ -29,24 +29,23 @@ class Validate:
             raise errors.InputError(f"seeds: at least 10 are needed to tell a rate, or 0 for none; found {self.seeds}")
         from vatjax import items, models, organism, study
 
-        world = organism.world(self.model)
-        if world.kind != "circle":
-            raise errors.InputError(
-                f"{self.model}: an organism of the kind {world.kind}; the check wants one on the circle"
-            )
-        model = models.load(self.model)
-        measured = study.measure(model, world, items.bundled(), seed=self.seed, done=_said)
-        checks = study.judge(measured)
-        style = None
+        world, model = organism.world(self.model), models.load(self.model)
+        measured, pushed, style = None, None, None
+        if world.kind == "circle":
+            measured = study.measure(model, world, items.bundled(), seed=self.seed, done=_said)
+            checks = study.judge(measured)
+        else:
+            pushed = study.push(model, world, items.bundled().split()[1], seed=self.seed, done=_said)
+            checks = study.judge_kind(world, pushed)
         if self.seeds:
             _said(f"{self.seeds} planted worlds of each kind")
             more, style = study.calibrate(self.seeds)
             checks += more
         missed = [check for check in checks if not check.passed]
         if self.json:
-            show.as_json(_content(measured, checks, style))
+            show.as_json(show.finite(_content(measured, pushed, checks, style)))
         else:
-            _print(measured, checks, style, len(missed))
+            _print(measured, pushed, checks, style, len(missed))
         return 1 if missed else 0
 
 
@@ -54,33 +53,32 @@ def _said(line: str) -> None:
     print(f"vatjax: {line}", file=sys.stderr)
 
 
-def _content(measured: Any, checks: Any, style: Any) -> dict[str, Any]:
-    rows = [{**row._asdict(), "gain": row.gain._asdict()} for row in measured.rows]
+def _content(measured: Any, pushed: Any, checks: Any, style: Any) -> dict[str, Any]:
+    rows = [] if measured is None else [{**row._asdict(), "gain": row.gain._asdict()} for row in measured.rows]
+    rows += [] if pushed is None else [dict(zip(_KIND, _numbers(one), strict=True)) for one in pushed]
     return {
         "passed": all(check.passed for check in checks),
         "checks": [check._asdict() for check in checks],
-        "interventions": show.finite(rows),
+        "interventions": rows,
         "response_style": None if style is None else style._asdict(),
     }
 
 
-def _print(measured: Any, checks: Any, style: Any, missed: int) -> None:
-    rows = [
-        (
-            row.target,
-            row.way if row.way == "words" else f"{row.way} shots",
-            f"{row.planted_gain:.2f}",
-            f"{row.gain.estimate:.2f} [{row.gain.low:.2f}, {row.gain.high:.2f}]",
-            f"{row.profile:.3f}",
-            f"{row.gnd:.3f}",
-            f"{row.coupling:.3f}",
-            f"{row.planted_nvat:.2f}",
-            f"{row.nvat:.2f}",
-        )
-        for row in measured.rows
-    ]
-    show.table(("target", "pushed by", "gain", "measured", "shifts", "GND", "R", "nVAT", "measured"), rows)
-    print("gain, nVAT: planted, and measured   shifts, GND, R: correlation of measured with planted\n")
+_KIND = ("target", "gain", "raw_nvat", "raw_p", "ipsatised_nvat", "ipsatised_p", "order_p")
+
+
+def _numbers(one: Any) -> tuple[Any, ...]:
+    raw, own = one.found.raw, one.found.ipsatised
+    numbers = (one.found.gain.estimate, raw.debiased.estimate, raw.p, own.debiased.estimate, own.p, one.order)
+    return one.target, *map(float, numbers)
+
+
+def _print(measured: Any, pushed: Any, checks: Any, style: Any, missed: int) -> None:
+    if measured is not None:
+        _print_rows(measured.rows)
+    if pushed is not None:
+        rows = [(target, *(f"{x:.3f}" for x in numbers)) for target, *numbers in map(_numbers, pushed)]
+        show.table(("pushed", "gain", "raw nVAT", "p", "ipsatised nVAT", "p", "order p"), rows)
     if style is not None:
         kinds = (("raw", style.raw, style.raw_alarms), ("ipsatised", style.ipsatised, style.ipsatised_alarms))
         show.table(
@@ -94,3 +92,22 @@ def _print(measured: Any, checks: Any, style: Any, missed: int) -> None:
         ],
     )
     print(f"{len(checks) - missed} of {len(checks)} checks passed")
+
+
+def _print_rows(rows: Any) -> None:
+    cells = [
+        (
+            row.target,
+            row.way if row.way == "words" else f"{row.way} shots",
+            f"{row.planted_gain:.2f}",
+            f"{row.gain.estimate:.2f} [{row.gain.low:.2f}, {row.gain.high:.2f}]",
+            f"{row.profile:.3f}",
+            f"{row.gnd:.3f}",
+            f"{row.coupling:.3f}",
+            f"{row.planted_nvat:.2f}",
+            f"{row.nvat:.2f}",
+        )
+        for row in rows
+    ]
+    show.table(("target", "pushed by", "gain", "measured", "shifts", "GND", "R", "nVAT", "measured"), cells)
+    print("gain, nVAT: planted, and measured   shifts, GND, R: correlation of measured with planted\n")

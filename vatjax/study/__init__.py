@@ -12,19 +12,23 @@ from vatjax.study.checks import Check
 from vatjax.study.plots import sweep_figure
 from vatjax.study.steering import Blind, Push, Trial, blind, trials
 from vatjax.study.validation import Measured, Row, judge, measure
+from vatjax.study.variants import Pushed, judge_kind, push
 
 __all__ = [
     "Blind",
     "Check",
     "Measured",
     "Push",
+    "Pushed",
     "Row",
     "Style",
     "Trial",
     "blind",
     "calibrate",
     "judge",
+    "judge_kind",
     "measure",
+    "push",
     "sweep_figure",
     "trials",
 ]

@@ -7,7 +7,7 @@ organism never saw, and joined and analysed as any model's states are.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from vatjax import elicit, metrics, organism, prompts
+from vatjax import edits, elicit, metrics, organism, prompts
 from vatjax.items import Items
 from vatjax.models import Model
 from vatjax.organism import Persona, World
@@ -40,7 +40,7 @@ class Row(NamedTuple):
         gnd: correlation of planted and measured GND over the types; NaN where the gain is unresolved.
         coupling: correlation of planted and measured R over pairs of types.
         planted_nvat, nvat: of the types, debiased.
-        p: of the order test, on the measured R.
+        p: of the order test on the measured R; NaN of fewer shots than the most.
     """
 
     target: str
@@ -63,13 +63,14 @@ class Measured(NamedTuple):
         mass: option mass, the mean over its answers.
         ratings: Spearman correlation of its ratings with the planted ones, over scenes and values.
         rows: of the interventions.
-        placebos: [draws, types], gains under examples that push nothing.
+        placebos: by name, [draws, types], mean shifts under examples that push nothing, and under random vectors as long
+            as one that pushes.
     """
 
     mass: float
     ratings: float
     rows: list[Row]
-    placebos: np.ndarray
+    placebos: dict[str, np.ndarray]
 
 
 def measure(
@@ -93,7 +94,7 @@ def measure(
         seed: of the examples and of the resampling.
         targets: types to push; all of them by default.
         shots: how many examples.
-        placebos: how many draws of examples that push nothing.
+        placebos: how many draws of each placebo.
         done: is told each intervention that is done.
     """
     test = items.split()[1] if asked is None else asked
@@ -111,12 +112,24 @@ def measure(
             else:
                 shown = prompts.demonstrations(items, target, 1, int(way), seed=seed)
                 after = elicit.ratings(model, test, shots=shown)
-            rows.append(_row(world, target, way, (planted, truth), (base.state, after.state), seed))
+            judged = way in ("words", str(shots[-1]))
+            rows.append(_row(world, target, way, (planted, truth), (base.state, after.state), seed, judged))
             done(f"{target}, {way}")
     neutral = [elicit.neutral_shots(model, items, max(shots), seed=seed, draw=draw) for draw in range(placebos)]
     moved = [_shift(base.state, elicit.ratings(model, test, shots=one).state) for one in neutral]
-    by_type = world.taxonomy.aggregate(np.array(moved), level="types")
-    return Measured(float(mass.mean()), float(agree), rows, np.asarray(by_type))
+    blind = {"neutral shots": np.array(moved), "random vectors": _random(model, items, test, placebos)}
+    types = {name: np.asarray(world.taxonomy.aggregate(one, level="types")) for name, one in blind.items()}
+    return Measured(float(mass.mean()), float(agree), rows, types)
+
+
+def _random(model: Model, items: Items, test: Items, draws: int) -> np.ndarray:
+    """Mean shifts under random vectors, each as long as the mean difference of a type's contrast pairs, [draws, values]."""
+    found = edits.directions(edits.contrast(model, items, items.taxonomy.types[0]))
+    real = edits.steer(found, [0])
+    drawn = [edits.random_like(real, jax.random.key(number)) for number in range(draws)]
+    states = elicit.states_under(model, test, [0.0 * real, *drawn]).states
+    moved: np.ndarray = np.nanmean(states[1:] - states[0], 1)
+    return moved
 
 
 def _row(
@@ -126,6 +139,7 @@ def _row(
     planted: tuple[ValueState, ValueState],
     measured: tuple[ValueState, ValueState],
     seed: int,
+    judged: bool,
 ) -> Row:
     taxonomy = world.taxonomy
     mask = taxonomy.mask(target)
@@ -133,7 +147,8 @@ def _row(
     (a, b), (x, y) = ([_types(taxonomy, one) for one in pair] for pair in (planted, measured))
     truth = metrics.tax(a, b, member)
     own = metrics.infer(x, y, member, measured[0].clusters, jax.random.key(seed), resamples=RESAMPLES)
-    order = metrics.order_test(own.raw.coupling.estimate, tuple(taxonomy.sector_of.tolist()))
+    sectors = tuple(taxonomy.sector_of.tolist())
+    p = float(metrics.order_test(own.raw.coupling.estimate, sectors).p) if judged else float("nan")
     off = ~np.eye(len(member), dtype=bool)
     shifts = [_shift(*pair) for pair in (planted, measured)]
     return Row(
@@ -147,7 +162,7 @@ def _row(
         _correlation(np.asarray(truth.coupling)[off], np.asarray(own.raw.coupling.estimate)[off]),
         float(truth.nvat),
         float(own.raw.debiased.estimate),
-        float(order.p),
+        p,
     )
 
 
@@ -205,9 +220,11 @@ def _growing(rows: Sequence[Row], ways: Sequence[str]) -> list[Check]:
     ]
 
 
-def _unpushed(placebos: np.ndarray) -> list[Check]:
+def _unpushed(placebos: Mapping[str, np.ndarray]) -> list[Check]:
     """Over several draws no type may move, all of them taken together (Holm)."""
-    if len(placebos) < 2:
-        return []
-    p = metrics.holm(jnp.asarray(stats.ttest_1samp(placebos, 0).pvalue, jnp.float32))
-    return [at_least("placebo", f"{len(placebos)} draws of neutral shots: least p of a type", float(p.min()), 0.05)]
+    found = []
+    for name, moved in placebos.items():
+        if len(moved) > 1:
+            p = metrics.holm(jnp.asarray(stats.ttest_1samp(moved, 0).pvalue, jnp.float32))
+            found.append(at_least("placebo", f"{len(moved)} draws of {name}: least p of a type", float(p.min()), 0.05))
+    return found
