@@ -3,6 +3,7 @@
 edit = edits.find(model, items, "Power")               # the mean difference, added in the middle layer
 edit = edits.find(model, items, "Power", -1, "conva")  # away from it, by controlled activation
 pairs = edits.contrast(model, items, "Power")          # the hidden states that directions are made of
+several = edits.contrasts(model, items, ["Power", "Wealth"])  # what they share computed once
 found = edits.directions(pairs, "pca")                 # one for each layer; edits.steer(found, [3, 4], "turn")
 points = edits.sweep(model, test, "Power", lambda layers: edits.steer(found, layers), [(3,), (4,)])
 edits.curve(points), edits.best(points)                # the useful strengths, and the best of them
@@ -16,7 +17,7 @@ from vatjax.edits.controlled import conva
 from vatjax.edits.finders import METHODS, Found, Method, find, search
 from vatjax.edits.gated import Condition, condition, conditional
 from vatjax.edits.outcome import Outcome, neutral_texts, outcomes, perplexities
-from vatjax.edits.pairs import Contrast, contrast
+from vatjax.edits.pairs import Contrast, contrast, contrasts
 from vatjax.edits.placebo import random_like, shuffled
 from vatjax.edits.stream import Directions, directions, steer
 from vatjax.edits.sweeping import STRENGTHS, Curve, Point, best, curve, sweep
@@ -38,6 +39,7 @@ __all__ = [
     "condition",
     "conditional",
     "contrast",
+    "contrasts",
     "conva",
     "curve",
     "directions",

@@ -13,7 +13,7 @@ from vatjax.edits import controlled as cv
 from vatjax.edits import stream as dr
 from vatjax.edits import trained as sp
 from vatjax.edits.gated import condition, conditional
-from vatjax.edits.pairs import PAIRS, Way, contrast, read
+from vatjax.edits.pairs import PAIRS, Way, contrast, contrasts, read
 from vatjax.elicit import Size, asking
 from vatjax.items import Items
 from vatjax.models import Edit, Model
@@ -109,9 +109,7 @@ def search(
     if method == "neurons":
         # Towards each type, however the target is pushed: which neurons are its own does not hang on the direction.
         others = [name for name in items.taxonomy.types if not _overlap(items, name, target)]
-        wanted = {
-            name: contrast(model, items, name, 1, way, pairs, size=size, every="neurons", **drawn) for name in others
-        }
+        wanted = contrasts(model, items, others, 1, way, pairs, size=size, every="neurons", **drawn)
         wanted[target] = contrast(model, items, target, direction, way, pairs, size=size, every="neurons", **drawn)
         own = nr.neurons(wanted, target, top, form, positions)
         edit = own.edit.only(chosen) if chosen else own.edit

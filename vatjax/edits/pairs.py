@@ -11,7 +11,7 @@ of -1 exchanges them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -105,10 +105,34 @@ def contrast(
     Raises:
         InputError: for an unknown target or way, and where there are fewer than 8 pairs.
     """
-    asked = prepared(model, items, target, direction, way, pairs, how, test, seed)
-    states = read(model, asked.found, edit, size, every)
-    count = len(asked.scene)
-    return Contrast(states[:, :count], states[:, count:], asked.scene)
+    options: dict[str, Any] = {"pairs": pairs, "how": how, "test": test, "seed": seed}
+    return contrasts(model, items, [target], direction, way, edit=edit, size=size, every=every, **options)[target]
+
+
+def contrasts(
+    model: Model,
+    items: Items,
+    targets: Sequence[str],
+    direction: int = 1,
+    way: Way = "acted",
+    pairs: int = PAIRS,
+    how: How | None = None,
+    test: float = 0.25,
+    seed: int = 0,
+    edit: Edit | None = None,
+    size: Size | None = None,
+    every: Every = "residual",
+) -> dict[str, Contrast]:
+    """`contrast` of several targets by name: what the pairs of all of them share is computed once, too."""
+    asked = [prepared(model, items, target, direction, way, pairs, how, test, seed) for target in targets]
+    states = read(model, beside([one.found for one in asked]), edit, size, every)
+    found, start = {}, 0
+    for target, own in zip(targets, asked, strict=True):
+        count = len(own.scene)
+        positive, negative = (states[:, start + i * count : start + (i + 1) * count] for i in (0, 1))
+        found[target] = Contrast(positive, negative, own.scene)
+        start += 2 * count
+    return found
 
 
 def prepared(
@@ -170,19 +194,28 @@ def _instructed(model: Model, train: Items, chosen: np.ndarray, target: str, dir
         sentence = prompts.instruction(train.taxonomy, target, way)
         return prompts.assemble(rows, wording, scale, chat=chat, instruction=sentence)
 
-    return _beside([asking.pieced(model, under(way), how) for way in (direction, -direction)])
+    return beside([asking.pieced(model, under(way), how) for way in (direction, -direction)])
 
 
-def _beside(sets: Sequence[Pieces]) -> Pieces:
+def beside(sets: Sequence[Pieces]) -> Pieces:
     """Several sets of prompts with the same levels as one."""
     depth = max(len(one.levels) for one in sets)
     if any(len(one.levels) != depth for one in sets):  # one of them has been tokenized whole
         whole = tuple(tuple(one.tokens(i)) for one in sets for i in range(len(one.which)))
         return Pieces((whole,), np.arange(len(whole), dtype=np.int32)[:, None])
-    levels = tuple(tuple(text for one in sets for text in one.levels[k]) for k in range(depth))
-    starts = np.cumsum([[0] * depth] + [[len(level) for level in one.levels] for one in sets], axis=0)
-    which = np.concatenate([one.which + start for one, start in zip(sets, starts, strict=False)])
-    return Pieces(levels, which.astype(np.int32))
+    known: list[dict[tuple[int, ...], int]] = [{} for _ in range(depth)]
+    which = np.concatenate(
+        [
+            np.column_stack(
+                [
+                    np.array([known[k].setdefault(text, len(known[k])) for text in one.levels[k]])[one.which[:, k]]
+                    for k in range(depth)
+                ]
+            )
+            for one in sets
+        ]
+    )
+    return Pieces(tuple(tuple(texts) for texts in known), which.astype(np.int32))
 
 
 def read(
