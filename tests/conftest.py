@@ -21,6 +21,32 @@ hypothesis.settings.load_profile("suite")
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+# What takes longest begins first, so that two workers end together.
+LONG = (
+    "test_inference",
+    "test_scorer",
+    "test_on_pocket",
+    "test_pocket",
+    "test_tax",
+    "test_coupling",
+    "test_steer_command",
+    "test_steps",
+    "test_calibration",
+    "test_rating",
+    "test_validate_command",
+    "test_resume",
+    "test_composition",
+    "test_decoder",
+    "test_together",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Files in the order of `LONG`, then the others as they were found."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_compilations():
     """Every compiled function holds maps of memory, whose number the system limits: a whole suite reaches it."""

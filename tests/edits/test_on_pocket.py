@@ -78,6 +78,15 @@ def test_pairs_are_matched_and_of_the_train_side(model):
     assert [model.tokenizer.decode(turned.found.tokens(i)) for i in range(100)] == texts[50:] + texts[:50]
 
 
+def test_pairs_of_several_targets_are_those_of_each(model):
+    together = edits.contrasts(model, DATA, ["Power", "Wealth", "Tradition"], pairs=12)
+    for name, found in together.items():
+        alone = edits.contrast(model, DATA, name, pairs=12)
+        np.testing.assert_allclose(found.positive, alone.positive, atol=2e-3)
+        np.testing.assert_allclose(found.negative, alone.negative, atol=2e-3)
+        np.testing.assert_array_equal(found.scene, alone.scene)
+
+
 def test_states_are_those_of_whole_texts(model):
     asked = pairs.prepared(model, DATA, "Wealth", 1, "instructed", 8, elicit.How(), 0.25, 0)
     states = pairs.read(model, asked.found)
@@ -134,6 +143,40 @@ def test_a_curve_has_the_shape_that_was_planted():
     np.testing.assert_allclose(found.useful, [valid.min(), valid.max()], atol=0.15)
     with pytest.raises(errors.InputError, match="at least 4 strengths, found 3"):
         edits.curve(made[:3])
+    broken = [edits.Point((1,), 64.0, outcome.Outcome(0, 0, 0, 0, np.nan, np.nan, np.nan, np.nan))]
+    np.testing.assert_allclose(edits.curve(made + broken).useful, found.useful)
+
+
+@pytest.mark.parametrize(
+    ("utility", "useful"),
+    [
+        (lambda m: 3 - m**2 / 4, (-2.5, 2.5)),  # falls slowly at first, and then below nothing
+        (lambda m: 8 + 0 * m, (-4, 4)),  # has no validity to lose
+    ],
+)
+def test_a_useful_range_has_not_lost_its_use(utility, useful):
+    m = np.array(edits.STRENGTHS)
+    made = [edits.Point((0,), s, outcome.Outcome(0, 0, 0, 0, 0.5 * s, utility(s), 1, 1)) for s in m]
+    low, high = edits.curve(made).useful
+    assert useful[0] <= low < 0 < high <= useful[1]
+    assert utility(high) >= utility(m).max() - 0.5 * np.ptp(utility(m))
+
+
+def test_a_curve_that_only_falls():
+    m = np.array([1.0, 2, 3, 4, 5])
+    made = [
+        edits.Point((0,), s, outcome.Outcome(0, 0, 0, 0, 0.5 * s, u, 1, 1))
+        for s, u in zip(m, (5, 1, -1, -2, -2.2), strict=True)
+    ]
+    assert edits.curve(made).useful[1] < 2
+
+
+def test_what_is_never_written_can_not_be_edited(model, found):
+    with pytest.raises(errors.InputError, match="an edit of written ones does nothing"):
+        edits.outcomes(model, SOME, "Power", [edits.steer(found, [0], positions="written")])
+    with pytest.raises(errors.InputError, match="no edits"):
+        edits.outcomes(model, SOME, "Power", [])
+    assert np.isnan(edits.perplexities(model, [edits.steer(found, [0], positions="last")])).all()
 
 
 def test_a_push_beside_its_placebos(model, found):
@@ -158,6 +201,8 @@ def test_a_push_beside_its_placebos(model, found):
         ({"way": "actd"}, "unknown contrast 'actd'; did you mean 'acted'"),
         ({"layers": [7]}, "layer 7: the model has layers 0 to 3"),
         ({"direction": 0}, "direction: expected 1 or -1, found 0"),
+        ({"pairs": 0}, "pairs: at least 8 are needed, found 0"),
+        ({"method": "neurons", "layers": [3], "top": 3, "pairs": 8}, r"the neurons of Power are in|all 3 neurons"),
         ({"method": "conditional", "layers": [0, 1]}, r"one layer .* found \[0, 1\]"),
         (
             {"items": DATA.where(value=["Wealth"]).take(np.arange(12))},

@@ -8,6 +8,7 @@ import pytest
 from tests.elicit.test_scorer import FOUND, OPTIONS, SIZE, load, random_edit, scored
 from vatjax import errors, models
 from vatjax.elicit import together
+from vatjax.elicit.pieces import Pieces
 
 
 def apart(model, edits):
@@ -59,6 +60,34 @@ def test_the_first_layer_is_no_part_of_the_program():
     for layer in (0, 2, 3):
         together.score(model, FOUND, OPTIONS, [edit.only([layer]), -edit.only([layer])], SIZE)
     assert max(b - a for a, b in zip(before, programs(), strict=True)) == 1
+
+
+def test_prompts_that_begin_differently_have_no_trunk():
+    model = load("llama")
+    found = Pieces((((5, 6, 7), (8, 9, 10, 11)),), np.array([[0], [1]], np.int32))
+    made = [random_edit(model.config, seed).only([2]) for seed in range(2)]
+    together_ = together.score(model, found, OPTIONS, made, SIZE)
+    for one, edit in zip(together_, made, strict=True):
+        np.testing.assert_allclose(np.exp(one), np.exp(scored(model, found, edit=edit)), atol=2e-5)
+    with pytest.raises(errors.InputError, match="no embedding for the token 4000"):
+        together.score(model, found._replace(levels=(((5, 4000), (8, 9)),)), OPTIONS, made, SIZE)
+
+
+def test_where_memory_runs_out_fewer_are_computed_together(monkeypatch):
+    model = load("llama")
+    made = [random_edit(model.config, seed) for seed in range(3)]
+    expected, plain, counts = together.score(model, FOUND, OPTIONS, made, SIZE), together._advance, []
+
+    def scarce(*arguments):
+        counts.append(len(arguments[7].strength))
+        if counts[-1] > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        return plain(*arguments)
+
+    monkeypatch.setattr(together, "_advance", scarce)
+    np.testing.assert_allclose(together.score(model, FOUND, OPTIONS, made, SIZE), expected, atol=2e-5)
+    assert counts[0] == 3
+    assert counts[-1] == 1
 
 
 def test_what_lies_below_the_first_edited_layer():

@@ -47,6 +47,7 @@ FUNCTIONS = {
     "robustness": lambda x: metrics.robustness(x, CLUSTERS, KEY, draws=10),
     "equal_membership_hubs": lambda x: metrics.equal_membership_hubs(x, np.array([0, 0, 1, 1, 2]), KEY, 4, top=1),
     "difference": lambda x: metrics.difference(x, x[::-1], 1, CLUSTERS),
+    "control": lambda x: metrics.control(x, x + 0.7, 1, CLUSTERS, distance=[1, 0, 1, 2, 1]),
     "order_test": lambda x: metrics.order_test(metrics.spearman(x)),
     "distance_profile": lambda x: metrics.distance_profile(metrics.spearman(x)),
     "circle_fit": lambda x: metrics.circle_fit(metrics.spearman(x), ANGLES, KEY, draws=10, steps=20).congruence,

@@ -151,7 +151,7 @@ def test_only_what_is_looked_at_is_read(folder):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("no/such/folder/here", "no such folder, and no name on the Hub"),
+        ("no/such/folder/here", "no such folder, and neither pocket nor a name on the Hub"),
         ("owner/absent", "it is not in the local cache, and HF_HUB_OFFLINE is set"),
         ("config.json", "a checkpoint is a folder"),
         ("modle", "did you mean"),

@@ -80,8 +80,8 @@ class Steer:
         model = models.load(self.model, self.dtype)
         places = _places(self.layers, model.config.layers)
         train, test = data.split(source.test, source.seed)
-        if not len(test):
-            raise errors.InputError(f"{source.file}: no item falls to the test side")
+        if not len(_of_target(test, target).pair().express):
+            raise errors.InputError(f"{source.file}: no pair of {target} falls to the test side")
         way = 1 if self.direction == "express" else -1
         if self.method == "shots":
             content, kept = self._shots(model, data, test, target, way, source), None
@@ -128,8 +128,8 @@ class Steer:
     ) -> tuple[dict[str, Any], Any]:
         from vatjax import edits, models, study
 
-        make, places, facts = self._maker(model, data, target, way, source, places)
-        asked = _some(train, self.scenes, source.seed)
+        make, places, about = self._maker(model, data, target, way, source, places)
+        asked = _some(train, target, self.scenes, source.seed)
         _told(f"a sweep of {len(places)} places and {len(strengths or edits.STRENGTHS)} strengths")
         points = edits.sweep(model, asked, target, make, places, strengths or edits.STRENGTHS, way)
         chosen = edits.best(points)
@@ -139,11 +139,11 @@ class Steer:
         curves = [
             edits.curve([point for point in points if point.layers == place])
             for place in places
-            if len({point.strength for point in points}) >= 4
+            if len({one.strength for one in points if one.layers == place and np.isfinite(one.outcome[:6]).all()}) >= 4
         ]
         pushes = {self.method: study.Push(edit)} | self._placebos(model, data, target, way, source, edit, chosen)
         found = study.trials(model, test, target, pushes, way, done=_told)
-        facts = {**facts, "layers": list(chosen.layers), "strength": chosen.strength}
+        facts = {**about(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
         folder = store.path(self.out)
         models.save_edit(edit, model, folder, facts)
         store.commit(
@@ -159,7 +159,7 @@ class Steer:
 
     def _maker(
         self, model: Any, data: Any, target: str, way: int, source: Source, places: Any
-    ) -> tuple[Callable[[tuple[int, ...]], Any], list[tuple[int, ...]], dict[str, Any]]:
+    ) -> tuple[Callable[[tuple[int, ...]], Any], list[tuple[int, ...]], Callable[[tuple[int, ...]], dict[str, Any]]]:
         """The edit in some layers, where it is to be tried, and what there is to say about it."""
         from vatjax import edits
 
@@ -172,7 +172,7 @@ class Steer:
             return (
                 lambda place: edits.steer(found, place, self.operator, self.positions),
                 live or places,
-                {**facts, "method": self.method, "operator": self.operator, "positions": self.positions},
+                lambda _: {**facts, "method": self.method, "operator": self.operator, "positions": self.positions},
             )
         options: dict[str, Any] = {
             "way": self.way,
@@ -186,13 +186,13 @@ class Steer:
             made = {
                 place: edits.search(model, data, target, way, "split", place, **options, **drawn) for place in places
             }
-            return lambda place: made[place].edit, places, made[places[0]].facts
+            return lambda place: made[place].edit, places, lambda place: made[place].facts
         own = edits.search(model, data, target, way, cast(Any, self.method), **options, **drawn)
         whole = tuple(own.facts.get("layers", range(model.config.layers)))
         tried = [place for place in places if set(place) <= set(whole)] if self.layers else [whole]
         if not tried:
             raise errors.InputError(f"layers: {self.method} works in {', '.join(map(str, whole))}, found {self.layers}")
-        return lambda place: own.edit.only(place), tried, own.facts
+        return lambda place: own.edit.only(place), tried, lambda _: own.facts
 
     def _placebos(
         self, model: Any, data: Any, target: str, way: int, source: Source, edit: Any, chosen: Any
@@ -209,8 +209,10 @@ class Steer:
             return made
         drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
         pairs = edits.contrast(model, data, target, way, self.way, self.pairs, **drawn)
+        real = edits.directions(pairs, self.method, source.seed)
         for number in range(self.placebos):
-            found = edits.directions(edits.shuffled(pairs, number), self.method, source.seed)
+            blind = edits.directions(edits.shuffled(pairs, number), self.method, source.seed)
+            found = edits.as_long_as(blind, real)
             unlabelled = chosen.strength * edits.steer(found, chosen.layers, self.operator, self.positions)
             made[f"shuffled {number + 1}"] = study.Push(unlabelled, placebo="shuffled labels")
         return made
@@ -225,7 +227,7 @@ def _numbers(text: str, name: str) -> tuple[float, ...]:
         found = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         found = (float("nan"),)
-    if not np.isfinite(found).all():
+    if not np.isfinite(np.array(found, np.float32)).all():
         raise errors.InputError(f"{name}: expected numbers separated by commas, found {text!r}")
     return found
 
@@ -244,12 +246,18 @@ def _places(text: str, depth: int) -> list[tuple[int, ...]]:
     return [tuple(sorted({layer % depth for layer in place})) for place in found]
 
 
-def _some(train: Any, scenes: int, seed: int) -> Any:
-    every = np.unique(train.scene_of)
-    if not scenes or scenes >= len(every):
+def _of_target(data: Any, target: str) -> Any:
+    return data.take(np.flatnonzero(data.taxonomy.mask(target)[data.value]))
+
+
+def _some(train: Any, target: str, scenes: int, seed: int) -> Any:
+    """All items of some scenes that have pairs of the target."""
+    own = _of_target(train, target)
+    texts = np.unique(own.scene[own.pair().express].astype(str))
+    if not scenes or scenes >= len(texts):
         return train
-    chosen = np.random.default_rng(seed).choice(every, scenes, replace=False)
-    return train.take(np.flatnonzero(np.isin(train.scene_of, chosen)))
+    chosen = np.random.default_rng(seed).choice(texts, scenes, replace=False)
+    return train.take(np.flatnonzero(np.isin(train.scene.astype(str), chosen)))
 
 
 # What is said -------------------------------------------------------------------------------------------------------
@@ -295,7 +303,7 @@ def _print(content: dict[str, Any], chosen: Any, out: str) -> None:
     rows = [_cells(trial) for trial in content["trials"]]
     columns = ("test side", "gain", "off target", "nVAT", "success", "leak", "mass", "perplexity")
     show.table(columns, rows)
-    print("~ not told from 0   leak: rise of the other types' success over the target's   perplexity: times unedited")
+    print("~ not told from 0   leak: rise of others' success over the target's   perplexity: times unedited")
     for one in content["placebos"]:
         told = "told from 0: no placebo here" if one["resolved"] else "not told from 0"
         print(f"{one['name']}, {one['draws']} draws together: gain {_interval(one['gain'])}, {told}")
@@ -308,7 +316,7 @@ def _cells(trial: dict[str, Any]) -> tuple[str, ...]:
         _interval(trial["gain"]) + ("" if trial["resolved"] else " ~"),
         _number(trial["off_target"]["estimate"]),
         _number(trial["nvat"]["estimate"]),
-        f"{trial['success']['estimate']:.0%}",
+        "-" if trial["success"]["estimate"] is None else f"{trial['success']['estimate']:.0%}",
         _number(trial["leakage"]["estimate"]),
         f"{trial['mass']:.2f}",
         _number(trial["perplexity"]) + (" BROKEN" if trial["broken"] else ""),

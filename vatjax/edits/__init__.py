@@ -18,7 +18,7 @@ from vatjax.edits.finders import METHODS, Found, Method, find, search
 from vatjax.edits.gated import Condition, condition, conditional
 from vatjax.edits.outcome import Outcome, neutral_texts, outcomes, perplexities
 from vatjax.edits.pairs import Contrast, contrast, contrasts
-from vatjax.edits.placebo import random_like, shuffled
+from vatjax.edits.placebo import as_long_as, random_like, shuffled
 from vatjax.edits.stream import Directions, directions, steer
 from vatjax.edits.sweeping import STRENGTHS, Curve, Point, best, curve, sweep
 from vatjax.edits.trained import Training, split
@@ -35,6 +35,7 @@ __all__ = [
     "Outcome",
     "Point",
     "Training",
+    "as_long_as",
     "best",
     "condition",
     "conditional",

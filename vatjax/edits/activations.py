@@ -2,7 +2,7 @@
 
     score(v)[l, j] = mean(a+ - a-) / sd(a+ - a-)          over the contrast pairs of v, at the answer token
 
-Of every value the k neurons with the largest scores are looked at; those that several values share are dropped. What is
+Of every value the k neurons with the largest scores, of either sign, are looked at; those that several values share are dropped. What is
 left of the target's is moved by its mean difference (add), or grown by the ratio of both sides (scale).
 """
 

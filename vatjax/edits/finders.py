@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from vatjax import errors, names, prompts
-from vatjax.edits import activations as nr
-from vatjax.edits import controlled as cv
-from vatjax.edits import stream as dr
-from vatjax.edits import trained as sp
-from vatjax.edits.gated import condition, conditional
-from vatjax.edits.pairs import PAIRS, Way, contrast, contrasts, read
+from vatjax.edits import activations, controlled, gated, stream, trained
+from vatjax.edits.pairs import PAIRS, Contrast, Way, contrast, contrasts, read
 from vatjax.elicit import Size, asking
 from vatjax.items import Items
 from vatjax.models import Edit, Model
@@ -69,14 +66,14 @@ def search(
     layers: Sequence[int] = (),
     *,
     way: Way = "acted",
-    operator: dr.Operator = "add",
+    operator: stream.Operator = "add",
     positions: Positions = "all",
     pairs: int = PAIRS,
-    top: int = nr.TOP,
-    form: nr.Form = "add",
+    top: int = activations.TOP,
+    form: activations.Form = "add",
     probability: float = 0.99,
     gate: bool = False,
-    training: sp.Training | None = None,
+    training: trained.Training | None = None,
     test: float = 0.25,
     seed: int = 0,
     size: Size | None = None,
@@ -99,64 +96,167 @@ def search(
     if method not in METHODS:
         raise errors.InputError(names.unknown("method", method, METHODS))
     depth = model.config.layers
-    chosen = sorted({layer % depth for layer in layers if dr.profile([layer], depth).any()})
-    drawn: dict[str, Any] = {"test": test, "seed": seed}
-    said: dict[str, Any] = {"method": method, "target": target, "direction": direction, "positions": positions, **drawn}
-    if method == "split":
-        trained = sp.split(model, items, target, direction, chosen, training, pairs, positions, **drawn)
-        said |= {"loss": float(trained.losses[-1]), "margin": float(trained.margins[-1])}
-        return Found(trained.edit, {**said, "layers": chosen or [depth // 2]})
-    if method == "neurons":
-        # Towards each type, however the target is pushed: which neurons are its own does not hang on the direction.
-        others = [name for name in items.taxonomy.types if not _overlap(items, name, target)]
-        wanted = contrasts(model, items, others, 1, way, pairs, size=size, every="neurons", **drawn)
-        wanted[target] = contrast(model, items, target, direction, way, pairs, size=size, every="neurons", **drawn)
-        own = nr.neurons(wanted, target, top, form, positions)
-        edit = own.edit.only(chosen) if chosen else own.edit
-        return Found(edit, {**said, "form": form, "neurons": own.neurons.tolist(), "shared": own.dropped})
-    read_from = contrast(model, items, target, direction, way, pairs, size=size, **drawn)
-    said |= {"way": way, "pairs": read_from.positive.shape[1]}
-    if method == "conva":
-        about = _about(model, items, target, pairs, test, seed, size) if gate else None
-        probed = cv.conva(read_from, probability, about, positions=positions, seed=seed)
-        edit = probed.edit.only(chosen) if chosen else probed.edit
-        said |= {"probability": probability, "accuracy": probed.accuracy.tolist(), "layers": chosen or probed.layers}
-        return Found(edit, said | ({} if probed.gated is None else {"gate_accuracy": probed.gated.tolist()}))
-    if method == "conditional":
-        if len(chosen) > 1:
-            raise errors.InputError(f"conditional: one layer has the condition and the direction, found {chosen}")
-        found = dr.directions(read_from, seed=seed)
-        when = condition(*_about(model, items, target, pairs, test, seed, size))
-        layer = chosen[0] if chosen else _widest(when.f1, found)
-        said |= {"layers": [layer], "f1": float(when.f1[layer]), "threshold": float(when.threshold[layer])}
-        return Found(conditional(found, when, layer, positions), said)
-    found = dr.directions(read_from, method, seed)
-    said |= {"operator": operator, "accuracy": found.accuracy.tolist(), "layers": chosen or [depth // 2]}
-    return Found(dr.steer(found, chosen or [depth // 2], operator, positions), said)
+    chosen = sorted({layer % depth for layer in layers if stream.profile([layer], depth).any()})
+    asked = _Asked(
+        model,
+        items,
+        target,
+        direction,
+        chosen,
+        way,
+        operator,
+        positions,
+        pairs,
+        top,
+        form,
+        probability,
+        gate,
+        training,
+        {"test": test, "seed": seed},
+        size,
+    )
+    edit, facts = _FINDERS[method](asked)
+    said = {"method": method, "target": target, "direction": direction, "positions": positions}
+    return Found(edit, {**said, **asked.drawn, **facts})
+
+
+class _Asked(NamedTuple):
+    """What is asked of a finder; the fields are those of `search`."""
+
+    model: Model
+    items: Items
+    target: str
+    direction: int
+    layers: list[int]
+    way: Way
+    operator: stream.Operator
+    positions: Positions
+    pairs: int
+    top: int
+    form: activations.Form
+    probability: float
+    gate: bool
+    training: trained.Training | None
+    drawn: dict[str, Any]
+    size: Size | None
+
+    @property
+    def contrast(self) -> Contrast:
+        """The target's contrast pairs."""
+        return contrast(
+            self.model, self.items, self.target, self.direction, self.way, self.pairs, size=self.size, **self.drawn
+        )
+
+    @property
+    def middle(self) -> list[int]:
+        """The layers that are asked for, or the middle one."""
+        return self.layers or [self.model.config.layers // 2]
+
+
+def _along(method: stream.Method, asked: _Asked) -> tuple[Edit, dict[str, Any]]:
+    own = asked.contrast
+    found = stream.directions(own, method, asked.drawn["seed"])
+    facts: dict[str, Any] = {
+        "way": asked.way,
+        "pairs": len(own.scene),
+        "operator": asked.operator,
+        "accuracy": found.accuracy.tolist(),
+    }
+    edit = stream.steer(found, asked.middle, asked.operator, asked.positions)
+    return edit, {**facts, "layers": asked.middle}
+
+
+def _trained(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
+    found = trained.split(
+        asked.model,
+        asked.items,
+        asked.target,
+        asked.direction,
+        asked.layers,
+        asked.training,
+        asked.pairs,
+        asked.positions,
+        **asked.drawn,
+    )
+    return found.edit, {"loss": float(found.losses[-1]), "margin": float(found.margins[-1]), "layers": asked.middle}
+
+
+def _neurons(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
+    # The others towards themselves, however the target is pushed: which neurons are theirs does not hang on that.
+    others = [name for name in asked.items.taxonomy.types if not _overlap(asked.items, name, asked.target)]
+    if not others:
+        raise errors.InputError(f"{asked.target} has a part in every type: there is none to tell its neurons from")
+    options: dict[str, Any] = {
+        "way": asked.way,
+        "pairs": asked.pairs,
+        "size": asked.size,
+        "every": "neurons",
+        **asked.drawn,
+    }
+    wanted = contrasts(asked.model, asked.items, others, 1, **options)
+    wanted[asked.target] = contrast(asked.model, asked.items, asked.target, asked.direction, **options)
+    found = activations.neurons(wanted, asked.target, asked.top, asked.form, asked.positions)
+    own = found.neurons[np.isin(found.neurons[:, 0], asked.layers)] if asked.layers else found.neurons
+    if not len(own):
+        there = sorted(set(found.neurons[:, 0].tolist()))
+        raise errors.InputError(f"layers: the neurons of {asked.target} are in {there}, found {asked.layers}")
+    edit = found.edit.only(asked.layers) if asked.layers else found.edit
+    return edit, {"way": asked.way, "form": asked.form, "neurons": own.tolist(), "shared": found.dropped}
+
+
+def _controlled(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
+    own, about = asked.contrast, _about(asked) if asked.gate else None
+    found = controlled.conva(own, asked.probability, about, positions=asked.positions, seed=asked.drawn["seed"])
+    layers = [layer for layer in found.layers if layer in asked.layers or not asked.layers]
+    if not layers:
+        raise errors.InputError(f"layers: only the probes of {found.layers} are sound, found {asked.layers}")
+    edit = found.edit.only(layers)
+    facts: dict[str, Any] = {"way": asked.way, "pairs": len(own.scene), "probability": asked.probability}
+    facts |= {"accuracy": found.accuracy.tolist(), "layers": layers}
+    return edit, facts | ({} if found.gated is None else {"gate_accuracy": found.gated.tolist()})
+
+
+def _conditional(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
+    if len(asked.layers) > 1:
+        raise errors.InputError(f"conditional: one layer has the condition and the direction, found {asked.layers}")
+    own = asked.contrast
+    found, when = stream.directions(own, seed=asked.drawn["seed"]), gated.condition(*_about(asked))
+    live = np.abs(found.vector).max(-1) > 0
+    layer = asked.layers[0] if asked.layers else int(np.argmax(np.where(live, when.f1, -1)))
+    facts: dict[str, Any] = {"way": asked.way, "pairs": len(own.scene), "layers": [layer]}
+    facts |= {"f1": float(when.f1[layer]), "threshold": float(when.threshold[layer])}
+    return gated.conditional(found, when, layer, asked.positions), facts
+
+
+_FINDERS: Mapping[str, Callable[[_Asked], tuple[Edit, dict[str, Any]]]] = {
+    "mean": functools.partial(_along, "mean"),
+    "pca": functools.partial(_along, "pca"),
+    "probe": functools.partial(_along, "probe"),
+    "conva": _controlled,
+    "split": _trained,
+    "neurons": _neurons,
+    "conditional": _conditional,
+}
 
 
 def _overlap(items: Items, name: str, target: str) -> bool:
     return bool((items.taxonomy.mask(name) & items.taxonomy.mask(target)).any())
 
 
-def _widest(f1: np.ndarray, found: dr.Directions) -> int:
-    """The layer with the best F1 that has a direction."""
-    return int(np.argmax(np.where(np.abs(found.vector).max(-1) > 0, f1, -1)))
-
-
-def _about(
-    model: Model, items: Items, target: str, count: int, test: float, seed: int, size: Size | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _about(asked: _Asked) -> tuple[np.ndarray, np.ndarray]:
     """States of questions about a target's items, and about as many others, each [layers, n, width]."""
-    train, _ = items.split(test, seed)
-    own = items.taxonomy.mask(target)[train.value]
-    draw = np.random.default_rng(seed)
-    sides = [draw.permutation(np.flatnonzero(side))[:count] for side in (own, ~own)]
+    items, model = asked.items, asked.model
+    train, _ = items.split(asked.drawn["test"], asked.drawn["seed"])
+    own = items.taxonomy.mask(asked.target)[train.value]
+    draw = np.random.default_rng(asked.drawn["seed"])
+    sides = [draw.permutation(np.flatnonzero(side))[: asked.pairs] for side in (own, ~own)]
     least = min(map(len, sides))
     if not least:
-        raise errors.InputError(f"{items.source}: the train side has no items but those of {target} to tell it from")
+        raise errors.InputError(
+            f"{items.source}: the train side has no items but those of {asked.target} to tell it from"
+        )
     rows = [prompts.fields(train, int(i)) for side in sides for i in side[:least]]
     how = How()
     made = prompts.assemble(rows, how.wordings()[0], how.scales()[0], chat=asking.template(model, how))
-    states = read(model, asking.pieced(model, made, how), None, size)
+    states = read(model, asking.pieced(model, made, how), None, asked.size)
     return states[:, :least], states[:, least:]

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vatjax import elicit, metrics
+from vatjax import elicit, errors, metrics
 from vatjax.elicit import together
 from vatjax.items import Items
 from vatjax.models import Edit, Model, decoder
+from vatjax.models.edit import PROMPT, WRITTEN
 from vatjax.models.model import positions_of
 from vatjax.models.scoring import token_log_probs
 
@@ -92,6 +93,12 @@ def outcomes(
         size: how much is computed at one time.
         at_once: how many edits are computed together.
     """
+    if not edits:
+        raise errors.InputError("no edits are given")
+    if edits[0].positions == "written":
+        raise errors.InputError(
+            "ratings are read at the prompt's last token, so that an edit of written ones does nothing"
+        )
     every = [edits[0] * 0.0, *edits]
     taxonomy, member = items.taxonomy, items.taxonomy.mask(target)
     found = elicit.states_under(model, items, every, size=size, at_once=at_once)
@@ -111,7 +118,7 @@ def outcomes(
                 gain=float(np.nanmean(np.nanmean(moved, 0)) * direction),
                 off_target=float(np.nanmean(np.abs(shift))),
                 nvat=float(tax.nvat),
-                success=float(np.nanmean(found.states[e][:, member] * direction > 0)),
+                success=_share(found.states[e][:, member] * direction),
                 preference=float(odds[e]),
                 utility=float(useful[e]),
                 mass=float(found.mass[e].mean()),
@@ -119,6 +126,12 @@ def outcomes(
             )
         )
     return made
+
+
+def _share(leaning: np.ndarray) -> float:
+    """How often a leaning is above 0, where there is one."""
+    there = leaning[~np.isnan(leaning)]
+    return float(np.mean(there > 0)) if there.size else float("nan")
 
 
 def odds_of(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +150,7 @@ def perplexities(
     """The perplexity of neutral texts under each edit, in units of the unedited model's, [edits].
 
     NaN where that one reads them worse than by chance, as a model does that was never taught to: then there is nothing to
-    spoil.
+    spoil; and for edits of a prompt's last token.
 
     Args:
         model: the model.
@@ -145,6 +158,10 @@ def perplexities(
         texts: neutral ones; the bundled ones by default.
         at_once: how many edits are computed together.
     """
+    if not edits:
+        raise errors.InputError("no edits are given")
+    if edits[0].positions == "last":
+        return np.full(len(edits), np.nan)  # a plain text has no prompt
     tokens, present = _padded(model, texts or neutral_texts())
     every = [edits[0] * 0.0, *edits]
     count = min(at_once or together.AT_ONCE, len(every))
@@ -172,7 +189,7 @@ def _likelihoods(model: Model, edits: Edit, tokens: Array, present: Array) -> Ar
     weights, config = model.arrays, model.config
 
     def one(edit: Edit) -> Array:
-        kind = jnp.zeros(tokens.shape, jnp.int8)  # all of it is prompt
+        kind = jnp.full(tokens.shape, WRITTEN if edit.positions == "written" else PROMPT, jnp.int8)
         hidden = decoder.embed(weights, config, tokens)
         hidden = decoder.layers(weights, config, hidden, positions_of(present), present, edit=edit, kind=kind).hidden
         found = token_log_probs(weights, config, hidden[:, :-1], tokens[:, 1:])

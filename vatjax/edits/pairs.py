@@ -149,6 +149,8 @@ def prepared(
     """The prompts of pairs; arguments as in `contrast`."""
     if way not in WAYS:
         raise errors.InputError(names.unknown("contrast", way, WAYS))
+    if pairs < LEAST:
+        raise errors.InputError(f"pairs: at least {LEAST} are needed, found {pairs}")
     how = how or How()
     train = prompts.train_side(items, target, direction, test, seed)
     matched = train.pair()

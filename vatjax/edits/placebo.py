@@ -1,4 +1,4 @@
-"""Placebos: edits that know nothing of the target and are as large as those that do."""
+"""Placebos: edits of the same form that know nothing of the target."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vatjax.edits.pairs import Contrast
+from vatjax.edits.stream import Directions
 from vatjax.models import Edit, LowRank
 
 Array = jax.Array
@@ -18,7 +19,8 @@ def random_like(edit: Edit, key: Array) -> Edit:
     """An edit of the same form whose directions are random, each with the norm that the real one has in that layer.
 
     Neurons are exchanged within their layer, so that as many are moved by the same amounts; amounts, shares, gates and
-    thresholds of steps stay.
+    thresholds of steps stay. What a step does with its amount hangs on what it finds along its direction: taking a random
+    direction away takes less away than taking a real one.
 
     Args:
         edit: the real one.
@@ -43,6 +45,12 @@ def random_like(edit: Edit, key: Array) -> Edit:
         lora={name: LowRank(turned(change.down), turned(change.up)) for name, change in edit.lora.items()},
         steps=tuple(dataclasses.replace(step, direction=turned(step.direction)) for step in edit.steps),
     )
+
+
+def as_long_as(found: Directions, real: Directions) -> Directions:
+    """Directions with the length of others in each layer."""
+    own, wanted = (np.linalg.norm(one.vector, axis=-1, keepdims=True) for one in (found, real))
+    return found._replace(vector=found.vector * np.where(own > 0, wanted / np.where(own > 0, own, 1), 0))
 
 
 def shuffled(pairs: Contrast, seed: int = 0) -> Contrast:

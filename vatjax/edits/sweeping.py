@@ -24,6 +24,7 @@ from vatjax.items import Items
 from vatjax.models import Edit, Model
 
 STRENGTHS = (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0)
+LEAST = 4  # strengths that a curve is fitted to
 VALID = 0.9  # of the validity, within the useful range
 
 
@@ -48,7 +49,7 @@ class Curve(NamedTuple):
         layers: of the edits.
         preference, utility: what was fitted: (a, b) and (c, d), then m0, L and p below it, L and p above it.
         preference_r2, utility_r2: the share of the variance that the fits explain; NaN where nothing varies.
-        useful: the strengths between which the utility's validity is above .9, within what was swept.
+        useful: the strengths between which the utility's validity is above .9, within what was swept; NaN for none.
     """
 
     layers: tuple[int, ...]
@@ -122,18 +123,30 @@ def curve(points: Sequence[Point], unedited: tuple[float, float] | None = None) 
     if unedited is not None:
         m = np.append(m, 0.0)
         preference, utility = np.append(preference, unedited[0]), np.append(utility, unedited[1])
-    if len(set(m.tolist())) < 4:
-        raise errors.InputError(f"a curve needs at least 4 strengths, found {len(set(m.tolist()))}")
-    slope = np.polyfit(m, preference, 1)
-    span = float(np.ptp(utility)) or 1.0
-    liked, liked_r2 = _fit(m, preference, lambda x, q: (q[0] * x + q[1]) * validity(x, q[2:]), slope)
+    there = np.isfinite(preference) & np.isfinite(utility)
+    m, preference, utility = m[there], preference[there], utility[there]
+    if len(set(m.tolist())) < LEAST:
+        raise errors.InputError(f"a curve needs at least {LEAST} strengths, found {len(set(m.tolist()))}")
+    slope, span = np.polyfit(m, preference, 1), float(np.ptp(utility)) or 1.0
+    most = 8 * (float(np.abs(preference).max()) + 1)
+    liked, liked_r2 = _fit(
+        m, preference, lambda x, q: (q[0] * x + q[1]) * validity(x, q[2:]), slope, ((-most, most), (-most, most))
+    )
+    # A height that the utility never comes near would make any decay look slight.
+    low = float(utility.min())
     used, used_r2 = _fit(
-        m, utility, lambda x, q: q[0] + q[1] * validity(x, q[2:]), np.array([utility.max() - 2 * span, 2 * span])
+        m,
+        utility,
+        lambda x, q: q[0] + q[1] * validity(x, q[2:]),
+        np.array([low - span / 2, 1.5 * span]),
+        ((low - span, low), (0.0, 4 * span)),
     )
     grid = np.linspace(m.min(), m.max(), 1001)
     valid = validity(grid, used[2:]) > VALID
     if not used_r2 > 0.5:  # what does not fall has no validity to lose
         valid = np.ones_like(valid)
+    if not valid.any():
+        return Curve(points[0].layers, liked, used, liked_r2, used_r2, (float("nan"), float("nan")))
     centre = int(np.argmin(np.abs(grid))) if valid[np.argmin(np.abs(grid))] else int(np.argmax(valid))
     low = centre - int(np.argmin(valid[centre::-1])) + 1 if not valid[centre::-1].all() else 0
     high = centre + int(np.argmin(valid[centre:])) - 1 if not valid[centre:].all() else len(grid) - 1
@@ -141,13 +154,16 @@ def curve(points: Sequence[Point], unedited: tuple[float, float] | None = None) 
 
 
 def _fit(
-    m: np.ndarray, y: np.ndarray, form: Callable[[np.ndarray, np.ndarray], np.ndarray], linear: np.ndarray
+    m: np.ndarray,
+    y: np.ndarray,
+    form: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    linear: np.ndarray,
+    bounds: tuple[tuple[float, float], tuple[float, float]],
 ) -> tuple[np.ndarray, float]:
     """The best of several starts, and the share of the variance that it explains."""
     reach = float(np.abs(m).max())
-    most = 8 * (float(np.abs(y).max()) + 1)
-    low = [-most, -most, m.min() / 2, np.log(reach**2 / 1e4), 0.0, np.log(reach**2 / 1e4), 0.0]
-    high = [most, most, m.max() / 2, np.log(reach**2 * 1e4), 8.0, np.log(reach**2 * 1e4), 8.0]
+    low = [bounds[0][0], bounds[1][0], m.min(), np.log(reach**2 / 1e4), 0.0, np.log(reach**2 / 1e4), 0.0]
+    high = [bounds[0][1], bounds[1][1], m.max(), np.log(reach**2 * 1e4), 8.0, np.log(reach**2 * 1e4), 8.0]
     found = [
         optimize.least_squares(
             lambda q: form(m, q) - y,

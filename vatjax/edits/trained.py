@@ -95,6 +95,8 @@ def split(
         InputError: as `contrast` does, and where the loss is no number.
     """
     training = training or Training()
+    if training.steps < 1 or training.batch < 1:
+        raise errors.InputError("a vector is trained in at least one step, with at least one pair in each")
     asked = prepared(model, items, target, direction, "acted", pairs, How(), test, seed)
     texts, count = _texts(asked.found), len(asked.scene)
     share = profile(layers or [model.config.layers // 2], model.config.layers)
@@ -120,10 +122,9 @@ def _train(
     model: Model, texts: Texts, count: int, unit: np.ndarray, training: Training, positions: Positions
 ) -> tuple[Array, np.ndarray, np.ndarray]:
     """The vectors that come out; unit is [layers], the size of a layer's states, 0 where it has no vector."""
-    rule = optax.adam(training.rate)
     scale = jnp.asarray(unit[:, None], jnp.float32)
     vector = jnp.zeros((model.config.layers, model.config.width), jnp.float32)
-    state = rule.init(vector)
+    state = optax.adam(training.rate).init(vector)
     random = np.random.default_rng(training.seed)
     losses, margins = [], []
     batch = min(training.batch, count)
@@ -131,14 +132,14 @@ def _train(
         rows = random.choice(count, batch, replace=False)
         both = np.concatenate([rows, rows + count])
         own = Texts(texts.tokens[both], texts.present[both], texts.written[both])
-        loss, margin, change, state = _step(model, vector, state, own, scale, training, positions, rule)
+        loss, margin, change, state = _step(model, vector, state, own, scale, training, positions)
         vector = vector + change
         losses.append(loss)
         margins.append(margin)
     return scale * vector, np.asarray(jax.device_get(losses)), np.asarray(jax.device_get(margins))
 
 
-@functools.partial(jax.jit, static_argnames=("training", "positions", "rule"))
+@functools.partial(jax.jit, static_argnames=("training", "positions"))
 def _step(
     model: Model,
     vector: Array,
@@ -147,7 +148,6 @@ def _step(
     scale: Array,
     training: Training,
     positions: Positions,
-    rule: Any,
 ) -> tuple[Array, Array, Array, Any]:
     """The loss and the margin of a batch, positive texts in its first half, and how the vector changes."""
 
@@ -161,5 +161,5 @@ def _step(
 
     (value, margin), gradient = jax.value_and_grad(loss, has_aux=True)(vector)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes float32 with its integer counts
-        change, state = rule.update(gradient, state, vector)
+        change, state = optax.adam(training.rate).update(gradient, state, vector)
     return value, margin, change, state

@@ -56,4 +56,8 @@ def neutral_shots(
         return []
     shown = [fields(train, int(i)) for i in chosen]
     own = answers(model, shown, how).ratings
+    if np.isnan(own).any():
+        raise errors.InputError(
+            f"neutral shots: the model has no answer to {int(np.isnan(own).sum())} of {count} examples"
+        )
     return [Shot(one, round(float(rating))) for one, rating in zip(shown, own, strict=True)]

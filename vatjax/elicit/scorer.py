@@ -141,8 +141,7 @@ def score(
             the smallest passes fit the device.
     """
     size = size or size_for(model)
-    _check(found, model, options, name)
-    _unknown(found, model, name)
+    check(found, model, options, name)
     before = 0
     for part in parts or plans(model, [(found, options)], size)[0]:
         fitting = _Fitting(model, part, edit, size, now or size, halved)
@@ -182,7 +181,14 @@ def states(
             yield part.prompts[prompts], run.states(number, every)
 
 
-def _check(found: Pieces, model: Model, options: Sequence[Option], name: Callable[[int], str]) -> None:
+def check(
+    found: Pieces,
+    model: Model,
+    options: Sequence[Option],
+    name: Callable[[int], str] = lambda prompt: f"prompt {prompt + 1}",
+) -> None:
+    """Refuses prompts that are longer than the model's context, and tokens that it has no embeddings for."""
+    _unknown(found, model, name)
     lengths = found.lengths()
     longest = int(lengths.max()) + max(len(option.tokens) for option in options) - 1
     if longest > model.config.context:

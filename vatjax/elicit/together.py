@@ -76,9 +76,27 @@ def score(
         parts: of `scorer.plans`, where they are made already.
     """
     stacked(edits)  # refuses what does not go together before anything is computed
+    scorer.check(found, model, options)
     size = size or scorer.size_for(model)
     parts = scorer.plans(model, [(found, options)], size)[0] if parts is None else parts
     count = min(at_once or _fitting(model, parts, size), len(edits))
+    while True:
+        try:
+            return _scored(model, found, options, edits, parts, count)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if count == 1:
+                raise errors.InputError(
+                    f"the device has no memory for passes of {size.tokens} tokens under an edit; give a smaller size"
+                ) from None
+        count //= 2
+
+
+def _scored(
+    model: Model, found: Pieces, options: Sequence[Option], edits: Sequence[Edit], parts: Sequence[Part], count: int
+) -> np.ndarray:
+    """`score`, so many edits together."""
     low = [lowest(edit) for edit in edits]
     order = np.argsort(low, kind="stable")  # edits of the same layers share most of what is below them
     logs: np.ndarray | None = None
@@ -94,6 +112,9 @@ def score(
                     logs = np.full((len(edits), len(found.which), shares[0].shape[1]), np.nan)
                 logs[np.ix_(chosen, part.prompts[prompts])] = shares
     assert logs is not None
+    wrong = np.argwhere(~np.isfinite(logs).all(-1))
+    if len(wrong):
+        raise errors.InputError(f"the model's logits are not finite under edit {wrong[0, 0]}, prompt {wrong[0, 1] + 1}")
     return logs
 
 
@@ -143,6 +164,13 @@ def _begin(
     """The trunk's keys below and above the first edit, room for the rows', and for the states that are read."""
     weights, config = model.arrays, model.config
     dtype, count = weights["embedding"].dtype, len(edits.strength)
+    store = packed.empty_store(config, places, dtype)
+    each = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), store)
+    read = jnp.zeros((count, answers, config.width), dtype)
+    if not tokens.shape[0]:
+        none = packed.empty_store(config, 0, dtype)
+        above = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), none)
+        return (none, above), (store, each), read
     rows = packed.alone(tokens, length)
     nothing, empty = packed.empty_store(config, 0, dtype), packed.empty_store(config, tokens.shape[0], dtype)
     hidden = decoder.embed(weights, config, rows.tokens)
@@ -151,9 +179,7 @@ def _begin(
     _, above = jax.vmap(
         lambda edit: packed.through(weights, config, hidden, nothing, below, rows, reach, edit, first, config.layers)
     )(edits)
-    store = packed.empty_store(config, places, dtype)
-    each = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), store)
-    return (below, above), (store, each), jnp.zeros((count, answers, config.width), dtype)
+    return (below, above), (store, each), read
 
 
 @functools.partial(jax.jit, donate_argnames=("stores", "read"))

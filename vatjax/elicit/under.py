@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vatjax import errors
 from vatjax.elicit import asking, choice, protocols, together
 from vatjax.elicit.plan import Size
 from vatjax.items import Items
@@ -47,6 +48,9 @@ def states_under(
         at_once: how many edits are computed together.
     """
     how = how or How()
+    if how.protocol == "labelled" or how.reading == "generate":
+        what = "the protocol labelled" if how.protocol == "labelled" else "written answers"
+        raise errors.InputError(f"{what} can't be asked under many edits at one time: ask under one after the other")
     asked = protocols.ask(items, how.protocol)
     rows = list(asked.rows)
     made = asking.posed(rows, how, asking.PLAIN, asking.template(model, how))

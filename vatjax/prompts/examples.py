@@ -113,6 +113,7 @@ def demonstrations(
     scale: Scale | None = None,
     test: float = 0.25,
     seed: int = 0,
+    draw: int = 0,
 ) -> list[Shot]:
     """Shots that show somebody who rates as the direction wants: half of them for the target, half against it.
 
@@ -123,6 +124,7 @@ def demonstrations(
         scale: of the answers.
         test: of the division by scene.
         seed: of the division, and of which examples are drawn.
+        draw: which of many draws of examples.
 
     Raises:
         InputError: where the train side has fewer.
@@ -131,8 +133,8 @@ def demonstrations(
     if count < 0:
         raise errors.InputError(f"shots: expected 0 or more, found {count}")
     train = train_side(items, target, direction, test, seed)
-    draw = np.random.default_rng(seed)
-    sides = [draw.permutation(np.flatnonzero(train.polarity == side)) for side in (EXPRESS, -EXPRESS)]
+    random = np.random.default_rng((seed, draw) if draw else seed)
+    sides = [random.permutation(np.flatnonzero(train.polarity == side)) for side in (EXPRESS, -EXPRESS)]
     wanted = [(count + 1) // 2, count // 2]
     if any(len(side) < needed for side, needed in zip(sides, wanted, strict=True)):
         raise errors.InputError(
@@ -140,6 +142,6 @@ def demonstrations(
             f"{len(sides[0])} and {len(sides[1])}"
         )
     chosen = [i for side, needed in zip(sides, wanted, strict=True) for i in side[:needed]]
-    chosen = [chosen[i] for i in draw.permutation(len(chosen))]
+    chosen = [chosen[i] for i in random.permutation(len(chosen))]
     high, low = (scale.high, scale.low) if direction == EXPRESS else (scale.low, scale.high)
     return [Shot(fields(train, i), high if train.polarity[i] == EXPRESS else low) for i in chosen]

@@ -5,7 +5,8 @@
     hub            everything follows one value, which must come out as the hub
     agreement      a style that lifts every rating: the raw coupling is fooled, the ipsatised one must not be
 
-Every seed draws a world, the contexts and, but for the hub, each single answer anew.
+Every seed draws a world, the contexts and, but for the hub, each single answer anew; for coverage it draws some of the
+contexts of one large world.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ organism never saw, and joined and analysed as any model's states are.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -110,12 +110,12 @@ def measure(
             if way == "words":
                 after = elicit.ratings(model, test, instruction=prompts.instruction(items.taxonomy, target, 1, _WORDS))
             else:
-                shown = prompts.demonstrations(items, target, 1, int(way), seed=seed)
+                shown = prompts.demonstrations(items, target, 1, int(way), draw=seed)
                 after = elicit.ratings(model, test, shots=shown)
             judged = way in ("words", str(shots[-1]))
             rows.append(_row(world, target, way, (planted, truth), (base.state, after.state), seed, judged))
             done(f"{target}, {way}")
-    neutral = [elicit.neutral_shots(model, items, max(shots), seed=seed, draw=draw) for draw in range(placebos)]
+    neutral = [elicit.neutral_shots(model, items, max(shots), draw=seed * placebos + draw) for draw in range(placebos)]
     moved = [_shift(base.state, elicit.ratings(model, test, shots=one).state) for one in neutral]
     blind = {"neutral shots": np.array(moved), "random vectors": _random(model, items, test, placebos)}
     types = {name: np.asarray(world.taxonomy.aggregate(one, level="types")) for name, one in blind.items()}
@@ -199,16 +199,24 @@ def judge(measured: Measured) -> list[Check]:
             at_least(
                 part, f"of {len(rows)} types, gains above 0", sum(float(row.gain.low) > 0 for row in rows), len(rows)
             ),
-            at_least(part, "mean shifts, correlation with the planted ones", min(row.profile for row in rows), 0.8),
-            at_least(part, "GND of the types, the same", min(row.gnd for row in rows), 0.8),
-            at_least(part, "coupling R of the types, the same", min(row.coupling for row in rows), 0.8),
+            at_least(part, "mean shifts, correlation with the planted ones", _least(row.profile for row in rows), 0.8),
+            at_least(part, "GND of the types, the same", _least(row.gnd for row in rows), 0.8),
+            at_least(part, "coupling R of the types, the same", _least(row.coupling for row in rows), 0.8),
             at_most(
-                part, "debiased nVAT, difference from the planted", max(abs(r.nvat - r.planted_nvat) for r in rows), 0.1
+                part,
+                "debiased nVAT, difference from the planted",
+                -_least(-abs(r.nvat - r.planted_nvat) for r in rows),
+                0.1,
             ),
-            at_most(part, "order of the circle, p", max(row.p for row in rows), 0.01),
+            at_most(part, "order of the circle, p", -_least(-row.p for row in rows), 0.01),
         ]
     found += _growing(measured.rows, [way for way in ways if way != "words"])
     return found + _unpushed(measured.placebos)
+
+
+def _least(numbers: Iterable[float]) -> float:
+    """The smallest, and NaN where any is."""
+    return float(np.min(list(numbers)))
 
 
 def _growing(rows: Sequence[Row], ways: Sequence[str]) -> list[Check]:
