@@ -24,7 +24,14 @@ def test_planted_beside_measured(capsys, monkeypatch, measured):
     monkeypatch.setattr(study, "measure", lambda *_, **__: measured)
     status, out, err = run(capsys, "validate", "--seeds", "0")
     assert (status, err) == (0, "")
-    assert "Power    8 shots" in " ".join(out.split(" ")).replace("     ", "    ") or "8 shots" in out
+    lines = [line.split() for line in out.splitlines()]
+    row = measured.rows[-1]
+    assert ["Power", "8", "shots", f"{row.planted_gain:.2f}", f"{row.gain.estimate:.2f}"] in [
+        line[:5] for line in lines
+    ]
+    first = measured.rows[0]
+    assert ["Power", *(f"{x:.2f}" for x in first.planted_each)] in lines
+    assert ["measured", *(f"{x:.2f}" for x in first.each)] in lines
     assert "ok" in out
     assert "MISSED" not in out
     assert max(map(len, out.splitlines())) <= 100

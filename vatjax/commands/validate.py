@@ -8,6 +8,7 @@ from typing import Any
 
 from vatjax import errors
 from vatjax.commands import show
+from vatjax.values import schwartz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,3 +112,11 @@ def _print_rows(rows: Any) -> None:
     ]
     show.table(("target", "pushed by", "gain", "measured", "shifts", "GND", "R", "nVAT", "measured"), cells)
     print("gain, nVAT: planted, and measured   shifts, GND, R: correlation of measured with planted\n")
+    each = []
+    for row in rows:
+        if row.way == "words":
+            each.append((row.target, *(f"{x:.2f}" for x in row.planted_each)))
+            each.append(("  measured", *(f"{x:.2f}" for x in row.each)))
+    if each:
+        types = [name[:5] for name in schwartz().types]
+        show.table(("planted GND", *types), each)

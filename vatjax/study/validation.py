@@ -41,6 +41,7 @@ class Row(NamedTuple):
         coupling: correlation of planted and measured R over pairs of types.
         planted_nvat, nvat: of the types, debiased.
         p: of the order test on the measured R; NaN of fewer shots than the most.
+        planted_each, each: GND of each type.
     """
 
     target: str
@@ -54,6 +55,8 @@ class Row(NamedTuple):
     planted_nvat: float
     nvat: float
     p: float
+    planted_each: tuple[float, ...]
+    each: tuple[float, ...]
 
 
 class Measured(NamedTuple):
@@ -163,6 +166,8 @@ def _row(
         float(truth.nvat),
         float(own.raw.debiased.estimate),
         p,
+        tuple(np.asarray(truth.gnd, float).tolist()),
+        tuple(np.asarray(own.gnd.estimate, float).tolist()),
     )
 
 
