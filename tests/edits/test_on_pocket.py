@@ -202,7 +202,6 @@ def test_a_push_beside_its_placebos(model, found):
         ({"layers": [7]}, "layer 7: the model has layers 0 to 3"),
         ({"direction": 0}, "direction: expected 1 or -1, found 0"),
         ({"pairs": 0}, "pairs: at least 8 are needed, found 0"),
-        ({"method": "neurons", "layers": [3], "top": 3, "pairs": 8}, r"the neurons of Power are in|all 3 neurons"),
         ({"method": "conditional", "layers": [0, 1]}, r"one layer .* found \[0, 1\]"),
         (
             {"items": DATA.where(value=["Wealth"]).take(np.arange(12))},
