@@ -134,7 +134,7 @@ def analyse(
     levels: dict[Level, Analysed] = {}
     for level in LEVELS:
         x, y = (taxonomy.aggregate(np.where(mask, state.state, np.nan), mask, level) for state in (before, after))
-        columns, chosen = _columns(taxonomy, level, mask, member)
+        columns, chosen = _columns(taxonomy, level, mask, target)
         key = jax.random.fold_in(jax.random.key(seed), LEVELS.index(level))
         x, y = x[:, columns], y[:, columns]
         inference = metrics.infer(x, y, jax.numpy.asarray(chosen), joined.pre.clusters, key, direction, resamples)
@@ -145,13 +145,10 @@ def analyse(
     return Analysis(target, direction, levels, joined, blank, reading)
 
 
-def _columns(taxonomy: Taxonomy, level: Level, mask: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _columns(taxonomy: Taxonomy, level: Level, mask: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:
     """The columns that have any rating, and which of them are the target; a value's type stands for it at that level."""
-    groups = taxonomy.members(level)
-    rated = np.array([mask[:, group].any() for group in groups])
-    chosen = np.array([member[group].any() for group in groups])
-    columns = np.flatnonzero(rated)
-    return columns, chosen[columns]
+    columns = np.flatnonzero([mask[:, group].any() for group in taxonomy.members(level)])
+    return columns, taxonomy.columns(target, level)[columns]
 
 
 def _order(inference: Inference, taxonomy: Taxonomy, labels: tuple[str, ...]) -> OrderTest | None:

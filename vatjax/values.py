@@ -189,6 +189,15 @@ class Taxonomy:
         mask[list(names.find(kind, target, self._members_by_level[level], known))] = True
         return mask
 
+    def columns(self, target: str, level: Level = "types") -> np.ndarray:
+        """Which columns at a level of analysis have a member of a target, [columns] bool.
+
+        >>> np.flatnonzero(schwartz().columns("Wealth")).tolist() == [schwartz().types.index("Power")]
+        True
+        """
+        mask = self.mask(target)
+        return np.array([mask[group].any() for group in self.members(level)], np.bool_)
+
     def members(self, level: Level = "types") -> tuple[np.ndarray, ...]:
         """The indices of the values that belong to each type (or group, or to each value itself)."""
         if level == "values":

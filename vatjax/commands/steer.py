@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 from tyro.conf import OmitArgPrefixes
@@ -15,6 +15,24 @@ from vatjax.commands import show
 from vatjax.items import Source, open_source
 
 SHOTS = (2, 4, 8)
+
+Place = tuple[int, ...]
+
+
+class _Tried(NamedTuple):
+    """An edit that is tried in several places.
+
+    Attributes:
+        make: the edit in some layers.
+        places: the layers to try.
+        about: what there is to say about it in some layers.
+        directed: where it is a direction, the contrast pairs and the directions of all layers.
+    """
+
+    make: Callable[[Place], Any]
+    places: list[Place]
+    about: Callable[[Place], dict[str, Any]]
+    directed: tuple[Any, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +89,8 @@ class Steer:
         strengths = _numbers(self.strengths, "strengths")
         source = dataclasses.replace(self.source, file=self.items) if self.items else self.source
         data = open_source(source)
-        target = prompts.instruction(data.taxonomy, self.target) and self.target  # refused here where it is unknown
+        target = self.target
+        data.taxonomy.mask(target)  # refused here where it is unknown
         folder = store.path(self.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise errors.InputError(f"{self.out}: something is there already; remove it, or write to another folder")
@@ -128,7 +147,8 @@ class Steer:
     ) -> tuple[dict[str, Any], Any]:
         from vatjax import edits, models, study
 
-        make, places, about = self._maker(model, data, target, way, source, places)
+        tried = self._tried(model, data, target, way, source, places)
+        make, places = tried.make, tried.places
         asked = _some(train, target, self.scenes, source.seed)
         _told(f"a sweep of {len(places)} places and {len(strengths or edits.STRENGTHS)} strengths")
         points = edits.sweep(model, asked, target, make, places, strengths or edits.STRENGTHS, way)
@@ -141,9 +161,9 @@ class Steer:
             for place in places
             if len({one.strength for one in points if one.layers == place and np.isfinite(one.outcome[:6]).all()}) >= 4
         ]
-        pushes = {self.method: study.Push(edit)} | self._placebos(model, data, target, way, source, edit, chosen)
+        pushes = {self.method: study.Push(edit)} | self._placebos(tried, source, edit, chosen)
         found = study.trials(model, test, target, pushes, way, done=_told)
-        facts = {**about(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
+        facts = {**tried.about(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
         folder = store.path(self.out)
         models.save_edit(edit, model, folder, facts)
         store.commit(
@@ -157,10 +177,8 @@ class Steer:
         }
         return content, chosen
 
-    def _maker(
-        self, model: Any, data: Any, target: str, way: int, source: Source, places: Any
-    ) -> tuple[Callable[[tuple[int, ...]], Any], list[tuple[int, ...]], Callable[[tuple[int, ...]], dict[str, Any]]]:
-        """The edit in some layers, where it is to be tried, and what there is to say about it."""
+    def _tried(self, model: Any, data: Any, target: str, way: int, source: Source, places: Any) -> _Tried:
+        """What is to be tried; what is costly is found here, once."""
         from vatjax import edits
 
         drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
@@ -169,10 +187,12 @@ class Steer:
             found = edits.directions(pairs, self.method, source.seed)
             facts = {"pairs": pairs.positive.shape[1], "way": self.way, "accuracy": found.accuracy.tolist()}
             live = [place for place in places if all(np.abs(found.vector[layer]).any() for layer in place)]
-            return (
+            facts |= {"method": self.method, "operator": self.operator, "positions": self.positions}
+            return _Tried(
                 lambda place: edits.steer(found, place, self.operator, self.positions),
                 live or places,
-                lambda _: {**facts, "method": self.method, "operator": self.operator, "positions": self.positions},
+                lambda _: facts,
+                (pairs, found),
             )
         options: dict[str, Any] = {
             "way": self.way,
@@ -186,17 +206,15 @@ class Steer:
             made = {
                 place: edits.search(model, data, target, way, "split", place, **options, **drawn) for place in places
             }
-            return lambda place: made[place].edit, places, lambda place: made[place].facts
+            return _Tried(lambda place: made[place].edit, places, lambda place: made[place].facts)
         own = edits.search(model, data, target, way, cast(Any, self.method), **options, **drawn)
         whole = tuple(own.facts.get("layers", range(model.config.layers)))
-        tried = [place for place in places if set(place) <= set(whole)] if self.layers else [whole]
-        if not tried:
+        places = [place for place in places if set(place) <= set(whole)] if self.layers else [whole]
+        if not places:
             raise errors.InputError(f"layers: {self.method} works in {', '.join(map(str, whole))}, found {self.layers}")
-        return lambda place: own.edit.only(place), tried, lambda _: own.facts
+        return _Tried(lambda place: own.edit.only(place), places, lambda _: own.facts)
 
-    def _placebos(
-        self, model: Any, data: Any, target: str, way: int, source: Source, edit: Any, chosen: Any
-    ) -> dict[str, Any]:
+    def _placebos(self, tried: _Tried, source: Source, edit: Any, chosen: Any) -> dict[str, Any]:
         import jax
 
         from vatjax import edits, study
@@ -205,13 +223,11 @@ class Steer:
             f"random {number + 1}": study.Push(edits.random_like(edit, jax.random.key(number)), placebo="random")
             for number in range(self.placebos)
         }
-        if self.method not in ("mean", "pca", "probe"):
+        if tried.directed is None:
             return made
-        drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
-        pairs = edits.contrast(model, data, target, way, self.way, self.pairs, **drawn)
-        real = edits.directions(pairs, self.method, source.seed)
+        pairs, real = tried.directed
         for number in range(self.placebos):
-            blind = edits.directions(edits.shuffled(pairs, number), self.method, source.seed)
+            blind = edits.directions(edits.shuffled(pairs, number), cast(Any, self.method), source.seed)
             found = edits.as_long_as(blind, real)
             unlabelled = chosen.strength * edits.steer(found, chosen.layers, self.operator, self.positions)
             made[f"shuffled {number + 1}"] = study.Push(unlabelled, placebo="shuffled labels")

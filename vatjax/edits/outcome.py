@@ -107,7 +107,7 @@ def outcomes(
     odds, useful = odds_of(share[..., ::direction])
     worse = perplexities(model, every, texts, at_once)
     by_type = [taxonomy.aggregate(x, ~np.isnan(x), "types") for x in found.states]
-    own = jnp.asarray([bool(member[group].any()) for group in taxonomy.members("types")])
+    own = jnp.asarray(taxonomy.columns(target))
     made = []
     for e in range(1, len(every)):
         tax = metrics.tax(by_type[0], by_type[e], own, direction)

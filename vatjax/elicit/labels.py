@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vatjax import errors, models, store
-from vatjax.elicit import asking, provenance
+from vatjax.elicit import asking, protocols, provenance
 from vatjax.elicit.plan import Size
 from vatjax.items import Items
 from vatjax.models import Model
@@ -67,11 +67,7 @@ def label(
         )
     if not 0 < sure <= 1:
         raise errors.InputError(f"sure: expected more than 0 and at most 1, found {sure}")
-    taxonomy = items.taxonomy
-    views = [
-        {"value": name, "definition": definition}
-        for name, definition in zip(taxonomy.names, taxonomy.definitions, strict=True)
-    ]
+    views = protocols.views(items.taxonomy)
     rows = [{**own, **view} for own in (fields(items, i) for i in range(len(items))) for view in views]
     decides = {"items": provenance.digest(items)}
     found = asking.answers(model, rows, how, run=asking.Run(size, keep, told, done), about=decides)

@@ -17,6 +17,7 @@ import numpy as np
 from vatjax import errors, names
 from vatjax.items import EXPRESS, SUPPRESS, Items, protocols
 from vatjax.prompts import PROTOCOLS, Protocol, fields
+from vatjax.values import Taxonomy
 
 
 class Asked(NamedTuple):
@@ -62,6 +63,14 @@ def ask(items: Items, protocol: Protocol) -> Asked:
     return _ASK[protocol](items)
 
 
+def views(taxonomy: Taxonomy) -> list[dict[str, str]]:
+    """The fields that name each value, where everything is asked about all of them."""
+    return [
+        {"value": name, "definition": definition}
+        for name, definition in zip(taxonomy.names, taxonomy.definitions, strict=True)
+    ]
+
+
 def _paired(items: Items) -> Asked:
     pairs = items.pair()
     scene, value = pairs.scene, pairs.value
@@ -99,14 +108,11 @@ def _labelled(items: Items) -> Asked:
 def _dense(items: Items) -> Asked:
     pairs, taxonomy = items.pair(), items.taxonomy
     total = len(taxonomy.names)
-    views = [
-        {"value": name, "definition": definition}
-        for name, definition in zip(taxonomy.names, taxonomy.definitions, strict=True)
-    ]
+    seen = views(taxonomy)
     rows = (
         {**own, **view}
         for own in (fields(items, i) for pair in zip(pairs.express, pairs.suppress, strict=True) for i in pair)
-        for view in views
+        for view in seen
     )
     count = len(pairs.scene)
     parts = ("country", "topic", "scene", "action")
@@ -126,11 +132,8 @@ def _dense(items: Items) -> Asked:
 def _stated(items: Items) -> Asked:
     places, _ = _numbered(list(zip(items.country.tolist(), items.topic.tolist(), strict=True)))
     taxonomy = items.taxonomy
-    rows = (
-        {"country": country, "topic": topic, "value": name, "definition": definition}
-        for country, topic in places
-        for name, definition in zip(taxonomy.names, taxonomy.definitions, strict=True)
-    )
+    asked = views(taxonomy)
+    rows = ({"country": country, "topic": topic, **view} for country, topic in places for view in asked)
     total = len(taxonomy.names)
     return Asked(
         rows,

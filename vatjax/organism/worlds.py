@@ -163,9 +163,7 @@ class World:
     @classmethod
     def drawn(cls, eta: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """One rating for each leaning, 1 to 5."""
-        above = random.random(eta.shape)[..., None] > cls.shares(eta).cumsum(-1)[..., :-1]
-        rating: np.ndarray = 1.0 + above.sum(-1)
-        return rating
+        return drawn(cls.shares(eta), random)
 
     @staticmethod
     def first(eta_first: np.ndarray, eta_second: np.ndarray) -> np.ndarray:
@@ -233,6 +231,13 @@ class World:
         angle, baseline = (np.array([content[key][name] for name in order]) for key in ("angle", "baseline"))
         mood, pull = ({k: np.array(v) for k, v in content[key].items()} for key in ("mood", "pull"))
         return cls(content["seed"], content["kind"], angle, baseline, mood, pull)
+
+
+def drawn(shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """One rating for each row of probabilities [..., 5], 1 to 5."""
+    above = random.random(shares.shape[:-1])[..., None] > shares.cumsum(-1)[..., :-1]
+    rating: np.ndarray = 1.0 + above.sum(-1)
+    return rating
 
 
 def draw(countries: Sequence[str], topics: Sequence[str], seed: int = 0, kind: Kind = "circle") -> World:

@@ -67,8 +67,7 @@ def _answers(world: World, contexts: int, persona: Persona, random: np.random.Ge
 
 def _inferred(before: Any, after: Any, seed: int, clusters: Any = None, level: Level = "types") -> metrics.Inference:
     taxonomy = schwartz()
-    member = taxonomy.mask(TARGET)
-    target = jax.numpy.asarray([member[group].any() for group in taxonomy.members(level)])
+    target = jax.numpy.asarray(taxonomy.columns(TARGET, level))
     pre, post = (taxonomy.aggregate(np.float32(x), ~np.isnan(x), level) for x in (before, after))
     return metrics.infer(pre, post, target, clusters, jax.random.key(seed), resamples=RESAMPLES)
 

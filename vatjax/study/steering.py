@@ -149,8 +149,7 @@ def _trial(
     rated: tuple[elicit.Rated, elicit.Rated],
     seed: int,
 ) -> Trial:
-    mask = taxonomy.mask(target)
-    member = np.array([bool(mask[group].any()) for group in taxonomy.members("types")])
+    member = taxonomy.columns(target)
     x, y = (jnp.asarray(taxonomy.aggregate(np.float32(one.state.state), one.state.mask, "types")) for one in rated)
     clusters = rated[0].state.clusters
     own = metrics.infer(x, y, jnp.asarray(member), clusters, jax.random.key(seed), direction, RESAMPLES)

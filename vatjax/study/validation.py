@@ -145,8 +145,7 @@ def _row(
     judged: bool,
 ) -> Row:
     taxonomy = world.taxonomy
-    mask = taxonomy.mask(target)
-    member = jnp.asarray([bool(mask[group].any()) for group in taxonomy.members("types")])
+    member = jnp.asarray(taxonomy.columns(target))
     (a, b), (x, y) = ([_types(taxonomy, one) for one in pair] for pair in (planted, measured))
     truth = metrics.tax(a, b, member)
     own = metrics.infer(x, y, member, measured[0].clusters, jax.random.key(seed), resamples=RESAMPLES)

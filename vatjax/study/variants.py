@@ -19,7 +19,7 @@ from vatjax.elicit import protocols
 from vatjax.items import Items
 from vatjax.models import Model
 from vatjax.organism import World
-from vatjax.organism.worlds import HUB
+from vatjax.organism.worlds import HUB, drawn
 from vatjax.study.checks import Check, at_least, at_most, rarely
 from vatjax.values import Level
 
@@ -69,16 +69,14 @@ def push(
         if world.kind == "hub":
             return rated.state.state
         shares = rated.shares[0] / rated.shares[0].sum(-1, keepdims=True)
-        drawn = 1.0 + (random.random(len(shares))[:, None] > shares.cumsum(-1)[:, :-1]).sum(-1)
-        return protocols.answered(asked, drawn, 3.0, len(taxonomy.names)).state
+        return protocols.answered(asked, drawn(shares, random), 3.0, len(taxonomy.names)).state
 
     before = answers("")
     made = []
     for target in targets or taxonomy.types:
         sentence = prompts.instruction(taxonomy, target, 1, _WORDS)
         after = answers(sentence)
-        mask = taxonomy.mask(target)
-        member = jnp.asarray([bool(mask[group].any()) for group in taxonomy.members(level)])
+        member = jnp.asarray(taxonomy.columns(target, level))
         x, y = (jnp.asarray(taxonomy.aggregate(np.float32(one), ~np.isnan(one), level)) for one in (before, after))
         found = metrics.infer(x, y, member, asked.clusters, jax.random.key(seed), resamples=RESAMPLES)
         order = float("nan")
