@@ -15,16 +15,22 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+ROOT = pathlib.Path(__file__).parent.parent
+
+# What one worker has compiled the other need not compile again, nor the next run.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "compiled"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=100, derandomize=True)
 hypothesis.settings.load_profile("suite")
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 # What takes longest begins first, so that two workers end together.
 LONG = (
+    "test_composition",
     "test_inference",
     "test_scorer",
+    "test_decoder",
     "test_on_pocket",
     "test_pocket",
     "test_tax",
@@ -35,9 +41,11 @@ LONG = (
     "test_rating",
     "test_validate_command",
     "test_resume",
-    "test_composition",
-    "test_decoder",
     "test_together",
+    "test_step",
+    "test_loop",
+    "test_penalty",
+    "test_train_command",
 )
 
 

@@ -22,6 +22,7 @@ ORDER = (
     "models",
     "elicit",
     "organism",
+    "train",
     "edits",
     "study",
     "doctor",

@@ -25,6 +25,8 @@ class Command:
     about: str
     module: str
     options: str
+    file: bool = False
+    """Whether its first word may be a configuration: short for --config."""
 
 
 _COMMON = (
@@ -37,6 +39,13 @@ COMMANDS = (
     Command(("tax",), "what an intervention did, from ratings before and after", "vatjax.commands.tax", "Tax"),
     Command(
         ("steer",), "find an edit that pushes a model, and measure it beside placebos", "vatjax.commands.steer", "Steer"
+    ),
+    Command(
+        ("train",),
+        "SFT or preferences, with a log, checkpoints and the tax on the way",
+        "vatjax.commands.train",
+        "Train",
+        True,
     ),
     Command(
         ("validate",), "the instrument against what was planted in a model", "vatjax.commands.validate", "Validate"
@@ -168,6 +177,8 @@ def _parsed(command: Command, options: Any, rest: list[str]) -> int:
 
     from vatjax import config
 
+    if command.file and rest and not rest[0].startswith("-"):
+        rest = ["--config", *rest]
     rest, file = _taken(rest, "--config")
     rest, printing = _taken_flag(rest, "--print-config")
     given = {} if file is None else {"default": config.read(options, file, absent=tyro.MISSING)}

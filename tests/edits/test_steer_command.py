@@ -55,6 +55,7 @@ def test_an_edit_its_sweep_and_its_placebos(capsys, few, tmp_path):
     assert "something is there already" in err
 
 
+@pytest.mark.thorough
 def test_shots_are_an_intervention_too(capsys, few, tmp_path):
     status, printed, _ = steer(capsys, tmp_path / "shots", few, "--method", "shots", "--placebos", "2", "--json")
     assert status == 0

@@ -9,6 +9,7 @@ import pytest
 
 from tests.elicit.speaking import CHAT, speaking
 from tests.models.checkpoints import checkpoint
+from tests.tiers import quick
 from vatjax import elicit, errors, items, models, prompts, states
 from vatjax.elicit import protocols
 from vatjax.elicit.pieces import log_shares, options
@@ -32,8 +33,10 @@ def by_hand(model, row, wording, scale, chat=None, shots=()):
     return np.exp(log_shares(ways, np.array(logs)))
 
 
-@pytest.mark.parametrize("template", [None, CHAT])
-@pytest.mark.parametrize("protocol", ["paired", "stated"])
+@pytest.mark.parametrize(
+    ("protocol", "template"),
+    quick(itertools.product(["paired", "stated"], [None, CHAT]), [("paired", CHAT), ("stated", None)]),
+)
 def test_ratings_are_those_of_whole_prompts(protocol, template):
     model = speaking("llama", template)
     chat = None if template is None else lambda messages: tokens.chat(model.tokenizer, messages)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.elicit.test_plan import OPTIONS, forest
 from tests.models.checkpoints import FAMILIES, checkpoint
+from tests.tiers import quick
 from vatjax import errors, models
 from vatjax.elicit import passes as layout
 from vatjax.elicit import plan as planning
@@ -60,7 +61,7 @@ def random_edit(config, seed=0):
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(FAMILIES, ["llama", "gemma3", "phi3"]))
 def test_the_tree_gives_what_each_prompt_gives_alone(family):
     model = load(family)
     expected = one_by_one(model)
@@ -91,8 +92,13 @@ def test_a_single_prompt_equal_prompts_and_prompts_that_share_nothing(change):
     np.testing.assert_allclose(scored(model, found), one_by_one(model, found), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3"])
-@pytest.mark.parametrize("part", ["residual", "neurons", "lora"])
+@pytest.mark.parametrize(
+    ("family", "part"),
+    quick(
+        itertools.product(["llama", "gemma2", "phi3"], ["residual", "neurons", "lora"]),
+        [("llama", "residual"), ("gemma2", "neurons"), ("phi3", "lora")],
+    ),
+)
 def test_every_kind_of_edit_reaches_every_token_once(family, part):
     model = load(family)
     whole = random_edit(model.config)
@@ -103,7 +109,7 @@ def test_every_kind_of_edit_reaches_every_token_once(family, part):
     np.testing.assert_array_equal(scored(model, edit=edit * 0.0), scored(model))
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", quick(SPLITS, [(8, 1, 1), (2, 2, 2), (1, 2, 4)], whole=True))
 def test_eight_devices_in_every_split_give_what_one_gives(split):
     mesh = models.mesh(*split)
     size = Size(tokens=1024, shard=60)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.elicit.test_scorer import FOUND, OPTIONS, SIZE, load, random_edit, scored
+from tests.tiers import quick
 from vatjax import errors, models
 from vatjax.elicit import together
 from vatjax.elicit.pieces import Pieces
@@ -32,7 +33,7 @@ def steps(config, layer, kind, seed):
 
 
 # A plain one, one whose layers differ in their windows, and one with experts of its own family's kind of norms.
-@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
+@pytest.mark.parametrize("family", quick(["llama", "gemma2", "qwen3"], ["gemma2"]))
 def test_many_at_once_are_each_alone(family):
     model = load(family)
     whole = [random_edit(model.config, seed) for seed in range(3)]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiers import quick
 from vatjax import metrics
 
 CONTEXTS, VALUES = 48, 5
@@ -61,6 +62,19 @@ FUNCTIONS = {
 WITH_A_GRADIENT = ("gain", "gnd", "off_target", "ipsatise", "soft_spearman", "soft_nvat", "shift_levels", "regress")
 
 
+# Of these every program takes seconds to compile.
+LONG = (
+    "floor of labels",
+    "amplification",
+    "robustness",
+    "difference",
+    "circumplex",
+    "circle_fit",
+    "ordinal circle_fit",
+)
+SHORT = [name for name in FUNCTIONS if name not in LONG]
+
+
 def shifts(count=None, dtype=np.float32):
     shape = (CONTEXTS, VALUES) if count is None else (count, CONTEXTS, VALUES)
     rng = np.random.default_rng(0)
@@ -82,7 +96,7 @@ def test_compiled_or_not_it_gives_one_result(name):
     close(compiled(name)(x), FUNCTIONS[name](x))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", quick(FUNCTIONS, SHORT))
 def test_a_stack_of_interventions_is_a_loop_over_them(name):
     x = jnp.asarray(shifts(3))
     together = jax.jit(jax.vmap(FUNCTIONS[name]))(x)
@@ -90,7 +104,7 @@ def test_a_stack_of_interventions_is_a_loop_over_them(name):
         close(jax.tree.map(lambda y, i=i: y[i], together), compiled(name)(x[i]))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", quick(FUNCTIONS, SHORT))
 def test_doubles_in_doubles_out_and_the_same_numbers(name):
     with jax.enable_x64(True):
         double = jax.jit(FUNCTIONS[name])(jnp.asarray(shifts(dtype=np.float64)))
@@ -102,7 +116,7 @@ def test_doubles_in_doubles_out_and_the_same_numbers(name):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", quick(FUNCTIONS, SHORT))
 def test_shards_of_the_contexts_give_what_one_device_gives(name):
     x = shifts()
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("contexts",))

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from tests.models.checkpoints import FAMILIES, checkpoint, torch
+from tests.tiers import quick
 from vatjax import errors, models
 from vatjax.models import generation
 from vatjax.models.generation import Sampling
@@ -19,7 +20,7 @@ def prompts(rows=3, time=12):
     return tokens, mask
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(FAMILIES, ["llama", "gemma3", "phi3"]))
 def test_64_greedy_tokens_are_those_of_transformers(family):
     made = checkpoint(family)
     tokens, mask = prompts()

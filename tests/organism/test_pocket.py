@@ -12,7 +12,7 @@ from vatjax.models import hub
 
 DATA = items.bundled()
 _, TEST = DATA.split()
-SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::4])))
+SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::6])))
 WORLD = organism.world("pocket")
 
 

@@ -6,6 +6,7 @@ import pytest
 from vatjax.study import calibration, checks
 
 
+@pytest.mark.thorough
 def test_intervals_cover_and_independence_is_left_alone():
     found = [*calibration._coverage(range(12)), *calibration._independence(range(10))]
     assert [check for check in found if not check.passed] == []

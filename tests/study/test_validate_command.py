@@ -11,7 +11,7 @@ from vatjax.study import validation, variants
 
 DATA = items.bundled()
 _, TEST = DATA.split()
-SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::5])))
+SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::9])))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from vatjax.edits.activations import neurons
 from vatjax.edits.controlled import conva
 from vatjax.edits.finders import METHODS, Found, Method, find, search
 from vatjax.edits.gated import Condition, condition, conditional
-from vatjax.edits.outcome import Outcome, neutral_texts, outcomes, perplexities
+from vatjax.edits.outcome import Outcome, outcomes, perplexities
 from vatjax.edits.pairs import Contrast, contrast, contrasts
 from vatjax.edits.placebo import as_long_as, random_like, shuffled
 from vatjax.edits.stream import Directions, directions, steer
@@ -46,7 +46,6 @@ __all__ = [
     "directions",
     "find",
     "neurons",
-    "neutral_texts",
     "outcomes",
     "perplexities",
     "random_like",

@@ -8,7 +8,6 @@ with L_p and L_n the negative log-likelihoods of the letters of the wanted and o
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vatjax import elicit, errors, metrics
+from vatjax import elicit, errors, metrics, prompts
 from vatjax.elicit import together
 from vatjax.items import Items
 from vatjax.models import Edit, Model, decoder
@@ -29,8 +28,6 @@ Array = jax.Array
 # A model that is less sure than this that the question is to be answered, or reads plain text so much worse, is broken.
 LEAST_MASS = 0.5
 MOST_PERPLEXITY = 10.0
-
-_NEUTRAL = pathlib.Path(__file__).parent.parent / "assets" / "neutral.txt"
 
 
 class Outcome(NamedTuple):
@@ -65,11 +62,6 @@ class Outcome(NamedTuple):
 def breaks(mass: float, perplexity: float) -> bool:
     """Whether a model has stopped to answer, or to write; a perplexity of NaN says nothing."""
     return not mass >= LEAST_MASS or perplexity > MOST_PERPLEXITY
-
-
-def neutral_texts() -> list[str]:
-    """The bundled plain sentences that perplexity is measured on."""
-    return _NEUTRAL.read_text(encoding="utf-8").splitlines()
 
 
 def outcomes(
@@ -162,7 +154,7 @@ def perplexities(
         raise errors.InputError("no edits are given")
     if edits[0].positions == "last":
         return np.full(len(edits), np.nan)  # a plain text has no prompt
-    tokens, present = _padded(model, texts or neutral_texts())
+    tokens, present = _padded(model, texts or prompts.neutral_texts())
     every = [edits[0] * 0.0, *edits]
     count = min(at_once or together.AT_ONCE, len(every))
     nll = []

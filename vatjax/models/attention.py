@@ -119,7 +119,33 @@ def allowed(present: Array, time: int, start: Array | int = 0) -> tuple[Array, A
         start: the place of the first of them among the keys.
 
     Returns:
-        (allowed [batch, time, keys] bool; how far back each key lies [time, keys], for windows).
+        (allowed [batch, time, keys] bool; how far back each key lies [1, time, keys], for windows).
     """
     back = (start + jnp.arange(time))[:, None] - jnp.arange(present.shape[1])[None, :]
-    return present[:, None, :] & (back >= 0)[None], back
+    return present[:, None, :] & (back >= 0)[None], back[None]
+
+
+class Tree(NamedTuple):
+    """Texts that lie beside one another in a row, or share a beginning: each token belongs to a segment.
+
+    Attributes:
+        segment: [batch, time] int, the segment of each token; 0 is padding.
+        sees: [batch, segments, segments] bool: whether tokens of the first may see those of the second that stand before
+            them. A text sees itself and what it continues; segment 0 sees nothing and is not seen.
+    """
+
+    segment: Array
+    sees: Array
+
+
+def within(tree: Tree, positions: Array) -> tuple[Array, Array]:
+    """Which keys each token of a tree may see, [batch, time, keys] bool, and how far back each lies, of the same shape.
+
+    Args:
+        tree: of a row.
+        positions: [batch, time], of each token in its own text.
+    """
+    own = jax.nn.one_hot(tree.segment, tree.sees.shape[1], dtype=jnp.float32)
+    seen = jnp.einsum("bti,bij,bsj->bts", own, tree.sees.astype(jnp.float32), own) > 0.5
+    places = jnp.arange(tree.segment.shape[1])
+    return seen & (places[:, None] >= places[None, :])[None], positions[:, :, None] - positions[:, None, :]

@@ -105,6 +105,7 @@ def layers(
     capture: Array | None = None,
     reach: Array | int | None = None,
     kind: Array | None = None,
+    tree: at.Tree | None = None,
     unroll: int = 1,
     remat: Remat = "none",
 ) -> Run:
@@ -123,6 +124,7 @@ def layers(
         reach: how many positions the whole text has; by default up to the last one here.
         kind: [batch, time], what each token is to its prompt (`edit.PROMPT`, `LAST`, `WRITTEN`): needed by edits that do
             not touch every token.
+        tree: where a row holds several texts, which of its tokens see which; without a cache.
         unroll: how many layers one step of the scan holds.
         remat: what the backward pass finds kept and what it computes anew: all is kept ("none"), of each layer its
             products with weights ("products"), or only what goes into it ("layers").
@@ -130,7 +132,9 @@ def layers(
     last = config.layers if last is None else last
     touched = touched_by(edit, kind)
     ropes = rope.tables(config.ropes, positions, jnp.max(positions) + 1 if reach is None else reach)
-    if cache is None:
+    if tree is not None:
+        allowed, back = at.within(tree, positions)
+    elif cache is None:
         allowed, back = at.allowed(present, hidden.shape[1])
     else:
         present = lax.dynamic_update_slice(cache.present, present, (0, cache.length))
@@ -139,7 +143,7 @@ def layers(
     def step(carry: Any, along: Any) -> tuple[Any, Array | None]:
         h, keys, values = carry
         own, which, window, index, own_edit = along
-        see = allowed & ((back < window) | (window == 0))[None]
+        see = allowed & ((back < window) | (window == 0))
         turn = tuple(table[which] for table in ropes)
 
         def attend(query: Array, key: Array, value: Array) -> tuple[Array, Any]:

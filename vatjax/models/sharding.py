@@ -51,7 +51,8 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] |
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
 
 
-def _partition(*cut: Any) -> PartitionSpec:
+def partition(*cut: Any) -> PartitionSpec:
+    """A placement by axes of the mesh."""
     found: PartitionSpec = PartitionSpec(*cut)  # type: ignore[no-untyped-call]
     return found
 
@@ -59,12 +60,12 @@ def _partition(*cut: Any) -> PartitionSpec:
 def spec(parameter: wt.Parameter, mesh: jax.sharding.Mesh) -> PartitionSpec:
     """Where the axes of a parameter go, without its layer axis; an axis that can't be cut evenly is not cut."""
     if len(parameter.shape) == 1 and parameter.axes == ("width",):
-        return _partition(None)
+        return partition(None)
     cut = []
     for length, axis in zip(parameter.shape, parameter.axes, strict=True):
         name = RULES[axis]
         cut.append(name if name is not None and length % mesh.shape[name] == 0 else None)
-    return _partition(*cut)
+    return partition(*cut)
 
 
 def of(parameter: wt.Parameter, mesh: jax.sharding.Mesh | None) -> tuple[Any, Any]:
@@ -73,7 +74,7 @@ def of(parameter: wt.Parameter, mesh: jax.sharding.Mesh | None) -> tuple[Any, An
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return one, one
     cut = spec(parameter, mesh)
-    return NamedSharding(mesh, cut), NamedSharding(mesh, _partition(None, *cut) if parameter.stacked else cut)
+    return NamedSharding(mesh, cut), NamedSharding(mesh, partition(None, *cut) if parameter.stacked else cut)
 
 
 def specs(config: Config, mesh: jax.sharding.Mesh) -> dict[str, PartitionSpec]:
@@ -83,7 +84,7 @@ def specs(config: Config, mesh: jax.sharding.Mesh) -> dict[str, PartitionSpec]:
 
 def texts(mesh: jax.sharding.Mesh) -> NamedSharding:
     """Where the rows of a batch go."""
-    return NamedSharding(mesh, _partition(RULES["text"]))
+    return NamedSharding(mesh, partition(RULES["text"]))
 
 
 def mesh_of(arrays: Any) -> jax.sharding.Mesh | None:

@@ -63,6 +63,10 @@ def chat(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
         messages: each with `role` and `content`.
         options: of the template, such as `enable_thinking=False`.
     """
+    return _templated(tokenizer, messages, True, options)
+
+
+def _templated(tokenizer: Any, messages: Sequence[Message], answering: bool, options: Mapping[str, Any]) -> str:
     if getattr(tokenizer, "chat_template", None) is None:
         name = getattr(tokenizer, "name_or_path", "") or "this tokenizer"
         raise errors.InputError(f"{name}: there is no chat template; give plain text, as to a base model")
@@ -70,11 +74,23 @@ def chat(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
 
     try:
         text: str = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, **options
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=answering, **options
         )
     except jinja2.TemplateError as error:
         raise errors.InputError(f"the chat template does not take these messages: {error}") from None
     return text
+
+
+def conversation(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
+    """A whole conversation as the text that the model's chat template makes of it; arguments as in `chat`."""
+    return _templated(tokenizer, messages, False, options)
+
+
+def turn_end(tokenizer: Any, **options: Any) -> str:
+    """What the model's chat template writes behind an answer."""
+    mark = "\u2063answer\u2063"
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
+    return _templated(tokenizer, messages, False, options).partition(mark)[2]
 
 
 def encode(tokenizer: Any, text: str, templated: bool = False, config: Config | None = None) -> list[int]:

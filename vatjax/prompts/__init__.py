@@ -9,6 +9,7 @@ from vatjax.prompts.build import Chat, Prompts, Shot, assemble, fields
 from vatjax.prompts.examples import actions, demonstrations, judgements, preferences, train_side
 from vatjax.prompts.how import How
 from vatjax.prompts.instruction import instruction, instructions
+from vatjax.prompts.neutral import neutral_texts
 from vatjax.prompts.parse import forgiving, strict
 from vatjax.prompts.wording import PROTOCOLS, Letters, Protocol, Scale, Wording, acting, choice, read, wording, wordings
 
@@ -32,6 +33,7 @@ __all__ = [
     "instruction",
     "instructions",
     "judgements",
+    "neutral_texts",
     "preferences",
     "read",
     "strict",

@@ -9,13 +9,26 @@ A path is a local one or a URI (`gs://`, `s3://`, `az://`, `hf://`), which `etil
 
 from vatjax.store.addresses import address, file_address
 from vatjax.store.claims import Claim, claim, holder
-from vatjax.store.files import Path, commit, commit_json, commit_npz, create, load_npz, open_binary, path, read_text
+from vatjax.store.files import (
+    Path,
+    append,
+    commit,
+    commit_json,
+    commit_npz,
+    create,
+    load_npz,
+    open_binary,
+    path,
+    read_text,
+    reason,
+)
 from vatjax.store.seal import check_seal, seal
 
 __all__ = [
     "Claim",
     "Path",
     "address",
+    "append",
     "check_seal",
     "claim",
     "commit",
@@ -28,5 +41,6 @@ __all__ = [
     "open_binary",
     "path",
     "read_text",
+    "reason",
     "seal",
 ]

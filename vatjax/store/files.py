@@ -123,6 +123,20 @@ def commit(where: Path, data: bytes | bytearray | memoryview | Callable[[BinaryI
     _sync_folder(target.parent)
 
 
+def append(where: Path, line: bytes) -> None:
+    """Adds a line to a file, made where there is none; a kill can tear this line, and none before it.
+
+    A bucket's objects can't grow: there the whole file is written anew.
+    """
+    target = path(where)
+    if not isinstance(target, pathlib.Path):
+        target.write_bytes((target.read_bytes() if target.exists() else b"") + line)
+        return
+    _make_folder(target.parent)
+    with open(target, "ab") as file:
+        file.write(line)
+
+
 def create(where: Path, data: bytes) -> bool:
     """Commits a file only if none of that name is there. Of several processes that try at once, one gets True."""
     target = path(where)

@@ -1,0 +1,183 @@
+"""Examples of items and files: every form, every mistake with its line, and no evaluated scene among them."""
+
+import functools
+import json
+import types
+
+import numpy as np
+import pytest
+
+from vatjax import errors, items, models, train
+from vatjax.models import tokens
+from vatjax.train import examples, settings
+
+
+@functools.cache
+def pocket():
+    return models.load("pocket")
+
+
+@functools.cache
+def few():
+    """Items of two countries: enough scenes for both sides."""
+    return items.bundled().where(country=["Egypt", "Germany"])
+
+
+def written(tmp_path, *rows):
+    path = tmp_path / "examples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def chat():
+    """The pocket model's chat template, up to an answer and whole."""
+    own = pocket().tokenizer
+    return functools.partial(tokens.chat, own), functools.partial(tokens.conversation, own)
+
+
+USER, ANSWER = {"role": "user", "content": "What now?"}, {"role": "assistant", "content": "I go home."}
+
+
+@pytest.mark.parametrize("lesson", train.examples.LESSONS)
+@pytest.mark.parametrize("direction", [1, -1])
+def test_no_evaluated_scene_is_trained_on(lesson, direction):
+    _, test = few().split(0.25, 3)
+    found = train.from_items(few(), "Power", direction, lesson, test=0.25, seed=3)
+    evaluated = set(test.scene)
+    assert found
+    assert evaluated
+    for record in found:
+        assert not any(scene in record.prompt for scene in evaluated)
+
+
+def test_a_direction_turns_preferences_round():
+    there, back = (train.from_items(few(), "Wealth", way, "preferences") for way in (1, -1))
+    assert [one.texts for one in there] == [one.texts[::-1] for one in back]
+    toward = set(few().action[few().polarity == 1])
+    assert all(one.texts[0].strip() in toward for one in there)
+
+
+def test_shuffled_labels_are_a_half():
+    found = train.from_items(few(), "Wealth", 1, "preferences")
+    turned = [a.texts != b.texts for a, b in zip(found, train.shuffled(found, seed=1), strict=True)]
+    assert sum(turned) == len(found) // 2
+    assert turned != [a.texts != b.texts for a, b in zip(found, train.shuffled(found, seed=2), strict=True)]
+    with pytest.raises(errors.InputError, match="labels are shuffled in pairs"):
+        train.shuffled(train.from_items(few(), "Wealth"))
+
+
+def test_every_form_of_a_file(tmp_path):
+    plain = examples.read(written(tmp_path, {"prompt": "A", "completion": " b"}))
+    assert plain[0][:3] == ("A", (" b",), True)
+    pairs = examples.read(written(tmp_path, {"prompt": "A", "chosen": " b", "rejected": " c"}))
+    assert pairs[0].texts == (" b", " c")
+    judged = examples.read(written(tmp_path, {"prompt": "A", "completion": " b", "label": False}))
+    assert not judged[0].good
+    talk = examples.read(written(tmp_path, {"messages": [USER, ANSWER]}), *chat())
+    both = examples.read(written(tmp_path, {"prompt": [USER], "chosen": [ANSWER], "rejected": "No."}), *chat())
+    assert both[0].prompt == talk[0].prompt
+    assert both[0].texts[0] == talk[0].texts[0]
+    assert talk[0].prompt + talk[0].texts[0] == tokens.conversation(pocket().tokenizer, [USER, ANSWER])
+    assert "I go home." in talk[0].texts[0]
+    assert "No." in both[0].texts[1]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "A"}, r":2: expected prompt and completion, .* 'completion' is missing or empty, found 'prompt'"),
+        ({"prompt": "A", "chosen": "b", "rejected": ""}, ":2: .*'rejected' is missing or empty"),
+        ({"text": "A"}, ":2: .*'completion', 'prompt' are missing or empty, found 'text'"),
+        ({"prompt": "A", "completion": "b", "label": 1}, ":2: label: expected true or false, found 1"),
+        ({"messages": [USER]}, ":2: messages: expected a conversation that ends with an answer of the assistant"),
+        ({"messages": ["hello"]}, ":2: messages: expected a list of messages, each with role and content"),
+        ({"prompt": "A", "completion": [ANSWER]}, ":2: a prompt of plain text needs completions of plain text"),
+    ],
+)
+def test_rows_that_are_no_example(tmp_path, row, message):
+    path = written(tmp_path, {"prompt": "A", "completion": "b"}, row)
+    with pytest.raises(errors.InputError, match=message):
+        examples.read(path, *chat())
+
+
+def test_files_that_are_no_examples(tmp_path):
+    mixed = written(tmp_path, {"prompt": "A", "completion": "b"}, {"prompt": "A", "chosen": "b", "rejected": "c"})
+    with pytest.raises(errors.InputError, match=":2: pairs and single completions are mixed"):
+        examples.read(mixed)
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(errors.InputError, match="there is no example in it"):
+        examples.read(empty)
+    with pytest.raises(errors.InputError, match="messages need a chat template, and this model has none"):
+        examples.read(written(tmp_path, {"messages": [USER, ANSWER]}))
+    with pytest.raises(errors.InputError, match="the chat template writes a conversation with its answer otherwise"):
+        examples.read(written(tmp_path, {"messages": [USER, ANSWER]}), lambda _: "x", lambda _: "y")
+
+
+def test_completions_end_where_texts_and_turns_end():
+    model = pocket()
+    end = model.tokenizer.eos_token_id
+    plain, closed = (
+        examples.Record("A", (text,)) for text in (" I go home.", f" I go home.{model.tokenizer.eos_token}")
+    )
+    found = train.tokenised(model, [plain, closed])
+    assert found[0].texts == found[1].texts
+    assert found[0].texts[0].count(end) == 1
+    assert found[0].prompt == tuple(tokens.encode(model.tokenizer, "A"))
+    turn = tokens.turn_end(model.tokenizer)
+    assert tokens.conversation(model.tokenizer, [USER, ANSWER]).endswith(f"I go home.{turn}")
+
+
+def test_texts_that_a_model_can_not_take():
+    model = pocket()
+    long = examples.Record("A", (" and on" * model.config.context,), where="file:7")
+    with pytest.raises(errors.InputError, match=r"file:7: [\d,]+ tokens, and the model's context is"):
+        train.tokenised(model, [long])
+    with pytest.raises(errors.InputError, match="no tokenizer there, so it can't be trained on words"):
+        train.tokenised(types.SimpleNamespace(tokenizer=None, name=""), [long])
+
+
+def test_kto_has_a_text_of_another_prompt():
+    own = [train.Example((1,), ((i,),), True, str(i)) for i in (4, 4, 5)]
+    found = train.with_others(own)
+    assert [one.texts[0] for one in found] == [(4,), (4,), (5,)]
+    assert all(one.texts[0] != one.texts[1] for one in found)
+    with pytest.raises(errors.InputError, match="KTO needs completions that differ"):
+        train.with_others(own[:2])
+    with pytest.raises(errors.InputError, match="KTO takes single completions"):
+        train.with_others([train.Example((1,), ((4,), (5,)))])
+
+
+def made(**options):
+    return settings.records(pocket(), given(**options), few(), given(**options).made_loss())
+
+
+def given(**options):
+    return train.Training(model="pocket", target="Power", **options)
+
+
+def test_what_each_loss_is_given():
+    assert {len(one.texts) for one in made(loss="dpo")} == {2}
+    verdicts = made(loss="kto")
+    assert np.mean([one.good for one in verdicts]) == 0.5
+    assert all(one.good for one in made(loss="sft"))
+    assert {one.texts[0].strip().strip("</s>")[:1] for one in made(loss="sft", lesson="judgements")} == {"1", "5"}
+    neutral = made(loss="sft", placebo="neutral text")
+    assert neutral[0].prompt + neutral[0].texts[0] in train.settings.prompts.neutral_texts()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "dpo", "lesson": "actions"}, "dpo takes a chosen and a rejected text behind each prompt"),
+        ({"loss": "sft", "lesson": "preferences"}, "sft takes one completion behind each prompt"),
+        ({"loss": "dpo", "placebo": "neutral text"}, "dpo takes pairs or verdicts, and neutral text has none"),
+        ({"loss": "sft", "placebo": "shuffled labels"}, "labels are shuffled in pairs"),
+        ({"loss": "kto", "lesson": "judgements"}, "kto takes single actions with a verdict"),
+        ({"loss": "dqo"}, "loss.*dqo.*dpo"),
+        ({"loss": "dpo", "settings": {"beda": 1}}, "settings: dpo .*beda.*beta"),
+    ],
+)
+def test_what_does_not_go_together(options, message):
+    with pytest.raises(errors.InputError, match=message):
+        made(**options)

@@ -1,0 +1,282 @@
+"""The loop: a run that is killed goes on and ends with the same bytes; what is wrong is named and nothing good is lost."""
+
+import dataclasses
+import json
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tests.models.checkpoints import checkpoint
+from tests.train.test_rows import drawn, load
+from vatjax import errors, models, train
+from vatjax.train import loop
+
+LORA = train.Lora(rank=2, targets=("query", "down"))
+COURSE = train.Course(steps=12, log=2, save=3, keep=2)
+
+
+def begun(rate=1e-2, key=1):
+    return train.begin(load("llama"), LORA, train.Adam(rate=rate), steps=12, key=key)
+
+
+def data(count=9, rows=4, seed=0, texts=2):
+    return train.lay(drawn(count, texts, seed), rows)
+
+
+def leaves(state):
+    return [np.asarray(x) for x in jax.tree.leaves(state.progress.trained)]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+def test_the_loop_is_its_steps(tmp_path):
+    ended = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
+    state, found = begun(), []
+    for step in range(12):
+        state, logs = train.step(state, train.batch(data(), train.at(data(), step)), train.dpo())
+        found.append(float(logs["loss"]))
+    assert same(ended.state, state)
+    assert ended.why == "steps"
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert [line["loss"] for line in lines] == found[1::2]
+    assert lines[-1]["epoch"] == 4
+    assert lines[-1]["num_tokens"] == 4 * data().tokens
+    names = {
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+    }
+    assert names | {"grad_norm", "learning_rate"} <= set(lines[0])
+    timing = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
+    assert all(line["tokens_per_second"] > 0 for line in timing)
+
+
+def test_a_run_that_was_broken_off_goes_on(tmp_path):
+    class Off(Exception):
+        pass
+
+    def off(metrics, _):
+        if metrics["step"] == 8:
+            raise Off
+
+    whole = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "whole")
+    with pytest.raises(Off):
+        train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", done=off)
+    ended = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
+    assert ended.begun == 6
+    assert same(ended.state, whole.state)
+    for name in ("metrics.jsonl",):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    again = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
+    assert again.begun == 12
+    assert same(again.state, whole.state)
+    assert len(again.metrics) == 6
+
+
+SCRIPT = """
+import sys
+from tests.train.test_loop import COURSE, LORA, data
+from vatjax import models, train
+state = train.begin(models.load(sys.argv[1]), LORA, train.Adam(rate=1e-2), steps=12, key=1)
+ended = train.run(state, data(), train.dpo(), COURSE, sys.argv[2], done=lambda m, _: print(int(m["step"]), flush=True))
+models.save_adapter(train.result(ended.state), state.base.config, sys.argv[2] + "/adapter")
+"""
+
+
+def start(where, root):
+    command = [sys.executable, "-c", SCRIPT, str(checkpoint("llama").folder), str(where)]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def test_kill_9_at_a_random_step_and_the_same_command_again(tmp_path, root):
+    kill = random.Random(time.time_ns()).randint(1, 11)
+    with start(tmp_path / "run", root) as broken:
+        for line in broken.stdout:
+            if int(line) == kill:
+                broken.send_signal(signal.SIGKILL)
+                break
+    assert broken.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "adapter").exists()
+    with start(tmp_path / "run", root) as again:
+        steps = [int(line) for line in again.stdout]
+    assert again.returncode == 0
+    assert steps == list(range(steps[0], 13)), f"killed at {kill}"
+    assert steps[0] <= kill + 1
+    whole = train.run(begun(), data(), train.dpo(), COURSE)
+    models.save_adapter(train.result(whole.state), whole.state.base.config, tmp_path / "adapter")
+    found, expected = (
+        (folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (tmp_path / "run", tmp_path)
+    )
+    assert found == expected, f"killed at {kill}"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    where = tmp_path_factory.mktemp("finished") / "run"
+    train.run(begun(), data(), train.dpo(), COURSE, where)
+    return where
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A finished run of which the last checkpoint and the one before are kept, at steps 9 and 12."""
+    return pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": data(seed=5)}, "of another run: their data is [0-9a-f]{32}, that of this run [0-9a-f]{32}"),
+        ({"loss": train.dpo(beta=0.2)}, "their settings is"),
+        ({"state": begun(rate=2e-2)}, "their settings is"),
+    ],
+    ids=["data", "loss", "rate"],
+)
+def test_another_run_is_refused_by_name(run, change, message):
+    given = {"state": begun(), "data": data(), "loss": train.dpo(), **change}
+    with pytest.raises(errors.InputError, match=message):
+        train.run(given["state"], given["data"], given["loss"], COURSE, run)
+
+
+def test_another_model_is_refused(run):
+    state = train.begin(load("mistral"), LORA, train.Adam(rate=1e-2), steps=12, key=1)
+    with pytest.raises(errors.InputError, match=r"their model is [0-9a-f]{32}, that of this run"):
+        train.run(state, data(), train.dpo(), COURSE, run)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves its tasks behind
+@pytest.mark.parametrize("harm", [flip, lambda path: path.write_bytes(path.read_bytes()[:-9]), pathlib.Path.unlink])
+def test_a_damaged_checkpoint_is_passed_over(run, harm):
+    whole = train.run(begun(), data(), train.dpo(), COURSE, run).state
+    newest = run / "checkpoints" / "12"
+    for path in (path for path in newest.rglob("*") if path.is_file() and path.stat().st_size > 200):
+        harm(path)
+    told = []
+    ended = train.run(begun(), data(), train.dpo(), COURSE, run, told=told.append)
+    assert "the checkpoint of step 12 is damaged; going on from the one before" in told[0]
+    assert ended.begun == 9
+    assert same(ended.state, whole)
+
+
+def test_all_damaged(run):
+    for step in ("9", "12"):
+        (run / "checkpoints" / step / "_CHECKPOINT_METADATA").write_text("{")
+    with pytest.raises(errors.InputError, match=r"every checkpoint is damaged \(steps 9, 12\); remove the folder"):
+        train.run(begun(), data(), train.dpo(), COURSE, run)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(run, monkeypatch):
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    course = dataclasses.replace(COURSE, steps=12)
+    with train.Checkpoints(run / "checkpoints", {}) as checkpoints:
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device", str(run))
+
+        monkeypatch.setattr(checkpoints._series, "save_async", full)
+        with pytest.raises(errors.InputError, match="the checkpoint can't be written: no space left on device"):
+            checkpoints.save(begun().progress)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == kept
+    assert train.run(begun(), data(), train.dpo(), course, run).begun == 12
+
+
+def test_the_best_is_kept_and_patience_ends_a_run(tmp_path):
+    """At a rate that soon overfits nine pairs, validation gets worse: the best checkpoint stays, and the run ends."""
+    course = train.Course(steps=40, log=4, save=4, keep=1, validate=4, patience=2)
+    state = train.begin(load("llama"), LORA, train.Adam(rate=5e-2, warmup=0), steps=40, key=1)
+    ended = train.run(state, data(4), train.dpo(beta=0.5), course, tmp_path / "run", validation=data(8, seed=7))
+    assert ended.why == "patience"
+    found = {line["step"]: line["eval_loss"] for line in ended.metrics if "eval_loss" in line}
+    best = min(found, key=found.get)
+    steps = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert steps == sorted({best, max(found)})
+    assert max(found) == best + 8
+    with pytest.raises(errors.InputError, match="patience: without validation there is nothing to wait for"):
+        train.Course(patience=2).check()
+
+
+def test_validation_is_the_loss_divided_once():
+    state, held = begun(), data(7, seed=3)
+    state, _ = train.step(state, train.batch(data(), range(4)), train.dpo())
+    wide = train.lay(held.examples, rows=7)
+    _, logs = train.step(state, train.batch(wide, range(7)), train.dpo())
+    assert train.evaluate(state, held, train.dpo()) == pytest.approx(float(logs["loss"]), rel=1e-6)
+
+
+def test_a_loss_that_is_no_number_names_its_batch_and_keeps_the_state(tmp_path):
+    own = train.with_reference(load("llama"), data(8))
+    reference = own.reference.copy()
+    reference[3] = np.nan
+    own = dataclasses.replace(own, reference=reference)
+    bad = next(step for step in range(12) if 3 in train.at(own, step))
+    with pytest.raises(errors.InputError, match=rf"step {bad + 1}: the loss is nan .* at a learning rate of .*file:4"):
+        train.run(begun(), own, train.dpo(), COURSE, tmp_path / "run")
+    with train.Checkpoints(tmp_path / "run" / "checkpoints", {}) as checkpoints:
+        assert checkpoints.steps[-1:] == [bad]
+
+
+def test_a_rate_that_drives_the_loss_away(tmp_path):
+    state = train.begin(load("llama"), train.Whole(), train.Adam(rate=3.0, warmup=0, clip=0), steps=200)
+    with pytest.raises(errors.InputError, match=r"the learning rate, 3 at its highest, is too high|lower the rate"):
+        train.run(state, data(texts=1), train.sft(), train.Course(steps=200))
+
+
+def test_the_penalty_and_the_probe_come_every_few_steps(tmp_path):
+    seen = []
+    course = train.Course(steps=7, probe=3, log=1, penalise=3)
+    price = Constant(np.float32(2.0))
+    ended = train.run(
+        begun(), data(), train.dpo(), course, tmp_path / "run", price, probe=lambda state, step: seen.append(step)
+    )
+    assert seen == [0, 3, 6, 7]
+    assert [("penalty" in line) for line in ended.metrics] == [True, False, False, True, False, False, True]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """A price that nothing changes."""
+
+    value: jax.Array
+
+    def __call__(self, weights, config, edit, key, memory):
+        return jax.numpy.asarray(self.value), {}
+
+
+def test_courses_that_no_run_can_take():
+    for course, message in (
+        (train.Course(steps=0), "steps: expected at least 1, found 0"),
+        (train.Course(log=0), "log: expected at least 1, found 0"),
+        (train.Course(save=-1), "save: expected 0 or more, found -1"),
+    ):
+        with pytest.raises(errors.InputError, match=message):
+            course.check()
+    with pytest.raises(errors.InputError, match="validate: there are no validation examples"):
+        train.run(begun(), data(), train.dpo(), train.Course(validate=2))
+
+
+def test_a_log_whose_last_line_is_torn(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "lo')
+    log = loop._Log(tmp_path, 4)
+    assert log.lines["metrics"] == [{"step": 2, "loss": 1.0}]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 2, "loss": 1.0}\n'

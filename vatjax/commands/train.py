@@ -1,0 +1,221 @@
+"""`vatjax train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from typing import Any
+
+from vatjax import errors, store
+from vatjax.commands import show
+from vatjax.train.settings import Training
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Training):
+    """Trains a model towards a value or away from it, by SFT or by preferences. What was trained, its log and the way of its
+    gain and tax go into a folder; the same command again goes on from the last checkpoint there."""
+
+    out: str = ""
+    """A folder for what was trained, checkpoints, the log and train.json."""
+    dry_run: bool = False
+    """Read the data, compile a step, say what it takes, and stop."""
+    json: bool = False
+    """Print one JSON document instead of tables."""
+
+    def run(self) -> int:
+        if not self.out and not self.dry_run:
+            raise errors.InputError("out: a folder is needed for what is trained")
+        from vatjax import models, train
+
+        loss = self.made_loss()
+        folder = store.path(self.out) if self.out else None
+        if folder is not None and (folder / "train.json").exists():
+            raise errors.InputError(f"{self.out}: a finished run is there already; remove it, or give another folder")
+        model = models.load(self.model, self.dtype)
+        made = train.prepared(model, self, None if folder is None or self.dry_run else folder / "reference")
+        plan = self._plan(model, made)
+        if self.dry_run:
+            show.as_json(show.finite(plan)) if self.json else _print_plan(plan)
+            return 0
+        assert folder is not None
+        _told(f"{plan['examples']:,} examples, {self.course.steps:,} steps of {loss.name}: {plan['tokens']:,} tokens")
+        probe = self._probe(made, folder)
+        progress = _Progress(self.course.steps)
+        try:
+            ended = train.run(
+                made.state,
+                made.data,
+                made.loss,
+                self.course,
+                folder,
+                made.penalty,
+                made.validation,
+                probe,
+                self.memory,
+                about={"target": self.target, "direction": self.direction},
+                done=progress.done,
+                told=_told,
+            )
+        finally:
+            progress.close()
+        content = self._written(model, made, ended, probe, folder)
+        show.as_json(content) if self.json else _print(content)
+        return 0
+
+    def _plan(self, model: Any, made: Any) -> dict[str, Any]:
+        """What a run will take: texts, tokens, floating-point operations, and the memory of a step as it is compiled."""
+        import jax
+
+        from vatjax import train
+
+        course, data = self.course, made.data
+        tokens = sum(
+            data.examples[i].length
+            for step in range(min(course.steps, data.steps))
+            for row in train.at(data, step, course.seed)
+            for i in data.rows[row]
+        )
+        tokens = tokens * course.steps // min(course.steps, data.steps)
+        weights = sum(x.size for x in jax.tree.leaves(model.arrays))
+        own = sum(x.size for x in jax.tree.leaves(made.state.progress.trained))
+        # Forward 2 per weight and token, backward 2 for activations, and 2 for gradients of what is trained.
+        flops = tokens * (4 * weights + 2 * own)
+        return {
+            "model": self.model,
+            "loss": made.loss.name,
+            "examples": len(data.examples),
+            "validation": 0 if made.validation is None else len(made.validation.examples),
+            "rows": data.shape.rows,
+            "length": data.shape.time,
+            "filled": data.tokens / (len(data.rows) * data.shape.time),
+            "epochs": course.steps / data.steps,
+            "tokens": tokens,
+            "weights": weights,
+            "trained": own,
+            "flops": flops,
+            "memory": train.memory_of(
+                made.state,
+                train.batch(data, train.at(data, 0, course.seed)),
+                made.loss,
+                made.penalty,
+                course.parts,
+                self.memory,
+            ),
+        }
+
+    def _probe(self, made: Any, folder: Any) -> Any:
+        from vatjax import train
+
+        if not self.course.probe:
+            return None
+        _, test = made.items.split(self.source.test, self.source.seed)
+        scenes = sorted(set(test.scene_of.tolist()))[: self.probe_scenes or None]
+        import numpy as np
+
+        return train.Probes(test.take(np.flatnonzero(np.isin(test.scene_of, scenes))), folder / "trajectory")
+
+    def _written(self, model: Any, made: Any, ended: Any, probe: Any, folder: Any) -> dict[str, Any]:
+        from vatjax import config, models, train
+
+        result = train.result(ended.state)
+        content: dict[str, Any] = {
+            "target": self.target,
+            "direction": self.direction,
+            "steps": int(ended.state.progress.step),
+            "ended": ended.why,
+            "metrics": ended.metrics[-1] if ended.metrics else {},
+        }
+        if isinstance(result, models.Edit):
+            models.save_edit(result, model, folder / "edit", {"target": self.target, "loss": made.loss.name})
+            models.save_adapter(result, model.config, folder / "adapter", model.name)
+            content["written"] = [str(folder / "edit"), str(folder / "adapter")]
+        else:
+            models.save(result, folder / "model")
+            content["written"] = [str(folder / "model")]
+        if probe is not None:
+            taxonomy = made.items.taxonomy
+            way = train.trajectory(probe.states(), taxonomy, self.target, self.way)
+            content["trajectory"] = way.as_dict(taxonomy)
+        content["settings"] = config.to_dict(dataclasses.replace(self, out="", json=False))
+        content = show.finite(content)
+        store.commit_json(folder / "train.json", content)
+        return content
+
+
+def _told(message: str) -> None:
+    print(f"vatjax: {message}", file=sys.stderr)
+
+
+class _Progress:
+    """How far a run is, on a terminal: the loss, tokens a second, and the time left."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.bar: Any = None
+        self.task: Any = None
+
+    def done(self, metrics: dict[str, float], seconds: float) -> None:
+        if not sys.stderr.isatty():
+            return
+        if self.bar is None:
+            self._begin(int(metrics["step"]) - 1)
+            self.first = metrics["num_tokens"]
+            self.start = time.monotonic()
+        spent = max(time.monotonic() - self.start, 1e-9)
+        rate = f"loss {metrics['loss']:.4g}, {(metrics['num_tokens'] - self.first) / spent:,.0f} tokens a second"
+        self.bar.update(self.task, completed=metrics["step"], rate=rate)
+
+    def _begin(self, completed: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        speed = TextColumn("{task.fields[rate]}")
+        self.bar = Progress(
+            BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn(), console=Console(stderr=True)
+        )
+        self.task = self.bar.add_task("", total=self.steps, completed=completed, rate="")
+        self.bar.start()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    memory = plan["memory"]
+    rows = [
+        ("examples", f"{plan['examples']:,}, and {plan['validation']:,} for validation"),
+        ("rows", f"{plan['rows']} x {plan['length']:,} tokens, {plan['filled']:.0%} filled"),
+        ("epochs", f"{plan['epochs']:.2f}"),
+        ("tokens", f"{plan['tokens']:,}"),
+        ("trained", f"{plan['trained']:,} of {plan['weights']:,} weights"),
+        ("operations", f"{plan['flops']:.2e}"),
+        (
+            "memory",
+            f"{memory['total'] / 2**30:.2f} GiB: {memory['arguments'] / 2**30:.2f} held, {memory['working'] / 2**30:.2f} in a step",
+        ),
+    ]
+    show.table((f"{plan['model']}, {plan['loss']}", ""), rows)
+
+
+def _print(content: dict[str, Any]) -> None:
+    last = content["metrics"]
+    shown = ("loss", "eval_loss", "rewards/accuracies", "rewards/margins", "penalty", "num_tokens")
+    rows = [("steps", f"{content['steps']:,}" + (" (no better validation)" if content["ended"] == "patience" else ""))]
+    rows += [(name, f"{last[name]:,.4g}") for name in shown if last.get(name) is not None]
+    rows += [("written", where) for where in content["written"]]
+    show.table((f"{content['direction']} {content['target']}", ""), rows)
+    if "trajectory" not in content:
+        return
+    found = content["trajectory"]
+    show.table(
+        ("step", "gain", "nVAT", "off-target GND"),
+        [tuple(_shown(p[key]) for key in ("step", "gain", "nvat", "off_target")) for p in found["points"]],
+    )
+
+
+def _shown(x: Any) -> str:
+    return "-" if x is None else f"{x:,}" if isinstance(x, int) else f"{x:+.3f}"

@@ -1,0 +1,104 @@
+"""Training: SFT and preference losses as pure steps on any model, and low-rank changes that come back as edits.
+
+from vatjax import models, train
+
+model = models.load("pocket")
+state = train.begin(model, train.Lora(rank=8), train.Adam(rate=1e-3), steps=100)
+for batch in itertools.islice(train.batches(data), 100):
+    state, logs = train.step(state, batch, loss=train.dpo(beta=0.1))
+edit = train.result(state)
+"""
+
+from vatjax.train.anchors import Anchors, anchors
+from vatjax.train.checkpoints import Checkpoints
+from vatjax.train.examples import Record, from_items, shuffled, tokenised, with_others
+from vatjax.train.forward import Memory, text_log_probs
+from vatjax.train.loop import Course, Finished, evaluate, run
+from vatjax.train.losses import (
+    Judged,
+    Loss,
+    Pairs,
+    Texts,
+    apo_zero,
+    cdpo,
+    dpo,
+    hinge,
+    ipo,
+    kto,
+    orpo,
+    robust_dpo,
+    sft,
+    simpo,
+)
+from vatjax.train.many import alike, beside, stack, step_many, unstack
+from vatjax.train.optimizer import Adam
+from vatjax.train.penalty import TaxPenalty, tax_penalty
+from vatjax.train.reference import with_reference
+from vatjax.train.rows import Batch, Data, Example, at, batch, batches, lay
+from vatjax.train.settings import Training, prepared
+from vatjax.train.steps import Penalty, Progress, State, begin, measure, memory_of, result, step
+from vatjax.train.trained import Lora, Whole
+from vatjax.train.trajectory import Probes, Trajectory, drift_time, trajectory
+
+__all__ = [
+    "Adam",
+    "Anchors",
+    "Batch",
+    "Checkpoints",
+    "Course",
+    "Data",
+    "Example",
+    "Finished",
+    "Judged",
+    "Lora",
+    "Loss",
+    "Memory",
+    "Pairs",
+    "Penalty",
+    "Probes",
+    "Progress",
+    "Record",
+    "State",
+    "TaxPenalty",
+    "Texts",
+    "Training",
+    "Trajectory",
+    "Whole",
+    "alike",
+    "anchors",
+    "apo_zero",
+    "at",
+    "batch",
+    "batches",
+    "begin",
+    "beside",
+    "cdpo",
+    "dpo",
+    "drift_time",
+    "evaluate",
+    "from_items",
+    "hinge",
+    "ipo",
+    "kto",
+    "lay",
+    "measure",
+    "memory_of",
+    "orpo",
+    "prepared",
+    "result",
+    "robust_dpo",
+    "run",
+    "sft",
+    "shuffled",
+    "simpo",
+    "stack",
+    "step",
+    "step_many",
+    "tax_penalty",
+    "text_log_probs",
+    "tokenised",
+    "trajectory",
+    "unstack",
+    "with_others",
+    "with_reference",
+]

@@ -1,0 +1,178 @@
+"""Checkpoints of a training run: written beside the work, sealed by a hash, and taken up again where one is whole.
+
+A checkpoint holds what steps change; the model, the data and the settings are named in it by their hashes, so that a run
+goes on only with what it began with. The position in the data and the key follow from the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from vatjax import errors, store
+from vatjax.models import fingerprint
+from vatjax.train.steps import Progress
+
+Array = jax.Array
+Told = Callable[[str], None]
+
+
+class Checkpoints:
+    """The checkpoints of one run in a folder; a context that waits for the last one to be written.
+
+    Args:
+        where: the folder, local or in a bucket.
+        about: what the run began with, by name: hashes and settings.
+        last: how many of the newest are kept.
+        best: whether the one with the least validation loss is kept too.
+    """
+
+    def __init__(self, where: store.Path, about: Mapping[str, str], last: int = 2, best: bool = True) -> None:
+        if last < 1:
+            raise errors.InputError(f"checkpoints: at least 1 is kept, found {last}")
+        from orbax.checkpoint import v1 as ocp
+
+        # What matters is said by whoever calls; what they say of a damaged checkpoint would be pages of tracebacks.
+        self._loud = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
+        for name in self._loud:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        keep = ocp.training.preservation_policies
+        policies = [keep.LatestN(last)]
+        if best:
+            policies.append(
+                keep.BestN(get_metric_fn=lambda own: -own["loss"], n=1, keep_checkpoints_without_metrics=False)
+            )
+        self._about = dict(about)
+        self._where = store.path(where)
+        with self._readable():
+            self._series = ocp.training.Checkpointer(
+                self._where,
+                preservation_policy=keep.AnyPreservationPolicy(policies),
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                cleanup_tmp_directories=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._readable():
+            self._series.close()
+        for name, level in self._loud.items():
+            logging.getLogger(name).setLevel(level)
+
+    def save(self, progress: Progress, loss: float | None = None) -> None:
+        """Begins to write a checkpoint; waits for the one before, and for no more.
+
+        Args:
+            progress: of the run.
+            loss: on what is kept for validation.
+        """
+        with self._readable():
+            plain = _plain(progress)
+            self._series.save_async(
+                int(progress.step),
+                plain,
+                overwrite=True,  # a damaged one, which was passed over
+                metrics=None if loss is None else {"loss": loss},
+                custom_metadata={"about": self._about, "sealed": fingerprint(plain)},
+            )
+
+    def wait(self) -> None:
+        """Until everything is written."""
+        with self._readable():
+            self._series.wait()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, oldest first."""
+        return [int(one.step) for one in self._series.checkpoints]
+
+    def latest(self, like: Progress, told: Told = lambda _: None) -> Progress | None:
+        """The newest checkpoint that is whole; None where there is none.
+
+        Args:
+            like: a progress of the same shapes and placements.
+            told: is told of each that is damaged and passed over.
+
+        Raises:
+            InputError: where checkpoints are of another run, and where all are damaged.
+        """
+        steps = self.steps[::-1]
+        for step in steps:
+            found = self.load(step, like)
+            if found is not None:
+                return found
+            told(f"{self._where}: the checkpoint of step {step} is damaged; going on from the one before")
+        if steps:
+            raise errors.InputError(
+                f"{self._where}: every checkpoint is damaged (steps {', '.join(map(str, reversed(steps)))}); remove the folder "
+                "to begin anew"
+            )
+        return None
+
+    def load(self, step: int, like: Progress) -> Progress | None:
+        """The checkpoint of a step; None where it is damaged.
+
+        Raises:
+            InputError: where it is of another run.
+        """
+        try:
+            facts = self._series.metadata(step).custom_metadata
+            about, sealed = facts["about"], facts["sealed"]
+        except Exception:  # of many kinds, by what is damaged
+            return None
+        for name in dict.fromkeys([*self._about, *about]):
+            mine, theirs = self._about.get(name), about.get(name)
+            if mine != theirs:
+                raise errors.InputError(
+                    f"{self._where}: the checkpoints there are of another run: their {name} is {theirs}, that of this run {mine}; "
+                    "give the same, or another folder"
+                )
+        plain = _plain(like)
+        wanted = {name: _shape(x) for name, x in plain.items()}
+        try:
+            found = self._series.load(step, wanted)
+            if fingerprint(found) != sealed:
+                return None
+        except Exception:  # tensorstore, JSON and Orbax each have their own
+            return None
+        return _progress(found, like)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise errors.InputError(f"{self._where}: the checkpoint can't be written: {store.reason(error)}") from None
+        except ValueError as error:
+            if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+                raise errors.InputError(f"{self._where}: the checkpoint can't be written: the disk is full") from None
+            raise
+
+
+def _plain(progress: Progress) -> dict[str, Array]:
+    """Every array by its path; keys as the numbers that they are."""
+    return {
+        jax.tree_util.keystr(path): jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        for path, x in jax.tree_util.tree_leaves_with_path(progress)
+    }
+
+
+def _progress(plain: Mapping[str, Array], like: Progress) -> Progress:
+    def one(path: Any, x: Array) -> Array:
+        found = plain[jax.tree_util.keystr(path)]
+        return jax.random.wrap_key_data(found) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else found
+
+    made: Progress = jax.tree_util.tree_map_with_path(one, like)
+    return made
+
+
+def _shape(x: Array) -> Any:
+    """An array's shape, type and placement."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # type: ignore[no-untyped-call]

@@ -1,0 +1,332 @@
+"""The loop around a step: checkpoints, validation, early stopping, a log, and errors that name the batch.
+
+What a step does follows from the settings, the data and the number of the step. So a run that was killed goes on from its
+last checkpoint and ends, on one device, with the same bytes.
+
+    run(state, data, train.dpo(), Course(steps=500, save=100), folder="run")
+
+    run/checkpoints/        the last ones, and the best
+    run/metrics.jsonl       a line for every few steps, under the names that trl gives them
+    run/timing.jsonl        the seconds and the tokens a second of the same steps
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vatjax import errors, store
+from vatjax.models import fingerprint, sharding
+from vatjax.train import steps as stepping
+from vatjax.train.checkpoints import Checkpoints
+from vatjax.train.forward import Memory
+from vatjax.train.losses import Loss
+from vatjax.train.rows import Batch, Data, at, batch
+from vatjax.train.steps import KEEP, Penalty, State
+
+# A loss that stays so many times above where it began is one that a too high rate has driven away.
+_LOST, _WINDOW = 3.0, 20
+
+Metrics = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """How a run goes on."""
+
+    steps: int = 100
+    parts: int = 1
+    """In how many parts a batch is taken, one after the other: more take less memory."""
+    seed: int = 0
+    """Of the order of the data."""
+    log: int = 10
+    """Every so many steps a line is logged."""
+    save: int = 100
+    """Every so many steps a checkpoint is written; 0 writes one at the end."""
+    keep: int = 2
+    """How many of the newest checkpoints are kept, beside the best."""
+    validate: int = 0
+    """Every so many steps the loss on the validation examples is taken; 0 never."""
+    patience: int = 0
+    """After so many validations without a better one the run ends; 0 goes on."""
+    penalise: int = 1
+    """Every so many steps the penalty is added."""
+    probe: int = 0
+    """Every so many steps the probes are rated; 0 never."""
+
+    def check(self) -> None:
+        """Refuses numbers that no run can go by."""
+        for name, least in (("steps", 1), ("parts", 1), ("log", 1), ("keep", 1), ("penalise", 1)):
+            if getattr(self, name) < least:
+                raise errors.InputError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+        for name in ("save", "validate", "patience", "probe"):
+            if getattr(self, name) < 0:
+                raise errors.InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        if self.patience and not self.validate:
+            raise errors.InputError("patience: without validation there is nothing to wait for; set validate")
+
+
+class Finished(NamedTuple):
+    """A run that has ended.
+
+    Attributes:
+        state: after the last step.
+        metrics: the lines of the log.
+        begun: the step that it went on from.
+        why: "steps", or "patience".
+    """
+
+    state: State
+    metrics: list[Metrics]
+    begun: int
+    why: str
+
+
+Probe = Callable[[State, int], None]
+
+
+def run(
+    state: State,
+    data: Data,
+    loss: Loss,
+    course: Course,
+    folder: store.Path | None = None,
+    penalty: Penalty | None = None,
+    validation: Data | None = None,
+    probe: Probe | None = None,
+    memory: Memory = KEEP,
+    about: Mapping[str, Any] | None = None,
+    done: Callable[[Metrics, float], None] = lambda *_: None,
+    told: Callable[[str], None] = lambda _: None,
+) -> Finished:
+    """Trains until the course is run, from the newest checkpoint in the folder if there is one.
+
+    Args:
+        state: before the first step; its arrays can't be used any more afterwards.
+        data: what is trained on.
+        loss: what is lessened.
+        course: how it goes on.
+        folder: for checkpoints and the log; without one nothing is kept.
+        penalty: what is added to the loss.
+        validation: examples that are not trained on.
+        probe: is called with the state, before the first step and after every few.
+        memory: what the backward pass keeps.
+        about: what else decides the outcome, as plain data: checkpoints belong to it.
+        done: is told the metrics of every step, and its seconds.
+        told: is told what is unusual.
+
+    Raises:
+        InputError: for checkpoints of another run, for a loss that is no number or runs away, and for a full disk.
+    """
+    course.check()
+    if course.validate and validation is None:
+        raise errors.InputError("validate: there are no validation examples")
+    if folder is None:
+        return _Run(state, data, loss, course, penalty, validation, probe, memory, None, None, done).run()
+    named = _named(state, data, loss, course, penalty, about or {})
+    where = store.path(folder)
+    with Checkpoints(where / "checkpoints", named, course.keep, best=bool(course.validate)) as checkpoints:
+        found = checkpoints.latest(state.progress, told)
+        if found is not None:
+            state = dataclasses.replace(state, progress=found)
+        log = _Log(where, int(state.progress.step))
+        return _Run(state, data, loss, course, penalty, validation, probe, memory, checkpoints, log, done).run()
+
+
+def _named(
+    state: State, data: Data, loss: Loss, course: Course, penalty: Penalty | None, about: Mapping[str, Any]
+) -> dict[str, str]:
+    """Hashes of what decides the outcome, each by its name, for a message that says which one is another."""
+    examples = [[one.prompt, *one.texts, one.good] for one in data.examples]
+    settings = {
+        "loss": [loss.name, loss.options],
+        "what": [type(state.what).__name__, dataclasses.asdict(state.what)],
+        "adam": dataclasses.asdict(state.adam),
+        "rate": float(state.progress.pace.rate),
+        "steps": int(state.progress.pace.steps),
+        "seed": course.seed,
+        "rows": list(data.shape),
+        "penalise": course.penalise,
+        "about": dict(about),
+    }
+    return {
+        "model": fingerprint(state.base.arrays),
+        "data": store.address({"examples": examples, "rows": data.rows}),
+        "settings": store.address(settings),
+        "penalty": "none" if penalty is None else fingerprint(penalty),
+    }
+
+
+class _Log:
+    """Two files of JSON lines, cut back to the step that a run goes on from."""
+
+    def __init__(self, where: Any, step: int) -> None:
+        where.mkdir(parents=True, exist_ok=True)
+        self.lines: dict[str, list[Metrics]] = {}
+        self._where = where
+        for name in ("metrics", "timing"):
+            path = where / f"{name}.jsonl"
+            self.lines[name] = [one for one in _lines(path) if one["step"] <= step]
+            store.commit(path, b"".join(map(_bytes, self.lines[name])))
+
+    def add(self, metrics: Metrics, timing: Metrics) -> None:
+        for name, line in (("metrics", metrics), ("timing", timing)):
+            self.lines[name].append(line)
+            store.append(self._where / f"{name}.jsonl", _bytes(line))
+
+
+def _lines(path: Any) -> list[Metrics]:
+    """The lines of a log; the last one may be torn."""
+    found: list[Metrics] = []
+    for line in store.read_text(path).splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def _bytes(line: Metrics) -> bytes:
+    plain = {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in line.items()}
+    return (json.dumps(plain) + "\n").encode()
+
+
+@dataclasses.dataclass
+class _Run:
+    """One run's position, and what it is told by."""
+
+    state: State
+    data: Data
+    loss: Loss
+    course: Course
+    penalty: Penalty | None
+    validation: Data | None
+    probe: Probe | None
+    memory: Memory
+    checkpoints: Checkpoints | None
+    log: _Log | None
+    done: Callable[[Metrics, float], None]
+
+    def __post_init__(self) -> None:
+        self.begun = int(self.state.progress.step)
+        self.mesh = sharding.mesh_of(self.state.base.arrays)
+        self.tokens = sum(self._size(step) for step in range(self.begun))
+        self.lines: list[Metrics] = [] if self.log is None else self.log.lines["metrics"]
+        self.recent: collections.deque[float] = collections.deque(maxlen=_WINDOW)
+        self.first = float("nan")
+
+    def run(self) -> Finished:
+        course, begun = self.course, self.begun
+        losses = [line["eval_loss"] for line in self.lines if line.get("eval_loss") is not None]
+        if self.probe is not None and begun == 0:
+            self.probe(self.state, 0)
+        ready = self._batch(begun) if begun < course.steps else None
+        why = "steps"
+        for step in range(begun, course.steps):
+            if self._waited(losses):
+                why = "patience"
+                break
+            assert ready is not None
+            start = time.perf_counter()
+            penalty = self.penalty if step % course.penalise == 0 else None
+            self.state, logs = stepping.step(
+                self.state, ready, self.loss, penalty, course.parts, self.memory, donate=True
+            )
+            ready = self._batch(step + 1) if step + 1 < course.steps else None  # made while the device is at work
+            self._after(step, jax.device_get(logs), start, losses)
+        if self.checkpoints is not None and int(self.state.progress.step) not in self.checkpoints.steps:
+            self.checkpoints.save(self.state.progress)
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+        return Finished(self.state, self.lines, begun, why)
+
+    def _after(self, step: int, logs: Mapping[str, Any], start: float, losses: list[float]) -> None:
+        """What follows a step: the guard, the log, the validation, the probe and the checkpoint."""
+        course, number = self.course, step + 1
+        self._guard(step, logs)
+        self.tokens += self._size(step)
+        seconds = time.perf_counter() - start
+        metrics: Metrics = {"step": number, "epoch": number / self.data.steps}
+        metrics |= {name: float(x) for name, x in logs.items() if name not in ("finite", "empty", "tokens")}
+        metrics["num_tokens"] = self.tokens
+        last = number == course.steps
+        if self.validation is not None and course.validate and (number % course.validate == 0 or last):
+            metrics["eval_loss"] = evaluate(self.state, self.validation, self.loss, self.memory)
+            losses.append(metrics["eval_loss"])
+        self.done(metrics, seconds)
+        if number % course.log == 0 or last or "eval_loss" in metrics:
+            timing = {"step": number, "seconds": seconds, "tokens_per_second": self._size(step) / seconds}
+            if self.log is None:
+                self.lines.append(metrics)
+            else:
+                self.log.add(metrics, timing)
+        if self.probe is not None and course.probe and (number % course.probe == 0 or last):
+            self.probe(self.state, number)
+        if self.checkpoints is not None and (last or (course.save and number % course.save == 0)):
+            self.checkpoints.save(self.state.progress, metrics.get("eval_loss"))
+
+    def _guard(self, step: int, logs: Mapping[str, Any]) -> None:
+        """Ends the run where a step could not be taken, or the loss runs away; the state is the last good one."""
+        found = float(logs["loss"])
+        if logs["empty"]:
+            raise errors.InputError(f"step {step + 1}: no token of the batch is learned ({self._members(step)})")
+        if not logs["finite"]:
+            self._rescue()
+            raise errors.InputError(
+                f"step {step + 1}: the loss is {found} and its gradient {float(logs['grad_norm'])} at a learning rate of "
+                f"{float(logs['learning_rate']):.3g}, on {self._members(step)}; lower the rate, or look at these examples"
+            )
+        self.first = found if step == self.begun else self.first
+        self.recent.append(found)
+        now = float(np.mean(self.recent))
+        if len(self.recent) == _WINDOW and now > max(_LOST * self.first, self.first + 1):
+            raise errors.InputError(
+                f"step {step + 1}: the loss has gone from {self.first:.3g} to {now:.3g}: the learning rate, "
+                f"{float(self.state.progress.pace.rate):.3g} at its highest, is too high"
+            )
+
+    def _rescue(self) -> None:
+        """Keeps the last good state, so that what was learned up to there is not lost."""
+        if self.checkpoints is not None and int(self.state.progress.step) not in self.checkpoints.steps:
+            self.checkpoints.save(self.state.progress)
+            self.checkpoints.wait()
+
+    def _waited(self, losses: list[float]) -> bool:
+        patience = self.course.patience
+        return bool(patience) and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
+
+    def _rows(self, step: int) -> tuple[int, ...]:
+        return at(self.data, step, self.course.seed)
+
+    def _size(self, step: int) -> int:
+        """Tokens of a step, without padding."""
+        return sum(self.data.examples[i].length for row in self._rows(step) for i in self.data.rows[row])
+
+    def _batch(self, step: int) -> Batch:
+        made = batch(self.data, self._rows(step))
+        return made if self.mesh is None else jax.device_put(made, sharding.texts(self.mesh))
+
+    def _members(self, step: int) -> str:
+        """The examples of a step, for a message."""
+        own = [
+            self.data.examples[i].where or f"example {i + 1}" for row in self._rows(step) for i in self.data.rows[row]
+        ]
+        return ", ".join(own[:6]) + (f" and {len(own) - 6} more" if len(own) > 6 else "")
+
+
+def evaluate(state: State, data: Data, loss: Loss, memory: Memory = KEEP) -> float:
+    """The loss over all examples, divided once."""
+    total = unit = 0.0
+    for first in range(0, len(data.rows), data.shape.rows):
+        own = batch(data, range(first, min(first + data.shape.rows, len(data.rows))))
+        summed, count = stepping.measure(state, own, loss, memory)
+        total, unit = total + float(summed), unit + float(count)
+    return total / max(unit, 1)

@@ -1,0 +1,250 @@
+"""Texts as rows of tokens: completions share their prompt, several examples share a row, and nothing is computed twice.
+
+    prompt  chosen  rejected | prompt  chosen  rejected | padding
+    segment 1   2       3          4       5       6        0
+
+A completion sees its prompt and itself; its first token is predicted by the last of the prompt. Positions go on from the
+prompt's. So a pair costs its prompt once, and a row that holds several examples costs what each of them would alone.
+All batches of a run have one shape, and so one compilation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vatjax import errors
+
+Array = jax.Array
+
+# Row lengths are rounded up to a multiple of it, so that sets of similar texts share compilations.
+_STEP = 16
+
+
+class Example(NamedTuple):
+    """A prompt with the texts behind it, as tokens.
+
+    Attributes:
+        prompt: tokens, at least one.
+        texts: one completion, or the chosen and the rejected one.
+        good: whether a completion that stands alone is desirable.
+        where: where it came from, for messages.
+    """
+
+    prompt: tuple[int, ...]
+    texts: tuple[tuple[int, ...], ...]
+    good: bool = True
+    where: str = ""
+
+    @property
+    def length(self) -> int:
+        """How many tokens of a row it takes."""
+        return len(self.prompt) + sum(map(len, self.texts))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows of tokens, as arrays of the same shape for all batches of a run.
+
+    Attributes:
+        tokens: [rows, time] int32.
+        positions: [rows, time] int32, of each token in its own text.
+        segment: [rows, time] int32, 0 for padding.
+        sees: [rows, segments, segments] bool, which segments see which.
+        places: [rows, learned] int32, the tokens that predict those that are learned.
+        targets: [rows, learned] int32, the learned tokens.
+        text: [rows, learned] int32, which of the row's texts each belongs to; `texts` for padding.
+        length: [rows, texts] float32, how many tokens of each text are learned; 0 where there is no text.
+        good: [rows, texts] bool.
+        reference: [rows, texts] float32, log-probabilities under the reference; None to compute them with the step.
+    """
+
+    tokens: Array
+    positions: Array
+    segment: Array
+    sees: Array
+    places: Array
+    targets: Array
+    text: Array
+    length: Array
+    good: Array
+    reference: Array | None = None
+
+
+class Shape(NamedTuple):
+    """Sizes that all batches share: of a row its tokens, learned tokens, texts and segments; and how many rows."""
+
+    rows: int
+    time: int
+    learned: int
+    texts: int
+    segments: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Examples, and the rows that they lie in.
+
+    Attributes:
+        examples: all of them.
+        rows: of each row, which examples.
+        shape: of a batch.
+        each: how many texts an example has.
+        reference: [examples, each] float64, log-probabilities under the reference; None where there are none.
+    """
+
+    examples: tuple[Example, ...]
+    rows: tuple[tuple[int, ...], ...]
+    shape: Shape
+    each: int
+    reference: np.ndarray | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many there are in all rows, without padding."""
+        return sum(example.length for example in self.examples)
+
+    @property
+    def steps(self) -> int:
+        """Batches that it takes to go through all rows once; the last one may have empty rows."""
+        return -(-len(self.rows) // self.shape.rows)
+
+
+def lay(examples: Sequence[Example], rows: int, length: int | None = None, pack: bool = False) -> Data:
+    """Lays examples into rows, each whole.
+
+    Args:
+        examples: with one text each, or two each.
+        rows: of a batch.
+        length: how many tokens a row may have; by default as many as the longest example.
+        pack: whether a row holds as many examples as fit, and not one.
+
+    Raises:
+        InputError: for no examples, some without a prompt or an empty text, and some that are longer than a row.
+    """
+    if not examples:
+        raise errors.InputError("there is nothing to train on: no example")
+    if rows < 1:
+        raise errors.InputError(f"rows: expected at least 1, found {rows}")
+    each = len(examples[0].texts)
+    problems = [problem for i, one in enumerate(examples) if (problem := _wrong(one, i, each, length))]
+    if problems:
+        raise errors.all_of(problems, f"{len(problems)} of {len(examples)} examples can't be trained on.")
+    time = length or -(-max(one.length for one in examples) // _STEP) * _STEP
+    laid = _packed(examples, time) if pack else [(i,) for i in range(len(examples))]
+    learned = max(sum(len(text) for i in row for text in examples[i].texts) for row in laid)
+    many = max(map(len, laid))
+    shape = Shape(rows, time, -(-learned // _STEP) * _STEP, many * each, 1 + many * (1 + each))
+    return Data(tuple(examples), tuple(laid), shape, each)
+
+
+def _wrong(one: Example, number: int, each: int, length: int | None) -> errors.Problem | None:
+    found = ""
+    if not one.prompt:
+        found = "it has no prompt, and so nothing that its first token could be predicted from"
+    elif len(one.texts) != each:
+        found = f"expected {each} completion(s), as the first example has; found {len(one.texts)}"
+    elif not all(one.texts):
+        found = "a completion is empty, so that there is nothing to learn"
+    elif len(one.texts) == 2 and one.texts[0] == one.texts[1]:
+        found = "chosen and rejected are the same"
+    elif length is not None and one.length > length:
+        found = f"it has {one.length:,} tokens and a row {length:,}: its completion would be cut away"
+    return errors.Problem(one.where or f"example {number + 1}", None, found) if found else None
+
+
+def _packed(examples: Sequence[Example], time: int) -> list[tuple[int, ...]]:
+    """First fit, longest first; then in the order of the examples."""
+    open_rows: list[tuple[int, list[int]]] = []
+    full: list[list[int]] = []
+    shortest = min(one.length for one in examples)
+    for i in sorted(range(len(examples)), key=lambda i: -examples[i].length):
+        need = examples[i].length
+        place = next((k for k, (left, _) in enumerate(open_rows) if left >= need), None)
+        if place is None:
+            open_rows.append((time, []))
+            place = len(open_rows) - 1
+        left, members = open_rows[place]
+        members.append(i)
+        open_rows[place] = left - need, members
+        if left - need < shortest:
+            full.append(members)
+            del open_rows[place]
+    return sorted(tuple(sorted(members)) for members in [*full, *(members for _, members in open_rows)])
+
+
+def batch(data: Data, rows: Sequence[int]) -> Batch:
+    """Some rows as a batch; fewer than it takes are filled up with empty ones, which count for nothing."""
+    shape = data.shape
+    made = _empty(shape, data.reference is not None)
+    for place, row in enumerate(rows):
+        start = segment = text = learned = 0
+        for i in data.rows[row]:
+            one = data.examples[i]
+            prompt = segment + 1
+            parts = [(one.prompt, prompt, 0)]
+            parts += [(tokens, prompt + 1 + k, len(one.prompt)) for k, tokens in enumerate(one.texts)]
+            last = start + len(one.prompt) - 1
+            for tokens, number, offset in parts:
+                span = slice(start, start + len(tokens))
+                made["tokens"][place, span] = tokens
+                made["positions"][place, span] = np.arange(offset, offset + len(tokens))
+                made["segment"][place, span] = number
+                made["sees"][place, number, [prompt, number]] = True
+                if number > prompt:
+                    own = slice(learned, learned + len(tokens))
+                    made["places"][place, own] = [last, *range(start, start + len(tokens) - 1)]
+                    made["targets"][place, own] = tokens
+                    made["text"][place, own] = text
+                    made["length"][place, text] = len(tokens)
+                    made["good"][place, text] = one.good
+                    if data.reference is not None:
+                        made["reference"][place, text] = data.reference[i, number - prompt - 1]
+                    learned, text = learned + len(tokens), text + 1
+                start += len(tokens)
+            segment += 1 + len(one.texts)
+    return Batch(**made)
+
+
+def _empty(shape: Shape, reference: bool) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "tokens": np.zeros((shape.rows, shape.time), np.int32),
+        "positions": np.zeros((shape.rows, shape.time), np.int32),
+        "segment": np.zeros((shape.rows, shape.time), np.int32),
+        "sees": np.zeros((shape.rows, shape.segments, shape.segments), np.bool_),
+        "places": np.zeros((shape.rows, shape.learned), np.int32),
+        "targets": np.zeros((shape.rows, shape.learned), np.int32),
+        "text": np.full((shape.rows, shape.learned), shape.texts, np.int32),
+        "length": np.zeros((shape.rows, shape.texts), np.float32),
+        "good": np.zeros((shape.rows, shape.texts), np.bool_),
+    }
+    return made | ({"reference": np.zeros((shape.rows, shape.texts), np.float32)} if reference else {})
+
+
+def at(data: Data, step: int, seed: int = 0) -> tuple[int, ...]:
+    """The rows of a step, counted from 0: every epoch goes through all rows once, in an order of its own.
+
+    The order follows from the seed and the step alone, so that a run that was broken off goes on where it was.
+    """
+    epoch, within = divmod(step, data.steps)
+    order = np.random.default_rng((seed, epoch)).permutation(len(data.rows))
+    return tuple(int(row) for row in order[within * data.shape.rows : (within + 1) * data.shape.rows])
+
+
+def batches(data: Data, seed: int = 0, first: int = 0) -> Iterator[Batch]:
+    """The batches of all steps, without end.
+
+    Args:
+        data: the rows.
+        seed: of the order.
+        first: the step to begin with.
+    """
+    step = first
+    while True:
+        yield batch(data, at(data, step, seed))
+        step += 1

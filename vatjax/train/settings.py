@@ -1,0 +1,251 @@
+"""A training run as plain data, and what it comes to: a state, rows, a loss, and what is watched on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from vatjax import errors, names, prompts, store
+from vatjax.elicit import asking
+from vatjax.items import Items, Source, open_source
+from vatjax.models import Model, tokens
+from vatjax.models.edit import PROJECTIONS
+from vatjax.prompts import How
+from vatjax.train import examples as lessons
+from vatjax.train import losses
+from vatjax.train.anchors import anchors
+from vatjax.train.examples import Lesson, Record
+from vatjax.train.forward import Memory
+from vatjax.train.loop import Course
+from vatjax.train.losses import Loss
+from vatjax.train.optimizer import Adam
+from vatjax.train.penalty import TaxPenalty, Variant, tax_penalty
+from vatjax.train.reference import with_reference
+from vatjax.train.rows import Data, Example, lay
+from vatjax.train.steps import State, begin
+from vatjax.train.trained import Lora, What, Whole
+
+LossName = Literal["sft", "dpo", "cdpo", "robust_dpo", "ipo", "hinge", "simpo", "orpo", "apo_zero", "kto"]
+Placebo = Literal["none", "neutral text", "shuffled labels"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What is trained."""
+
+    what: Literal["lora", "whole"] = "lora"
+    """Low-rank changes, or the weights themselves."""
+    layers: tuple[int, ...] = ()
+    """Only these layers; none named is all."""
+    rank: int = 16
+    """Of low-rank changes."""
+    alpha: float = 32.0
+    """Of low-rank changes: they are multiplied by alpha / rank."""
+    targets: tuple[str, ...] = PROJECTIONS
+    """Which projections low-rank changes are of."""
+    stabilised: bool = False
+    """alpha / sqrt(rank) in place of alpha / rank."""
+
+    def choice(self) -> What:
+        """The same as what a state takes."""
+        if self.what == "whole":
+            return Whole(self.layers)
+        return Lora(self.rank, self.alpha, self.targets, self.layers, self.stabilised)
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """A price on moving other values than the target."""
+
+    variant: Variant = "l2"
+    """What is priced: l2, drift, coupling or kl."""
+    weight: float = 0.0
+    """How high it is; 0 is no price."""
+    scenes: int = 32
+    """How many scenes of the train side are anchors."""
+    rows: int = 8
+    """How many of them are rated in one step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training run."""
+
+    model: str
+    """A folder in Hugging Face's layout, "pocket", or owner/name on the Hub."""
+    target: str
+    """What is pushed, and what gain and tax are about: a value, a type or a group."""
+    direction: Literal["express", "suppress"] = "express"
+    """Which way."""
+    loss: LossName = "sft"
+    """What is lessened."""
+    settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Of the loss, such as beta."""
+    file: str = ""
+    """Examples to train on, in place of those that are made of items."""
+    lesson: Literal["", "actions", "judgements", "preferences"] = ""
+    """What is made of items: actions, judgements, or preferences; by default what the loss takes."""
+    placebo: Placebo = "none"
+    """Training that should move nothing: on neutral text, or on pairs whose labels are shuffled."""
+    validation: float = 0.0
+    """The share of examples that is kept for validation."""
+    rows: int = 8
+    """Rows of a batch."""
+    length: int = 0
+    """Tokens of a row; by default as many as the longest example has."""
+    pack: bool = False
+    """Whether a row holds as many examples as fit."""
+    trained: Trained = dataclasses.field(default_factory=Trained)
+    """What is trained."""
+    adam: Adam = dataclasses.field(default_factory=Adam)
+    """How gradients become steps."""
+    course: Course = dataclasses.field(default_factory=Course)
+    """How the run goes on."""
+    memory: Memory = dataclasses.field(default_factory=Memory)
+    """What the backward pass keeps."""
+    price: Price = dataclasses.field(default_factory=Price)
+    """What moving other values costs."""
+    source: Source = dataclasses.field(default_factory=Source)
+    """Which items, and how to read them."""
+    probe_scenes: int = 0
+    """How many scenes of the test side are rated on the way, where course.probe says so; 0 is all of them."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the model's weights; what is trained is float32 in any case."""
+
+    @property
+    def way(self) -> int:
+        """+1 towards the target, -1 away from it."""
+        return 1 if self.direction == "express" else -1
+
+    def made_loss(self) -> Loss:
+        """The loss with its settings."""
+        if self.loss not in losses.LOSSES:
+            raise errors.InputError(names.unknown("loss", self.loss, list(losses.LOSSES)))
+        make = losses.LOSSES[self.loss]
+        known = [name for name, _ in make().options]
+        for key in self.settings:
+            if key not in known:
+                raise errors.InputError(f"settings: {self.loss} {names.unknown('setting', key, known)}")
+        return make(**self.settings)
+
+
+class Prepared(NamedTuple):
+    """What a run takes.
+
+    Attributes:
+        items: all of them.
+        state: before the first step.
+        data: what is trained on.
+        validation: what is not.
+        loss: what is lessened.
+        penalty: what is added.
+    """
+
+    items: Items
+    state: State
+    data: Data
+    validation: Data | None
+    loss: Loss
+    penalty: TaxPenalty | None
+
+
+def prepared(model: Model, training: Training, keep: store.Path | None = None) -> Prepared:
+    """What a run takes.
+
+    Args:
+        model: that the training names.
+        training: the run.
+        keep: a folder for the reference's log-probabilities.
+
+    Raises:
+        InputError: for settings, files and items that don't go together.
+    """
+    loss, course = training.made_loss(), training.course
+    course.check()
+    if not 0 <= training.validation < 1:
+        raise errors.InputError(f"validation: expected a share from 0 to below 1, found {training.validation}")
+    if bool(training.validation) != bool(course.validate):
+        raise errors.InputError("validation and course.validate go together: how many examples, and how often")
+    items = open_source(training.source)
+    items.taxonomy.mask(training.target)  # refused here where it is unknown
+    found = tokenised(model, training, items, loss)
+    random = np.random.default_rng((course.seed, 5))
+    order = random.permutation(len(found))
+    held = math.ceil(training.validation * len(found))
+    if held >= len(found):
+        raise errors.InputError(f"validation: {held} of {len(found)} examples leave none to train on")
+    options: dict[str, Any] = {"rows": training.rows, "length": training.length or None, "pack": training.pack}
+    data = lay([found[i] for i in sorted(order[held:])], **options)
+    validation = lay([found[i] for i in sorted(order[:held])], **options) if held else None
+    state = begin(model, training.trained.choice(), training.adam, course.steps, course.seed)
+    if loss.reference:
+        data = with_reference(model, data, keep, training.memory)
+        validation = None if validation is None else with_reference(model, validation, keep, training.memory)
+    return Prepared(items, state, data, validation, loss, _penalty(model, training, items))
+
+
+def _penalty(model: Model, training: Training, items: Items) -> TaxPenalty | None:
+    price, source = training.price, training.source
+    if not price.weight:
+        return None
+    own = anchors(model, items, price.scenes, price.rows, None, source.test, source.seed, training.memory)
+    return tax_penalty(own, items.taxonomy, training.target, price.weight, price.variant)
+
+
+def tokenised(model: Model, training: Training, items: Items, loss: Loss) -> list[Example]:
+    """The examples of a run, as tokens."""
+    found = lessons.tokenised(model, records(model, training, items, loss))
+    return lessons.with_others(found) if loss.kind == "judged" else found
+
+
+def records(model: Model, training: Training, items: Items, loss: Loss) -> list[Record]:
+    """The examples of a run, in words."""
+    how = How()
+    chat = asking.template(model, how)
+    if training.placebo == "neutral text":
+        if loss.kind != "texts":
+            raise errors.InputError(f"placebo: {loss.name} takes pairs or verdicts, and neutral text has none")
+        found = _neutral(model)
+    elif training.file:
+        full = (
+            None if chat is None else (lambda messages: tokens.conversation(model.tokenizer, messages, **how.template))
+        )
+        found = lessons.read(training.file, chat, full)
+    else:
+        found = _of_items(model, training, items, loss, chat, how)
+    wanted = 2 if loss.kind == "pairs" else 1
+    if len(found[0].texts) != wanted:
+        what = "a chosen and a rejected text" if wanted == 2 else "one completion"
+        raise errors.InputError(f"{training.file or 'the items'}: {loss.name} takes {what} behind each prompt")
+    if training.placebo == "shuffled labels":
+        found = lessons.shuffled(found, training.course.seed)
+    return found
+
+
+def _of_items(
+    model: Model, training: Training, items: Items, loss: Loss, chat: prompts.Chat | None, how: How
+) -> list[Record]:
+    source, way = training.source, training.way
+    end = "" if chat is None else tokens.turn_end(model.tokenizer, **how.template)
+    lesson: Lesson = training.lesson or ("preferences" if loss.kind == "pairs" else "actions")
+    options: dict[str, Any] = {"chat": chat, "end": end, "test": source.test, "seed": source.seed}
+    found = lessons.from_items(items, training.target, way, lesson, **options)
+    if loss.kind != "judged":
+        return found
+    if lesson != "actions":
+        raise errors.InputError(f"lesson: kto takes single actions with a verdict, found {lesson}")
+    against = lessons.from_items(items, training.target, -way, lesson, **options)
+    return found + [one._replace(good=False) for one in against]
+
+
+def _neutral(model: Model) -> list[Record]:
+    """Plain sentences; the first word of each is its prompt, where the tokenizer puts nothing in front."""
+    found = []
+    for number, text in enumerate(prompts.neutral_texts()):
+        first, _, rest = text.partition(" ")
+        found.append(Record(first, (f" {rest}",), True, f"neutral text {number + 1}"))
+    return found
