@@ -17,9 +17,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# What one worker has compiled the other need not compile again, nor the next run.
-jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "compiled"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+# What one worker has compiled, small as it may be, the other need not compile again, nor the next file or run.
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "vatjax" / "compiled"
+jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(CACHE)))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=100, derandomize=True)
 hypothesis.settings.load_profile("suite")

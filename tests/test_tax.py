@@ -222,6 +222,7 @@ def test_bad_input_is_one_message(capsys, tmp_path, change, message):
     assert "Traceback" not in err
 
 
+@pytest.mark.thorough
 def test_two_columns_of_constant_shifts_give_null_and_no_number(capsys, tmp_path):
     x = np.arange(16.0).reshape(8, 2) % 4 + 1
     paths = write(tmp_path / "a.csv", x, ("Wealth", "Devout")), write(tmp_path / "b.csv", x + 1, ("Wealth", "Devout"))

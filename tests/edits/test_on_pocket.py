@@ -42,13 +42,13 @@ def profile():
     ("method", "layers", "options", "least"),
     [
         ("mean", [0], {}, 0.3),
-        ("pca", [0], {"operator": "turn"}, 0.3),
-        ("probe", [0], {"operator": "set"}, 0.15),
-        ("mean", [1], {"way": "instructed"}, 0.3),
+        pytest.param("pca", [0], {"operator": "turn"}, 0.3, marks=pytest.mark.thorough),
+        pytest.param("probe", [0], {"operator": "set"}, 0.15, marks=pytest.mark.thorough),
+        pytest.param("mean", [1], {"way": "instructed"}, 0.3, marks=pytest.mark.thorough),
         ("conva", (), {"probability": 0.9}, 0.3),
-        ("split", [0], {"training": edits.Training(steps=60, rate=0.05)}, 0.1),
+        pytest.param("split", [0], {"training": edits.Training(steps=60, rate=0.05)}, 0.1, marks=pytest.mark.thorough),
         ("neurons", (), {"pairs": 40}, 0.01),
-        ("conditional", [1], {"way": "instructed"}, 0.05),
+        pytest.param("conditional", [1], {"way": "instructed"}, 0.05, marks=pytest.mark.thorough),
     ],
 )
 def test_an_edit_pushes_its_target_and_what_lies_beside_it(model, before, method, layers, options, least):
@@ -179,6 +179,7 @@ def test_what_is_never_written_can_not_be_edited(model, found):
     assert np.isnan(edits.perplexities(model, [edits.steer(found, [0], positions="last")])).all()
 
 
+@pytest.mark.thorough
 def test_a_push_beside_its_placebos(model, found):
     real = edits.steer(found, [0])
     pushes = {"real": study.Push(real)} | {

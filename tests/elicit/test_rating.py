@@ -243,6 +243,7 @@ def test_written_answers_that_are_not_finite_and_prompts_without_room_name_the_i
         elicit.ratings(model, DATA, elicit.How(reading="generate", written=2040))
 
 
+@pytest.mark.thorough
 def test_a_written_answer_does_not_hang_on_its_neighbours():
     """Phi 3 takes other rotary positions for long texts: those of a text, and not of its batch."""
     from vatjax.elicit import written

@@ -205,6 +205,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(folder, tmp_path):
     np.testing.assert_array_equal(states.load(out).state, expected.state)
 
 
+@pytest.mark.thorough
 def test_an_annotator_gives_labels_once(folder, tmp_path, capsys):
     few = ("--country", "Egypt", "--topic", TOPIC, "--value", "Wealth")
     more = ("rate", "--model", str(folder), *few, "--protocol", "labelled", "--annotator", str(folder))

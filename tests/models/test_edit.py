@@ -121,7 +121,7 @@ def test_a_stack_of_edits_is_a_loop_over_them(family):
         np.testing.assert_allclose(found[mask > 0], RUN(model, tokens, mask, one)[mask > 0], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(FAMILIES, ["gemma2"]))
 def test_each_token_is_edited_once_in_cached_decoding(family):
     model = models.load(checkpoint(family).folder)
     change = edit(model.config, "all", 0.3)
@@ -142,7 +142,7 @@ def test_scaled_and_turned():
 
 
 @pytest.mark.parametrize("kind", ["residual", "neurons", "lora"])
-@pytest.mark.parametrize("at", [0.0, 0.7])
+@pytest.mark.parametrize("at", quick([0.0, 0.7], [0.0]))
 def test_the_strength_has_its_derivative_also_where_it_is_zero(kind, at):
     model = models.load(checkpoint("llama").folder)
     random = np.random.default_rng(3)

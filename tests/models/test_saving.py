@@ -10,12 +10,13 @@ from safetensors.numpy import load_file
 
 from tests.models.checkpoints import FAMILIES, SHAPE, checkpoint, torch, transformers
 from tests.models.test_tokens import made as made_tokenizer
+from tests.tiers import quick
 from vatjax import errors, models
 
 TOKENS = np.random.default_rng(0).integers(3, SHAPE["vocab_size"], (2, 24))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(FAMILIES, ["llama", "gemma3", "phi3", "qwen2"]))
 def test_the_round_trip_loads_in_transformers(family, tmp_path):
     made = checkpoint(family)
     model = models.load(made.folder)

@@ -10,6 +10,7 @@ import pytest
 from tests.elicit.test_scorer import FOUND, one_by_one, scored
 from tests.models.checkpoints import checkpoint
 from tests.models.test_edit import FAMILIES, edit, texts
+from tests.tiers import quick
 from vatjax import errors, models
 from vatjax.models.edit import KINDS, LAST, POSITIONS, PROMPT, WRITTEN, moved
 from vatjax.models.model import kind_of
@@ -63,7 +64,7 @@ def every(config, positions="all"):
     return models.Edit(jnp.float32(0.4), edit(config, "residual").residual, steps=own, positions=positions)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(FAMILIES, ["gemma2"]))
 def test_strength_0_is_no_edit_and_a_stack_is_a_loop(family):
     model, (tokens, mask) = models.load(checkpoint(family).folder), texts()
     plain, change = RUN(model, tokens, mask), every(model.config)
@@ -125,7 +126,11 @@ def test_only_the_tokens_that_are_meant_are_touched(positions, part):
 
 
 @pytest.mark.parametrize(
-    ("family", "positions"), [*zip(FAMILIES, ("all", "last", "written"), strict=True), ("llama", "prompt")]
+    ("family", "positions"),
+    quick(
+        [*zip(FAMILIES, ("all", "last", "written"), strict=True), ("llama", "prompt")],
+        [("gemma2", "last"), ("olmo2", "written")],
+    ),
 )
 def test_cached_decoding_touches_what_the_whole_text_does_on_either_side_of_padding(family, positions):
     model = models.load(checkpoint(family).folder)
@@ -151,7 +156,7 @@ def test_cached_decoding_touches_what_the_whole_text_does_on_either_side_of_padd
         np.testing.assert_allclose(shares[row, places], out.log_probs[row], rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("positions", quick(POSITIONS, ["all", "last"]))
 def test_the_tree_touches_what_whole_prompts_do_also_where_one_ends_within_another(positions):
     model = models.load(checkpoint("llama").folder)
     change = steps(model.config, "set", positions=positions, strength=1.0)

@@ -20,6 +20,7 @@ def test_a_style_fools_the_raw_numbers_alone():
     assert style.ipsatised < 0.05 < style.raw
 
 
+@pytest.mark.thorough
 def test_a_hub_is_found():
     assert all(check.passed for check in calibration._hub(range(2)))
 

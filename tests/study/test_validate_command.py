@@ -71,6 +71,7 @@ def test_what_would_be_missed(measured):
     assert not all(check.passed for check in validation.judge(measured._replace(placebos=moved)))
 
 
+@pytest.mark.thorough
 def test_an_organism_of_another_kind_is_asked_for_what_it_has(capsys, monkeypatch):
     """The circle's own organism under the name of another: it is coupled, and its order shows."""
     world = organism.world("pocket")

@@ -138,11 +138,10 @@ def test_texts_that_a_model_can_not_take():
 
 
 def test_kto_has_a_text_of_another_prompt():
-    own = [train.Example((1,), ((i,),), True, str(i)) for i in (4, 4, 5)]
+    own = [train.Example((p,), ((i,),), True, str(i)) for p, i in ((1, 4), (1, 6), (2, 4), (3, 5))]
     found = train.with_others(own)
-    assert [one.texts[0] for one in found] == [(4,), (4,), (5,)]
-    assert all(one.texts[0] != one.texts[1] for one in found)
-    with pytest.raises(errors.InputError, match="KTO needs completions that differ"):
+    assert [one.texts for one in found] == [((4,), (5,)), ((6,), (4,)), ((4,), (5,)), ((5,), (4,))]
+    with pytest.raises(errors.InputError, match="KTO needs several prompts"):
         train.with_others(own[:2])
     with pytest.raises(errors.InputError, match="KTO takes single completions"):
         train.with_others([train.Example((1,), ((4,), (5,)))])

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.tiers import quick
 from tests.train.test_rows import drawn, load
 from vatjax import errors, models, train
 from vatjax.train import many
@@ -24,7 +25,7 @@ def data():
     return train.alike([train.lay(drawn(5, seed=seed, longest=10 + seed), rows=4) for seed in range(3)])
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3])
+@pytest.mark.parametrize("at_once", quick([1, 2, 3], [2]))
 def test_each_is_what_it_is_alone(at_once):
     own, apart = data(), states()
     state = train.stack(apart)

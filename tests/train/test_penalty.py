@@ -142,3 +142,20 @@ def test_a_step_with_a_price():
         moved = [leaning(own(), told(c, changed)) - leaning(own(), own().before[c]) for c in (0, 1)]
         off.append(float(jnp.mean(jnp.stack(moved) ** 2)))
     assert off[1] < 0.7 * off[0]
+
+
+def test_a_run_with_a_price_has_checkpoints_of_its_own(tmp_path, monkeypatch):
+    """In a folder that is named from where one stands."""
+    monkeypatch.chdir(tmp_path)
+    model = pocket()
+    data = train.lay(train.tokenised(model, train.from_items(few(), "Power", 1, "preferences")[:16]), rows=8)
+
+    def run(variant):
+        state = train.begin(model, train.Lora(rank=2), train.Adam(rate=1e-2), steps=2)
+        return train.run(state, data, train.dpo(), train.Course(steps=2, log=1), "run", price(variant))
+
+    assert "penalty" in run("l2").metrics[-1]
+    assert run("l2").begun == 2
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+    with pytest.raises(errors.InputError, match="of another run: their penalty is"):
+        run("drift")

@@ -132,7 +132,7 @@ class Train(Training):
             models.save_adapter(result, model.config, folder / "adapter", model.name)
             content["written"] = [str(folder / "edit"), str(folder / "adapter")]
         else:
-            models.save(result, folder / "model")
+            models.save(result, folder / "model", overwrite=True)
             content["written"] = [str(folder / "model")]
         if probe is not None:
             taxonomy = made.items.taxonomy

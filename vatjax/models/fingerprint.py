@@ -36,6 +36,7 @@ def _every(leaves: list[Array]) -> list[Array]:
 
 def _lanes(x: Array) -> Array:
     """Four sums over all entries, [4] uint32."""
+    x = x.astype(jnp.uint16) if x.dtype == jnp.bool_ else x
     wide = jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint16
     bits = jax.lax.bitcast_convert_type(x, wide).astype(jnp.uint32)
     index = jnp.zeros((), jnp.uint32)

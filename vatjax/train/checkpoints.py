@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
@@ -48,7 +49,7 @@ class Checkpoints:
                 keep.BestN(get_metric_fn=lambda own: -own["loss"], n=1, keep_checkpoints_without_metrics=False)
             )
         self._about = dict(about)
-        self._where = store.path(where)
+        self._where = _absolute(where)
         with self._readable():
             self._series = ocp.training.Checkpointer(
                 self._where,
@@ -154,6 +155,16 @@ class Checkpoints:
             if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
                 raise errors.InputError(f"{self._where}: the checkpoint can't be written: the disk is full") from None
             raise
+
+
+def _absolute(where: store.Path) -> Any:
+    """The folder as Orbax wants it, which knows of the disk and of `gs://`."""
+    folder = store.path(where)
+    if isinstance(folder, pathlib.Path):
+        return folder.absolute()
+    if not str(where).startswith("gs://"):
+        raise errors.InputError(f"{where}: checkpoints go to a local folder or to gs://")
+    return folder
 
 
 def _plain(progress: Progress) -> dict[str, Array]:

@@ -216,10 +216,12 @@ def with_others(examples: Sequence[Example]) -> list[Example]:
     for i, one in enumerate(examples):
         if len(one.texts) != 1:
             raise errors.InputError(f"{one.where}: KTO takes single completions with a label, found {len(one.texts)}")
-        other = next(
-            (o for k in range(1, len(examples)) if (o := examples[(i + k) % len(examples)]).texts != one.texts), None
-        )
+        other = next((o for k in range(1, len(examples)) if _other(one, o := examples[(i + k) % len(examples)])), None)
         if other is None:
-            raise errors.InputError("KTO needs completions that differ, and all of these are the same")
+            raise errors.InputError("KTO needs several prompts, each with a completion of its own")
         found.append(one._replace(texts=(one.texts[0], other.texts[0])))
     return found
+
+
+def _other(one: Example, other: Example) -> bool:
+    return one.prompt != other.prompt and one.texts[0] != other.texts[0]

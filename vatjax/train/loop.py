@@ -131,7 +131,7 @@ def run(
         raise errors.InputError("validate: there are no validation examples")
     if folder is None:
         return _Run(state, data, loss, course, penalty, validation, probe, memory, None, None, done).run()
-    named = _named(state, data, loss, course, penalty, about or {})
+    named = _named(state, data, loss, course, penalty, validation, about or {})
     where = store.path(folder)
     with Checkpoints(where / "checkpoints", named, course.keep, best=bool(course.validate)) as checkpoints:
         found = checkpoints.latest(state.progress, told)
@@ -142,10 +142,15 @@ def run(
 
 
 def _named(
-    state: State, data: Data, loss: Loss, course: Course, penalty: Penalty | None, about: Mapping[str, Any]
+    state: State,
+    data: Data,
+    loss: Loss,
+    course: Course,
+    penalty: Penalty | None,
+    validation: Data | None,
+    about: Mapping[str, Any],
 ) -> dict[str, str]:
     """Hashes of what decides the outcome, each by its name, for a message that says which one is another."""
-    examples = [[one.prompt, *one.texts, one.good] for one in data.examples]
     settings = {
         "loss": [loss.name, loss.options],
         "what": [type(state.what).__name__, dataclasses.asdict(state.what)],
@@ -155,14 +160,24 @@ def _named(
         "seed": course.seed,
         "rows": list(data.shape),
         "penalise": course.penalise,
+        "validate": [course.validate, course.patience],
+        "parts": course.parts,
         "about": dict(about),
     }
     return {
         "model": fingerprint(state.base.arrays),
-        "data": store.address({"examples": examples, "rows": data.rows}),
+        "data": _examples(data),
         "settings": store.address(settings),
-        "penalty": "none" if penalty is None else fingerprint(penalty),
+        "validation": "none" if validation is None else _examples(validation),
+        "penalty": "none"
+        if penalty is None
+        else store.address([fingerprint(penalty), str(jax.tree.structure(penalty))]),  # arrays, and what is static
     }
+
+
+def _examples(data: Data) -> str:
+    """A hash of examples and of how they lie in rows."""
+    return store.address({"examples": [[one.prompt, *one.texts, one.good] for one in data.examples], "rows": data.rows})
 
 
 class _Log:

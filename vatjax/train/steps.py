@@ -126,7 +126,9 @@ def result(state: State) -> Edit | Model:
     model = state.base
     weights, edit = trained.applied(model.arrays, model.config, state.what, state.progress.trained)
     if edit is not None:
-        return edit
+        made: Edit = jax.tree.map(jnp.copy, edit)  # a later step may overwrite what it was made of
+        return made
+    weights = jax.tree.map(lambda w, new: new if new is w else jnp.copy(new), model.arrays, dict(weights))
     return Model(weights, model.config, model.tokenizer, model.source, model.generation, model.name)
 
 

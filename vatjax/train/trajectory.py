@@ -137,7 +137,7 @@ def drift_time(steps: Sequence[int], shift: np.ndarray) -> np.ndarray:
     last = shift[-1]
     moved = np.isfinite(last) & (last != 0)
     share = np.where(moved, shift / np.where(moved, last, 1), 0)
-    below = share < ARRIVED
+    below = ~(share >= ARRIVED)
     # The point behind the last one that is still below.
     place = np.where(below.any(0), len(steps) - np.argmax(below[::-1], 0), 0)
     return np.where(moved, np.asarray(steps, np.float64)[np.minimum(place, len(steps) - 1)], np.nan)
