@@ -100,9 +100,11 @@ def main() -> None:
     given.test, given.split = 0.25, 0
     way = 1 if given.direction == "express" else -1
     model, everything = models.load("pocket"), items.bundled()
+    drawn = np.random.default_rng(0)
     sides = everything.split(given.test, given.split)
     choosing, judging = (
-        side.take(np.flatnonzero(np.isin(side.scene_of, np.unique(side.scene_of)[-given.scenes :]))) for side in sides
+        side.take(np.flatnonzero(np.isin(side.scene_of, drawn.permutation(np.unique(side.scene_of))[: given.scenes])))
+        for side in sides
     )
     records = train.from_items(everything, given.target, way, "preferences", test=given.test, seed=given.split)
     data = train.with_reference(model, train.lay(train.tokenised(model, records), given.rows))

@@ -68,11 +68,11 @@ def test_shuffled_labels_are_a_half():
 
 def test_every_form_of_a_file(tmp_path):
     plain = examples.read(written(tmp_path, {"prompt": "A", "completion": " b"}))
-    assert plain[0][:3] == ("A", (" b",), True)
+    assert plain[0][:3] == ("A", (" b",), None)
     pairs = examples.read(written(tmp_path, {"prompt": "A", "chosen": " b", "rejected": " c"}))
     assert pairs[0].texts == (" b", " c")
     judged = examples.read(written(tmp_path, {"prompt": "A", "completion": " b", "label": False}))
-    assert not judged[0].good
+    assert judged[0].good is False
     talk = examples.read(written(tmp_path, {"messages": [USER, ANSWER]}), *chat())
     both = examples.read(written(tmp_path, {"prompt": [USER], "chosen": [ANSWER], "rejected": "No."}), *chat())
     assert both[0].prompt == talk[0].prompt
@@ -140,7 +140,7 @@ def test_texts_that_a_model_can_not_take():
 def test_kto_has_a_text_of_another_prompt():
     own = [train.Example((p,), ((i,),), True, str(i)) for p, i in ((1, 4), (1, 6), (2, 4), (3, 5))]
     found = train.with_others(own)
-    assert [one.texts for one in found] == [((4,), (5,)), ((6,), (4,)), ((4,), (5,)), ((5,), (4,))]
+    assert [one.behind for one in found] == [((4,), (5,)), ((6,), (4,)), ((4,), (5,)), ((5,), (4,))]
     with pytest.raises(errors.InputError, match="KTO needs several prompts"):
         train.with_others(own[:2])
     with pytest.raises(errors.InputError, match="KTO takes single completions"):
@@ -165,6 +165,17 @@ def test_what_each_loss_is_given():
     assert neutral[0].prompt + neutral[0].texts[0] in train.settings.prompts.neutral_texts()
 
 
+def test_labels_are_needed_by_kto_and_heeded_by_sft(tmp_path):
+    said = [{"prompt": "A", "completion": "b", "label": True}, {"prompt": "B", "completion": "c", "label": False}]
+    path = str(written(tmp_path, *said))
+    assert [one.good for one in made(loss="kto", file=path)] == [True, False]
+    with pytest.raises(errors.InputError, match=":2: sft would learn a completion whose label is false"):
+        made(loss="sft", file=path)
+    path = str(written(tmp_path, said[0], {"prompt": "B", "completion": "c"}))
+    with pytest.raises(errors.InputError, match=":2: kto needs a label of every completion"):
+        made(loss="kto", file=path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -180,3 +191,15 @@ def test_what_each_loss_is_given():
 def test_what_does_not_go_together(options, message):
     with pytest.raises(errors.InputError, match=message):
         made(**options)
+
+
+def test_validation_shares_no_prompt_with_training():
+    own = [train.Example((p,), ((p, i),)) for p in range(10) for i in range(5)]
+    taught, held = settings._divided(own, 0.3, seed=1)
+    assert len(held) == 15
+    assert sorted([*taught, *held]) == own
+    assert not {one.prompt for one in taught} & {one.prompt for one in held}
+    assert settings._divided(own, 0.3, seed=2)[1] != held
+    assert settings._divided(own, 0.0, seed=1) == (own, [])
+    with pytest.raises(errors.InputError, match=r"validation: 0\.5 of 5 examples with 1 prompts leaves none"):
+        settings._divided(own[:5], 0.5, seed=1)

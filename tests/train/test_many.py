@@ -81,7 +81,7 @@ def test_what_can_not_be_stacked():
     whole = train.begin(load("llama"), train.Whole(), train.Adam(), 6)
     with pytest.raises(errors.InputError, match="only low-rank changes can share a model"):
         train.stack([whole])
-    with pytest.raises(errors.InputError, match="one completion and with two can't be trained on side by side"):
+    with pytest.raises(errors.InputError, match="pairs and texts can't be trained on side by side"):
         train.alike([train.lay(drawn(4, texts=n), rows=4) for n in (1, 2)])
     with pytest.raises(errors.InputError, match="all adapters take batches of as many rows"):
         train.alike([train.lay(drawn(4), rows=n) for n in (1, 2)])

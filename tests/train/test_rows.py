@@ -146,7 +146,7 @@ def test_the_logits_of_a_batch_never_exist():
         (train.Example((), ((4,), (5,)), True, "a.jsonl:3"), "a.jsonl:3: it has no prompt"),
         (
             train.Example((4,), ((4,),), True, "a.jsonl:3"),
-            r"expected 2 completion\(s\), as the first example has; found 1",
+            "expected pairs, as the first example is, found texts",
         ),
         (train.Example((4,), ((4,), ()), True, "a.jsonl:3"), "a completion is empty"),
         (train.Example((4,), ((4, 5), (4, 5)), True, "a.jsonl:3"), "a.jsonl:3: chosen and rejected are the same"),

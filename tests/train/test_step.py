@@ -263,5 +263,9 @@ def test_settings_that_nothing_can_go_by(what, adam, message):
 
 
 def test_pairs_need_two_texts():
-    with pytest.raises(errors.InputError, match="dpo is of pairs: each example needs two texts, found one"):
+    with pytest.raises(errors.InputError, match="dpo takes pairs, and these rows hold texts"):
         train.step(begun(), first(laid(texts=1)), train.dpo())
+    with pytest.raises(errors.InputError, match="sft takes texts, and these rows hold pairs"):
+        train.measure(begun(), first(laid()), train.sft())
+    with pytest.raises(errors.InputError, match=r"kto takes judged, and these rows hold pairs; train\.with_others"):
+        train.step(begun(), first(laid()), train.kto())

@@ -44,7 +44,7 @@ def test_a_dry_run_writes_nothing(tmp_path, root, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "placebo", "qwen3_4b_power"])
+@pytest.mark.parametrize("name", ["sft", "dpo", "placebo", "placebo_sft", "qwen3_4b_power"])
 def test_shipped_configurations_are_read(root, name, capsys):
     status, text, err = call(capsys, root / f"configs/{name}.yaml", "--print-config")
     assert status == 0, err

@@ -49,7 +49,7 @@ def test_points_are_the_tax_against_the_first():
 
 def test_probes_are_rated_once(tmp_path, monkeypatch):
     asked = few().where(topic=few().topic[0], value=["Wealth", "Loyalty"])
-    probes = train.Probes(asked, tmp_path)
+    probes = train.Probes(asked, tmp_path, about={"rate": 1.0})
     state = train.begin(pocket(), train.Lora(rank=2), train.Adam(), steps=3)
     probes(state, 0)
     before = elicit.rate(pocket(), asked)
@@ -57,5 +57,6 @@ def test_probes_are_rated_once(tmp_path, monkeypatch):
     monkeypatch.setattr(elicit, "ratings", None)
     probes(state, 0)
     assert list(probes.states()) == [0]
+    assert train.Probes(asked, tmp_path, about={"rate": 2.0}).states() == {}  # another run begins anew
     with pytest.raises(errors.InputError, match="a beginning and at least one step, found 1 states"):
         train.trajectory(probes.states(), asked.taxonomy, "Power")

@@ -34,7 +34,7 @@ class Train(Training):
         if folder is not None and (folder / "train.json").exists():
             raise errors.InputError(f"{self.out}: a finished run is there already; remove it, or give another folder")
         model = models.load(self.model, self.dtype)
-        made = train.prepared(model, self, None if folder is None or self.dry_run else folder / "reference")
+        made = train.prepared(model, self, None if folder is None else folder / "reference", planning=self.dry_run)
         plan = self._plan(model, made)
         if self.dry_run:
             show.as_json(show.finite(plan)) if self.json else _print_plan(plan)
@@ -71,18 +71,12 @@ class Train(Training):
         from vatjax import train
 
         course, data = self.course, made.data
-        tokens = sum(
-            data.examples[i].length
-            for step in range(min(course.steps, data.steps))
-            for row in train.at(data, step, course.seed)
-            for i in data.rows[row]
-        )
-        tokens = tokens * course.steps // min(course.steps, data.steps)
+        tokens = train.tokens_until(data, course.steps, course.seed)
         weights = sum(x.size for x in jax.tree.leaves(model.arrays))
         own = sum(x.size for x in jax.tree.leaves(made.state.progress.trained))
-        # Forward 2 per weight and token, backward 2 for activations, and 2 for gradients of what is trained.
-        flops = tokens * (4 * weights + 2 * own)
-        return {
+        # For each token 2 per weight forward, 2 backward, and 2 for its gradient; low-rank changes are weights beside others.
+        flops = tokens * (4 * weights + (6 if self.trained.what == "lora" else 2) * own)
+        plan = {
             "model": self.model,
             "loss": made.loss.name,
             "examples": len(data.examples),
@@ -95,15 +89,11 @@ class Train(Training):
             "weights": weights,
             "trained": own,
             "flops": flops,
-            "memory": train.memory_of(
-                made.state,
-                train.batch(data, train.at(data, 0, course.seed)),
-                made.loss,
-                made.penalty,
-                course.parts,
-                self.memory,
-            ),
         }
+        if self.dry_run:
+            first = train.batch(data, train.at(data, 0, course.seed))
+            plan["memory"] = train.memory_of(made.state, first, made.loss, made.penalty, course.parts, self.memory)
+        return plan
 
     def _probe(self, made: Any, folder: Any) -> Any:
         from vatjax import train
@@ -111,10 +101,14 @@ class Train(Training):
         if not self.course.probe:
             return None
         _, test = made.items.split(self.source.test, self.source.seed)
-        scenes = sorted(set(test.scene_of.tolist()))[: self.probe_scenes or None]
         import numpy as np
 
-        return train.Probes(test.take(np.flatnonzero(np.isin(test.scene_of, scenes))), folder / "trajectory")
+        from vatjax import config
+
+        scenes = np.random.default_rng(self.source.seed).permutation(np.unique(test.scene_of))
+        scenes = scenes[: self.probe_scenes or None]
+        about = {**config.to_dict(dataclasses.replace(self, out="", json=False)), "scenes": scenes.tolist()}
+        return train.Probes(test.take(np.flatnonzero(np.isin(test.scene_of, scenes))), folder / "trajectory", about)
 
     def _written(self, model: Any, made: Any, ended: Any, probe: Any, folder: Any) -> dict[str, Any]:
         from vatjax import config, models, train

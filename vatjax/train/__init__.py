@@ -34,7 +34,7 @@ from vatjax.train.many import alike, beside, stack, step_many, unstack
 from vatjax.train.optimizer import Adam
 from vatjax.train.penalty import TaxPenalty, tax_penalty
 from vatjax.train.reference import with_reference
-from vatjax.train.rows import Batch, Data, Example, at, batch, batches, lay
+from vatjax.train.rows import Batch, Data, Example, at, batch, batches, lay, tokens_until
 from vatjax.train.settings import Training, prepared
 from vatjax.train.steps import Penalty, Progress, State, begin, measure, memory_of, result, step
 from vatjax.train.trained import Lora, Whole
@@ -97,6 +97,7 @@ __all__ = [
     "tax_penalty",
     "text_log_probs",
     "tokenised",
+    "tokens_until",
     "trajectory",
     "unstack",
     "with_others",

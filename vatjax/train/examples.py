@@ -31,14 +31,14 @@ class Record(NamedTuple):
     Attributes:
         prompt: up to where the completion begins.
         texts: one completion, or the chosen and the rejected one, each up to its end.
-        good: whether a completion that stands alone is desirable.
+        good: whether a completion that stands alone is desirable; None where nothing is said.
         where: where it came from.
         templated: whether a chat template made the prompt.
     """
 
     prompt: str
     texts: tuple[str, ...]
-    good: bool = True
+    good: bool | None = None
     where: str = ""
     templated: bool = False
 
@@ -83,8 +83,9 @@ def _record(row: Mapping[str, Any], where: str, chat: Chat | None, full: Chat | 
             f"expected prompt and completion, prompt, chosen and rejected, or messages; {', '.join(map(repr, missing))} "
             f"{'is' if len(missing) == 1 else 'are'} missing or empty, found {found}"
         )
-    label = row.get("label", True)
-    if not isinstance(label, bool):
+    label = row.get("label")
+    label = {"true": True, "false": False}.get(label.lower(), label) if isinstance(label, str) else label
+    if not (label is None or isinstance(label, bool)):
         raise errors.InputError(f"label: expected true or false, found {label!r}")
     if "messages" in keys:
         *before, last = _messages(row["messages"], "messages")
@@ -192,7 +193,7 @@ def tokenised(model: Model, records: Sequence[Record]) -> list[Example]:
             own = tokenizer(text, add_special_tokens=False)["input_ids"]
             closed = record.templated or own[-1:] == end
             texts.append(tuple(own if closed else [*own, *end]))
-        example = Example(tuple(prompt), tuple(texts), record.good, record.where)
+        example = Example(tuple(prompt), tuple(texts), record.good is not False, record.where)
         longest = len(prompt) + max(map(len, texts))
         if longest > model.config.context:
             problems.append(
@@ -211,7 +212,7 @@ def tokenised(model: Model, records: Sequence[Record]) -> list[Example]:
 
 
 def with_others(examples: Sequence[Example]) -> list[Example]:
-    """Examples with a second text that belongs to another prompt, by which KTO measures how far the model has drifted."""
+    """Examples with a text beside them that belongs to another prompt, by which KTO measures how far the model has drifted."""
     found = []
     for i, one in enumerate(examples):
         if len(one.texts) != 1:
@@ -219,7 +220,7 @@ def with_others(examples: Sequence[Example]) -> list[Example]:
         other = next((o for k in range(1, len(examples)) if _other(one, o := examples[(i + k) % len(examples)])), None)
         if other is None:
             raise errors.InputError("KTO needs several prompts, each with a completion of its own")
-        found.append(one._replace(texts=(one.texts[0], other.texts[0])))
+        found.append(one._replace(foreign=other.texts[0]))
     return found
 
 

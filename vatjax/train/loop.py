@@ -1,7 +1,7 @@
 """The loop around a step: checkpoints, validation, early stopping, a log, and errors that name the batch.
 
 What a step does follows from the settings, the data and the number of the step. So a run that was killed goes on from its
-last checkpoint and ends, on one device, with the same bytes.
+last checkpoint and ends, on one device whose sums have an order, with the same bytes.
 
     run(state, data, train.dpo(), Course(steps=500, save=100), folder="run")
 
@@ -29,7 +29,7 @@ from vatjax.train import steps as stepping
 from vatjax.train.checkpoints import Checkpoints
 from vatjax.train.forward import Memory
 from vatjax.train.losses import Loss
-from vatjax.train.rows import Batch, Data, at, batch
+from vatjax.train.rows import Batch, Data, at, batch, tokens_until
 from vatjax.train.steps import KEEP, Penalty, State
 
 # A loss that stays so many times above where it began is one that a too high rate has driven away.
@@ -129,6 +129,8 @@ def run(
     course.check()
     if course.validate and validation is None:
         raise errors.InputError("validate: there are no validation examples")
+    if probe is not None:  # also where a run goes on, that had none
+        probe(state, int(state.progress.step))
     if folder is None:
         return _Run(state, data, loss, course, penalty, validation, probe, memory, None, None, done).run()
     named = _named(state, data, loss, course, penalty, validation, about or {})
@@ -177,7 +179,9 @@ def _named(
 
 def _examples(data: Data) -> str:
     """A hash of examples and of how they lie in rows."""
-    return store.address({"examples": [[one.prompt, *one.texts, one.good] for one in data.examples], "rows": data.rows})
+    return store.address(
+        {"examples": [[one.prompt, *one.behind, one.good] for one in data.examples], "rows": data.rows}
+    )
 
 
 class _Log:
@@ -233,7 +237,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.begun = int(self.state.progress.step)
         self.mesh = sharding.mesh_of(self.state.base.arrays)
-        self.tokens = sum(self._size(step) for step in range(self.begun))
+        self.tokens = tokens_until(self.data, self.begun, self.course.seed)
         self.lines: list[Metrics] = [] if self.log is None else self.log.lines["metrics"]
         self.recent: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self.first = float("nan")
@@ -241,8 +245,6 @@ class _Run:
     def run(self) -> Finished:
         course, begun = self.course, self.begun
         losses = [line["eval_loss"] for line in self.lines if line.get("eval_loss") is not None]
-        if self.probe is not None and begun == 0:
-            self.probe(self.state, 0)
         ready = self._batch(begun) if begun < course.steps else None
         why = "steps"
         for step in range(begun, course.steps):
@@ -285,7 +287,8 @@ class _Run:
                 self.log.add(metrics, timing)
         if self.probe is not None and course.probe and (number % course.probe == 0 or last):
             self.probe(self.state, number)
-        if self.checkpoints is not None and (last or (course.save and number % course.save == 0)):
+        better = "eval_loss" in metrics and metrics["eval_loss"] <= min(losses)
+        if self.checkpoints is not None and (last or better or (course.save and number % course.save == 0)):
             self.checkpoints.save(self.state.progress, metrics.get("eval_loss"))
 
     def _guard(self, step: int, logs: Mapping[str, Any]) -> None:

@@ -111,10 +111,6 @@ class Loss:
         """The implicit reward of each text, `beta (log p - log q)`."""
         return dict(self.options).get("beta", 1.0) * self.reward(texts)
 
-    def unit(self, texts: Texts) -> Array:
-        """What the sum of losses is divided by, for each text or pair: SFT counts tokens, the others count themselves."""
-        return texts.length if self.kind == "texts" else jnp.ones_like(texts.length)
-
 
 def _made(
     kind: Kind, reward: Callable[[Texts], Array], reference: bool = True

@@ -70,8 +70,9 @@ def unstack(state: State) -> list[State]:
 def alike(data: Sequence[Data]) -> list[Data]:
     """The same data with one shape for all, which their batches share."""
     shape = Shape(*(max(sizes) for sizes in zip(*(one.shape for one in data), strict=True)))
-    if any(one.each != data[0].each for one in data):
-        raise errors.InputError("examples with one completion and with two can't be trained on side by side")
+    if any(one.kind != data[0].kind for one in data):
+        kinds = " and ".join(sorted({one.kind for one in data}))
+        raise errors.InputError(f"{kinds} can't be trained on side by side")
     if any(one.shape.rows != shape.rows for one in data):
         raise errors.InputError("all adapters take batches of as many rows")
     return [dataclasses.replace(one, shape=shape) for one in data]
@@ -102,6 +103,7 @@ def step_many(
     adapters, rows, time = batch.tokens.shape
     if adapters != state.progress.step.shape[0]:
         raise errors.InputError(f"expected batches of {state.progress.step.shape[0]} adapters, found {adapters}")
+    steps.check(loss, batch)
     if rows % parts:
         raise errors.InputError(f"a batch of {rows} rows can't be taken in {parts} equal parts")
     if at_once is None:

@@ -41,7 +41,7 @@ def with_reference(
         InputError: where the model gives a text no probability.
     """
     named = {
-        "examples": [[one.prompt, *one.texts] for one in data.examples],
+        "examples": [[one.prompt, *one.behind] for one in data.examples],
         "model": fingerprint(model.arrays),
         "dtype": str(model.arrays["embedding"].dtype),
     }

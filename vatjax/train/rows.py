@@ -11,6 +11,7 @@ All batches of a run have one shape, and so one compilation.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 
 from vatjax import errors
+from vatjax.train.losses import Kind
 
 Array = jax.Array
 
@@ -33,17 +35,29 @@ class Example(NamedTuple):
         texts: one completion, or the chosen and the rejected one.
         good: whether a completion that stands alone is desirable.
         where: where it came from, for messages.
+        foreign: a text of another prompt, for losses that measure by it how far a model has drifted.
     """
 
     prompt: tuple[int, ...]
     texts: tuple[tuple[int, ...], ...]
     good: bool = True
     where: str = ""
+    foreign: tuple[int, ...] = ()
+
+    @property
+    def behind(self) -> tuple[tuple[int, ...], ...]:
+        """All texts that are put behind the prompt."""
+        return (*self.texts, self.foreign) if self.foreign else self.texts
+
+    @property
+    def kind(self) -> Kind:
+        """What a loss may be made of it."""
+        return "judged" if self.foreign else "pairs" if len(self.texts) == 2 else "texts"
 
     @property
     def length(self) -> int:
         """How many tokens of a row it takes."""
-        return len(self.prompt) + sum(map(len, self.texts))
+        return len(self.prompt) + sum(map(len, self.behind))
 
 
 @jax.tree_util.register_dataclass
@@ -62,6 +76,8 @@ class Batch:
         length: [rows, texts] float32, how many tokens of each text are learned; 0 where there is no text.
         good: [rows, texts] bool.
         reference: [rows, texts] float32, log-probabilities under the reference; None to compute them with the step.
+        kind: what a loss may be made of it: single texts, pairs, or texts with a verdict and one of another prompt;
+            static.
     """
 
     tokens: Array
@@ -74,6 +90,7 @@ class Batch:
     length: Array
     good: Array
     reference: Array | None = None
+    kind: Kind = dataclasses.field(default="texts", metadata={"static": True})
 
 
 class Shape(NamedTuple):
@@ -105,6 +122,11 @@ class Data:
     reference: np.ndarray | None = None
 
     @property
+    def kind(self) -> Kind:
+        """What a loss may be made of it."""
+        return self.examples[0].kind
+
+    @property
     def tokens(self) -> int:
         """How many there are in all rows, without padding."""
         return sum(example.length for example in self.examples)
@@ -131,24 +153,26 @@ def lay(examples: Sequence[Example], rows: int, length: int | None = None, pack:
         raise errors.InputError("there is nothing to train on: no example")
     if rows < 1:
         raise errors.InputError(f"rows: expected at least 1, found {rows}")
-    each = len(examples[0].texts)
-    problems = [problem for i, one in enumerate(examples) if (problem := _wrong(one, i, each, length))]
+    each, kind = len(examples[0].behind), examples[0].kind
+    problems = [problem for i, one in enumerate(examples) if (problem := _wrong(one, i, kind, length))]
     if problems:
         raise errors.all_of(problems, f"{len(problems)} of {len(examples)} examples can't be trained on.")
     time = length or -(-max(one.length for one in examples) // _STEP) * _STEP
     laid = _packed(examples, time) if pack else [(i,) for i in range(len(examples))]
-    learned = max(sum(len(text) for i in row for text in examples[i].texts) for row in laid)
+    learned = max(sum(len(text) for i in row for text in examples[i].behind) for row in laid)
     many = max(map(len, laid))
     shape = Shape(rows, time, -(-learned // _STEP) * _STEP, many * each, 1 + many * (1 + each))
     return Data(tuple(examples), tuple(laid), shape, each)
 
 
-def _wrong(one: Example, number: int, each: int, length: int | None) -> errors.Problem | None:
+def _wrong(one: Example, number: int, kind: Kind, length: int | None) -> errors.Problem | None:
     found = ""
     if not one.prompt:
         found = "it has no prompt, and so nothing that its first token could be predicted from"
-    elif len(one.texts) != each:
-        found = f"expected {each} completion(s), as the first example has; found {len(one.texts)}"
+    elif len(one.texts) not in (1, 2):
+        found = f"expected one completion, or a chosen and a rejected one, found {len(one.texts)}"
+    elif one.kind != kind:
+        found = f"expected {kind}, as the first example is, found {one.kind}"
     elif not all(one.texts):
         found = "a completion is empty, so that there is nothing to learn"
     elif len(one.texts) == 2 and one.texts[0] == one.texts[1]:
@@ -188,7 +212,7 @@ def batch(data: Data, rows: Sequence[int]) -> Batch:
             one = data.examples[i]
             prompt = segment + 1
             parts = [(one.prompt, prompt, 0)]
-            parts += [(tokens, prompt + 1 + k, len(one.prompt)) for k, tokens in enumerate(one.texts)]
+            parts += [(tokens, prompt + 1 + k, len(one.prompt)) for k, tokens in enumerate(one.behind)]
             last = start + len(one.prompt) - 1
             for tokens, number, offset in parts:
                 span = slice(start, start + len(tokens))
@@ -207,8 +231,8 @@ def batch(data: Data, rows: Sequence[int]) -> Batch:
                         made["reference"][place, text] = data.reference[i, number - prompt - 1]
                     learned, text = learned + len(tokens), text + 1
                 start += len(tokens)
-            segment += 1 + len(one.texts)
-    return Batch(**made)
+            segment += 1 + len(one.behind)
+    return Batch(**made, kind=data.kind)
 
 
 def _empty(shape: Shape, reference: bool) -> dict[str, Any]:
@@ -232,8 +256,20 @@ def at(data: Data, step: int, seed: int = 0) -> tuple[int, ...]:
     The order follows from the seed and the step alone, so that a run that was broken off goes on where it was.
     """
     epoch, within = divmod(step, data.steps)
-    order = np.random.default_rng((seed, epoch)).permutation(len(data.rows))
+    order = _order(len(data.rows), seed, epoch)
     return tuple(int(row) for row in order[within * data.shape.rows : (within + 1) * data.shape.rows])
+
+
+@functools.lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def tokens_until(data: Data, step: int, seed: int = 0) -> int:
+    """How many tokens the steps before one have, without padding."""
+    epochs, within = divmod(step, data.steps)
+    rows = [row for own in range(step - within, step) for row in at(data, own, seed)]
+    return epochs * data.tokens + sum(data.examples[i].length for row in rows for i in data.rows[row])
 
 
 def batches(data: Data, seed: int = 0, first: int = 0) -> Iterator[Batch]:

@@ -153,13 +153,14 @@ class Prepared(NamedTuple):
     penalty: TaxPenalty | None
 
 
-def prepared(model: Model, training: Training, keep: store.Path | None = None) -> Prepared:
+def prepared(model: Model, training: Training, keep: store.Path | None = None, planning: bool = False) -> Prepared:
     """What a run takes.
 
     Args:
         model: that the training names.
         training: the run.
         keep: a folder for the reference's log-probabilities.
+        planning: whether nothing will be trained: then zeros stand for them.
 
     Raises:
         InputError: for settings, files and items that don't go together.
@@ -172,20 +173,38 @@ def prepared(model: Model, training: Training, keep: store.Path | None = None) -
         raise errors.InputError("validation and course.validate go together: how many examples, and how often")
     items = open_source(training.source)
     items.taxonomy.mask(training.target)  # refused here where it is unknown
-    found = tokenised(model, training, items, loss)
-    random = np.random.default_rng((course.seed, 5))
-    order = random.permutation(len(found))
-    held = math.ceil(training.validation * len(found))
-    if held >= len(found):
-        raise errors.InputError(f"validation: {held} of {len(found)} examples leave none to train on")
+    found = lessons.tokenised(model, records(model, training, items, loss))
+    taught, held = _divided(found, training.validation, course.seed)
+    if loss.kind == "judged":
+        taught, held = lessons.with_others(taught), lessons.with_others(held)
     options: dict[str, Any] = {"rows": training.rows, "length": training.length or None, "pack": training.pack}
-    data = lay([found[i] for i in sorted(order[held:])], **options)
-    validation = lay([found[i] for i in sorted(order[:held])], **options) if held else None
+    data = lay(taught, **options)
+    validation = lay(held, **options) if held else None
     state = begin(model, training.trained.choice(), training.adam, course.steps, course.seed)
-    if loss.reference:
+    if loss.reference and planning:
+        data = dataclasses.replace(data, reference=np.zeros((len(data.examples), data.each)))
+    elif loss.reference:
         data = with_reference(model, data, keep, training.memory)
         validation = None if validation is None else with_reference(model, validation, keep, training.memory)
     return Prepared(items, state, data, validation, loss, _penalty(model, training, items))
+
+
+def _divided(found: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Examples to train on, and a share of them for validation; those of one prompt stay together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, one in enumerate(found):
+        groups.setdefault(one.prompt, []).append(i)
+    members = list(groups.values())
+    wanted, held = math.ceil(share * len(found)), set[int]()
+    for place in np.random.default_rng((seed, 5)).permutation(len(members)):
+        if len(held) >= wanted:
+            break
+        held |= set(members[place])
+    if len(held) == len(found):
+        raise errors.InputError(
+            f"validation: {share:g} of {len(found)} examples with {len(groups)} prompts leaves none to train on"
+        )
+    return [one for i, one in enumerate(found) if i not in held], [found[i] for i in sorted(held)]
 
 
 def _penalty(model: Model, training: Training, items: Items) -> TaxPenalty | None:
@@ -194,12 +213,6 @@ def _penalty(model: Model, training: Training, items: Items) -> TaxPenalty | Non
         return None
     own = anchors(model, items, price.scenes, price.rows, None, source.test, source.seed, training.memory)
     return tax_penalty(own, items.taxonomy, training.target, price.weight, price.variant)
-
-
-def tokenised(model: Model, training: Training, items: Items, loss: Loss) -> list[Example]:
-    """The examples of a run, as tokens."""
-    found = lessons.tokenised(model, records(model, training, items, loss))
-    return lessons.with_others(found) if loss.kind == "judged" else found
 
 
 def records(model: Model, training: Training, items: Items, loss: Loss) -> list[Record]:
@@ -221,6 +234,12 @@ def records(model: Model, training: Training, items: Items, loss: Loss) -> list[
     if len(found[0].texts) != wanted:
         what = "a chosen and a rejected text" if wanted == 2 else "one completion"
         raise errors.InputError(f"{training.file or 'the items'}: {loss.name} takes {what} behind each prompt")
+    unsaid = next((one for one in found if one.good is None), None)
+    bad = next((one for one in found if one.good is False), None)
+    if loss.kind == "judged" and unsaid is not None:
+        raise errors.InputError(f"{unsaid.where}: kto needs a label of every completion: true or false")
+    if loss.kind == "texts" and bad is not None:
+        raise errors.InputError(f"{bad.where}: sft would learn a completion whose label is false; leave it out")
     if training.placebo == "shuffled labels":
         found = lessons.shuffled(found, training.course.seed)
     return found

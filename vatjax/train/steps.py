@@ -132,12 +132,18 @@ def result(state: State) -> Edit | Model:
     return Model(weights, model.config, model.tokenizer, model.source, model.generation, model.name)
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "memory"))
 def measure(state: State, batch: Batch, loss: Loss, memory: Memory = KEEP) -> tuple[Array, Array]:
     """(the sum of a loss over a batch, what it is to be divided by), without a step.
 
     A text's drift, where the loss has one, is that of its own batch.
     """
+    check(loss, batch)
+    found: tuple[Array, Array] = _measure(state, batch, loss, memory)
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "memory"))
+def _measure(state: State, batch: Batch, loss: Loss, memory: Memory) -> tuple[Array, Array]:
     arrays, config = state.base.arrays, state.base.config
     weights, edit = trained.applied(arrays, config, state.what, state.progress.trained)
     policy = text_log_probs(weights, config, batch, edit, memory)
@@ -175,8 +181,7 @@ def step(
     rows = batch.tokens.shape[0]
     if rows % parts:
         raise errors.InputError(f"a batch of {rows} rows can't be taken in {parts} equal parts")
-    if loss.kind != "texts" and batch.length.shape[1] % 2:
-        raise errors.InputError(f"{loss.name} is of {loss.kind}: each example needs two texts, found one")
+    check(loss, batch)
     run = _donating if donate else _pure
     progress, logs = run(state.base, state.progress, batch, loss, state.what, state.adam, penalty, parts, memory)
     return dataclasses.replace(state, progress=progress), logs
@@ -194,6 +199,13 @@ def memory_of(
     found: Any = lowered.compile().memory_analysis()
     held, more = int(found.argument_size_in_bytes), int(found.temp_size_in_bytes)
     return {"arguments": held, "working": more, "total": held + more}
+
+
+def check(loss: Loss, batch: Batch) -> None:
+    """Refuses rows that a loss can't be made of."""
+    if loss.kind != batch.kind:
+        hint = "; train.with_others makes them of texts" if loss.kind == "judged" else ""
+        raise errors.InputError(f"{loss.name} takes {loss.kind}, and these rows hold {batch.kind}{hint}")
 
 
 _STATIC = ("loss", "what", "adam", "parts", "memory")

@@ -28,14 +28,21 @@ class Probes:
     Args:
         items: what is asked about; none of it should be trained on.
         where: a folder; each state is a file in it, and one that is there is not asked for again.
+        about: what decides a run, as plain data: each run has a folder of its own there.
         how: the question; `paired` by default.
         size: how much is computed at one time.
     """
 
     def __init__(
-        self, items: Items, where: store.Path, how: How | None = None, size: elicit.Size | None = None
+        self,
+        items: Items,
+        where: store.Path,
+        about: Any = None,
+        how: How | None = None,
+        size: elicit.Size | None = None,
     ) -> None:
-        self._items, self._where, self._how, self._size = items, store.path(where), how or How(), size
+        self._items, self._how, self._size = items, how or How(), size
+        self._where = store.path(where) / store.address(about)[:12]
 
     def __call__(self, state: State, step: int) -> None:
         """Rates the state of a step."""
