@@ -196,6 +196,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(folder, tmp_path):
     before = sorted(path.name for path in shards.glob("shard-*.npz"))
     assert before
     assert not out.exists()
+    (shards / ".shard-0001.npz.4711.deadbeef.tmp").write_bytes(b"torn")  # what a kill leaves where it hits a write
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "answers are kept already" in done.stderr

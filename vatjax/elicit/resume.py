@@ -92,7 +92,8 @@ def drop(folder: store.Path) -> None:
     where = store.path(folder)
     if where.exists():
         files = list(where.iterdir())
-        ours = [file for file in files if file.name in (_RUN, _SIZE) or file.name.startswith("shard-")]
+        torn = [file for file in files if file.name.startswith(".") and file.name.endswith(".tmp")]  # by a kill
+        ours = [file for file in files if file.name in (_RUN, _SIZE) or file.name.startswith("shard-")] + torn
         for file in ours:
             file.unlink()
         if len(ours) == len(files):
