@@ -213,17 +213,9 @@ class _Progress:
             self._begin(cost.prompts, ready)
 
     def _begin(self, prompts: int, ready: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         self.close()
-        speed = TextColumn("{task.fields[rate]}")
-        self.bar = Progress(
-            BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn(), console=Console(stderr=True)
-        )
-        self.task = self.bar.add_task("", total=prompts, completed=ready, rate="")
+        self.bar, self.task = show.bar(prompts, ready)
         self.start, self.count = time.monotonic(), 0
-        self.bar.start()
 
     def done(self, prompts: int) -> None:
         if self.bar is not None:

@@ -27,6 +27,18 @@ def finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def bar(total: int, completed: int = 0) -> tuple[Any, Any]:
+    """A progress bar on standard error, begun, and its task, whose `rate` is shown beside it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    speed = TextColumn("{task.fields[rate]}")
+    made = Progress(BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn(), console=Console(stderr=True))
+    task = made.add_task("", total=total, completed=completed, rate="")
+    made.start()
+    return made, task
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table on standard output; columns whose entries are all numbers are set to the right."""
     from rich import box

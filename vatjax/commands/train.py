@@ -95,23 +95,28 @@ class Train(Training):
             plan["memory"] = train.memory_of(made.state, first, made.loss, made.penalty, course.parts, self.memory)
         return plan
 
+    def _settings(self) -> dict[str, Any]:
+        """What decides a run, as plain data."""
+        from vatjax import config
+
+        plain: dict[str, Any] = config.to_dict(dataclasses.replace(self, out="", json=False))
+        return plain
+
     def _probe(self, made: Any, folder: Any) -> Any:
+        import numpy as np
+
         from vatjax import train
 
         if not self.course.probe:
             return None
         _, test = made.items.split(self.source.test, self.source.seed)
-        import numpy as np
-
-        from vatjax import config
-
         scenes = np.random.default_rng(self.source.seed).permutation(np.unique(test.scene_of))
         scenes = scenes[: self.probe_scenes or None]
-        about = {**config.to_dict(dataclasses.replace(self, out="", json=False)), "scenes": scenes.tolist()}
+        about = {**self._settings(), "scenes": scenes.tolist()}
         return train.Probes(test.take(np.flatnonzero(np.isin(test.scene_of, scenes))), folder / "trajectory", about)
 
     def _written(self, model: Any, made: Any, ended: Any, probe: Any, folder: Any) -> dict[str, Any]:
-        from vatjax import config, models, train
+        from vatjax import models, train
 
         result = train.result(ended.state)
         content: dict[str, Any] = {
@@ -132,7 +137,7 @@ class Train(Training):
             taxonomy = made.items.taxonomy
             way = train.trajectory(probe.states(), taxonomy, self.target, self.way)
             content["trajectory"] = way.as_dict(taxonomy)
-        content["settings"] = config.to_dict(dataclasses.replace(self, out="", json=False))
+        content["settings"] = self._settings()
         content = show.finite(content)
         store.commit_json(folder / "train.json", content)
         return content
@@ -154,23 +159,12 @@ class _Progress:
         if not sys.stderr.isatty():
             return
         if self.bar is None:
-            self._begin(int(metrics["step"]) - 1)
+            self.bar, self.task = show.bar(self.steps, int(metrics["step"]) - 1)
             self.first = metrics["num_tokens"]
             self.start = time.monotonic()
         spent = max(time.monotonic() - self.start, 1e-9)
         rate = f"loss {metrics['loss']:.4g}, {(metrics['num_tokens'] - self.first) / spent:,.0f} tokens a second"
         self.bar.update(self.task, completed=metrics["step"], rate=rate)
-
-    def _begin(self, completed: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        speed = TextColumn("{task.fields[rate]}")
-        self.bar = Progress(
-            BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn(), console=Console(stderr=True)
-        )
-        self.task = self.bar.add_task("", total=self.steps, completed=completed, rate="")
-        self.bar.start()
 
     def close(self) -> None:
         if self.bar is not None:

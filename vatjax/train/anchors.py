@@ -25,7 +25,7 @@ from vatjax.items import Items
 from vatjax.models import Config, Edit, Model, decoder
 from vatjax.models.attention import Tree
 from vatjax.prompts import How
-from vatjax.train.forward import Memory
+from vatjax.train.forward import Memory, hidden
 
 Array = jax.Array
 
@@ -197,20 +197,9 @@ def answered(
     tokens, positions, segment, sees, places = (
         x[chunk] for x in (own.tokens, own.positions, own.segment, own.sees, own.places)
     )
-    first = decoder.embed(weights, config, tokens)
-    run = decoder.layers(
-        weights,
-        config,
-        first,
-        positions,
-        segment > 0,
-        edit=edit,
-        tree=Tree(segment, sees),
-        unroll=memory.unroll,
-        remat=memory.remat,
-    )
     rows, types = places.shape[:2]
-    h = jnp.take_along_axis(run.hidden, places.reshape(rows, -1)[:, :, None], axis=1)
+    h = hidden(weights, config, tokens, positions, Tree(segment, sees), edit, memory)
+    h = jnp.take_along_axis(h, places.reshape(rows, -1)[:, :, None], axis=1)
 
     @jax.checkpoint
     def read(h: Array) -> Array:

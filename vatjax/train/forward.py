@@ -38,17 +38,23 @@ class Memory:
     places: int = 256
 
 
-def hidden(weights: decoder.Weights, config: Config, batch: Batch, edit: Edit | None, memory: Memory) -> Array:
+def hidden(
+    weights: decoder.Weights,
+    config: Config,
+    tokens: Array,
+    positions: Array,
+    tree: Tree,
+    edit: Edit | None,
+    memory: Memory,
+) -> Array:
     """The residual stream after the last layer at every token, [rows, time, width].
 
     A model that has other rotary frequencies for long texts takes them where the longest text of the batch is long, as
     `transformers` does.
     """
-    first = decoder.embed(weights, config, batch.tokens)
-    present = batch.segment > 0
-    tree = Tree(batch.segment, batch.sees)
+    first, present = decoder.embed(weights, config, tokens), tree.segment > 0
     run = decoder.layers(
-        weights, config, first, batch.positions, present, edit=edit, tree=tree, unroll=memory.unroll, remat=memory.remat
+        weights, config, first, positions, present, edit=edit, tree=tree, unroll=memory.unroll, remat=memory.remat
     )
     return run.hidden
 
@@ -57,7 +63,7 @@ def text_log_probs(
     weights: decoder.Weights, config: Config, batch: Batch, edit: Edit | None = None, memory: Memory = Memory()
 ) -> Array:
     """The log-probability of each text behind its prompt, [rows, texts] float32; 0 where there is no text."""
-    h = hidden(weights, config, batch, edit, memory)
+    h = hidden(weights, config, batch.tokens, batch.positions, Tree(batch.segment, batch.sees), edit, memory)
     h = jnp.take_along_axis(h, batch.places[:, :, None], axis=1)
     each = token_log_probs(weights, config, h, batch.targets, memory.places)
     whose = jax.nn.one_hot(batch.text, batch.length.shape[1], dtype=each.dtype)

@@ -259,10 +259,7 @@ class _Run:
             )
             ready = self._batch(step + 1) if step + 1 < course.steps else None  # made while the device is at work
             self._after(step, jax.device_get(logs), start, losses)
-        if self.checkpoints is not None and int(self.state.progress.step) not in self.checkpoints.steps:
-            self.checkpoints.save(self.state.progress)
-        if self.checkpoints is not None:
-            self.checkpoints.wait()
+        self._keep()
         return Finished(self.state, self.lines, begun, why)
 
     def _after(self, step: int, logs: Mapping[str, Any], start: float, losses: list[float]) -> None:
@@ -297,7 +294,7 @@ class _Run:
         if logs["empty"]:
             raise errors.InputError(f"step {step + 1}: no token of the batch is learned ({self._members(step)})")
         if not logs["finite"]:
-            self._rescue()
+            self._keep()
             raise errors.InputError(
                 f"step {step + 1}: the loss is {found} and its gradient {float(logs['grad_norm'])} at a learning rate of "
                 f"{float(logs['learning_rate']):.3g}, on {self._members(step)}; lower the rate, or look at these examples"
@@ -311,11 +308,13 @@ class _Run:
                 f"{float(self.state.progress.pace.rate):.3g} at its highest, is too high"
             )
 
-    def _rescue(self) -> None:
-        """Keeps the last good state, so that what was learned up to there is not lost."""
-        if self.checkpoints is not None and int(self.state.progress.step) not in self.checkpoints.steps:
+    def _keep(self) -> None:
+        """Writes the last good state, where it is not written yet, and waits for what is being written."""
+        if self.checkpoints is None:
+            return
+        if int(self.state.progress.step) not in self.checkpoints.steps:
             self.checkpoints.save(self.state.progress)
-            self.checkpoints.wait()
+        self.checkpoints.wait()
 
     def _waited(self, losses: list[float]) -> bool:
         patience = self.course.patience

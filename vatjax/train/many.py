@@ -103,9 +103,7 @@ def step_many(
     adapters, rows, time = batch.tokens.shape
     if adapters != state.progress.step.shape[0]:
         raise errors.InputError(f"expected batches of {state.progress.step.shape[0]} adapters, found {adapters}")
-    steps.check(loss, batch)
-    if rows % parts:
-        raise errors.InputError(f"a batch of {rows} rows can't be taken in {parts} equal parts")
+    steps.check(loss, batch, rows, parts)
     if at_once is None:
         fits = max(1, CPU_TOKENS * parts // (rows * time))
         at_once = (

@@ -6,7 +6,6 @@ u = clip(g)      m, v of Adam      w <- w - rate x schedule(step) x (m / (sqrt(v
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, Literal
 
 import jax
@@ -70,11 +69,6 @@ class Pace:
 
 def chain(adam: Adam) -> Any:
     """The optax chain up to the learning rate."""
-    return _chain(dataclasses.replace(adam, rate=1.0, warmup=0.0, decline="constant"))
-
-
-@functools.cache
-def _chain(adam: Adam) -> Any:
     parts = [optax.clip_by_global_norm(adam.clip)] if adam.clip else []
     parts.append(optax.scale_by_adam(adam.first, adam.second, adam.epsilon))
     if adam.decay:

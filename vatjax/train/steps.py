@@ -137,7 +137,7 @@ def measure(state: State, batch: Batch, loss: Loss, memory: Memory = KEEP) -> tu
 
     A text's drift, where the loss has one, is that of its own batch.
     """
-    check(loss, batch)
+    check(loss, batch, batch.tokens.shape[0])
     found: tuple[Array, Array] = _measure(state, batch, loss, memory)
     return found
 
@@ -147,11 +147,17 @@ def _measure(state: State, batch: Batch, loss: Loss, memory: Memory) -> tuple[Ar
     arrays, config = state.base.arrays, state.base.config
     weights, edit = trained.applied(arrays, config, state.what, state.progress.trained)
     policy = text_log_probs(weights, config, batch, edit, memory)
-    reference = batch.reference
-    if reference is None:
-        reference = text_log_probs(arrays, config, batch, None, memory) if loss.reference else jnp.zeros_like(policy)
-    total, sums = _sums(loss, policy, reference, batch, None)
+    total, sums = _sums(loss, policy, _reference(loss, state.base, batch, memory), batch, None)
     return total, sums.unit
+
+
+def _reference(loss: Loss, base: Model, batch: Batch, memory: Memory) -> Array:
+    """Log-probabilities under the reference, [rows, texts]: kept ones, or those of the model as it was."""
+    if not loss.reference:
+        return jnp.zeros_like(batch.length)
+    if batch.reference is not None:
+        return batch.reference
+    return jax.lax.stop_gradient(text_log_probs(base.arrays, base.config, batch, None, memory))
 
 
 def step(
@@ -178,10 +184,7 @@ def step(
         (the new state; what there is to log, as scalars, under the names that trl gives them). Where the loss or its
         gradient is no number the state is the one that was given in, and `logs["finite"]` is False.
     """
-    rows = batch.tokens.shape[0]
-    if rows % parts:
-        raise errors.InputError(f"a batch of {rows} rows can't be taken in {parts} equal parts")
-    check(loss, batch)
+    check(loss, batch, batch.tokens.shape[0], parts)
     run = _donating if donate else _pure
     progress, logs = run(state.base, state.progress, batch, loss, state.what, state.adam, penalty, parts, memory)
     return dataclasses.replace(state, progress=progress), logs
@@ -201,8 +204,10 @@ def memory_of(
     return {"arguments": held, "working": more, "total": held + more}
 
 
-def check(loss: Loss, batch: Batch) -> None:
-    """Refuses rows that a loss can't be made of."""
+def check(loss: Loss, batch: Batch, rows: int, parts: int = 1) -> None:
+    """Refuses rows that a loss can't be made of, and parts that they can't be cut into."""
+    if rows % parts:
+        raise errors.InputError(f"a batch of {rows} rows can't be taken in {parts} equal parts")
     if loss.kind != batch.kind:
         hint = "; train.with_others makes them of texts" if loss.kind == "judged" else ""
         raise errors.InputError(f"{loss.name} takes {loss.kind}, and these rows hold {batch.kind}{hint}")
@@ -231,11 +236,7 @@ def taken(
         return text_log_probs(weights, config, part, edit, memory)
 
     def reference(part: Batch) -> Array:
-        if not loss.reference:
-            return jnp.zeros_like(part.length)
-        if part.reference is not None:
-            return part.reference
-        return jax.lax.stop_gradient(text_log_probs(arrays, config, part, None, memory))
+        return _reference(loss, base, part, memory)
 
     def summed(own: Any, part: Batch) -> tuple[Array, _Sums]:
         return _sums(loss, policy(own, part), reference(part), part, drift if parts > 1 else None)
