@@ -17,7 +17,7 @@ import pytest
 from tests.models.checkpoints import checkpoint
 from tests.train.test_rows import drawn, load
 from vatjax import errors, models, train
-from vatjax.train import loop
+from vatjax.train import log
 
 LORA = train.Lora(rank=2, targets=("query", "down"))
 COURSE = train.Course(steps=12, log=2, save=3, keep=2)
@@ -48,8 +48,8 @@ def test_the_loop_is_its_steps(tmp_path):
     assert same(ended.state, state)
     assert ended.why == "steps"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
-    assert [line["loss"] for line in lines] == found[1::2]
+    assert [line["step"] for line in lines] == [1, 2, 4, 6, 8, 10, 12]
+    assert [line["loss"] for line in lines] == [found[0], *found[1::2]]
     assert lines[-1]["epoch"] == 4
     assert lines[-1]["num_tokens"] == 4 * data().tokens
     names = {
@@ -84,7 +84,7 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path):
     again = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
     assert again.begun == 12
     assert same(again.state, whole.state)
-    assert len(again.metrics) == 6
+    assert len(again.metrics) == 7
 
 
 SCRIPT = """
@@ -141,8 +141,11 @@ def run(finished, tmp_path):
     ("change", "message"),
     [
         ({"data": data(seed=5)}, "of another run: their data is [0-9a-f]{32}, that of this run [0-9a-f]{32}"),
-        ({"loss": train.dpo(beta=0.2)}, "their settings is"),
-        ({"state": begun(rate=2e-2)}, "their settings is"),
+        ({"loss": train.dpo(beta=0.2)}, r'their loss is \["dpo", .*0.1.*\], that of this run \["dpo", .*0.2'),
+        (
+            {"state": begun(rate=2e-2)},
+            "their rate is 0.01.*, that of this run 0.02.*; give the same, or another folder",
+        ),
     ],
     ids=["data", "loss", "rate"],
 )
@@ -176,6 +179,19 @@ def test_a_damaged_checkpoint_is_passed_over(run, harm):
     assert "the checkpoint of step 12 is damaged; going on from the one before" in told[0]
     assert ended.begun == 9
     assert same(ended.state, whole)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["12", "9", "damaged-12-1"]
+    assert train.run(begun(), data(), train.dpo(), COURSE, run, told=told.append).begun == 12
+    assert len(told) == 1
+
+
+def test_a_damaged_validation_loss(tmp_path):
+    course, held = dataclasses.replace(COURSE, validate=3), data(5, seed=3)
+    whole = train.run(begun(), data(), train.dpo(), course, tmp_path / "run", validation=held).state
+    metrics = tmp_path / "run" / "checkpoints" / "12" / "metrics" / "metrics"
+    metrics.write_text(metrics.read_text()[:9])
+    ended = train.run(begun(), data(), train.dpo(), course, tmp_path / "run", validation=held)
+    assert ended.begun == 9
+    assert same(ended.state, whole)
 
 
 def test_all_damaged(run):
@@ -185,19 +201,33 @@ def test_all_damaged(run):
         train.run(begun(), data(), train.dpo(), COURSE, run)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(run, monkeypatch):
-    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
-    course = dataclasses.replace(COURSE, steps=12)
-    with train.Checkpoints(run / "checkpoints", {}) as checkpoints:
+FULL = """
+import pathlib, resource, signal, sys, time
+from tests.train.test_loop import COURSE, LORA, data
+from vatjax import errors, models, train
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def full(metrics, _):
+    if metrics["step"] == 9:  # from here on no file may be longer than a log
+        while not pathlib.Path(sys.argv[2], "checkpoints", "6").exists():
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+state = train.begin(models.load(sys.argv[1]), LORA, train.Adam(rate=1e-2), steps=12, key=1)
+try:
+    train.run(state, data(), train.dpo(), COURSE, sys.argv[2], done=full)
+except errors.InputError as error:
+    print(error)
+"""
 
-        def full(*_, **__):
-            raise OSError(28, "No space left on device", str(run))
 
-        monkeypatch.setattr(checkpoints._series, "save_async", full)
-        with pytest.raises(errors.InputError, match="the checkpoint can't be written: no space left on device"):
-            checkpoints.save(begun().progress)
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == kept
-    assert train.run(begun(), data(), train.dpo(), course, run).begun == 12
+def test_a_disk_without_room_leaves_the_checkpoint_before(tmp_path, root):
+    command = [sys.executable, "-c", FULL, str(checkpoint("llama").folder), str(tmp_path / "run")]
+    found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert "checkpoints: the checkpoint can't be written: file too large" in found.stdout
+    told = []
+    ended = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", told=told.append)
+    assert ended.begun == 6
+    assert not told
+    assert same(ended.state, train.run(begun(), data(), train.dpo(), COURSE).state)
 
 
 def test_the_best_is_kept_and_patience_ends_a_run(tmp_path):
@@ -211,6 +241,12 @@ def test_the_best_is_kept_and_patience_ends_a_run(tmp_path):
     steps = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert steps == sorted({best, max(found)})
     assert max(found) == best + 8
+    chosen = dataclasses.replace(course, best=True)
+    state = train.begin(load("llama"), LORA, train.Adam(rate=5e-2, warmup=0), steps=40, key=1)
+    kept = train.run(state, data(4), train.dpo(beta=0.5), chosen, tmp_path / "run", validation=data(8, seed=7))
+    assert (kept.begun, int(kept.state.progress.step), kept.why) == (best + 8, best, "patience")
+    again = train.evaluate(kept.state, data(8, seed=7), train.dpo(beta=0.5))
+    assert again["loss"] == pytest.approx(found[best], rel=1e-6)
     with pytest.raises(errors.InputError, match="patience: without validation there is nothing to wait for"):
         train.Course(patience=2).check()
 
@@ -220,7 +256,26 @@ def test_validation_is_the_loss_divided_once():
     state, _ = train.step(state, train.batch(data(), range(4)), train.dpo())
     wide = train.lay(held.examples, rows=7)
     _, logs = train.step(state, train.batch(wide, range(7)), train.dpo())
-    assert train.evaluate(state, held, train.dpo()) == pytest.approx(float(logs["loss"]), rel=1e-6)
+    found = train.evaluate(state, held, train.dpo())
+    assert found == {name: pytest.approx(float(logs[name]), rel=1e-5, abs=1e-7) for name in found}
+    assert {"loss", "rewards/accuracies", "rewards/margins", "logps/chosen"} <= set(found)
+
+
+def test_a_mesh_gives_the_losses_of_one_device(tmp_path):
+    mesh = models.mesh(data=2, tensor=2, devices=jax.devices()[:4])
+    model = models.load(checkpoint("llama").folder, mesh=mesh)
+    course, found = train.Course(steps=4, log=1, validate=2), []
+    for own in (model, load("llama")):
+        made, held = (train.with_reference(own, data(5, seed=seed)) for seed in (0, 3))
+        state = train.begin(own, LORA, train.Adam(rate=1e-2), steps=4, key=1)
+        ended = train.run(state, made, train.dpo(), course, tmp_path / str(len(found)), validation=held)
+        found.append([[line[name] for name in ("loss", "eval_loss") if name in line] for line in ended.metrics])
+    assert [len(line) for line in found[0]] == [1, 2, 1, 2]
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    uneven = train.begin(model, LORA, train.Adam(), steps=4)
+    with pytest.raises(errors.InputError, match="3 rows can't be shared out over 2 devices; expected a multiple of 2"):
+        train.run(uneven, data(rows=3), train.dpo(), course, validation=held)
 
 
 def test_a_loss_that_is_no_number_names_its_batch_and_keeps_the_state(tmp_path):
@@ -231,6 +286,10 @@ def test_a_loss_that_is_no_number_names_its_batch_and_keeps_the_state(tmp_path):
     bad = next(step for step in range(12) if 3 in train.at(own, step))
     with pytest.raises(errors.InputError, match=rf"step {bad + 1}: the loss is nan .* at a learning rate of .*file:4"):
         train.run(begun(), own, train.dpo(), COURSE, tmp_path / "run")
+    with pytest.raises(train.Diverged) as caught:
+        train.run(begun(), own, train.dpo(), COURSE)
+    assert int(caught.value.state.progress.step) == bad
+    assert all(np.isfinite(x).all() for x in leaves(caught.value.state))
     with train.Checkpoints(tmp_path / "run" / "checkpoints", {}) as checkpoints:
         assert checkpoints.steps[-1:] == [bad]
 
@@ -252,6 +311,14 @@ def test_the_penalty_and_the_probe_come_every_few_steps(tmp_path):
     assert [("penalty" in line) for line in ended.metrics] == [True, False, False, True, False, False, True]
 
 
+def test_a_price_is_no_runaway():
+    """A price that comes late and is high is not the loss running away."""
+    course = train.Course(steps=40, penalise=1)
+    state = train.begin(load("llama"), LORA, train.Adam(rate=1e-4), steps=40)
+    ended = train.run(state, data(), train.dpo(), course, penalty=Rising(np.float32(100.0)))
+    assert ended.metrics[-1]["penalty"] > 50
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Constant:
@@ -261,6 +328,17 @@ class Constant:
 
     def __call__(self, weights, config, edit, key, memory):
         return jax.numpy.asarray(self.value), {}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rising:
+    """A price that is another in every step."""
+
+    value: jax.Array
+
+    def __call__(self, weights, config, edit, key, memory):
+        return jax.numpy.asarray(self.value) * jax.random.uniform(key, minval=0.6), {}
 
 
 def test_courses_that_no_run_can_take():
@@ -273,10 +351,14 @@ def test_courses_that_no_run_can_take():
             course.check()
     with pytest.raises(errors.InputError, match="validate: there are no validation examples"):
         train.run(begun(), data(), train.dpo(), train.Course(validate=2))
+    with pytest.raises(errors.InputError, match="best: without validation no state is the best one"):
+        train.Course(best=True).check()
+    with pytest.raises(errors.InputError, match="best: a run without a folder has nowhere to keep"):
+        train.run(begun(), data(), train.dpo(), train.Course(validate=2, best=True), validation=data(5, seed=3))
 
 
 def test_a_log_whose_last_line_is_torn(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "lo')
-    log = loop._Log(tmp_path, 4)
-    assert log.lines["metrics"] == [{"step": 2, "loss": 1.0}]
+    run = log.Log(tmp_path, 4)
+    assert run.lines["metrics"] == [{"step": 2, "loss": 1.0}]
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 2, "loss": 1.0}\n'

@@ -21,10 +21,13 @@ def test_a_run(tmp_path, root, capsys):
     probed = ["--course.probe", "2", "--probe-scenes", "3"]
     status, text, err = call(capsys, root / "configs/dpo.yaml", *SMALL, *probed, "--out", out, "--json")
     assert status == 0, err
+    for step in (1, 2, 3, 4):
+        assert f"vatjax: step {step} of 4: loss " in err
+    assert "tokens a second" in err
     content = json.loads(text)
     assert content["steps"] == 4
     assert [point["step"] for point in content["trajectory"]["points"]] == [2, 4]
-    assert set(content["metrics"]) >= {"loss", "eval_loss", "rewards/margins"}
+    assert set(content["metrics"]) >= {"loss", "eval_loss", "rewards/margins", "eval_rewards/accuracies"}
     model = models.load("pocket")
     edit, adapter = models.load_edit(str(out / "edit"), model), models.load_adapter(out / "adapter", model.config)
     assert edit.lora.keys() == adapter.lora.keys()

@@ -206,7 +206,7 @@ class _Progress:
         print(
             f"{cost.prompts:,} prompts: {cost.distinct:,} distinct tokens of {cost.full:,} in full "
             f"({cost.full / cost.distinct:.1f} x), {cost.computed:,} computed; at least "
-            f"{_time(seconds_for(self.model, left))}{kept}",
+            f"{show.duration(seconds_for(self.model, left))}{kept}",
             file=sys.stderr,
         )
         if sys.stderr.isatty():
@@ -227,12 +227,6 @@ class _Progress:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _summary(out: str, rated: Any) -> dict[str, Any]:

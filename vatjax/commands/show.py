@@ -39,6 +39,13 @@ def bar(total: int, completed: int = 0) -> tuple[Any, Any]:
     return made, task
 
 
+def duration(seconds: float) -> str:
+    """A time in a few characters."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table on standard output; columns whose entries are all numbers are set to the right."""
     from rich import box

@@ -42,7 +42,7 @@ class Train(Training):
         assert folder is not None
         _told(f"{plan['examples']:,} examples, {self.course.steps:,} steps of {loss.name}: {plan['tokens']:,} tokens")
         probe = self._probe(made, folder)
-        progress = _Progress(self.course.steps)
+        progress = _Progress(self.course)
         try:
             ended = train.run(
                 made.state,
@@ -124,7 +124,7 @@ class Train(Training):
             "direction": self.direction,
             "steps": int(ended.state.progress.step),
             "ended": ended.why,
-            "metrics": ended.metrics[-1] if ended.metrics else {},
+            "metrics": _last(ended),
         }
         if isinstance(result, models.Edit):
             models.save_edit(result, model, folder / "edit", {"target": self.target, "loss": made.loss.name})
@@ -143,28 +143,42 @@ class Train(Training):
         return content
 
 
+def _last(ended: Any) -> dict[str, Any]:
+    """The line of the step whose state was taken."""
+    step = int(ended.state.progress.step)
+    found: dict[str, Any] = next((line for line in reversed(ended.metrics) if line["step"] == step), {})
+    return found
+
+
 def _told(message: str) -> None:
     print(f"vatjax: {message}", file=sys.stderr)
 
 
 class _Progress:
-    """How far a run is, on a terminal: the loss, tokens a second, and the time left."""
+    """How far a run is: the loss, tokens a second, and the time left; a bar on a terminal, else a line now and then."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, course: Any) -> None:
+        self.course = course
         self.bar: Any = None
         self.task: Any = None
+        self.begun: tuple[float, float, float] | None = None
 
     def done(self, metrics: dict[str, float], seconds: float) -> None:
-        if not sys.stderr.isatty():
-            return
-        if self.bar is None:
-            self.bar, self.task = show.bar(self.steps, int(metrics["step"]) - 1)
-            self.first = metrics["num_tokens"]
-            self.start = time.monotonic()
-        spent = max(time.monotonic() - self.start, 1e-9)
-        rate = f"loss {metrics['loss']:.4g}, {(metrics['num_tokens'] - self.first) / spent:,.0f} tokens a second"
-        self.bar.update(self.task, completed=metrics["step"], rate=rate)
+        step, now = metrics["step"], time.monotonic()
+        if self.begun is None:  # what is told of the pace begins behind the first step, which compiles
+            self.begun = step, metrics["num_tokens"], now
+        first, tokens, start = self.begun
+        spent = max(now - start, 1e-9)
+        rate = f"loss {metrics['loss']:.4g}"
+        rate += f", {(metrics['num_tokens'] - tokens) / spent:,.0f} tokens a second" if step > first else ""
+        if sys.stderr.isatty():
+            if self.bar is None:
+                self.bar, self.task = show.bar(self.course.steps, int(step) - 1)
+            self.bar.update(self.task, completed=step, rate=rate)
+        elif step % self.course.log == 0 or step in (first, self.course.steps):
+            left = (self.course.steps - step) * spent / max(step - first, 1)
+            more = f", {show.duration(left)} left" if first < step < self.course.steps else ""
+            _told(f"step {step:,} of {self.course.steps:,}: {rate}{more}")
 
     def close(self) -> None:
         if self.bar is not None:
@@ -192,7 +206,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
 def _print(content: dict[str, Any]) -> None:
     last = content["metrics"]
     shown = ("loss", "eval_loss", "rewards/accuracies", "rewards/margins", "penalty", "num_tokens")
-    rows = [("steps", f"{content['steps']:,}" + (" (no better validation)" if content["ended"] == "patience" else ""))]
+    ended = ", no better validation" if content["ended"] == "patience" else ""
+    rows = [("step", f"{content['steps']:,}{ended}")]
     rows += [(name, f"{last[name]:,.4g}") for name in shown if last.get(name) is not None]
     rows += [("written", where) for where in content["written"]]
     show.table((f"{content['direction']} {content['target']}", ""), rows)

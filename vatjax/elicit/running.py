@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,6 @@ class Run:
 
     def __init__(self, model: Model, part: Part, edit: Edit | None) -> None:
         self.model, self.part, self.edit = model, part, edit
-        self.mesh = sharding.mesh_of(model.arrays)
         self.reach = np.int32(part.plan.reach)
         wanted = sorted({token for option in part.options for token in option.tokens})
         self.column = {token: i for i, token in enumerate(wanted)}
@@ -74,7 +73,7 @@ class Run:
         self.begun = None  # what passes fill is given away; it comes back when all of them are done
         tree = grow(found, plan.shards[number], plan.trunk, self.part.options)
         for one in layout.passes(tree, shapes):
-            rows, answers = self.placed(one)
+            rows, answers = sharding.shared(one, self.model.arrays)
             store, read = advance(self.model, trunk, store, read, rows, answers, self.reach, self.edit, every)
         self.begun = Begun(trunk, store, read)
         return tree, read
@@ -94,13 +93,6 @@ class Run:
             for k, token in enumerate(option.tokens):
                 ways[:, i] += shares[:, at[option.tokens[:k]], self.column[token]]
         return ways
-
-    def placed(self, one: layout.Pass) -> Any:
-        """A pass with its rows where the mesh wants them."""
-        if self.mesh is None:
-            return one
-        where = sharding.texts(self.mesh)
-        return jax.tree.map(lambda x: jax.device_put(x, where), one)
 
 
 # On the device ------------------------------------------------------------------------------------------------------

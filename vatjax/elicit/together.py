@@ -22,7 +22,7 @@ from vatjax.elicit.pieces import Option, Pieces, log_shares
 from vatjax.elicit.plan import Size
 from vatjax.elicit.running import Part, Run
 from vatjax.elicit.tree import grow
-from vatjax.models import Edit, Model, decoder, packed
+from vatjax.models import Edit, Model, decoder, packed, sharding
 
 Array = jax.Array
 
@@ -146,7 +146,7 @@ class Together(Run):
         self.kept = None  # what passes fill is given away; it comes back when all of them are done
         tree = grow(self.part.found, plan.shards[number], plan.trunk, self.part.options)
         for one in layout.passes(tree, shapes):
-            rows, places = self.placed(one)
+            rows, places = sharding.shared(one, self.model.arrays)
             stores, read = _advance(self.model, trunks, stores, read, rows, places, self.reach, self.edit, self.first)
         self.kept = trunks, stores, read
         shares = np.asarray(_answers(self.model, read, self.wanted)).reshape(len(read), -1, len(self.wanted))

@@ -87,6 +87,21 @@ def texts(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, partition(RULES["text"]))
 
 
+def shared(batch: Any, arrays: Any) -> Any:
+    """The rows of a batch shared out over the mesh that weights lie on; as they are for one device.
+
+    Raises:
+        InputError: where they can't be shared out evenly.
+    """
+    found = mesh_of(arrays)
+    if found is None:
+        return batch
+    rows, share = jax.tree.leaves(batch)[0].shape[0], found.shape["data"] * found.shape["fsdp"]
+    if rows % share:
+        raise errors.InputError(f"{rows} rows can't be shared out over {share} devices; expected a multiple of {share}")
+    return jax.device_put(batch, texts(found))
+
+
 def mesh_of(arrays: Any) -> jax.sharding.Mesh | None:
     """The mesh that weights lie on; None for one device."""
     for leaf in jax.tree.leaves(arrays):

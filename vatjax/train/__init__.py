@@ -11,9 +11,10 @@ edit = train.result(state)
 
 from vatjax.train.anchors import Anchors, anchors
 from vatjax.train.checkpoints import Checkpoints
+from vatjax.train.evaluation import evaluate, measure
 from vatjax.train.examples import Record, from_items, shuffled, tokenised, with_others
 from vatjax.train.forward import Memory, text_log_probs
-from vatjax.train.loop import Course, Finished, evaluate, run
+from vatjax.train.loop import Course, Diverged, Finished, run
 from vatjax.train.losses import (
     Judged,
     Loss,
@@ -36,7 +37,8 @@ from vatjax.train.penalty import TaxPenalty, tax_penalty
 from vatjax.train.reference import with_reference
 from vatjax.train.rows import Batch, Data, Example, at, batch, batches, lay, tokens_until
 from vatjax.train.settings import Training, prepared
-from vatjax.train.steps import Penalty, Progress, State, begin, measure, memory_of, result, step
+from vatjax.train.steps import Penalty, Progress, State, begin, memory_of, result, step
+from vatjax.train.sums import Sums
 from vatjax.train.trained import Lora, Whole
 from vatjax.train.trajectory import Probes, Trajectory, drift_time, trajectory
 
@@ -47,6 +49,7 @@ __all__ = [
     "Checkpoints",
     "Course",
     "Data",
+    "Diverged",
     "Example",
     "Finished",
     "Judged",
@@ -59,6 +62,7 @@ __all__ = [
     "Progress",
     "Record",
     "State",
+    "Sums",
     "TaxPenalty",
     "Texts",
     "Training",

@@ -7,9 +7,13 @@ goes on only with what it began with. The position in the data and the key follo
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import logging
+import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -50,6 +54,7 @@ class Checkpoints:
             )
         self._about = dict(about)
         self._where = _absolute(where)
+        self._aside(_unreadable(self._where))
         with self._readable():
             self._series = ocp.training.Checkpointer(
                 self._where,
@@ -62,10 +67,12 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._readable():
-            self._series.close()
-        for name, level in self._loud.items():
-            logging.getLogger(name).setLevel(level)
+        try:
+            with self._readable():
+                self._series.close()
+        finally:
+            for name, level in self._loud.items():
+                logging.getLogger(name).setLevel(level)
 
     def save(self, progress: Progress, loss: float | None = None) -> None:
         """Begins to write a checkpoint; waits for the one before, and for no more.
@@ -81,7 +88,11 @@ class Checkpoints:
                 plain,
                 overwrite=True,  # a damaged one, which was passed over
                 metrics=None if loss is None else {"loss": loss},
-                custom_metadata={"about": self._about, "sealed": fingerprint(plain)},
+                custom_metadata={
+                    "about": self._about,
+                    "named": store.address(self._about),
+                    "sealed": fingerprint(plain),
+                },
             )
 
     def wait(self) -> None:
@@ -97,6 +108,8 @@ class Checkpoints:
     def latest(self, like: Progress, told: Told = lambda _: None) -> Progress | None:
         """The newest checkpoint that is whole; None where there is none.
 
+        Damaged ones that are newer are put aside under another name, so that the run writes its own in their place.
+
         Args:
             like: a progress of the same shapes and placements.
             told: is told of each that is damaged and passed over.
@@ -105,9 +118,11 @@ class Checkpoints:
             InputError: where checkpoints are of another run, and where all are damaged.
         """
         steps = self.steps[::-1]
-        for step in steps:
+        for number, step in enumerate(steps):
             found = self.load(step, like)
             if found is not None:
+                self._aside(steps[:number])
+                self._series.reload()
                 return found
             told(f"{self._where}: the checkpoint of step {step} is damaged; going on from the one before")
         if steps:
@@ -117,6 +132,24 @@ class Checkpoints:
             )
         return None
 
+    def best(self, like: Progress) -> Progress:
+        """The checkpoint of the least validation loss.
+
+        Args:
+            like: a progress of the same shapes and placements.
+
+        Raises:
+            InputError: where there is none, and where it is damaged.
+        """
+        losses = {int(one.step): one.metrics["loss"] for one in self._series.checkpoints if one.metrics}
+        if not losses:
+            raise errors.InputError(f"{self._where}: no checkpoint there was validated")
+        step = min(losses, key=lambda own: losses[own])
+        found = self.load(step, like)
+        if found is None:
+            raise errors.InputError(f"{self._where}: the best checkpoint, that of step {step}, is damaged")
+        return found
+
     def load(self, step: int, like: Progress) -> Progress | None:
         """The checkpoint of a step; None where it is damaged.
 
@@ -125,8 +158,11 @@ class Checkpoints:
         """
         try:
             facts = self._series.metadata(step).custom_metadata
-            about, sealed = facts["about"], facts["sealed"]
-        except Exception:  # of many kinds, by what is damaged
+            about, named, sealed = (facts[key] for key in ("about", "named", "sealed"))
+        except Exception as error:  # of many kinds, by what is damaged
+            self._beyond(error)
+            return None
+        if store.address(about) != named:
             return None
         for name in dict.fromkeys([*self._about, *about]):
             mine, theirs = self._about.get(name), about.get(name)
@@ -141,9 +177,23 @@ class Checkpoints:
             found = self._series.load(step, wanted)
             if fingerprint(found) != sealed:
                 return None
-        except Exception:  # tensorstore, JSON and Orbax each have their own
+        except Exception as error:  # tensorstore, JSON and Orbax each have their own
+            self._beyond(error)
             return None
         return _progress(found, like)
+
+    def _beyond(self, error: Exception) -> None:
+        """Raises what is no damage: a checkpoint that may be whole, and can't be read for another reason."""
+        if isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error):
+            raise errors.InputError(f"{self._where}: the checkpoints can't be read: permission denied") from None
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise error
+
+    def _aside(self, steps: Sequence[int]) -> None:
+        """Gives damaged checkpoints a name that is no step."""
+        for step in steps:
+            names = (self._where / f"damaged-{step}-{number}" for number in itertools.count(1))
+            (self._where / str(step)).rename(next(name for name in names if not name.exists()))
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
@@ -151,10 +201,25 @@ class Checkpoints:
             yield
         except OSError as error:
             raise errors.InputError(f"{self._where}: the checkpoint can't be written: {store.reason(error)}") from None
-        except ValueError as error:
-            if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
-                raise errors.InputError(f"{self._where}: the checkpoint can't be written: the disk is full") from None
-            raise
+        except ValueError as error:  # tensorstore's, with the system's own reason in it
+            found = re.search(r"os_error_code='(\d+)'", str(error))
+            if found is None:
+                raise
+            why = os.strerror(int(found[1])).lower()
+            raise errors.InputError(f"{self._where}: the checkpoint can't be written: {why}") from None
+
+
+def _unreadable(where: Any) -> list[int]:
+    """The steps of checkpoints whose validation loss can't be read, which no series could be opened with."""
+    found = []
+    for place in where.iterdir() if where.exists() else ():
+        metrics = place / "metrics" / "metrics"
+        if place.name.isdigit() and metrics.exists():
+            try:
+                json.loads(metrics.read_text())["loss"]
+            except (ValueError, KeyError, TypeError):
+                found.append(int(place.name))
+    return found
 
 
 def _absolute(where: store.Path) -> Any:

@@ -46,15 +46,31 @@ def hidden(
     tree: Tree,
     edit: Edit | None,
     memory: Memory,
+    reach: Array | None = None,
 ) -> Array:
     """The residual stream after the last layer at every token, [rows, time, width].
 
-    A model that has other rotary frequencies for long texts takes them where the longest text of the batch is long, as
-    `transformers` does.
+    Args:
+        weights, config: of the model.
+        tokens, positions: [rows, time].
+        tree: which text each token is of, and which texts see which.
+        edit: on the way.
+        memory: what the backward pass keeps.
+        reach: how many positions the longest text has, for models with other rotary frequencies for long texts; by default
+            that of the longest here.
     """
     first, present = decoder.embed(weights, config, tokens), tree.segment > 0
     run = decoder.layers(
-        weights, config, first, positions, present, edit=edit, tree=tree, unroll=memory.unroll, remat=memory.remat
+        weights,
+        config,
+        first,
+        positions,
+        present,
+        edit=edit,
+        tree=tree,
+        reach=reach,
+        unroll=memory.unroll,
+        remat=memory.remat,
     )
     return run.hidden
 
@@ -63,7 +79,8 @@ def text_log_probs(
     weights: decoder.Weights, config: Config, batch: Batch, edit: Edit | None = None, memory: Memory = Memory()
 ) -> Array:
     """The log-probability of each text behind its prompt, [rows, texts] float32; 0 where there is no text."""
-    h = hidden(weights, config, batch.tokens, batch.positions, Tree(batch.segment, batch.sees), edit, memory)
+    tree, reach = Tree(batch.segment, batch.sees), jnp.max(batch.reach)
+    h = hidden(weights, config, batch.tokens, batch.positions, tree, edit, memory, reach)
     h = jnp.take_along_axis(h, batch.places[:, :, None], axis=1)
     each = token_log_probs(weights, config, h, batch.targets, memory.places)
     whose = jax.nn.one_hot(batch.text, batch.length.shape[1], dtype=each.dtype)

@@ -6,8 +6,7 @@ last checkpoint and ends, on one device whose sums have an order, with the same 
     run(state, data, train.dpo(), Course(steps=500, save=100), folder="run")
 
     run/checkpoints/        the last ones, and the best
-    run/metrics.jsonl       a line for every few steps, under the names that trl gives them
-    run/timing.jsonl        the seconds and the tokens a second of the same steps
+    run/metrics.jsonl       a line for the first step and for every few
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -27,15 +25,15 @@ from vatjax import errors, store
 from vatjax.models import fingerprint, sharding
 from vatjax.train import steps as stepping
 from vatjax.train.checkpoints import Checkpoints
+from vatjax.train.evaluation import evaluate
 from vatjax.train.forward import Memory
+from vatjax.train.log import Board, Log, Metrics
 from vatjax.train.losses import Loss
 from vatjax.train.rows import Batch, Data, at, batch, tokens_until
 from vatjax.train.steps import KEEP, Penalty, State
 
 # A loss that stays so many times above where it began is one that a too high rate has driven away.
 _LOST, _WINDOW = 3.0, 20
-
-Metrics = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,9 @@ class Course:
     seed: int = 0
     """Of the order of the data."""
     log: int = 10
-    """Every so many steps a line is logged."""
+    """Every so many steps a line is logged, beside that of the first."""
+    boards: tuple[Board, ...] = ()
+    """What is told every line besides: tensorboard, wandb."""
     save: int = 100
     """Every so many steps a checkpoint is written; 0 writes one at the end."""
     keep: int = 2
@@ -57,6 +57,8 @@ class Course:
     """Every so many steps the loss on the validation examples is taken; 0 never."""
     patience: int = 0
     """After so many validations without a better one the run ends; 0 goes on."""
+    best: bool = False
+    """Whether a run gives the state of its best validation, and not the last one."""
     penalise: int = 1
     """Every so many steps the penalty is added."""
     probe: int = 0
@@ -72,13 +74,27 @@ class Course:
                 raise errors.InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         if self.patience and not self.validate:
             raise errors.InputError("patience: without validation there is nothing to wait for; set validate")
+        if self.best and not self.validate:
+            raise errors.InputError("best: without validation no state is the best one; set validate")
+
+
+class Diverged(errors.InputError):
+    """A loss that is no number, or that has run away.
+
+    Attributes:
+        state: the last one that a step could be taken to.
+    """
+
+    def __init__(self, message: str, state: State) -> None:
+        super().__init__(message)
+        self.state = state
 
 
 class Finished(NamedTuple):
     """A run that has ended.
 
     Attributes:
-        state: after the last step.
+        state: after the last step; with `Course.best`, that of the least validation loss.
         metrics: the lines of the log.
         begun: the step that it went on from.
         why: "steps", or "patience".
@@ -124,11 +140,15 @@ def run(
         told: is told what is unusual.
 
     Raises:
-        InputError: for checkpoints of another run, for a loss that is no number or runs away, and for a full disk.
+        InputError: for checkpoints of another run, and for a full disk.
+        Diverged: for a loss that is no number or runs away.
     """
     course.check()
     if course.validate and validation is None:
         raise errors.InputError("validate: there are no validation examples")
+    for name in ("best", "boards") if folder is None else ():
+        if getattr(course, name):
+            raise errors.InputError(f"{name}: a run without a folder has nowhere to keep what that needs")
     if probe is not None:  # also where a run goes on, that had none
         probe(state, int(state.progress.step))
     if folder is None:
@@ -139,8 +159,11 @@ def run(
         found = checkpoints.latest(state.progress, told)
         if found is not None:
             state = dataclasses.replace(state, progress=found)
-        log = _Log(where, int(state.progress.step))
-        return _Run(state, data, loss, course, penalty, validation, probe, memory, checkpoints, log, done).run()
+        log = Log(where, int(state.progress.step), course.boards, named)
+        try:
+            return _Run(state, data, loss, course, penalty, validation, probe, memory, checkpoints, log, done).run()
+        finally:
+            log.close()
 
 
 def _named(
@@ -152,28 +175,29 @@ def _named(
     validation: Data | None,
     about: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Hashes of what decides the outcome, each by its name, for a message that says which one is another."""
+    """What decides the outcome, each by its name, for a message that says which one is another."""
     settings = {
-        "loss": [loss.name, loss.options],
+        "loss": [loss.name, dict(loss.options)],
         "what": [type(state.what).__name__, dataclasses.asdict(state.what)],
-        "adam": dataclasses.asdict(state.adam),
-        "rate": float(state.progress.pace.rate),
+        **dataclasses.asdict(state.adam),
+        "rate": float(str(state.progress.pace.rate)),  # the shortest number that is this float32
         "steps": int(state.progress.pace.steps),
         "seed": course.seed,
         "rows": list(data.shape),
-        "penalise": course.penalise,
-        "validate": [course.validate, course.patience],
         "parts": course.parts,
-        "about": dict(about),
+        "penalise": course.penalise,
+        "validate": course.validate,
+        "patience": course.patience,
+        **(about or {}),
     }
+    # What a price is made of: its arrays, and what is static in it.
+    priced = "none" if penalty is None else store.address([fingerprint(penalty), str(jax.tree.structure(penalty))])
     return {
         "model": fingerprint(state.base.arrays),
         "data": _examples(data),
-        "settings": store.address(settings),
         "validation": "none" if validation is None else _examples(validation),
-        "penalty": "none"
-        if penalty is None
-        else store.address([fingerprint(penalty), str(jax.tree.structure(penalty))]),  # arrays, and what is static
+        "penalty": priced,
+        **{name: json.dumps(x) for name, x in settings.items()},
     }
 
 
@@ -182,40 +206,6 @@ def _examples(data: Data) -> str:
     return store.address(
         {"examples": [[one.prompt, *one.behind, one.good] for one in data.examples], "rows": data.rows}
     )
-
-
-class _Log:
-    """Two files of JSON lines, cut back to the step that a run goes on from."""
-
-    def __init__(self, where: Any, step: int) -> None:
-        where.mkdir(parents=True, exist_ok=True)
-        self.lines: dict[str, list[Metrics]] = {}
-        self._where = where
-        for name in ("metrics", "timing"):
-            path = where / f"{name}.jsonl"
-            self.lines[name] = [one for one in _lines(path) if one["step"] <= step]
-            store.commit(path, b"".join(map(_bytes, self.lines[name])))
-
-    def add(self, metrics: Metrics, timing: Metrics) -> None:
-        for name, line in (("metrics", metrics), ("timing", timing)):
-            self.lines[name].append(line)
-            store.append(self._where / f"{name}.jsonl", _bytes(line))
-
-
-def _lines(path: Any) -> list[Metrics]:
-    """The lines of a log; the last one may be torn."""
-    found: list[Metrics] = []
-    for line in store.read_text(path).splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
-
-
-def _bytes(line: Metrics) -> bytes:
-    plain = {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in line.items()}
-    return (json.dumps(plain) + "\n").encode()
 
 
 @dataclasses.dataclass
@@ -231,16 +221,15 @@ class _Run:
     probe: Probe | None
     memory: Memory
     checkpoints: Checkpoints | None
-    log: _Log | None
+    log: Log | None
     done: Callable[[Metrics, float], None]
 
     def __post_init__(self) -> None:
         self.begun = int(self.state.progress.step)
-        self.mesh = sharding.mesh_of(self.state.base.arrays)
         self.tokens = tokens_until(self.data, self.begun, self.course.seed)
         self.lines: list[Metrics] = [] if self.log is None else self.log.lines["metrics"]
         self.recent: collections.deque[float] = collections.deque(maxlen=_WINDOW)
-        self.first = float("nan")
+        self.first = _unpriced(self.lines[0]) if self.lines else float("nan")
 
     def run(self) -> Finished:
         course, begun = self.course, self.begun
@@ -260,6 +249,8 @@ class _Run:
             ready = self._batch(step + 1) if step + 1 < course.steps else None  # made while the device is at work
             self._after(step, jax.device_get(logs), start, losses)
         self._keep()
+        if course.best and self.checkpoints is not None:
+            self.state = dataclasses.replace(self.state, progress=self.checkpoints.best(self.state.progress))
         return Finished(self.state, self.lines, begun, why)
 
     def _after(self, step: int, logs: Mapping[str, Any], start: float, losses: list[float]) -> None:
@@ -273,10 +264,11 @@ class _Run:
         metrics["num_tokens"] = self.tokens
         last = number == course.steps
         if self.validation is not None and course.validate and (number % course.validate == 0 or last):
-            metrics["eval_loss"] = evaluate(self.state, self.validation, self.loss, self.memory)
+            found = evaluate(self.state, self.validation, self.loss, self.memory)
+            metrics |= {f"eval_{name}": x for name, x in found.items()}
             losses.append(metrics["eval_loss"])
         self.done(metrics, seconds)
-        if number % course.log == 0 or last or "eval_loss" in metrics:
+        if number == 1 or number % course.log == 0 or last or "eval_loss" in metrics:
             timing = {"step": number, "seconds": seconds, "tokens_per_second": self._size(step) / seconds}
             if self.log is None:
                 self.lines.append(metrics)
@@ -295,17 +287,20 @@ class _Run:
             raise errors.InputError(f"step {step + 1}: no token of the batch is learned ({self._members(step)})")
         if not logs["finite"]:
             self._keep()
-            raise errors.InputError(
+            raise Diverged(
                 f"step {step + 1}: the loss is {found} and its gradient {float(logs['grad_norm'])} at a learning rate of "
-                f"{float(logs['learning_rate']):.3g}, on {self._members(step)}; lower the rate, or look at these examples"
+                f"{float(logs['learning_rate']):.3g}, on {self._members(step)}; lower the rate, or look at these examples",
+                self.state,
             )
-        self.first = found if step == self.begun else self.first
+        found = _unpriced(logs)
+        self.first = found if np.isnan(self.first) else self.first
         self.recent.append(found)
         now = float(np.mean(self.recent))
         if len(self.recent) == _WINDOW and now > max(_LOST * self.first, self.first + 1):
-            raise errors.InputError(
+            raise Diverged(
                 f"step {step + 1}: the loss has gone from {self.first:.3g} to {now:.3g}: the learning rate, "
-                f"{float(self.state.progress.pace.rate):.3g} at its highest, is too high"
+                f"{float(self.state.progress.pace.rate):.3g} at its highest, is too high",
+                self.state,
             )
 
     def _keep(self) -> None:
@@ -328,8 +323,8 @@ class _Run:
         return sum(self.data.examples[i].length for row in self._rows(step) for i in self.data.rows[row])
 
     def _batch(self, step: int) -> Batch:
-        made = batch(self.data, self._rows(step))
-        return made if self.mesh is None else jax.device_put(made, sharding.texts(self.mesh))
+        made: Batch = sharding.shared(batch(self.data, self._rows(step)), self.state.base.arrays)
+        return made
 
     def _members(self, step: int) -> str:
         """The examples of a step, for a message."""
@@ -339,11 +334,6 @@ class _Run:
         return ", ".join(own[:6]) + (f" and {len(own) - 6} more" if len(own) > 6 else "")
 
 
-def evaluate(state: State, data: Data, loss: Loss, memory: Memory = KEEP) -> float:
-    """The loss over all examples, divided once."""
-    total = unit = 0.0
-    for first in range(0, len(data.rows), data.shape.rows):
-        own = batch(data, range(first, min(first + data.shape.rows, len(data.rows))))
-        summed, count = stepping.measure(state, own, loss, memory)
-        total, unit = total + float(summed), unit + float(count)
-    return total / max(unit, 1)
+def _unpriced(logs: Mapping[str, Any]) -> float:
+    """The loss without the penalty that was added to it."""
+    return float(logs["loss"]) - float(logs.get("penalty", 0.0))

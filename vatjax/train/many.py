@@ -27,7 +27,8 @@ from vatjax.train import steps
 from vatjax.train.forward import Memory
 from vatjax.train.losses import Loss
 from vatjax.train.rows import Batch, Data, Shape
-from vatjax.train.steps import KEEP, Logs, Penalty, State
+from vatjax.train.steps import KEEP, Penalty, State
+from vatjax.train.sums import Logs
 from vatjax.train.trained import Lora
 
 Array = jax.Array

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from vatjax import errors, store
-from vatjax.models import Model, fingerprint
+from vatjax.models import Model, fingerprint, sharding
 from vatjax.train.forward import Memory, text_log_probs
 from vatjax.train.rows import Batch, Data, batch
 
@@ -54,7 +54,8 @@ def with_reference(
     run = functools.partial(_log_probs, memory=memory or Memory())
     for start in range(0, len(data.rows), data.shape.rows):
         chosen = range(start, min(start + data.shape.rows, len(data.rows)))
-        read = np.asarray(run(model, batch(dataclasses.replace(data, reference=None), chosen)))
+        rows = sharding.shared(batch(dataclasses.replace(data, reference=None), chosen), model.arrays)
+        read = np.asarray(run(model, rows))
         for place, row in enumerate(chosen):
             for k, i in enumerate(data.rows[row]):
                 found[i] = read[place, k * data.each : (k + 1) * data.each]

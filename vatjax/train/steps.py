@@ -23,13 +23,13 @@ from vatjax import errors
 from vatjax.models import Config, Edit, Model, sharding
 from vatjax.train import optimizer, trained
 from vatjax.train.forward import Memory, text_log_probs
-from vatjax.train.losses import Judged, Loss, Pairs, Texts
+from vatjax.train.losses import Loss
 from vatjax.train.optimizer import Adam, Pace
 from vatjax.train.rows import Batch
+from vatjax.train.sums import Logs, Sums, drift_of, means, moved, summed_up
 from vatjax.train.trained import What
 
 Array = jax.Array
-Logs = dict[str, Array]
 
 KEEP = Memory()
 
@@ -132,26 +132,7 @@ def result(state: State) -> Edit | Model:
     return Model(weights, model.config, model.tokenizer, model.source, model.generation, model.name)
 
 
-def measure(state: State, batch: Batch, loss: Loss, memory: Memory = KEEP) -> tuple[Array, Array]:
-    """(the sum of a loss over a batch, what it is to be divided by), without a step.
-
-    A text's drift, where the loss has one, is that of its own batch.
-    """
-    check(loss, batch, batch.tokens.shape[0])
-    found: tuple[Array, Array] = _measure(state, batch, loss, memory)
-    return found
-
-
-@functools.partial(jax.jit, static_argnames=("loss", "memory"))
-def _measure(state: State, batch: Batch, loss: Loss, memory: Memory) -> tuple[Array, Array]:
-    arrays, config = state.base.arrays, state.base.config
-    weights, edit = trained.applied(arrays, config, state.what, state.progress.trained)
-    policy = text_log_probs(weights, config, batch, edit, memory)
-    total, sums = _sums(loss, policy, _reference(loss, state.base, batch, memory), batch, None)
-    return total, sums.unit
-
-
-def _reference(loss: Loss, base: Model, batch: Batch, memory: Memory) -> Array:
+def reference_of(loss: Loss, base: Model, batch: Batch, memory: Memory) -> Array:
     """Log-probabilities under the reference, [rows, texts]: kept ones, or those of the model as it was."""
     if not loss.reference:
         return jnp.zeros_like(batch.length)
@@ -198,6 +179,7 @@ def memory_of(
     Returns:
         `arguments`, the model and what is trained; `working`, what a step needs beyond them; and their `total`.
     """
+    batch = sharding.shared(batch, state.base.arrays)
     lowered = _donating.lower(state.base, state.progress, batch, loss, state.what, state.adam, penalty, parts, memory)
     found: Any = lowered.compile().memory_analysis()
     held, more = int(found.argument_size_in_bytes), int(found.temp_size_in_bytes)
@@ -236,10 +218,10 @@ def taken(
         return text_log_probs(weights, config, part, edit, memory)
 
     def reference(part: Batch) -> Array:
-        return _reference(loss, base, part, memory)
+        return reference_of(loss, base, part, memory)
 
-    def summed(own: Any, part: Batch) -> tuple[Array, _Sums]:
-        return _sums(loss, policy(own, part), reference(part), part, drift if parts > 1 else None)
+    def summed(own: Any, part: Batch) -> tuple[Array, Sums]:
+        return summed_up(loss, policy(own, part), reference(part), part, drift if parts > 1 else None)
 
     own = progress.trained
     if parts == 1:
@@ -247,8 +229,8 @@ def taken(
     else:
         split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
         if loss.kind == "judged":  # the drift is of the whole batch, and known before any part's gradient
-            moved = jax.lax.map(lambda part: _moved(policy(own, part), reference(part), part), split)
-            drift = _drift(*(jnp.sum(x) for x in moved))
+            far = jax.lax.map(lambda part: moved(policy(own, part), reference(part), part), split)
+            drift = drift_of(*(jnp.sum(x) for x in far))
 
         def add(carry: Any, part: Batch) -> tuple[Any, None]:
             (total, sums), gradient = jax.value_and_grad(summed, has_aux=True)(own, part)
@@ -261,10 +243,7 @@ def taken(
 
     unit = jnp.maximum(sums.unit, 1)
     gradient = jax.tree.map(lambda g: g / unit, gradient)
-    logs = {"loss": total / unit, "tokens": sums.tokens} | {
-        name: jnp.where(sums.counts[name] > 0, value / jnp.maximum(sums.counts[name], 1), jnp.nan)
-        for name, value in sums.values.items()
-    }
+    logs = {"tokens": sums.tokens} | means(total, sums)
     if penalty is not None:
         key = jax.random.fold_in(progress.key, progress.step)
 
@@ -293,68 +272,3 @@ def _moved_on(progress: Progress, gradient: Any, logs: Logs, any_text: Array, ad
     sound = finite & any_text
     kept = jax.tree.map(lambda old, fresh: jnp.where(sound, fresh, old), progress, new)
     return kept, logs | {"grad_norm": norm, "learning_rate": rate, "finite": finite, "empty": ~any_text}
-
-
-class _Sums(NamedTuple):
-    """Sums over a part of a batch.
-
-    Attributes:
-        unit: what the loss is divided by.
-        tokens: how many were learned from.
-        values, counts: of what is logged, and over how many.
-    """
-
-    unit: Array
-    tokens: Array
-    values: Logs
-    counts: Logs
-
-
-def _sums(loss: Loss, policy: Array, reference: Array, batch: Batch, drift: Array | None) -> tuple[Array, _Sums]:
-    """The sum of losses, and of what is logged; each [rows, texts] in, a text of no length counting for nothing."""
-    there = batch.length > 0
-    # What is put in for texts that are not there: a log-probability that every loss has a gradient at.
-    whole = Texts(jnp.where(there, policy, -1), jnp.where(there, reference, -1), jnp.where(there, batch.length, 1))
-    if loss.kind == "texts":
-        found = jnp.where(there, loss(whole), 0)
-        tokens = jnp.sum(batch.length)
-        return jnp.sum(found), _Sums(tokens, tokens, {}, {})
-    first, second = (Texts(*(x[:, i::2] for x in whole)) for i in (0, 1))
-    there = there[:, ::2]
-    if loss.kind == "pairs":
-        found = loss(Pairs(first, second))
-        told = _told(loss, {"chosen": (first, there), "rejected": (second, there)})
-        gap = loss.rewards(first) - loss.rewards(second)
-        told |= {"rewards/accuracies": ((gap > 0).astype(jnp.float32), there), "rewards/margins": (gap, there)}
-        tokens = jnp.sum(batch.length)
-    else:
-        good = batch.good[:, ::2]
-        if drift is None:
-            drift = _drift(*_moved(policy, reference, batch))
-        found = loss(Judged(first, good, drift))
-        told = _told(loss, {"chosen": (first, there & good), "rejected": (first, there & ~good)})
-        told["kl"] = (jnp.broadcast_to(drift, there.shape), there)
-        tokens = jnp.sum(batch.length[:, ::2])
-    count = jnp.sum(there.astype(jnp.float32))
-    values = {name: jnp.sum(jnp.where(which, x, 0)) for name, (x, which) in told.items()}
-    counts = {name: jnp.sum(which.astype(jnp.float32)) for name, (_, which) in told.items()}
-    return jnp.sum(jnp.where(there, found, 0)), _Sums(count, tokens, jax.lax.stop_gradient(values), counts)
-
-
-def _told(loss: Loss, sides: Mapping[str, tuple[Texts, Array]]) -> dict[str, tuple[Array, Array]]:
-    told: dict[str, tuple[Array, Array]] = {}
-    for side, (texts, which) in sides.items():
-        told[f"rewards/{side}"] = loss.rewards(texts), which
-        told[f"logps/{side}"] = texts.policy, which
-    return told
-
-
-def _moved(policy: Array, reference: Array, batch: Batch) -> tuple[Array, Array]:
-    """How far the policy moved on the texts of other prompts, summed, and how many there are."""
-    there = batch.length[:, 1::2] > 0
-    moved = jnp.where(there, (policy - reference)[:, 1::2], 0)
-    return jax.lax.stop_gradient(jnp.sum(moved)), jnp.sum(there.astype(jnp.float32))
-
-
-def _drift(moved: Array, count: Array) -> Array:
-    return jnp.maximum(moved / jnp.maximum(count, 1), 0)
