@@ -56,14 +56,13 @@ def ours(folder: str, loss: str, prompt: int, kept: bool) -> None:
     model = models.load(folder)
     found = [train.Example(tuple(a), tuple(map(tuple, b))) for a, b in examples(loss, prompt)]
     data = train.lay(found, BATCH)
-    memory = train.Memory(unroll=int(os.environ.get("UNROLL", "1")), remat=os.environ.get("REMAT", "none"))  # type: ignore[arg-type]
     if kept:
-        data = train.with_reference(model, data, memory=memory)
+        data = train.with_reference(model, data)
     state = train.begin(model, train.Lora(rank=RANK), train.Adam(rate=1e-4), steps=100)
     made = train.dpo() if loss == "dpo" else train.sft()
     for batch, _ in zip(train.batches(data), sys.stdin, strict=False):
         start = time.perf_counter()
-        state, logs = train.step(state, batch, made, memory=memory, donate=True)
+        state, logs = train.step(state, batch, made, donate=True)
         jax.block_until_ready(logs)
         report(time.perf_counter() - start)
 
@@ -87,7 +86,7 @@ def theirs(folder: str, loss: str, prompt: int, kept: bool) -> None:
         rows = [
             {
                 "input_ids": row["prompt_ids"] + row["completion_ids"],
-                "completion_mask": [0] * len(row["prompt_ids"]) + [1] * len(row["completion_ids"]),
+                "labels": [-100] * len(row["prompt_ids"]) + row["completion_ids"],
             }
             for row in rows
         ]
@@ -157,7 +156,9 @@ def paired(folder: str, loss: str, prompt: int, kept: bool) -> None:
             assert side.stdout is not None
             side.stdin.write("go\n")
             side.stdin.flush()
-            line = next(line for line in side.stdout if line.startswith('{"seconds"'))
+            line = next((line for line in side.stdout if line.startswith('{"seconds"')), None)
+            if line is None:
+                raise SystemExit(f"{loss}, prompts of {prompt}: a side has ended; LOUD=1 shows what it says")
             own.append(json.loads(line))
     for side in sides:
         side.kill()

@@ -50,12 +50,23 @@ def test_steps_at_some_positions(kind):
     compare(model, [steps(model.config, layer, kind, layer) for layer in (2, 3)])
 
 
+@pytest.mark.parametrize("layers", [(0, 1, 3), (3, 3, 3)])
+def test_what_vectors_do_behind_a_layer_leaves_the_layer_shared(layers):
+    model = load("llama")
+    drawn = jax.random.normal(jax.random.key(1), (3, 4, 64))
+    made = [models.Edit(jnp.float32(1), residual=x).only([layer]) for x, layer in zip(drawn, layers, strict=True)]
+    found = compare(model, made)
+    assert np.abs(np.exp(found[0]) - np.exp(found[1])).max() > 1e-3
+
+
 def test_the_first_layer_is_no_part_of_the_program():
     model = load("llama")
     edit = models.Edit(jnp.float32(1), residual=jax.random.normal(jax.random.key(0), (4, 64)))
 
     def programs():
-        return [f._cache_size() for f in (together._begin, together._advance, together._answers)]
+        return [
+            f._cache_size() for f in (together._begin_below, together._begin_above, together._below, together._above)
+        ]
 
     before = programs()
     for layer in (0, 2, 3):
@@ -77,26 +88,30 @@ def test_prompts_that_begin_differently_have_no_trunk():
 def test_where_memory_runs_out_fewer_are_computed_together(monkeypatch):
     model = load("llama")
     made = [random_edit(model.config, seed) for seed in range(3)]
-    expected, plain, counts = together.score(model, FOUND, OPTIONS, made, SIZE), together._advance, []
+    expected, plain, counts = together.score(model, FOUND, OPTIONS, made, SIZE), together._above, []
 
     def scarce(*arguments):
-        counts.append(len(arguments[7].strength))
+        counts.append(len(arguments[6].strength))
         if counts[-1] > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
         return plain(*arguments)
 
-    monkeypatch.setattr(together, "_advance", scarce)
+    monkeypatch.setattr(together, "_above", scarce)
     np.testing.assert_allclose(together.score(model, FOUND, OPTIONS, made, SIZE), expected, atol=2e-5)
     assert counts[0] == 3
     assert counts[-1] == 1
 
 
-def test_what_lies_below_the_first_edited_layer():
+def test_how_many_layers_are_the_same():
     edit = random_edit(load("llama").config)
-    assert together.lowest(edit) == 0
-    assert together.lowest(edit.only([2, 3])) == 2
-    assert together.lowest(0.0 * edit) == 4
-    assert together.lowest(steps(load("llama").config, 1, "set", 0)) == 1
+    assert together.untouched(edit) == 0
+    assert together.untouched(edit.only([2, 3])) == 2
+    assert together.untouched(0.0 * edit) == 4
+    assert together.untouched(steps(load("llama").config, 1, "set", 0)) == 2
+    vector = models.Edit(jnp.float32(1), residual=edit.residual)
+    assert [together.untouched(vector.only([layer])) for layer in range(4)] == [1, 2, 3, 4]
+    assert together.untouched(vector.only([1]) + edit.only([3])) == 2
+    assert together.untouched(vector.only([3]) + edit.only([1])) == 1
 
 
 def test_edits_of_several_forms_are_refused():

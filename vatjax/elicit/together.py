@@ -1,14 +1,15 @@
 """Answers under many edits at one time.
 
-The layers below the first that any of the edits changes are computed once for all of them, those above it for each: the
-edits are one more axis of the same products. Which layer that is may differ from call to call without a new compilation.
+The layers that none of the edits changes are computed once for all of them, those above for each: the edits are one more
+axis of the same products. How many layers that is may differ from call to call without a new compilation.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,14 +46,19 @@ def stacked(edits: Sequence[Edit]) -> Edit:
     return together
 
 
-def lowest(edit: Edit) -> int:
-    """The first layer that an edit changes; the number of layers where it changes none."""
-    found = [edit.depth]
-    parts = (edit.residual, edit.neurons, edit.gains, [change.up for change in edit.lora.values()])
-    for leaf in [*jax.tree.leaves(parts), *(step.share for step in edit.steps)]:
-        changed = np.asarray(leaf).reshape(edit.depth, -1).any(1)
-        found.append(int(np.argmax(changed)) if changed.any() else edit.depth)
-    return min(found) if float(edit.strength) != 0 else edit.depth
+def untouched(edit: Edit) -> int:
+    """How many layers are the same under an edit: what it does behind a layer leaves that layer itself as it is."""
+    if float(edit.strength) == 0:
+        return edit.depth
+
+    def first(parts: Any) -> int:
+        """The first layer that has something of it; the number of layers where there is none."""
+        found = [np.asarray(leaf).reshape(edit.depth, -1).any(1) for leaf in jax.tree.leaves(parts)]
+        return min((int(np.argmax(own)) for own in found if own.any()), default=edit.depth)
+
+    inside = first((edit.neurons, edit.gains, [change.up for change in edit.lora.values()]))
+    behind = first((edit.residual, [step.share for step in edit.steps]))
+    return min(inside, behind + 1, edit.depth)
 
 
 def score(
@@ -82,7 +88,7 @@ def score(
     count = min(at_once or _fitting(model, parts, size), len(edits))
     while True:
         try:
-            return _scored(model, found, options, edits, parts, count)
+            return _scored(model, found, options, edits, parts, count, size)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -94,10 +100,16 @@ def score(
 
 
 def _scored(
-    model: Model, found: Pieces, options: Sequence[Option], edits: Sequence[Edit], parts: Sequence[Part], count: int
+    model: Model,
+    found: Pieces,
+    options: Sequence[Option],
+    edits: Sequence[Edit],
+    parts: Sequence[Part],
+    count: int,
+    size: Size,
 ) -> np.ndarray:
     """`score`, so many edits together."""
-    low = [lowest(edit) for edit in edits]
+    low = [untouched(edit) for edit in edits]
     order = np.argsort(low, kind="stable")  # edits of the same layers share most of what is below them
     logs: np.ndarray | None = None
     for start in range(0, len(edits), count):
@@ -105,7 +117,7 @@ def _scored(
         padded = [*chosen, *[chosen[-1]] * (count - len(chosen))]  # the same shapes for the last few
         together, first = stacked([edits[i] for i in padded]), min(low[i] for i in chosen)
         for part in parts:
-            run = Together(model, part, together, first)
+            run = Together(model, part, together, first, size.tokens)
             for number, prompts in enumerate(part.plan.shards):
                 shares = [log_shares(tuple(options), ways) for ways in run.ways(number)[: len(chosen)]]
                 if logs is None:
@@ -127,84 +139,150 @@ def _fitting(model: Model, parts: Sequence[Part], size: Size) -> int:
 
 
 class Together(Run):
-    """The passes of a plan under several edits."""
+    """The passes of a plan under several edits.
 
-    def __init__(self, model: Model, part: Part, edits: Edit, first: int) -> None:
+    Above the layers that no edit changes a pass has its tokens once for each edit: as many edits go through together as make up
+    about the tokens of a pass, and the others after them.
+    """
+
+    def __init__(self, model: Model, part: Part, edits: Edit, first: int, tokens: int) -> None:
         super().__init__(model, part, edits)
         self.first = np.int32(first)
-        self.kept: Any = None
+        count, shapes = len(edits.strength), part.plan.shapes
+        whole = max(shapes.many, shapes.few) * shapes.time
+        even = [k for k in range(1, count + 1) if count % k == 0]
+        beside = min(even, key=lambda k: abs(math.log(k * whole / tokens)))
+        self.edits = [jax.tree.map(lambda x, i=i: x[i : i + beside], edits) for i in range(0, count, beside)]
+        self.kept: tuple[Below, list[Above]] | None = None
 
     def ways(self, number: int) -> list[np.ndarray]:
         """Of each edit the log-probabilities of each way to write an answer, [prompts, ways]."""
         plan, shapes = self.part.plan, self.part.plan.shapes
-        if self.kept is None:
-            tokens, length = self.trunk()
-            self.kept = _begin(
-                self.model, tokens, length, self.reach, self.edit, self.first, shapes.store, shapes.answers
-            )
-        trunks, stores, read = self.kept
+        below, above = self.kept or self._begun()
         self.kept = None  # what passes fill is given away; it comes back when all of them are done
         tree = grow(self.part.found, plan.shards[number], plan.trunk, self.part.options)
         for one in layout.passes(tree, shapes):
             rows, places = sharding.shared(one, self.model.arrays)
-            stores, read = _advance(self.model, trunks, stores, read, rows, places, self.reach, self.edit, self.first)
-        self.kept = trunks, stores, read
-        shares = np.asarray(_answers(self.model, read, self.wanted)).reshape(len(read), -1, len(self.wanted))
+            hidden, below = _below(self.model, below, rows, self.reach, self.first)
+            above = [
+                _above(self.model, hidden, own, rows, places, self.reach, edits, self.first)
+                for own, edits in zip(above, self.edits, strict=True)
+            ]
+        self.kept = below, above
+        shares = [np.asarray(_answers(self.model, own.read, self.wanted)) for own in above]
         ends = layout.same_ends(tree)
-        return [self.written(one[ends]) for one in shares]
+        return [self.written(one.reshape(-1, len(self.wanted))[ends]) for own in shares for one in own]
+
+    def _begun(self) -> tuple[Below, list[Above]]:
+        shapes = self.part.plan.shapes
+        tokens, length = self.trunk()
+        hidden, below = _begin_below(self.model, tokens, length, self.reach, self.first, shapes.store)
+        begin = functools.partial(_begin_above, places=shapes.store, answers=shapes.answers)
+        return below, [
+            begin(self.model, hidden, below.trunk, tokens, length, self.reach, edits, self.first)
+            for edits in self.edits
+        ]
+
+
+class Below(NamedTuple):
+    """Keys and values of the layers that no edit changes: what all prompts begin with, and what passes keep."""
+
+    trunk: packed.Store
+    store: packed.Store
+
+
+class Above(NamedTuple):
+    """The same of the layers above, [edits, ...], and what was read at the ends of prompts, [edits, places, width]."""
+
+    trunk: packed.Store
+    store: packed.Store
+    read: Array
 
 
 # On the device ------------------------------------------------------------------------------------------------------
 
 
+@functools.partial(jax.jit, static_argnames="places")
+def _begin_below(
+    model: Model, tokens: Array, length: Array, reach: Array, first: Array, places: int
+) -> tuple[Array, Below]:
+    """The residual stream of the trunk where edits begin, its keys up to there, and room for the rows'."""
+    weights, config = model.arrays, model.config
+    dtype, time = weights["embedding"].dtype, tokens.shape[0]
+    store, trunk = packed.empty_store(config, places, dtype), packed.empty_store(config, time, dtype)
+    if not time:
+        return jnp.zeros((1, 0, config.width), dtype), Below(trunk, store)
+    rows, nothing = packed.alone(tokens, length), packed.empty_store(config, 0, dtype)
+    hidden = decoder.embed(weights, config, rows.tokens)
+    hidden, trunk = packed.through(weights, config, hidden, nothing, trunk, rows, reach, None, 0, first)
+    return hidden, Below(trunk, store)
+
+
 @functools.partial(jax.jit, static_argnames=("places", "answers"))
-def _begin(
-    model: Model, tokens: Array, length: Array, reach: Array, edits: Edit, first: Array, places: int, answers: int
-) -> Any:
-    """The trunk's keys below and above the first edit, room for the rows', and for the states that are read."""
+def _begin_above(
+    model: Model,
+    hidden: Array,
+    below: packed.Store,
+    tokens: Array,
+    length: Array,
+    reach: Array,
+    edits: Edit,
+    first: Array,
+    places: int,
+    answers: int,
+) -> Above:
+    """The trunk under each edit; what is below is in it too, so that the two need not be told apart."""
     weights, config = model.arrays, model.config
     dtype, count = weights["embedding"].dtype, len(edits.strength)
-    store = packed.empty_store(config, places, dtype)
-    each = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), store)
+
+    def many(store: packed.Store) -> packed.Store:
+        made: packed.Store = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), store)
+        return made
+
+    store = many(packed.empty_store(config, places, dtype))
     read = jnp.zeros((count, answers, config.width), dtype)
     if not tokens.shape[0]:
-        none = packed.empty_store(config, 0, dtype)
-        above = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), none)
-        return (none, above), (store, each), read
-    rows = packed.alone(tokens, length)
-    nothing, empty = packed.empty_store(config, 0, dtype), packed.empty_store(config, tokens.shape[0], dtype)
+        return Above(many(below), store, read)
+    rows, nothing = packed.alone(tokens, length), packed.empty_store(config, 0, dtype)
+
+    def one(edit: Edit) -> packed.Store:
+        h = packed.entered(hidden, edit, rows, first)
+        return packed.through(weights, config, h, nothing, below, rows, reach, edit, first, config.layers)[1]
+
+    return Above(jax.vmap(one)(edits), store, read)
+
+
+@functools.partial(jax.jit, donate_argnames="below")
+def _below(model: Model, below: Below, rows: packed.Rows, reach: Array, first: Array) -> tuple[Array, Below]:
+    """A pass up to where edits begin: the residual stream there, and what is kept."""
+    weights, config = model.arrays, model.config
     hidden = decoder.embed(weights, config, rows.tokens)
-    hidden, below = packed.through(weights, config, hidden, nothing, empty, rows, reach, None, 0, first)
-    # What is below is in both, so that the two need not be told apart.
-    _, above = jax.vmap(
-        lambda edit: packed.through(weights, config, hidden, nothing, below, rows, reach, edit, first, config.layers)
-    )(edits)
-    return (below, above), (store, each), read
+    hidden, store = packed.through(weights, config, hidden, *below, rows, reach, None, 0, first)
+    return hidden, Below(below.trunk, store)
 
 
-@functools.partial(jax.jit, donate_argnames=("stores", "read"))
-def _advance(
+@functools.partial(jax.jit, donate_argnames="above")
+def _above(
     model: Model,
-    trunks: tuple[packed.Store, packed.Store],
-    stores: tuple[packed.Store, packed.Store],
-    read: Array,
+    hidden: Array,
+    above: Above,
     rows: packed.Rows,
     places: Array,
     reach: Array,
     edits: Edit,
     first: Array,
-) -> Any:
+) -> Above:
+    """The same pass from there on under each edit."""
     weights, config = model.arrays, model.config
-    hidden = decoder.embed(weights, config, rows.tokens)
-    hidden, below = packed.through(weights, config, hidden, trunks[0], stores[0], rows, reach, None, 0, first)
 
-    def above(edit: Edit, trunk: packed.Store, store: packed.Store, read: Array) -> tuple[packed.Store, Array]:
-        found, store = packed.through(weights, config, hidden, trunk, store, rows, reach, edit, first, config.layers)
-        flat = found.reshape(-1, read.shape[-1])
-        return store, read.at[places.reshape(-1)].set(flat, mode="drop")
+    def one(edit: Edit, own: Above) -> Above:
+        h = packed.entered(hidden, edit, rows, first)
+        found, store = packed.through(weights, config, h, own.trunk, own.store, rows, reach, edit, first, config.layers)
+        flat = found.reshape(-1, config.width)
+        return Above(own.trunk, store, own.read.at[places.reshape(-1)].set(flat, mode="drop"))
 
-    each, read = jax.vmap(above)(edits, trunks[1], stores[1], read)
-    return (below, each), read
+    made: Above = jax.vmap(one)(edits, above)
+    return made
 
 
 @jax.jit

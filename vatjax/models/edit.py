@@ -256,8 +256,15 @@ class Edit:
 
     def layers(self, first: int, last: int) -> Edit:
         """What the layers from `first` to before `last` take."""
+        return self._at(slice(first, last))
+
+    def layer(self, number: Array | int) -> Edit:
+        """What one layer takes; its number may be traced."""
+        return self._at(number)
+
+    def _at(self, place: Any) -> Edit:
         parts = (self.residual, self.neurons, self.gains, self.lora, self.steps)
-        residual, neurons, gains, lora, steps = jax.tree.map(lambda x: x[first:last], parts)
+        residual, neurons, gains, lora, steps = jax.tree.map(lambda x: x[place], parts)
         return dataclasses.replace(self, residual=residual, neurons=neurons, gains=gains, lora=lora, steps=steps)
 
 
@@ -345,12 +352,14 @@ def _unless_zero_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 def low_rank(product: Array, x: Array, change: LowRank | None, strength: Array, touched: Array | None) -> Array:
-    """`product + strength * (x A) B`, and exactly the product at strength 0; one layer's A and B."""
+    """`product + strength * (x A) B`, and exactly the product at strength 0; one layer's A and B.
+
+    Both products are of plain matrices: on a CPU their gradients are faster than those of products with three axes.
+    """
     if change is None:
         return product
     exact = jax.lax.Precision.HIGHEST
-    inner = jnp.einsum(
-        "bti,ir->btr", x, change.down.astype(x.dtype), preferred_element_type=jnp.float32, precision=exact
-    )
-    outer = jnp.einsum("btr,ro->bto", inner, change.up.astype(jnp.float32), precision=exact)
+    flat = x.reshape(-1, x.shape[-1])
+    inner = jnp.matmul(flat, change.down.astype(x.dtype), preferred_element_type=jnp.float32, precision=exact)
+    outer = jnp.matmul(inner, change.up.astype(jnp.float32), precision=exact).reshape(product.shape)
     return _where(touched, product, unless_zero(strength, product, product + (strength * outer).astype(product.dtype)))

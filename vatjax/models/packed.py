@@ -24,7 +24,7 @@ from jax import lax
 from vatjax.models import attention as at
 from vatjax.models import decoder, rope
 from vatjax.models.config import Config
-from vatjax.models.edit import PROMPT, Edit
+from vatjax.models.edit import PROMPT, Edit, moved
 
 Array = jax.Array
 
@@ -186,25 +186,44 @@ def through(
         (the residual stream behind the last of them, the store with what is to be kept of them).
     """
     one = _layer(weights, config, rows, reach, edit, _sets(trunk, store, rows))
-    whole = decoder.scanned(weights, config, edit, 0, config.layers)
+    along = (
+        decoder.scanned(weights, config, edit, 0, config.layers),
+        (trunk.key, trunk.value),
+        (store.key, store.value),
+    )
     places = rows.places.reshape(-1)
 
     def step(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        h, key, value = carry
-        own, trunk_own, store_own = jax.tree.map(
-            lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False),
-            (whole, (trunk.key, trunk.value), (key, value)),
-        )
-        h, new, _ = one(h, own, trunk_own, store_own)
+        h, *written = carry
+        h, new, _ = one(h, *jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False), along))
         key, value = (
-            kept.at[number, places].set(part.reshape(-1, *part.shape[2:]).astype(kept.dtype), mode="drop")
-            for kept, part in zip((key, value), new, strict=True)
+            lax.dynamic_update_index_in_dim(whole, part.reshape(whole.shape[1:]).astype(whole.dtype), number, 0)
+            for whole, part in zip(written, new, strict=True)
         )
         return h, key, value
 
-    hidden, key, value = lax.fori_loop(first, last, step, (hidden, store.key, store.value))
+    # What stands in these places stays in the layers that are left out. All layers are put there at once: a scatter takes
+    # its places one after the other.
+    kept = [x.at[:, places].get(mode="clip") for x in (store.key, store.value)]
+    hidden, *kept = lax.fori_loop(first, last, step, (hidden, *kept))
+    key, value = (
+        whole.at[:, places].set(part, mode="drop") for whole, part in zip((store.key, store.value), kept, strict=True)
+    )
     position = store.position.at[places].set(rows.positions.reshape(-1), mode="drop")
     return hidden, Store(key, value, position)
+
+
+def entered(hidden: Array, edit: Edit, rows: Rows, first: Array | int) -> Array:
+    """The residual stream before a layer as an edit leaves it, where what is below was computed without the edit.
+
+    Args:
+        hidden: [rows, time, width].
+        edit: changes nothing inside the layers below, and behind them the last alone.
+        rows: the tokens.
+        first: the layer, which may be traced; before layer 0 nothing is changed.
+    """
+    own = edit.layer(jnp.maximum(first - 1, 0))
+    return jnp.where(first > 0, moved(hidden, own, decoder.touched_by(edit, rows.kind)), hidden)
 
 
 def alone(tokens: Array, length: Array | int) -> Rows:

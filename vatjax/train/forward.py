@@ -28,12 +28,12 @@ class Memory:
 
     Attributes:
         remat: keep everything ("none"), of each layer its products with weights ("products"), or what goes into it
-            ("layers").
+            ("layers"). Where memory is slow, to compute anew is also faster than to fetch.
         unroll: how many layers one step of the scan holds: more take longer to compile, and on a CPU less to run.
         places: about how many places' logits exist at one time.
     """
 
-    remat: Remat = "none"
+    remat: Remat = "products"
     unroll: int = 1
     places: int = 256
 

@@ -145,7 +145,10 @@ def _check(name: str, settings: dict[str, Any]) -> None:
 
 @_made("texts", lambda texts: texts.policy, reference=False)
 def sft(texts: Texts) -> Array:
-    """Supervised fine-tuning: `-log p(c | x)` of the completion alone, summed here and divided by tokens once."""
+    """Supervised fine-tuning: `-log p(c | x)` of the completion alone, summed here and divided by tokens once.
+
+    Ouyang et al. (2022), Training language models to follow instructions with human feedback, section 3.5.
+    """
     return -texts.policy
 
 
@@ -223,7 +226,7 @@ def _log_odds(mean: Array) -> Array:
 def apo_zero(pairs: Pairs, *, beta: float = 0.1) -> Array:
     """Anchored preference optimisation: what is chosen gains, what is rejected loses.
 
-    `1 - sigmoid(beta C) + sigmoid(beta R)`; D'Oosterlinck et al. (2024), equation for APO-zero.
+    `1 - sigmoid(beta C) + sigmoid(beta R)`; D'Oosterlinck et al. (2024), Anchored Preference Optimization, APO-zero.
     """
     return 1 - jax.nn.sigmoid(beta * pairs.chosen.ratio) + jax.nn.sigmoid(beta * pairs.rejected.ratio)
 
