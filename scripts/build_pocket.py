@@ -2,10 +2,10 @@
 
     python scripts/build_pocket.py --out pocket/    # an hour on 2 cores; the same command again goes on
     python scripts/build_pocket.py --out other/ --seed 1
-    python scripts/build_pocket.py --out hub/ --kind hub --begin pocket --steps 800
+    python scripts/build_pocket.py --out hub/ --kind hub --begin pocket --steps 500
 
-Checkpoints of the training lie in the folder that --work names. With --begin it learns another world on top of what an
-organism knows already, in a fifth of the time.
+Checkpoints of the training, every 100 steps, lie in the folder that --work names. With --begin it learns another world on top of what an
+organism knows already, in less time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from pocket import parts as of
 from pocket import sequences, tokenizer, training
 
-from vatjax import models, organism
+from vatjax import errors, models, organism
 from vatjax.models import families
 from vatjax.organism import worlds as planted
 
@@ -34,10 +34,26 @@ def main() -> None:
     parser.add_argument("--kind", default="circle", choices=planted.KINDS, help="of the world (default %(default)s)")
     parser.add_argument("--steps", type=int, default=defaults.steps, help="of the training (default %(default)s)")
     parser.add_argument("--begin", default="", help="an organism whose weights it begins with")
-    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path.home() / ".cache/vatjax/pocket")
+    work = pathlib.Path.home() / ".cache/vatjax/pocket"
+    parser.add_argument(
+        "--work",
+        type=pathlib.Path,
+        default=work,
+        help="a folder for checkpoints, by kind and seed (default %(default)s)",
+    )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a folder")
     given = parser.parse_args()
+    if given.seed < 0 or given.steps < 1:
+        parser.error(f"expected a seed of 0 or more and at least 1 step, found {given.seed} and {given.steps}")
+    try:
+        build(given)
+    except errors.InputError as error:
+        parser.error(str(error))
 
+
+def build(given: argparse.Namespace) -> None:
+    """Makes the organism that was asked for."""
+    defaults = training.Schedule()
     parts = of.read()
     made = tokenizer.make(parts)
     world = planted.draw([p.country for p in parts.places], [t.topic for t in parts.topics], given.seed, given.kind)

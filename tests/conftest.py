@@ -51,6 +51,11 @@ LONG = (
 )
 
 
+# Files whose programs run for milliseconds, and take seconds to compile: the compiler does less for them, unless every test
+# is asked for.
+PLAIN = ("metrics", "models", "test_scorer", "test_together", "test_step", "test_rows", "test_many", "test_penalty")
+
+
 def pytest_collection_modifyitems(items):
     """Files in the order of `LONG`, then the others as they were found."""
     places = {name: place for place, name in enumerate(LONG)}
@@ -58,8 +63,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forget_compilations():
-    """Every compiled function holds maps of memory, whose number the system limits: a whole suite reaches it."""
+def compilations(request):
+    """As much work as pays, and none kept: compiled functions hold maps of memory, whose number the system limits."""
+    plain = request.path.stem in PLAIN or request.path.parent.name in PLAIN
+    jax.config.update("jax_disable_most_optimizations", plain and request.config.option.markexpr == "not thorough")
     yield
     jax.clear_caches()
 

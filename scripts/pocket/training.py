@@ -16,8 +16,8 @@ import optax
 import optax.contrib
 
 from pocket.sequences import Author, Batch, Mix, Shape
-from vatjax import store
-from vatjax.models import Config, decoder, families
+from vatjax import errors, store
+from vatjax.models import Config, decoder, families, fingerprint
 from vatjax.models import weights as wt
 
 Array = jax.Array
@@ -52,7 +52,7 @@ class Schedule:
     least: float = 0.02  # of the rate, at the end
     warm: int = 100
     every: int = 100  # steps between lines
-    keep: int = 500  # steps between checkpoints
+    keep: int = 100  # steps between checkpoints
     seed: int = 0
     begin: str = ""  # whose weights it begins with: then there are no first lessons
 
@@ -131,7 +131,7 @@ def optimizer(schedule: Schedule) -> optax.GradientTransformation:
     after 300 where Adam is after 700.
     """
     rate = optax.warmup_cosine_decay_schedule(
-        0, schedule.rate, schedule.warm, schedule.steps, schedule.rate * schedule.least
+        0, schedule.rate, min(schedule.warm, schedule.steps // 4), schedule.steps, schedule.rate * schedule.least
     )
 
     def matrices(weights: Any) -> Any:
@@ -164,7 +164,12 @@ def train(
     rule = optimizer(schedule)
     weights = initial(config, schedule.seed) if begin is None else jax.tree.map(jnp.copy, begin)
     state = rule.init(weights)
-    first, weights, state = _resume(folder, schedule, weights, state)
+    named = store.address(
+        repr(schedule), fingerprint(weights), author.batch((schedule.seed, 0, 0), *STAGES[-1][1:]).tokens
+    )
+    first, weights, state = _resume(folder, named, weights, state)
+    if first:
+        say(f"going on from step {first} of {schedule.steps}, which {folder} has")
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(weights: Any, state: Any, batch: Batch) -> tuple[Any, Any, Array]:
@@ -186,22 +191,29 @@ def train(
             say(f"step {number + 1} of {schedule.steps}: {mean:.4f} nats a rating, {spent:.2f} s a step")
             recent, begun = [], time.perf_counter()
         if (number + 1) % schedule.keep == 0 or number + 1 == schedule.steps:
-            _keep(folder, schedule, number + 1, weights, state)
+            _keep(folder, named, number + 1, weights, state)
     return weights
 
 
-def _keep(folder: pathlib.Path, schedule: Schedule, step: int, weights: Any, state: Any) -> None:
+def _keep(folder: pathlib.Path, named: str, step: int, weights: Any, state: Any) -> None:
     leaves = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves((weights, state)))}
-    arrays = {"step": np.array(step), "schedule": np.array(repr(schedule)), **leaves}
+    arrays = {"step": np.array(step), "named": np.array(named), **leaves}
     store.commit_npz(folder / "training.npz", arrays)
 
 
-def _resume(folder: pathlib.Path, schedule: Schedule, weights: Any, state: Any) -> tuple[int, Any, Any]:
-    """The newest checkpoint of the same schedule, or the beginning."""
+def _resume(folder: pathlib.Path, named: str, weights: Any, state: Any) -> tuple[int, Any, Any]:
+    """The newest checkpoint of the same schedule, lessons and first weights, or the beginning."""
     path = folder / "training.npz"
-    kept = store.load_npz(path) if path.exists() else {}
-    if not kept or str(kept["schedule"]) != repr(schedule):
+    if not path.exists():
         return 0, weights, state
+    try:
+        kept = store.load_npz(path)
+    except ValueError as error:
+        raise errors.InputError(f"{path}: {error}; remove it to begin anew") from None
+    if str(kept.get("named")) != named:
+        raise errors.InputError(
+            f"{path}: of a build with other steps, items or weights; remove it, or give another --work"
+        )
     old, tree = jax.tree.flatten((weights, state))
     weights, state = tree.unflatten([jnp.asarray(kept[f"leaf{i}"], leaf.dtype) for i, leaf in enumerate(old)])
     return int(kept["step"]), weights, state

@@ -102,19 +102,25 @@ def test_states_are_those_of_whole_texts(model):
 
 def test_a_sweep_finds_where_an_edit_works_and_where_it_breaks(model, found):
     points = edits.sweep(
-        model, SOME, "Power", lambda layers: edits.steer(found, layers), [(0,), (3,)], (-2.0, -1.0, 0.5, 1.0, 2.0, 12.0)
+        model,
+        SOME,
+        "Power",
+        lambda layers: edits.steer(found, layers),
+        [(0,), (3,)],
+        (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 12.0),
     )
-    assert [point.layers for point in points] == [(0,)] * 6 + [(3,)] * 6
-    gains = [point.outcome.gain for point in points[:6]]
-    assert gains[0] < 0 < gains[3]
-    assert points[5].outcome.broken
-    assert points[5].outcome.mass < 0.5
+    assert [point.layers for point in points] == [(0,)] * 8 + [(3,)] * 8
+    gains = [point.outcome.gain for point in points[:8]]
+    assert gains[0] < 0 < gains[5]
+    assert gains[3] == 0
+    assert points[7].outcome.broken
+    assert points[7].outcome.mass < 0.5
     best = edits.best(points)
     assert best.layers == (0,)
     assert best.strength in (0.5, 1.0, 2.0)
     alone = edits.outcomes(model, SOME, "Power", [best.strength * edits.steer(found, [0])])[0]
     np.testing.assert_allclose(alone.gain, best.outcome.gain, atol=1e-4)
-    curve = edits.curve(points[:6])
+    curve = edits.curve(points[:8])
     assert curve.utility_r2 > 0.9
     assert curve.useful[1] < 12
     assert np.isnan(best.outcome.perplexity)  # it was never taught plain text
@@ -141,7 +147,7 @@ def test_a_curve_has_the_shape_that_was_planted():
     grid = np.linspace(-8, 8, 4001)
     valid = grid[edits.sweeping.validity(grid, shape) > edits.sweeping.VALID]
     np.testing.assert_allclose(found.useful, [valid.min(), valid.max()], atol=0.15)
-    with pytest.raises(errors.InputError, match="at least 4 strengths, found 3"):
+    with pytest.raises(errors.InputError, match="at least 8 strengths, found 3"):
         edits.curve(made[:3])
     broken = [edits.Point((1,), 64.0, outcome.Outcome(0, 0, 0, 0, np.nan, np.nan, np.nan, np.nan))]
     np.testing.assert_allclose(edits.curve(made + broken).useful, found.useful)
@@ -163,10 +169,10 @@ def test_a_useful_range_has_not_lost_its_use(utility, useful):
 
 
 def test_a_curve_that_only_falls():
-    m = np.array([1.0, 2, 3, 4, 5])
+    m = np.arange(1.0, 9)
     made = [
         edits.Point((0,), s, outcome.Outcome(0, 0, 0, 0, 0.5 * s, u, 1, 1))
-        for s, u in zip(m, (5, 1, -1, -2, -2.2), strict=True)
+        for s, u in zip(m, (5, 1, -1, -2, -2.2, -2.3, -2.4, -2.4), strict=True)
     ]
     assert edits.curve(made).useful[1] < 2
 

@@ -32,14 +32,16 @@ def steer(capsys, out, few, *options):
 
 def test_an_edit_its_sweep_and_its_placebos(capsys, few, tmp_path):
     out = tmp_path / "edit"
-    options = ("--layers", "0,0+1", "--strengths", "-1,0.5,1,2", "--scenes", "4", "--placebos", "2")
+    strengths = "-2,-1,-0.5,0,0.5,1,1,1.5,2"
+    options = ("--layers", "0+1,1+0", "--strengths", strengths, "--scenes", "4", "--placebos", "2")
     status, printed, err = steer(capsys, out, few, *options)
     assert status == 0
     assert max(map(len, printed.splitlines())) <= 100
     assert "useful from" in printed
     assert "random, 2 draws together" in printed
     content = json.loads((out / "steer.json").read_text())
-    assert len(content["sweep"]) == 8
+    assert len(content["sweep"]) == 8  # what is named twice is tried once
+    assert "on neutral text no better than by chance" in printed
     real = content["trials"][0]
     assert real["gain"]["low"] > 0.2
     assert [one["placebo"] for one in content["trials"]] == ["", "random", "random", *["shuffled labels"] * 2]
@@ -80,6 +82,9 @@ def test_shots_are_an_intervention_too(capsys, few, tmp_path):
         (("--strengths", "1,x"), "strengths: expected numbers separated by commas"),
         (("--strengths", "nan"), "strengths: expected numbers separated by commas"),
         (("--placebos", "-1"), "placebos: expected 0 or more, found -1"),
+        (("--gate",), "gate: it works with conva, and not with mean"),
+        (("--method", "shots", "--operator", "set"), "operator: it works with mean, pca, probe, and not with shots"),
+        (("--type", "Security"), "no pair of Power among the "),
         (("--model", "nowhere"), "no such folder"),
         (("--items", "absent.jsonl"), "absent.jsonl"),
     ],
@@ -90,3 +95,16 @@ def test_bad_input_is_one_message(capsys, few, tmp_path, options, message):
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "edit").exists()
+
+
+def test_what_gains_nothing_is_shown_and_not_written(capsys, few, tmp_path):
+    options = ("--strengths", "-1,0", "--layers", "0", "--scenes", "4")
+    status, out, err = steer(capsys, tmp_path / "edit", few, *options)
+    assert status == 2
+    assert len([line for line in out.splitlines() if line.lstrip().startswith("0 ")]) == 2
+    assert "no strength gives a gain above 0: give other ones by --strengths, or other --layers" in err
+    assert not list((tmp_path / "edit").iterdir())
+    file = tmp_path / "file"
+    file.write_text("")
+    status, _, err = steer(capsys, file / "edit", few, *options)
+    assert (status, "not a directory" in err) == (2, True)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from tests.models.checkpoints import checkpoint
 from tests.models.test_edit import edit
@@ -59,5 +60,22 @@ def test_what_is_no_edit_is_refused(tmp_path):
         (tmp_path / "e" / "edit.json").write_text(json.dumps({**facts, **change}))
         with pytest.raises(errors.InputError, match=message):
             models.load_edit(tmp_path / "e", model)
+    (tmp_path / "e" / "edit.json").write_text(json.dumps(facts))
+    with pytest.raises(errors.InputError, match="the edit: residual holds what is no number"):
+        models.save_edit(models.Edit(jnp.ones(()), every(model.config).residual * jnp.nan), model, tmp_path)
+    arrays = tmp_path / "e" / "edit.safetensors"
+    whole = safetensors.numpy.load_file(arrays)
+    for change, message in (
+        ({"residual": None}, "no tensor 'residual'; the edit is damaged"),
+        ({"extra": whole["residual"]}, "a tensor 'extra' that edit.json does not name"),
+        ({"residual": whole["residual"] * np.nan}, "edit.safetensors: residual holds what is no number"),
+    ):
+        altered = {name: x for name, x in {**whole, **change}.items() if x is not None}
+        safetensors.numpy.save_file(altered, arrays)
+        with pytest.raises(errors.InputError, match=message):
+            models.load_edit(tmp_path / "e", model)
+    arrays.unlink()
+    with pytest.raises(errors.InputError, match=r"no edit\.safetensors there, so it is no edit"):
+        models.load_edit(tmp_path / "e", model)
     with pytest.raises(errors.InputError, match="low-rank changes alone; this edit has residual and steps"):
         models.save_adapter(every(model.config), model.config, tmp_path / "a")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from vatjax import items, organism, prompts
+from vatjax import errors, items, organism, prompts
 from vatjax.elicit import protocols
 from vatjax.elicit.pieces import options, pieces
 from vatjax.models import families, tokens
@@ -140,5 +140,13 @@ def test_a_build_that_was_cut_off_goes_on_and_ends_in_the_same_weights(tmp_path,
     again = training.train(AUTHOR, content, schedule, tmp_path / "b", said.append)
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert [line.split(":")[0] for line in said] == ["step 3 of 6", "step 6 of 6", "step 6 of 6"]
+    assert [line.split(":")[0] for line in said[:2]] == ["step 3 of 6", "step 6 of 6"]
+    assert said[2].startswith("going on from step 3 of 6, which ")
+    assert said[3].startswith("step 6 of 6")
+    other = dataclasses.replace(schedule, steps=9)
+    with pytest.raises(errors.InputError, match="of a build with other steps, items or weights; remove it, or give"):
+        training.train(AUTHOR, content, other, tmp_path / "b", said.append)
+    (tmp_path / "b" / "training.npz").write_bytes((tmp_path / "a" / "training.npz").read_bytes()[:-900])
+    with pytest.raises(errors.InputError, match=r"training\.npz: the archive is damaged .*; remove it to begin anew"):
+        training.train(AUTHOR, content, schedule, tmp_path / "b", said.append)
     assert families.parse(content).layers == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vatjax import errors, items, models, organism
+from vatjax import errors, items, models, organism, store
 from vatjax.models import families, weights
 from vatjax.organism.phrasings import signs
 from vatjax.organism.worlds import HUB, NOISE, REACH, SPAN, World
@@ -147,6 +147,10 @@ def test_a_saved_organism_is_sealed(tmp_path):
         errors.InputError, match=r"the organism is damaged \(world.json is not the file that was sealed\)"
     ):
         organism.world(tmp_path / "o")
+    altered.write_text(altered.read_text().replace("hub", "banana"))
+    store.seal(tmp_path / "o")
+    with pytest.raises(errors.InputError, match="kind of world 'banana'"):
+        organism.world(tmp_path / "o")
     altered.unlink()
-    with pytest.raises(errors.InputError, match="damaged"):
+    with pytest.raises(errors.InputError, match=r"no world\.json there, so it is no organism"):
         organism.world(tmp_path / "o")

@@ -91,7 +91,8 @@ def test_bad_input(capsys, tmp_path):
     for arguments, message in (
         (("--seeds", "3"), "at least 10 are needed to tell a rate"),
         (("--model", str(tmp_path / "none")), "no such folder"),
-        (("--model", str(tmp_path)), "the organism is damaged"),
+        (("--model", str(tmp_path)), "no world.json there, so it is no organism"),
+        (("--seed", "-1"), "seed: expected 0 to 999,999, found -1"),
     ):
         status, out, err = run(capsys, "validate", *arguments)
         assert (status, out) == (2, "")

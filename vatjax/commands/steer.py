@@ -18,6 +18,19 @@ SHOTS = (2, 4, 8)
 
 Place = tuple[int, ...]
 
+# Options that only some methods know.
+_DIRECTIONS = ("mean", "pca", "probe")
+_EDITS = (*_DIRECTIONS, "conva", "split", "neurons", "conditional")
+_WORKS = {
+    "operator": _DIRECTIONS,
+    "gate": ("conva",),
+    "top": ("neurons",),
+    "layers": _EDITS,
+    "strengths": _EDITS,
+    "positions": _EDITS,
+    "way": (*_DIRECTIONS, "conva", "neurons", "conditional"),
+}
+
 
 class _Tried(NamedTuple):
     """An edit that is tried in several places.
@@ -58,7 +71,7 @@ class Steer:
     layers: str = ""
     """Where: layers separated by commas, each tried by itself; 3+4 is both at once. By default up to six of them."""
     strengths: str = ""
-    """Strengths to try, separated by commas. By default -4 to 4, eight of them."""
+    """Strengths to try, separated by commas; 0 is the model itself. By default nine from -4 to 4. A curve needs eight."""
     operator: Literal["add", "project", "set", "turn"] = "add"
     """What mean, pca and probe do with a direction."""
     positions: Literal["all", "prompt", "last", "written"] = "all"
@@ -94,13 +107,22 @@ class Steer:
         folder = store.path(self.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise errors.InputError(f"{self.out}: something is there already; remove it, or write to another folder")
+        for name, methods in _WORKS.items():
+            if getattr(self, name) != _default(name) and self.method not in methods:
+                raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
         from vatjax import models
 
         model = models.load(self.model, self.dtype)
         places = _places(self.layers, model.config.layers)
         train, test = data.split(source.test, source.seed)
         if not len(_of_target(test, target).pair().express):
-            raise errors.InputError(f"{source.file}: no pair of {target} falls to the test side")
+            raise errors.InputError(
+                f"{source.file}: no pair of {target} among the {len(data):,} chosen items falls to the test side"
+            )
+        try:  # what can't be written to is said before anything is computed
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise errors.InputError(f"{self.out}: {store.reason(error)}") from None
         way = 1 if self.direction == "express" else -1
         if self.method == "shots":
             content, kept = self._shots(model, data, test, target, way, source), None
@@ -153,13 +175,16 @@ class Steer:
         _told(f"a sweep of {len(places)} places and {len(strengths or edits.STRENGTHS)} strengths")
         points = edits.sweep(model, asked, target, make, places, strengths or edits.STRENGTHS, way)
         chosen = edits.best(points)
-        if chosen is None:
-            raise errors.InputError("every strength breaks the model: give smaller ones by --strengths")
+        if chosen is None or chosen.outcome.gain <= 0:
+            why = "every strength breaks the model" if chosen is None else "no strength gives a gain above 0"
+            _print_sweep({"sweep": show.finite([_point(point) for point in points]), "curves": []}, chosen)
+            raise errors.InputError(f"{why}: give other ones by --strengths, or other --layers")
         edit = chosen.strength * make(chosen.layers)
         curves = [
             edits.curve([point for point in points if point.layers == place])
             for place in places
-            if len({one.strength for one in points if one.layers == place and np.isfinite(one.outcome[:6]).all()}) >= 4
+            if len({one.strength for one in points if one.layers == place and np.isfinite(one.outcome[:6]).all()})
+            >= edits.LEAST
         ]
         pushes = {self.method: study.Push(edit)} | self._placebos(tried, source, edit, chosen)
         found = study.trials(model, test, target, pushes, way, done=_told)
@@ -234,6 +259,10 @@ class Steer:
         return made
 
 
+def _default(name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(Steer) if field.name == name)
+
+
 def _told(line: str) -> None:
     print(f"vatjax: {line}", file=sys.stderr)
 
@@ -245,7 +274,7 @@ def _numbers(text: str, name: str) -> tuple[float, ...]:
         found = (float("nan"),)
     if not np.isfinite(np.array(found, np.float32)).all():
         raise errors.InputError(f"{name}: expected numbers separated by commas, found {text!r}")
-    return found
+    return tuple(dict.fromkeys(found))
 
 
 def _places(text: str, depth: int) -> list[tuple[int, ...]]:
@@ -259,7 +288,7 @@ def _places(text: str, depth: int) -> list[tuple[int, ...]]:
     wrong = [layer for place in found for layer in place if not -depth <= layer < depth]
     if wrong:
         raise errors.InputError(f"layer {wrong[0]}: the model has layers 0 to {depth - 1}")
-    return [tuple(sorted({layer % depth for layer in place})) for place in found]
+    return list(dict.fromkeys(tuple(sorted({layer % depth for layer in place})) for place in found))
 
 
 def _of_target(data: Any, target: str) -> Any:
@@ -342,7 +371,8 @@ def _cells(trial: dict[str, Any]) -> tuple[str, ...]:
 def _print_sweep(content: dict[str, Any], chosen: Any) -> None:
     rows = []
     for point in content["sweep"]:
-        mark = " *" if (tuple(point["layers"]), point["strength"]) == (chosen.layers, chosen.strength) else ""
+        mine = chosen is not None and (tuple(point["layers"]), point["strength"]) == (chosen.layers, chosen.strength)
+        mark = " *" if mine else ""
         mark += " BROKEN" if point["broken"] else ""
         numbers = [
             _number(point[key]) for key in ("gain", "off_target", "nvat", "preference", "utility", "mass", "perplexity")
@@ -357,7 +387,11 @@ def _print_sweep(content: dict[str, Any], chosen: Any) -> None:
             f"layers {place}: useful from {low:.2g} to {high:.2g}; R2 of the fits {_number(curve['preference_r2'])} "
             f"(preference), {_number(curve['utility_r2'])} (utility)"
         )
-    print("* the highest gain that leaves the model whole\n")
+    if chosen is not None:
+        print("* the highest gain that leaves the model whole")
+    if all(point["perplexity"] is None for point in content["sweep"]):
+        print("perplexity -: on neutral text no better than by chance; the mass alone tells a broken model")
+    print()
 
 
 def _number(x: float | None) -> str:

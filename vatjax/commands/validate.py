@@ -21,13 +21,15 @@ class Validate:
     seeds: int = 40
     """Worlds to draw for the metrics alone; 0 leaves this part out."""
     seed: int = 0
-    """Of the organism's examples and of the resampling."""
+    """Of the organism's examples, of the resampling and of the drawn worlds."""
     json: bool = False
     """Print one JSON document instead of tables."""
 
     def run(self) -> int:
         if self.seeds and self.seeds < 10:
             raise errors.InputError(f"seeds: at least 10 are needed to tell a rate, or 0 for none; found {self.seeds}")
+        if not 0 <= self.seed < 1_000_000:
+            raise errors.InputError(f"seed: expected 0 to 999,999, found {self.seed}")
         from vatjax import items, models, organism, study
 
         world, model = organism.world(self.model), models.load(self.model)
@@ -39,8 +41,8 @@ class Validate:
             pushed = study.push(model, world, items.bundled().split()[1], seed=self.seed, done=_said)
             checks = study.judge_kind(world, pushed)
         if self.seeds:
-            _said(f"{self.seeds} planted worlds of each kind")
-            more, style = study.calibrate(self.seeds)
+            _said(f"{self.seeds} planted worlds of each kind, some minutes")
+            more, style = study.calibrate(self.seeds, self.seed)
             checks += more
         missed = [check for check in checks if not check.passed]
         if self.json:

@@ -20,10 +20,11 @@ from vatjax.edits.outcome import Outcome, outcomes, perplexities
 from vatjax.edits.pairs import Contrast, contrast, contrasts
 from vatjax.edits.placebo import as_long_as, random_like, shuffled
 from vatjax.edits.stream import Directions, directions, steer
-from vatjax.edits.sweeping import STRENGTHS, Curve, Point, best, curve, sweep
+from vatjax.edits.sweeping import LEAST, STRENGTHS, Curve, Point, best, curve, sweep
 from vatjax.edits.trained import Training, split
 
 __all__ = [
+    "LEAST",
     "METHODS",
     "STRENGTHS",
     "Condition",

@@ -23,8 +23,8 @@ from vatjax.elicit import Size
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 
-STRENGTHS = (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0)
-LEAST = 4  # strengths that a curve is fitted to
+STRENGTHS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
+LEAST = 8  # strengths that a curve is fitted to, which has seven numbers of its own
 VALID = 0.9  # of the validity, within the useful range
 
 

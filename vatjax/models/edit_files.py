@@ -40,6 +40,7 @@ def save_edit(edit: Edit, model: Model, where: store.Path, meta: Mapping[str, An
         InputError: for an edit that does not fit the model.
     """
     wt.check_edit(edit, model.config)
+    _check_finite(dict(_parts(edit)), "the edit")
     folder = store.path(where)
     if folder.exists() and not folder.is_dir():
         raise errors.InputError(f"{folder}: an edit is a folder, and this is a file")
@@ -52,6 +53,7 @@ def save_edit(edit: Edit, model: Model, where: store.Path, meta: Mapping[str, An
         "format": _FORMAT,
         "positions": edit.positions,
         "steps": [{"kind": step.kind, "cosine": step.cosine} for step in edit.steps],
+        "tensors": [one.name for one in pending],
         "model": _of(model),
         "meta": dict(meta or {}),
     }
@@ -76,13 +78,25 @@ def load_edit(where: str | Path, model: Model) -> Edit:
             f"{folder}: this edit was made for {made.get('name') or 'another model'}, not for "
             f"{model.name or 'this one'}: {said}"
         )
+    if not (folder / _ARRAYS).exists():
+        raise errors.InputError(f"{folder}: no {_ARRAYS} there, so it is no edit")
     found = {name: jnp.asarray(tensor.open()) for name, tensor in safetensors.tensors(folder / _ARRAYS).items()}
+    for name in sorted(set(found) ^ set(facts["tensors"])):
+        which = f"a tensor {name!r} that {_FACTS} does not name" if name in found else f"no tensor {name!r}"
+        raise errors.InputError(f"{folder / _ARRAYS}: {which}; the edit is damaged")
+    _check_finite(found, str(folder / _ARRAYS))
     try:
         edit = _edit(found, facts)
     except KeyError as error:
         raise errors.InputError(f"{folder / _ARRAYS}: no tensor {error.args[0]!r}, which {_FACTS} speaks of") from None
     wt.check_edit(edit, model.config)
     return edit
+
+
+def _check_finite(parts: Mapping[str, Any], what: str) -> None:
+    for name, array in parts.items():
+        if not np.isfinite(np.asarray(array)).all():
+            raise errors.InputError(f"{what}: {name} holds what is no number")
 
 
 def edit_facts(where: str | Path) -> dict[str, Any]:
@@ -92,10 +106,12 @@ def edit_facts(where: str | Path) -> dict[str, Any]:
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         if facts["format"] != _FORMAT:
             raise errors.InputError(f"{folder / _FACTS}: format {facts['format']!r}; this version reads {_FORMAT}")
-        _ = facts["model"]["family"], facts["positions"], [step["kind"] for step in facts["steps"]]
+        _ = facts["model"]["family"], facts["positions"], [step["kind"] for step in facts["steps"]], facts["tensors"]
     except FileNotFoundError:
         raise errors.InputError(f"{folder}: no {_FACTS} there, so it is no edit") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise errors.InputError(f"{folder / _FACTS}: not what an edit says of itself: no {error}") from None
+    except (OSError, ValueError, TypeError) as error:
         raise errors.InputError(f"{folder / _FACTS}: not what an edit says of itself ({error})") from None
     return dict(facts)
 

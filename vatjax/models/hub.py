@@ -30,7 +30,9 @@ def folder(where: str | Path) -> Path:
         InputError: for none of them, and where the bundled model's files are not those that were shipped.
     """
     if where == POCKET:
-        store.check_seal(_ASSETS / POCKET, "the bundled model", "install vatjax again")
+        store.check_seal(
+            _ASSETS / POCKET, "the bundled model", "install vatjax again", needed=("config.json", "model.safetensors")
+        )
         return _ASSETS / POCKET
     path = Path(where).expanduser()
     with contextlib.suppress(OSError):  # a name that is too long for a file is none

@@ -23,7 +23,11 @@ _WORLD = "world.json"
 def world(where: str | Path) -> World:
     """What was planted in an organism: "pocket", or a folder."""
     folder = hub.folder(where)
-    store.check_seal(folder, "the organism", "build it again")
+    if not (folder / _WORLD).exists():
+        raise errors.InputError(
+            f"{where}: no {_WORLD} there, so it is no organism that scripts/build_pocket.py has made"
+        )
+    store.check_seal(folder, "the organism", "build it again", needed=(_WORLD, "config.json", "model.safetensors"))
     where = folder / _WORLD
     try:
         return World.from_dict(json.loads(where.read_text(encoding="utf-8")))

@@ -227,10 +227,12 @@ class World:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> World:
         """What `as_dict` gave."""
-        order = schwartz().names
+        order, kind = schwartz().names, content["kind"]
+        if kind not in KINDS:
+            raise errors.InputError(names.unknown("kind of world", kind, KINDS))
         angle, baseline = (np.array([content[key][name] for name in order]) for key in ("angle", "baseline"))
         mood, pull = ({k: np.array(v) for k, v in content[key].items()} for key in ("mood", "pull"))
-        return cls(content["seed"], content["kind"], angle, baseline, mood, pull)
+        return cls(content["seed"], kind, angle, baseline, mood, pull)
 
 
 def drawn(shares: np.ndarray, random: np.random.Generator) -> np.ndarray:

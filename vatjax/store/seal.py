@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from vatjax import errors
-from vatjax.store.files import commit_json
+from vatjax.store.files import commit_json, reason
 
 _SEAL = "sha256.json"
 
@@ -18,20 +19,30 @@ def seal(folder: Path) -> None:
     commit_json(folder / _SEAL, {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
 
 
-def check_seal(folder: Path, what: str, mend: str) -> None:
+def check_seal(folder: Path, what: str, mend: str, needed: Sequence[str] = ()) -> None:
     """Compares every file of a folder with what was sealed.
 
     Args:
         folder: that `seal` was called with.
         what, mend: what is in it, and what to do where it is damaged.
+        needed: files that must be among those that were sealed.
 
     Raises:
         InputError: where a file is missing, can't be read, or is another one.
     """
     try:
         sealed = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        if not isinstance(sealed, dict) or not set(needed) <= set(sealed):
+            raise ValueError(f"{_SEAL} does not name {', '.join(needed) or 'files'}")
         for name, digest in sealed.items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 raise ValueError(f"{name} is not the file that was sealed")
-    except (OSError, ValueError, AttributeError) as error:
-        raise errors.InputError(f"{folder}: {what} is damaged ({error}); {mend}") from None
+    except OSError as error:
+        why = f"{Path(error.filename).name}: {reason(error)}" if error.filename else reason(error)
+    except json.JSONDecodeError:
+        why = f"{_SEAL} is no JSON"
+    except ValueError as error:
+        why = str(error)
+    else:
+        return
+    raise errors.InputError(f"{folder}: {what} is damaged ({why}); {mend}")
