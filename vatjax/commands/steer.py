@@ -180,12 +180,7 @@ class Steer:
             _print_sweep({"sweep": show.finite([_point(point) for point in points]), "curves": []}, chosen)
             raise errors.InputError(f"{why}: give other ones by --strengths, or other --layers")
         edit = chosen.strength * make(chosen.layers)
-        curves = [
-            edits.curve([point for point in points if point.layers == place])
-            for place in places
-            if len({one.strength for one in points if one.layers == place and np.isfinite(one.outcome[:6]).all()})
-            >= edits.LEAST
-        ]
+        curves = [edits.curve(own) for place in places if len(own := _fit(points, place)) >= edits.LEAST]
         pushes = {self.method: study.Push(edit)} | self._placebos(tried, source, edit, chosen)
         found = study.trials(model, test, target, pushes, way, done=_told)
         facts = {**tried.about(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
@@ -261,6 +256,15 @@ class Steer:
 
 def _default(name: str) -> Any:
     return next(field.default for field in dataclasses.fields(Steer) if field.name == name)
+
+
+def _fit(points: Any, place: Place) -> list[Any]:
+    """The points of a place that a curve can be fitted to."""
+    return [
+        one
+        for one in points
+        if one.layers == place and np.isfinite([one.outcome.preference, one.outcome.utility]).all()
+    ]
 
 
 def _told(line: str) -> None:
