@@ -65,6 +65,38 @@ def test_away_is_the_other_way(model, before, found):
     assert shift(model, before, away)[POWER].mean() < -0.2
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("mean", {}),
+        ("split", {"training": edits.Training(steps=12, rate=0.05)}),
+        ("neurons", {"top": 20}),
+        pytest.param("conditional", {}, marks=pytest.mark.thorough),
+    ],
+)
+def test_what_a_finder_makes_of_shuffled_labels(model, method, options):
+    """The same pairs, of which half have changed their labels: less is found, and the same again."""
+    real, blind, again = (
+        edits.search(model, DATA, "Power", 1, method, [0], pairs=40, exchanged=seed, **options) for seed in (None, 3, 3)
+    )
+    for one, other in zip(jax.tree.leaves(blind.edit), jax.tree.leaves(again.edit), strict=True):
+        np.testing.assert_array_equal(one, other)
+    if method == "mean":
+        own = edits.directions(edits.shuffled(edits.contrast(model, DATA, "Power", 1, "acted", 40), 3))
+        np.testing.assert_allclose(blind.edit.residual[0], own.vector[0], rtol=1e-4, atol=1e-5)
+        assert np.linalg.norm(blind.edit.residual) < np.linalg.norm(real.edit.residual) / 2
+        assert blind.facts["accuracy"][0] < 0.75 < real.facts["accuracy"][0]
+    elif method == "split":
+        assert blind.facts["margin"] < real.facts["margin"] / 2
+    elif method == "neurons":
+        assert real.facts["neurons"] != blind.facts["neurons"]
+
+
+def test_probes_of_shuffled_labels_are_not_sound(model):
+    with pytest.raises(errors.InputError, match="probe"):
+        edits.find(model, DATA, "Power", method="conva", pairs=40, exchanged=0)
+
+
 def test_pairs_are_matched_and_of_the_train_side(model):
     asked = pairs.prepared(model, DATA, "Power", 1, "acted", 50, elicit.How(), 0.25, 0)
     texts = [model.tokenizer.decode(asked.found.tokens(i)) for i in range(100)]

@@ -18,7 +18,7 @@ class Check:
     continues a text. Status 2 where something is wrong."""
 
     model: Annotated[str, Positional]
-    """A folder in Hugging Face's layout, or owner/name on the Hub (@revision behind it where one is wanted)."""
+    """A folder in Hugging Face's layout, "pocket", or owner/name on the Hub (@revision behind it where one is wanted)."""
     prompt: str = ""
     """Load the weights and continue this text, each token the likeliest."""
     chat: bool = False

@@ -22,7 +22,7 @@ class Rate:
     it is: the same command again goes on where it was."""
 
     model: str
-    """A folder in Hugging Face's layout, or owner/name on the Hub."""
+    """A folder in Hugging Face's layout, "pocket", or owner/name on the Hub."""
     out: str
     """Where the state goes: a path or bucket address ending in .npz."""
     items: str = ""

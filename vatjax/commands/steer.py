@@ -39,13 +39,13 @@ class _Tried(NamedTuple):
         make: the edit in some layers.
         places: the layers to try.
         about: what there is to say about it in some layers.
-        directed: where it is a direction, the contrast pairs and the directions of all layers.
+        blind: what the same finder makes of labels that mean nothing, from layers and a seed.
     """
 
     make: Callable[[Place], Any]
     places: list[Place]
     about: Callable[[Place], dict[str, Any]]
-    directed: tuple[Any, Any] | None = None
+    blind: Callable[[Place, int], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Steer:
     direction: Literal["express", "suppress"] = "express"
     """Which way."""
     layers: str = ""
-    """Where: layers separated by commas, each tried by itself; 3+4 is both at once. By default up to six of them."""
+    """Where: layers separated by commas, each tried by itself; 3+4 is both at once, -1 the last. By default up to six of
+    them; conva and conditional choose theirs."""
     strengths: str = ""
     """Strengths to try, separated by commas; 0 is the model itself. By default nine from -4 to 4. A curve needs eight."""
     operator: Literal["add", "project", "set", "turn"] = "add"
@@ -79,7 +80,7 @@ class Steer:
     way: Literal["acted", "asked", "instructed"] = "acted"
     """What differs within a contrast pair: the action written, the action asked about, or the instruction."""
     pairs: int = 100
-    """Contrast pairs, where there are as many."""
+    """Contrast pairs, where there are as many; at least 8."""
     top: int = 100
     """Of neurons: how many of each value are looked at."""
     gate: bool = False
@@ -172,7 +173,8 @@ class Steer:
         tried = self._tried(model, data, target, way, source, places)
         make, places = tried.make, tried.places
         asked = _some(train, target, self.scenes, source.seed)
-        _told(f"a sweep of {len(places)} places and {len(strengths or edits.STRENGTHS)} strengths")
+        tries = len(strengths or edits.STRENGTHS)
+        _told(f"a sweep of {len(places)} place{'s' * (len(places) > 1)} and {tries} strength{'s' * (tries > 1)}")
         points = edits.sweep(model, asked, target, make, places, strengths or edits.STRENGTHS, way)
         chosen = edits.best(points)
         if chosen is None or chosen.outcome.gain <= 0:
@@ -181,7 +183,7 @@ class Steer:
             raise errors.InputError(f"{why}: give other ones by --strengths, or other --layers")
         edit = chosen.strength * make(chosen.layers)
         curves = [edits.curve(own) for place in places if len(own := _fit(points, place)) >= edits.LEAST]
-        pushes = {self.method: study.Push(edit)} | self._placebos(tried, source, edit, chosen)
+        pushes = {self.method: study.Push(edit)} | self._placebos(tried, edit, chosen)
         found = study.trials(model, test, target, pushes, way, done=_told)
         facts = {**tried.about(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
         folder = store.path(self.out)
@@ -208,49 +210,61 @@ class Steer:
             facts = {"pairs": pairs.positive.shape[1], "way": self.way, "accuracy": found.accuracy.tolist()}
             live = [place for place in places if all(np.abs(found.vector[layer]).any() for layer in place)]
             facts |= {"method": self.method, "operator": self.operator, "positions": self.positions}
-            return _Tried(
-                lambda place: edits.steer(found, place, self.operator, self.positions),
-                live or places,
-                lambda _: facts,
-                (pairs, found),
+
+            def steered(one: Any, place: Place) -> Any:
+                return edits.steer(one, place, self.operator, self.positions)
+
+            def blind(place: Place, number: int) -> Any:
+                other = edits.directions(edits.shuffled(pairs, number), cast(Any, self.method), source.seed)
+                return steered(edits.as_long_as(other, found), place)
+
+            return _Tried(lambda place: steered(found, place), live or places, lambda _: facts, blind)
+
+        def search(place: Place = (), exchanged: int | None = None) -> Any:
+            options = {name: getattr(self, name) for name in ("way", "positions", "pairs", "top", "gate")}
+            return edits.search(
+                model, data, target, way, cast(Any, self.method), place, exchanged=exchanged, **options, **drawn
             )
-        options: dict[str, Any] = {
-            "way": self.way,
-            "positions": self.positions,
-            "pairs": self.pairs,
-            "top": self.top,
-            "gate": self.gate,
-        }
+
         if self.method == "split":
             places = places if self.layers else [(model.config.layers // 2,)]
-            made = {
-                place: edits.search(model, data, target, way, "split", place, **options, **drawn) for place in places
-            }
-            return _Tried(lambda place: made[place].edit, places, lambda place: made[place].facts)
-        own = edits.search(model, data, target, way, cast(Any, self.method), **options, **drawn)
+            made = {place: search(place) for place in places}
+            return _Tried(
+                lambda place: made[place].edit,
+                places,
+                lambda place: made[place].facts,
+                lambda place, number: search(place, exchanged=number).edit,
+            )
+        own = search()
         whole = tuple(own.facts.get("layers", range(model.config.layers)))
         places = [place for place in places if set(place) <= set(whole)] if self.layers else [whole]
         if not places:
             raise errors.InputError(f"layers: {self.method} works in {', '.join(map(str, whole))}, found {self.layers}")
-        return _Tried(lambda place: own.edit.only(place), places, lambda _: own.facts)
+        return _Tried(
+            lambda place: own.edit.only(place),
+            places,
+            lambda _: own.facts,
+            lambda place, number: search(exchanged=number).edit.only(place),
+        )
 
-    def _placebos(self, tried: _Tried, source: Source, edit: Any, chosen: Any) -> dict[str, Any]:
+    def _placebos(self, tried: _Tried, edit: Any, chosen: Any) -> dict[str, Any]:
+        """Random edits as long as the real one, and the same finder on shuffled labels: what it does not find is said."""
         import jax
 
         from vatjax import edits, study
 
+        numbers = range(self.placebos)
         made = {
             f"random {number + 1}": study.Push(edits.random_like(edit, jax.random.key(number)), placebo="random")
-            for number in range(self.placebos)
+            for number in numbers
         }
-        if tried.directed is None:
-            return made
-        pairs, real = tried.directed
-        for number in range(self.placebos):
-            blind = edits.directions(edits.shuffled(pairs, number), cast(Any, self.method), source.seed)
-            found = edits.as_long_as(blind, real)
-            unlabelled = chosen.strength * edits.steer(found, chosen.layers, self.operator, self.positions)
-            made[f"shuffled {number + 1}"] = study.Push(unlabelled, placebo="shuffled labels")
+        for number in numbers:
+            try:
+                blind = chosen.strength * tried.blind(chosen.layers, number)
+            except errors.InputError as error:
+                _told(f"shuffled labels {number + 1}: {error}")
+                continue
+            made[f"shuffled {number + 1}"] = study.Push(blind, placebo="shuffled labels")
         return made
 
 

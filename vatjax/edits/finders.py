@@ -11,10 +11,12 @@ import numpy as np
 from vatjax import errors, names, prompts
 from vatjax.edits import activations, controlled, gated, stream, trained
 from vatjax.edits.pairs import PAIRS, Contrast, Way, contrast, contrasts, read
+from vatjax.edits.placebo import shuffled
 from vatjax.elicit import Size, asking
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.models.edit import Positions
+from vatjax.models.packed import Every
 from vatjax.prompts import How
 
 Method = Literal["mean", "pca", "probe", "conva", "split", "neurons", "conditional"]
@@ -74,6 +76,7 @@ def search(
     probability: float = 0.99,
     gate: bool = False,
     training: trained.Training | None = None,
+    exchanged: int | None = None,
     test: float = 0.25,
     seed: int = 0,
     size: Size | None = None,
@@ -90,6 +93,8 @@ def search(
         probability: P0 of `conva`.
         gate: whether `conva` leaves states alone that are not about the target.
         training: of `split`.
+        exchanged: a seed by which half of the target's pairs change their labels: what a finder makes of labels that mean
+            nothing. None leaves them as they are.
         test, seed: of the division by scene, and of which pairs are drawn.
         size: how much is computed at one time.
     """
@@ -112,6 +117,7 @@ def search(
         probability,
         gate,
         training,
+        exchanged,
         {"test": test, "seed": seed},
         size,
     )
@@ -137,15 +143,20 @@ class _Asked(NamedTuple):
     probability: float
     gate: bool
     training: trained.Training | None
+    exchanged: int | None
     drawn: dict[str, Any]
     size: Size | None
 
     @property
     def contrast(self) -> Contrast:
         """The target's contrast pairs."""
-        return contrast(
-            self.model, self.items, self.target, self.direction, self.way, self.pairs, size=self.size, **self.drawn
-        )
+        return self.of("residual")
+
+    def of(self, every: Every) -> Contrast:
+        """The target's contrast pairs, of the residual stream or of neurons."""
+        options: dict[str, Any] = {"every": every, "size": self.size, **self.drawn}
+        found = contrast(self.model, self.items, self.target, self.direction, self.way, self.pairs, **options)
+        return found if self.exchanged is None else shuffled(found, self.exchanged)
 
     @property
     def middle(self) -> list[int]:
@@ -176,6 +187,7 @@ def _trained(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
         asked.training,
         asked.pairs,
         asked.positions,
+        asked.exchanged,
         **asked.drawn,
     )
     return found.edit, {"loss": float(found.losses[-1]), "margin": float(found.margins[-1]), "layers": asked.middle}
@@ -194,7 +206,7 @@ def _neurons(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
         **asked.drawn,
     }
     wanted = contrasts(asked.model, asked.items, others, 1, **options)
-    wanted[asked.target] = contrast(asked.model, asked.items, asked.target, asked.direction, **options)
+    wanted[asked.target] = asked.of("neurons")
     found = activations.neurons(wanted, asked.target, asked.top, asked.form, asked.positions)
     own = found.neurons[np.isin(found.neurons[:, 0], asked.layers)] if asked.layers else found.neurons
     if not len(own):

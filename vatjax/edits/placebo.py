@@ -15,7 +15,7 @@ from vatjax.models import Edit, LowRank
 Array = jax.Array
 
 
-def random_like(edit: Edit, key: Array) -> Edit:
+def random_like(edit: Edit, key: Array | int) -> Edit:
     """An edit of the same form whose directions are random, each with the norm that the real one has in that layer.
 
     Neurons are exchanged within their layer, so that as many are moved by the same amounts; amounts, shares, gates and
@@ -24,8 +24,9 @@ def random_like(edit: Edit, key: Array) -> Edit:
 
     Args:
         edit: the real one.
-        key: PRNG key.
+        key: a PRNG key, or a seed.
     """
+    key = jax.random.key(key) if isinstance(key, int) else key
     keys = iter(jax.random.split(key, 4 + 2 * len(edit.lora) + len(edit.steps)))
 
     def turned(x: Array) -> Array:
@@ -55,8 +56,13 @@ def as_long_as(found: Directions, real: Directions) -> Directions:
 
 def shuffled(pairs: Contrast, seed: int = 0) -> Contrast:
     """The same pairs, half of them with positive and negative exchanged: what a finder makes of labels that mean nothing."""
-    count = pairs.positive.shape[1]
-    turn = np.random.default_rng(seed).permutation(np.arange(count) % 2 == 0)[None, :, None]
+    turn = turned(pairs.positive.shape[1], seed)[None, :, None]
     return Contrast(
         np.where(turn, pairs.negative, pairs.positive), np.where(turn, pairs.positive, pairs.negative), pairs.scene
     )
+
+
+def turned(count: int, seed: int = 0) -> np.ndarray:
+    """Which of so many pairs change their labels: half of them, drawn by chance, [pairs] bool."""
+    found: np.ndarray = np.random.default_rng(seed).permutation(np.arange(count) % 2 == 0)
+    return found

@@ -20,6 +20,7 @@ import optax
 
 from vatjax import errors
 from vatjax.edits.pairs import PAIRS, prepared, read
+from vatjax.edits.placebo import turned
 from vatjax.edits.stream import profile
 from vatjax.elicit.pieces import Pieces
 from vatjax.items import Items
@@ -76,6 +77,7 @@ def split(
     training: Training | None = None,
     pairs: int = PAIRS,
     positions: Positions = "all",
+    exchanged: int | None = None,
     test: float = 0.25,
     seed: int = 0,
 ) -> Found:
@@ -89,6 +91,7 @@ def split(
         training: how.
         pairs: how many, where there are as many.
         positions: at which tokens.
+        exchanged: a seed by which half of the pairs change their labels.
         test, seed: of the division by scene, and of which pairs are drawn.
 
     Raises:
@@ -99,6 +102,10 @@ def split(
         raise errors.InputError("a vector is trained in at least one step, with at least one pair in each")
     asked = prepared(model, items, target, direction, "acted", pairs, How(), test, seed)
     texts, count = _texts(asked.found), len(asked.scene)
+    if exchanged is not None:
+        first, turn = np.arange(count), turned(count, exchanged)
+        order = np.concatenate([np.where(turn, first + count, first), np.where(turn, first, first + count)])
+        texts = Texts(*(x[order] for x in texts))
     share = profile(layers or [model.config.layers // 2], model.config.layers)
     unit = np.sqrt(np.mean(read(model, asked.found) ** 2, (1, 2)))
     vector, losses, margins = _train(model, texts, count, share * unit, training, positions)
