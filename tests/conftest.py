@@ -65,7 +65,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="module")
 def compilations(request):
     """As much work as pays, and none kept: compiled functions hold maps of memory, whose number the system limits."""
-    plain = request.path.stem in PLAIN or request.path.parent.name in PLAIN
+    name, folder = request.path.stem, request.path.parent.name
+    plain = name != "test_circle" and (name in PLAIN or folder in PLAIN)  # its programs count millions of orders
     jax.config.update("jax_disable_most_optimizations", plain and request.config.option.markexpr == "not thorough")
     yield
     jax.clear_caches()
