@@ -249,14 +249,11 @@ class Steer:
 
     def _placebos(self, tried: _Tried, edit: Any, chosen: Any) -> dict[str, Any]:
         """Random edits as long as the real one, and the same finder on shuffled labels: what it does not find is said."""
-        import jax
-
         from vatjax import edits, study
 
         numbers = range(self.placebos)
         made = {
-            f"random {number + 1}": study.Push(edits.random_like(edit, jax.random.key(number)), placebo="random")
-            for number in numbers
+            f"random {number + 1}": study.Push(edits.random_like(edit, number), placebo="random") for number in numbers
         }
         for number in numbers:
             try:

@@ -191,26 +191,21 @@ def through(
         (trunk.key, trunk.value),
         (store.key, store.value),
     )
-    places = rows.places.reshape(-1)
 
     def step(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         h, *written = carry
         h, new, _ = one(h, *jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False), along))
         key, value = (
-            lax.dynamic_update_index_in_dim(whole, part.reshape(whole.shape[1:]).astype(whole.dtype), number, 0)
+            lax.dynamic_update_index_in_dim(whole, part.astype(whole.dtype), number, 0)
             for whole, part in zip(written, new, strict=True)
         )
         return h, key, value
 
     # What stands in these places stays in the layers that are left out. All layers are put there at once: a scatter takes
     # its places one after the other.
-    kept = [x.at[:, places].get(mode="clip") for x in (store.key, store.value)]
-    hidden, *kept = lax.fori_loop(first, last, step, (hidden, *kept))
-    key, value = (
-        whole.at[:, places].set(part, mode="drop") for whole, part in zip((store.key, store.value), kept, strict=True)
-    )
-    position = store.position.at[places].set(rows.positions.reshape(-1), mode="drop")
-    return hidden, Store(key, value, position)
+    kept = (x.at[:, rows.places].get(mode="clip") for x in (store.key, store.value))
+    hidden, key, value = lax.fori_loop(first, last, step, (hidden, *kept))
+    return hidden, _keep(store, rows, key, value)
 
 
 def entered(hidden: Array, edit: Edit, rows: Rows, first: Array | int) -> Array:

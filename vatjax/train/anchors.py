@@ -26,6 +26,7 @@ from vatjax.models import Config, Edit, Model, decoder
 from vatjax.models.attention import Tree
 from vatjax.prompts import How
 from vatjax.train.forward import Memory, hidden
+from vatjax.train.rows import rounded
 
 Array = jax.Array
 
@@ -129,7 +130,7 @@ def _laid(found: Pieces, scenes: int, rows: int, types: int) -> dict[str, np.nda
     """Each scene's prompts as a row; what they share stands once."""
     each = 2 * types
     made = [_row(found, range(start, start + each)) for start in range(0, scenes * each, each)]
-    time = -(-max(len(tokens) for tokens, *_ in made) // 16) * 16
+    time = rounded(max(len(tokens) for tokens, *_ in made))
     segments = max(int(segment.max()) for _, _, segment, _, _ in made) + 1
     laid: dict[str, Any] = {name: np.zeros((scenes, time), np.int32) for name in ("tokens", "positions", "segment")}
     laid["sees"] = np.zeros((scenes, segments, segments), np.bool_)

@@ -164,12 +164,17 @@ def lay(examples: Sequence[Example], rows: int, length: int | None = None, pack:
     problems = [problem for i, one in enumerate(examples) if (problem := _wrong(one, i, kind, length))]
     if problems:
         raise errors.all_of(problems, f"{len(problems)} of {len(examples)} examples can't be trained on.")
-    time = length or -(-max(one.length for one in examples) // _STEP) * _STEP
+    time = length or rounded(max(one.length for one in examples))
     laid = _packed(examples, time) if pack else [(i,) for i in range(len(examples))]
     learned = max(sum(len(text) for i in row for text in examples[i].behind) for row in laid)
     many = max(map(len, laid))
-    shape = Shape(rows, time, -(-learned // _STEP) * _STEP, many * each, 1 + many * (1 + each))
+    shape = Shape(rows, time, rounded(learned), many * each, 1 + many * (1 + each))
     return Data(tuple(examples), tuple(laid), shape, each)
+
+
+def rounded(count: int) -> int:
+    """A length that similar sets of texts share, and their compilations with it."""
+    return -(-count // _STEP) * _STEP
 
 
 def _wrong(one: Example, number: int, kind: Kind, length: int | None) -> errors.Problem | None:
