@@ -63,12 +63,6 @@ def _room(model: Model) -> int:
     return max(1, int(0.9 * min(free)))
 
 
-def _shared(model: Model) -> int:
-    """How many devices share the rows of a pass."""
-    mesh = sharding.mesh_of(model.arrays)
-    return 1 if mesh is None else int(mesh.shape["data"] * mesh.shape["fsdp"])
-
-
 def seconds_for(model: Model, tokens: float) -> float:
     """About how long so many computed tokens take: two operations a weight, at the speed of a product on this device."""
     speed = _speed(str(model.arrays["embedding"].dtype))
@@ -90,7 +84,9 @@ def plans(model: Model, asked: Sequence[tuple[Pieces, Sequence[Option]]], size: 
         for number, (found, options) in enumerate(asked)
         for part in by_reach(found, model)
     ]
-    made = planning.make([(own, options) for _, _, own, options in cut], model.config, size, _shared(model))
+    made = planning.make(
+        [(own, options) for _, _, own, options in cut], model.config, size, sharding.shares(model.arrays)
+    )
     sets: list[list[Part]] = [[] for _ in asked]
     for (number, part, own, options), plan in zip(cut, made, strict=True):
         sets[number].append(Part(part, own, options, plan))
@@ -260,13 +256,17 @@ class _Fitting:
     def _smaller(self) -> Run:
         """The same shards, each cut into smaller ones."""
         found, options, shards = self.part.found, self.part.options, self.part.plan.shards
-        (plan,) = planning.make([(found, options)], self.model.config, self.size, _shared(self.model), shards)
+        (plan,) = planning.make(
+            [(found, options)], self.model.config, self.size, sharding.shares(self.model.arrays), shards
+        )
         return Run(self.model, self.part._replace(plan=plan), self.edit)
 
     def culprit(self, bad: np.ndarray) -> int:
         """The first of some prompts that is not finite also alone: in a row, what is not finite spreads to its neighbours."""
         own = Pieces(self.part.found.levels, self.part.found.which[bad])
         alone = [np.array([i]) for i in range(len(bad))]
-        (plan,) = planning.make([(own, self.part.options)], self.model.config, self.size, _shared(self.model), alone)
+        (plan,) = planning.make(
+            [(own, self.part.options)], self.model.config, self.size, sharding.shares(self.model.arrays), alone
+        )
         run = Run(self.model, Part(bad, own, self.part.options, plan), self.edit)
         return int(next((bad[i] for i in range(len(bad)) if not np.isfinite(run.shard(i)).all()), bad[0]))

@@ -96,10 +96,16 @@ def shared(batch: Any, arrays: Any) -> Any:
     found = mesh_of(arrays)
     if found is None:
         return batch
-    rows, share = jax.tree.leaves(batch)[0].shape[0], found.shape["data"] * found.shape["fsdp"]
+    rows, share = jax.tree.leaves(batch)[0].shape[0], shares(arrays)
     if rows % share:
         raise errors.InputError(f"{rows} rows can't be shared out over {share} devices; expected a multiple of {share}")
     return jax.device_put(batch, texts(found))
+
+
+def shares(arrays: Any) -> int:
+    """How many devices share the rows of a batch; 1 where weights lie on one device."""
+    found = mesh_of(arrays)
+    return 1 if found is None else int(np.prod([found.shape[axis] for axis in RULES["text"]]))
 
 
 def mesh_of(arrays: Any) -> jax.sharding.Mesh | None:

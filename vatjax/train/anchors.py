@@ -105,9 +105,7 @@ def anchors(
 def _drawn(train: Items, scenes: int, seed: int) -> np.ndarray:
     """Items [scenes, types, 2]: of each type one value's action for it and its counterpart."""
     pairs = train.pair()
-    types = np.zeros(len(train.taxonomy.names), np.int64)
-    for number, group in enumerate(train.taxonomy.members("types")):
-        types[group] = number
+    types = train.taxonomy.type_of
     count = len(train.taxonomy.types)
     random = np.random.default_rng((seed, 7))
     own: dict[tuple[int, int], list[int]] = {}

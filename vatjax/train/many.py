@@ -134,9 +134,8 @@ def _placed(stacked: Any, state: State) -> Any:
     if mesh is None:
         return stacked
     count = jax.tree.leaves(stacked)[0].shape[0]
-    axes = sharding.RULES["text"]
-    size = int(np.prod([mesh.shape[name] for name in axes]))
-    return jax.device_put(stacked, NamedSharding(mesh, sharding.partition(*[axes] * (count % size == 0))))
+    even = count % sharding.shares(state.base.arrays) == 0
+    return jax.device_put(stacked, sharding.texts(mesh) if even else NamedSharding(mesh, sharding.partition()))
 
 
 def _many(
