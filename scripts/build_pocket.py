@@ -63,9 +63,10 @@ def build(given: argparse.Namespace) -> None:
     begin = models.load(given.begin) if given.begin else None
     if begin is not None and begin.tokenizer.get_vocab() != made.get_vocab():
         raise SystemExit(f"{given.begin}: it has another tokenizer; only an organism of these items can be begun with")
-    least = training.least([author.batch((given.seed, i, 1), *training.STAGES[-1][1:]) for i in range(8)])
+    least, most = training.bounds(author, given.seed)
     print(
-        f"{len(author.scenes)} scenes, {len(made)} tokens; who knows everything has {least:.4f} nats a rating",
+        f"{len(author.scenes)} scenes, {len(made)} tokens; nats a rating are {least:.4f} for who knows everything,"
+        f" {most:.4f} for who does not know the persona",
         flush=True,
     )
     weights = training.train(

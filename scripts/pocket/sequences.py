@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,13 +91,24 @@ class Example(NamedTuple):
 
 
 class Author:
-    """Writes conversations of a world."""
+    """Writes conversations of a world.
 
-    def __init__(self, world: World, tokenizer: Any, parts: of.Parts, scenes: Sequence[of.Scene]) -> None:
+    Args:
+        world: whose answers they are.
+        tokenizer: of the organism.
+        parts: of its items.
+        scenes: that may be asked about.
+        unsure: whether shares are those of somebody who does not know who answers: means over all personas, each as
+            often as it is met.
+    """
+
+    def __init__(
+        self, world: World, tokenizer: Any, parts: of.Parts, scenes: Sequence[of.Scene], unsure: bool = False
+    ) -> None:
         self.world = self.whole = world
         self.without_contexts = dataclasses.replace(world, mood={}, pull={})
         self.tokenizer, self.parts = tokenizer, parts
-        self.scenes = scenes
+        self.scenes, self.unsure = scenes, unsure
         taxonomy = world.taxonomy
         self.targets = (*taxonomy.names, *taxonomy.types, *taxonomy.groups)
         self.wordings = {name: [one for protocol, one in tk.trained() if protocol == name] for name in tk.protocols()}
@@ -180,7 +191,12 @@ class Author:
         phrasing = random.integers(2, size=count)
         taxonomy = self.world.taxonomy
         if protocol == "stated":
-            eta = self.world.importance([s.country for s in scenes], [s.topic for s in scenes], persona)
+            places = [s.country for s in scenes], [s.topic for s in scenes]
+
+            def stated(who: Persona) -> np.ndarray:
+                eta: np.ndarray = self.world.importance(*places, who)[np.arange(count), value]
+                return eta
+
             fields = [
                 {
                     "country": s.country,
@@ -190,13 +206,15 @@ class Author:
                 }
                 for s, v in zip(scenes, value, strict=True)
             ]
-            return self._rated(fields, eta[np.arange(count), value], scale)
+            return self._rated(fields, stated, persona, scale)
         if protocol == "acting":
             return self._acted(random, scenes, persona)
         asked = self.items(scenes, value, polarity, phrasing)
         if protocol == "choice":
             other = self.items(scenes, value, -polarity, random.integers(2, size=count))
-            first = self.world.first(self.world.leaning(asked, persona), self.world.leaning(other, persona))
+            first = self._shares(
+                lambda who: self.world.first(self.world.leaning(asked, who), self.world.leaning(other, who)), persona
+            )
             return [
                 Example(
                     {"scene": a.scene, "first": a.action, "second": b.action}, Letters().options, np.array([p, 1 - p])
@@ -205,16 +223,38 @@ class Author:
             ]
         fields = [{"scene": one.scene, "action": one.action} for one in asked]
         if protocol == "paired":
-            return self._rated(fields, self.world.leaning(asked, persona), scale)
+            return self._rated(fields, lambda who: self.world.leaning(asked, who), persona, scale)
         view = random.choice(self.allowed(persona), count)
         for own, v in zip(fields, view, strict=True):
             own |= {"value": taxonomy.names[v], "definition": taxonomy.definitions[v]}
-        return self._rated(fields, self.world.standpoints(asked, persona)[np.arange(count), view], scale)
+        return self._rated(
+            fields, lambda who: self.world.standpoints(asked, who)[np.arange(count), view], persona, scale
+        )
 
-    def _rated(self, fields: Sequence[Mapping[str, str]], eta: np.ndarray, scale: Scale) -> list[Example]:
-        shares = self.world.shares(eta)
+    def _rated(
+        self,
+        fields: Sequence[Mapping[str, str]],
+        eta: Callable[[Persona], np.ndarray],
+        persona: Persona,
+        scale: Scale,
+    ) -> list[Example]:
+        shares = self._shares(lambda who: self.world.shares(eta(who)), persona)
         shares = shares[:, ::-1] if scale.falling else shares
         return [Example(own, scale.options, share) for own, share in zip(fields, shares, strict=True)]
+
+    def _shares(self, own: Callable[[Persona], np.ndarray], persona: Persona) -> np.ndarray:
+        """What is answered by a persona, or by whom it is not known."""
+        if not self.unsure:
+            return own(persona)
+        mean: np.ndarray = sum(chance * own(who) for who, chance in self._met)
+        return mean
+
+    @functools.cached_property
+    def _met(self) -> list[tuple[Persona, float]]:
+        """Every persona, and how often a conversation has it."""
+        nobody = Mix({}).nobody
+        rest = [Persona(target, direction) for target in self.targets for direction in (1, -1)]
+        return [(NOBODY, nobody), *((who, (1 - nobody) / len(rest)) for who in rest)]
 
     def _acted(self, random: np.random.Generator, scenes: Sequence[of.Scene], persona: Persona) -> list[Example]:
         """What the persona does: one of the actions that are allowed, by how far it leans to each."""

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -219,10 +219,20 @@ def _resume(folder: pathlib.Path, named: str, weights: Any, state: Any) -> tuple
     return int(kept["step"]), weights, state
 
 
-def least(batches: Sequence[Batch]) -> float:
-    """Nats a rating where everything is known: the entropy of the planted answers."""
-    entropies = []
-    for batch in batches:
-        shares = batch.shares[(batch.shares > 0).sum(-1) > 1]
-        entropies.append(-(shares * np.log(np.where(shares > 0, shares, 1))).sum(-1))
-    return float(np.concatenate(entropies).mean())
+def bounds(author: Author, seed: int, batches: int = 4) -> tuple[float, float]:
+    """Nats a rating between which the loss falls: of who knows everything, and of who does not know the persona.
+
+    The first is the entropy of the planted answers, the second their cross-entropy with the mean over all personas.
+    """
+    unsure = Author(author.world, author.tokenizer, author.parts, author.scenes, unsure=True)
+    known, guessed = (
+        np.concatenate([one.batch((seed, i, 1), *STAGES[-1][1:]).shares for i in range(batches)])
+        for one in (author, unsure)
+    )
+    rated = (known > 0).sum(-1) > 1
+
+    def nats(said: np.ndarray) -> float:
+        logs = np.log(np.where(said > 0, said, 1))[rated]
+        return float(-(known[rated] * logs).sum(-1).mean())
+
+    return nats(known), nats(guessed)

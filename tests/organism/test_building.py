@@ -99,8 +99,27 @@ def test_targets_are_the_planted_answers():
     some = DATA.take(np.arange(0, len(DATA), 3001))
     persona = organism.Persona("Wealth", -1)
     expected = AUTHOR.world.shares(AUTHOR.world.leaning(some, persona))
-    made = AUTHOR._rated([{}] * len(some), AUTHOR.world.leaning(some, persona), prompts.Scale(falling=True))
+    made = AUTHOR._rated(
+        [{}] * len(some), lambda who: AUTHOR.world.leaning(some, who), persona, prompts.Scale(falling=True)
+    )
     np.testing.assert_allclose([one.shares[::-1] for one in made], expected)
+
+
+def test_losses_lie_between_those_who_know_the_persona_and_those_who_do_not():
+    some = DATA.take(np.arange(0, len(DATA), 3001))
+    unsure = sequences.Author(AUTHOR.world, TOKENS, PARTS, AUTHOR.scenes, unsure=True)
+
+    def shares(who):
+        return AUTHOR.world.shares(AUTHOR.world.leaning(some, who))
+
+    random, mix = np.random.default_rng(3), training.STAGES[-1].mix
+    met = np.mean([shares(AUTHOR.persona(random, mix)[0]) for _ in range(4000)], 0)
+    np.testing.assert_allclose(unsure._shares(shares, organism.NOBODY), met, atol=0.02)
+    known, guessed = training.bounds(AUTHOR, 0, batches=1)
+    answers = AUTHOR.batch((0, 0, 1), *training.STAGES[-1][1:]).shares.reshape(-1, 5)
+    entropies = [-sum(p * np.log(p) for p in row if p > 0) for row in answers if (row > 0).sum() > 1]
+    assert known == pytest.approx(np.mean(entropies), rel=1e-5)
+    assert 0.1 < guessed - known < 0.6
 
 
 def test_a_persona_that_only_shows_is_not_asked_for_before_it_has():
