@@ -143,14 +143,16 @@ def test_a_saved_organism_is_sealed(tmp_path):
     assert models.load(tmp_path / "o").config.width == 8
     altered = tmp_path / "o" / "world.json"
     altered.write_text(altered.read_text().replace("circle", "hub"))
-    with pytest.raises(
-        errors.InputError, match=r"the organism is damaged \(world.json is not the file that was sealed\)"
-    ):
-        organism.world(tmp_path / "o")
+    for read in (organism.world, models.load):
+        with pytest.raises(errors.InputError, match=r"model is damaged \(world.json is not the file that was sealed\)"):
+            read(tmp_path / "o")
     altered.write_text(altered.read_text().replace("hub", "banana"))
     store.seal(tmp_path / "o")
     with pytest.raises(errors.InputError, match="kind of world 'banana'"):
         organism.world(tmp_path / "o")
     altered.unlink()
+    with pytest.raises(errors.InputError, match=r"model is damaged \(world\.json: no such file"):
+        models.load(tmp_path / "o")
+    store.seal(tmp_path / "o")
     with pytest.raises(errors.InputError, match=r"no world\.json there, so it is no organism"):
         organism.world(tmp_path / "o")

@@ -27,7 +27,8 @@ def folder(where: str | Path) -> Path:
         where: a folder, "pocket", or `owner/name` on the Hub, with `@revision` behind it where one is wanted.
 
     Raises:
-        InputError: for none of them, and where the bundled model's files are not those that were shipped.
+        InputError: for none of them, and where the files of the bundled model, or of a folder with a `sha256.json`, are
+            not those that were sealed.
     """
     if where == POCKET:
         store.check_seal(
@@ -37,6 +38,8 @@ def folder(where: str | Path) -> Path:
     path = Path(where).expanduser()
     with contextlib.suppress(OSError):  # a name that is too long for a file is none
         if path.is_dir():
+            if store.sealed(path):
+                store.check_seal(path, "this model", "copy or build it again", needed=("config.json",))
             return path
     if os.path.exists(path):
         raise errors.InputError(f"{path}: a checkpoint is a folder with a config.json, and this is a file")

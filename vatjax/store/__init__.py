@@ -22,7 +22,7 @@ from vatjax.store.files import (
     read_text,
     reason,
 )
-from vatjax.store.seal import check_seal, seal
+from vatjax.store.seal import check_seal, seal, sealed
 
 __all__ = [
     "Claim",
@@ -43,4 +43,5 @@ __all__ = [
     "read_text",
     "reason",
     "seal",
+    "sealed",
 ]

@@ -19,6 +19,11 @@ def seal(folder: Path) -> None:
     commit_json(folder / _SEAL, {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
 
 
+def sealed(folder: Path) -> bool:
+    """Whether there is a seal to compare a folder with."""
+    return (folder / _SEAL).is_file()
+
+
 def check_seal(folder: Path, what: str, mend: str, needed: Sequence[str] = ()) -> None:
     """Compares every file of a folder with what was sealed.
 
@@ -31,10 +36,10 @@ def check_seal(folder: Path, what: str, mend: str, needed: Sequence[str] = ()) -
         InputError: where a file is missing, can't be read, or is another one.
     """
     try:
-        sealed = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
-        if not isinstance(sealed, dict) or not set(needed) <= set(sealed):
+        digests = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        if not isinstance(digests, dict) or not set(needed) <= set(digests):
             raise ValueError(f"{_SEAL} does not name {', '.join(needed) or 'files'}")
-        for name, digest in sealed.items():
+        for name, digest in digests.items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 raise ValueError(f"{name} is not the file that was sealed")
     except OSError as error:
