@@ -60,7 +60,7 @@ def test_an_edit_pushes_its_target_and_what_lies_beside_it(model, before, method
 
 
 def test_away_is_the_other_way(model, before, found):
-    away = edits.find(model, DATA, "Power", -1, layers=[0])
+    away = edits.find(model, DATA, "Power", -1, layers=0)
     np.testing.assert_allclose(away.residual[0], -found.vector[0], rtol=1e-4, atol=1e-4)
     assert shift(model, before, away)[POWER].mean() < -0.2
 
@@ -145,6 +145,9 @@ def test_a_sweep_finds_where_an_edit_works_and_where_it_breaks(model, found):
     gains = [point.outcome.gain for point in points[:8]]
     assert gains[0] < 0 < gains[5]
     assert gains[3] == 0
+    for point in (points[3], points[11]):  # wherever it would be, without a strength it is no edit
+        assert (point.outcome.gain, point.outcome.off_target) == (0, 0)
+        assert np.isnan(point.outcome.nvat)
     assert points[7].outcome.broken
     assert points[7].outcome.mass < 0.5
     best = edits.best(points)

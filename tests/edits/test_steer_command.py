@@ -36,11 +36,15 @@ def test_an_edit_its_sweep_and_its_placebos(capsys, few, tmp_path):
     options = ("--layers", "0+1,1+0", "--strengths", strengths, "--scenes", "4", "--placebos", "2")
     status, printed, err = steer(capsys, out, few, *options)
     assert status == 0
-    assert max(map(len, printed.splitlines())) <= 100
+    assert [line for line in printed.splitlines() if len(line) > 100] == []
     assert "useful from" in printed
     assert "random, 2 draws together" in printed
+    assert "kept pairs told apart, by layer: " in printed
     content = json.loads((out / "steer.json").read_text())
     assert len(content["sweep"]) == 8  # what is named twice is tried once
+    assert [point["strength"] for point in content["random"]] == [point["strength"] for point in content["sweep"]]
+    assert max(abs(point["gain"]) for point in content["random"]) < max(point["gain"] for point in content["sweep"])
+    assert content["trials"][0]["success_before"] < content["trials"][0]["success"]["estimate"]
     assert "on neutral text no better than by chance" in printed
     real = content["trials"][0]
     assert real["gain"]["low"] > 0.2
@@ -59,18 +63,18 @@ def test_an_edit_its_sweep_and_its_placebos(capsys, few, tmp_path):
 
 @pytest.mark.thorough
 def test_shots_are_an_intervention_too(capsys, few, tmp_path):
-    status, printed, _ = steer(capsys, tmp_path / "shots", few, "--method", "shots", "--placebos", "2", "--json")
+    options = ("--method", "shots", "--placebos", "2", "--shots", "1,8", "--json")
+    status, printed, _ = steer(capsys, tmp_path / "shots", few, *options)
     assert status == 0
     content = json.loads(printed)
     assert [one["name"] for one in content["trials"]] == [
-        "2 shots",
-        "4 shots",
+        "1 shot",
         "8 shots",
         "neutral shots 1",
         "neutral shots 2",
     ]
     assert len(content["shots"]) == 8
-    assert content["trials"][2]["resolved"]
+    assert content["trials"][1]["resolved"]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +88,9 @@ def test_shots_are_an_intervention_too(capsys, few, tmp_path):
         (("--placebos", "-1"), "placebos: expected 0 or more, found -1"),
         (("--gate",), "gate: it works with conva, and not with mean"),
         (("--method", "shots", "--operator", "set"), "operator: it works with mean, pca, probe, and not with shots"),
+        (("--gamma", "2"), "gamma: it works with split, and not with mean"),
+        (("--method", "conva", "--shots", "2"), "shots: it works with shots, and not with conva"),
+        (("--method", "shots", "--shots", "2,0"), "shots: expected numbers of examples such as 2,4,8, found '2,0'"),
         (("--type", "Security"), "no pair of Power among the "),
         (("--model", "nowhere"), "no such folder"),
         (("--items", "absent.jsonl"), "absent.jsonl"),

@@ -4,48 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from vatjax import errors, prompts, store
-from vatjax.commands import show
+from vatjax.commands import show, steer_tables
 from vatjax.items import Source, open_source
-
-SHOTS = (2, 4, 8)
 
 Place = tuple[int, ...]
 
-# Options that only some methods know.
-_DIRECTIONS = ("mean", "pca", "probe")
-_EDITS = (*_DIRECTIONS, "conva", "split", "neurons", "conditional")
-_WORKS = {
-    "operator": _DIRECTIONS,
-    "gate": ("conva",),
-    "top": ("neurons",),
-    "layers": _EDITS,
-    "strengths": _EDITS,
-    "positions": _EDITS,
-    "way": (*_DIRECTIONS, "conva", "neurons", "conditional"),
-}
-
-
-class _Tried(NamedTuple):
-    """An edit that is tried in several places.
-
-    Attributes:
-        make: the edit in some layers.
-        places: the layers to try.
-        about: what there is to say about it in some layers.
-        blind: what the same finder makes of labels that mean nothing, from layers and a seed.
-    """
-
-    make: Callable[[Place], Any]
-    places: list[Place]
-    about: Callable[[Place], dict[str, Any]]
-    blind: Callable[[Place, int], Any]
+_EDITS = ("mean", "pca", "probe", "conva", "split", "neurons", "conditional")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +51,18 @@ class Steer:
     """What differs within a contrast pair: the action written, the action asked about, or the instruction."""
     pairs: int = 100
     """Contrast pairs, where there are as many; at least 8."""
+    shots: str = "2,4,8"
+    """Of shots: how many examples, separated by commas."""
     top: int = 100
     """Of neurons: how many of each value are looked at."""
     gate: bool = False
     """Of conva: leave states alone that are not about the target."""
+    probability: float = 0.99
+    """Of conva: the probability P0 that each layer's probe is brought to."""
+    gamma: float = 1.0
+    """Of split: what the margin weighs in its loss."""
+    theta: float = 5.0
+    """Of split: the margin, in nats."""
     scenes: int = 12
     """Scenes of the train side that the sweep asks about; 0 for all."""
     placebos: int = 4
@@ -95,174 +73,128 @@ class Steer:
     """Print one JSON document instead of tables."""
 
     def run(self) -> int:
-        if self.items and self.source.file not in (Source.file, self.items):
-            raise errors.InputError(f"two files are given: {self.items!r} and {self.source.file!r}")
-        for name in ("pairs", "scenes", "placebos", "top"):
-            if getattr(self, name) < 0:
-                raise errors.InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
-        strengths = _numbers(self.strengths, "strengths")
+        strengths, counts = _numbers(self.strengths, "strengths"), self._counts()
+        self._check()
         source = dataclasses.replace(self.source, file=self.items) if self.items else self.source
         data = open_source(source)
-        target = self.target
-        data.taxonomy.mask(target)  # refused here where it is unknown
+        data.taxonomy.mask(self.target)  # refused here where it is unknown
         folder = store.path(self.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise errors.InputError(f"{self.out}: something is there already; remove it, or write to another folder")
-        for name, methods in _WORKS.items():
+        from vatjax import models, study
+
+        for name, methods in study.WORKS.items():
             if getattr(self, name) != _default(name) and self.method not in methods:
                 raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
-        from vatjax import models
-
         model = models.load(self.model, self.dtype)
         places = _places(self.layers, model.config.layers)
-        train, test = data.split(source.test, source.seed)
-        if not len(_of_target(test, target).pair().express):
+        _, test = data.split(source.test, source.seed)
+        if not len(_of_target(test, self.target).pair().express):
             raise errors.InputError(
-                f"{source.file}: no pair of {target} among the {len(data):,} chosen items falls to the test side"
+                f"{source.file}: no pair of {self.target} among the {len(data):,} chosen items falls to the test side"
             )
         try:  # what can't be written to is said before anything is computed
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise errors.InputError(f"{self.out}: {store.reason(error)}") from None
-        way = 1 if self.direction == "express" else -1
         if self.method == "shots":
-            content, kept = self._shots(model, data, test, target, way, source), None
+            content, chosen = self._shots(model, data, source, counts), None
         else:
-            content, kept = self._edit(model, data, train, test, target, way, source, places, strengths)
-        content = show.finite({**self._said(target), **content})
+            content, chosen = self._edit(model, data, source, places, strengths)
+        said = {"model": self.model, "target": self.target, "direction": self.direction, "method": self.method}
+        content = show.finite({**said, **content})
         store.commit_json(folder / "steer.json", content)
-        show.as_json(content) if self.json else _print(content, kept, self.out)
+        if self.json:
+            show.as_json(content)
+        else:
+            steer_tables.report(content, chosen)
+            print(f"\n{self.out}: written")
         return 0
 
-    def _said(self, target: str) -> dict[str, Any]:
-        return {"model": self.model, "target": target, "direction": self.direction, "method": self.method}
+    @property
+    def sign(self) -> int:
+        """+1 towards the target, -1 away from it."""
+        return 1 if self.direction == "express" else -1
+
+    def _check(self) -> None:
+        if self.items and self.source.file not in (Source.file, self.items):
+            raise errors.InputError(f"two files are given: {self.items!r} and {self.source.file!r}")
+        for name in ("pairs", "scenes", "placebos", "top"):
+            if getattr(self, name) < 0:
+                raise errors.InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        for name, methods in (("layers", _EDITS), ("strengths", _EDITS), ("shots", ("shots",))):
+            if getattr(self, name) != _default(name) and self.method not in methods:
+                raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
+
+    def _counts(self) -> tuple[int, ...]:
+        found = _numbers(self.shots, "shots")
+        if not found or any(one != int(one) or one < 1 for one in found):
+            raise errors.InputError(f"shots: expected numbers of examples such as 2,4,8, found {self.shots!r}")
+        return tuple(int(one) for one in found)
 
     # Examples -------------------------------------------------------------------------------------------------------
 
-    def _shots(self, model: Any, data: Any, test: Any, target: str, way: int, source: Source) -> dict[str, Any]:
+    def _shots(self, model: Any, data: Any, source: Source, counts: tuple[int, ...]) -> dict[str, Any]:
         from vatjax import elicit, study
 
         drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
         pushes = {
-            f"{count} shots": study.Push(shots=prompts.demonstrations(data, target, way, count, **drawn))
-            for count in SHOTS
+            f"{count} shot{'s' * (count > 1)}": study.Push(
+                shots=prompts.demonstrations(data, self.target, self.sign, count, **drawn)
+            )
+            for count in counts
         }
         for number in range(self.placebos):
-            shown = elicit.neutral_shots(model, data, max(SHOTS), target, draw=number, **drawn)
+            shown = elicit.neutral_shots(model, data, max(counts), self.target, draw=number, **drawn)
             pushes[f"neutral shots {number + 1}"] = study.Push(shots=shown, placebo="neutral shots")
-        found = study.trials(model, test, target, pushes, way, done=_told)
-        examples = [{**shot.fields, "rating": shot.rating} for shot in pushes[f"{max(SHOTS)} shots"].shots]
-        return {**_trials(found), "shots": examples}
+        _, test = data.split(**drawn)
+        found = study.trials(model, test, self.target, pushes, self.sign, done=_told)
+        most = max((push.shots for push in pushes.values() if not push.placebo), key=len)
+        return {**_trials(found), "shots": [{**shot.fields, "rating": shot.rating} for shot in most]}
 
     # Edits ----------------------------------------------------------------------------------------------------------
 
     def _edit(
-        self,
-        model: Any,
-        data: Any,
-        train: Any,
-        test: Any,
-        target: str,
-        way: int,
-        source: Source,
-        places: Any,
-        strengths: Any,
+        self, model: Any, data: Any, source: Source, places: list[Place], strengths: tuple[float, ...]
     ) -> tuple[dict[str, Any], Any]:
         from vatjax import edits, models, study
 
-        tried = self._tried(model, data, target, way, source, places)
-        make, places = tried.make, tried.places
-        asked = _some(train, target, self.scenes, source.seed)
-        tries = len(strengths or edits.STRENGTHS)
-        _told(f"a sweep of {len(places)} place{'s' * (len(places) > 1)} and {tries} strength{'s' * (tries > 1)}")
-        points = edits.sweep(model, asked, target, make, places, strengths or edits.STRENGTHS, way)
+        known = {field.name for field in dataclasses.fields(study.Finder)} - {"test", "seed"}
+        options: dict[str, Any] = {name: getattr(self, name) for name in known}
+        finder = study.Finder(**options, test=source.test, seed=source.seed)
+        tried = study.candidate(model, data, self.target, self.sign, finder, places)
+        train, test = data.split(source.test, source.seed)
+        asked = _some(train, self.target, self.scenes, source.seed)
+        strengths = strengths or edits.STRENGTHS
+        _told(f"a sweep of {_counted(len(tried.places), 'place')} and {_counted(len(strengths), 'strength')}")
+        points = edits.sweep(model, asked, self.target, tried.make, tried.places, strengths, self.sign)
         chosen = edits.best(points)
         if chosen is None or chosen.outcome.gain <= 0:
             why = "every strength breaks the model" if chosen is None else "no strength gives a gain above 0"
-            _print_sweep({"sweep": show.finite([_point(point) for point in points]), "curves": []}, chosen)
+            steer_tables.sweep({"sweep": show.finite([_point(point) for point in points]), "curves": []}, chosen)
             raise errors.InputError(f"{why}: give other ones by --strengths, or other --layers")
-        edit = chosen.strength * make(chosen.layers)
-        curves = [edits.curve(own) for place in places if len(own := _fit(points, place)) >= edits.LEAST]
-        pushes = {self.method: study.Push(edit)} | self._placebos(tried, edit, chosen)
-        found = study.trials(model, test, target, pushes, way, done=_told)
-        facts = {**tried.about(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
+        edit = chosen.strength * tried.make(chosen.layers)
+        curves = [edits.curve(own) for place in tried.places if len(own := _fit(points, place)) >= edits.LEAST]
+        blind = []
+        if self.placebos:
+            other = edits.random_like(tried.make(chosen.layers), self.placebos)  # none of the trials' own draws
+            blind = edits.sweep(model, asked, self.target, lambda _: other, [chosen.layers], strengths, self.sign)
+        pushes: dict[str, study.Push] = {self.method: study.Push(edit)}
+        pushes |= study.placebos(tried, chosen.layers, chosen.strength, self.placebos, _told)
+        found = study.trials(model, test, self.target, pushes, self.sign, done=_told)
+        facts = {**tried.facts(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
         folder = store.path(self.out)
         models.save_edit(edit, model, folder, facts)
-        store.commit(
-            folder / "sweep.png", study.sweep_figure(points, curves, f"{target}, {self.direction}: {self.method}")
-        )
+        title = f"{self.target}, {self.direction}: {self.method}"
+        store.commit(folder / "sweep.png", study.sweep_figure(points, curves, title, blind))
         content = {
             "found": facts,
             "sweep": [_point(point) for point in points],
+            "random": [_point(point) for point in blind],
             "curves": [_curve(curve) for curve in curves],
             **_trials(found),
         }
         return content, chosen
-
-    def _tried(self, model: Any, data: Any, target: str, way: int, source: Source, places: Any) -> _Tried:
-        """What is to be tried; what is costly is found here, once."""
-        from vatjax import edits
-
-        drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
-        if self.method in ("mean", "pca", "probe"):
-            pairs = edits.contrast(model, data, target, way, self.way, self.pairs, **drawn)
-            found = edits.directions(pairs, self.method, source.seed)
-            facts = {"pairs": pairs.positive.shape[1], "way": self.way, "accuracy": found.accuracy.tolist()}
-            live = [place for place in places if all(np.abs(found.vector[layer]).any() for layer in place)]
-            facts |= {"method": self.method, "operator": self.operator, "positions": self.positions}
-
-            def steered(one: Any, place: Place) -> Any:
-                return edits.steer(one, place, self.operator, self.positions)
-
-            def blind(place: Place, number: int) -> Any:
-                other = edits.directions(edits.shuffled(pairs, number), cast(Any, self.method), source.seed)
-                return steered(edits.as_long_as(other, found), place)
-
-            return _Tried(lambda place: steered(found, place), live or places, lambda _: facts, blind)
-
-        def search(place: Place = (), exchanged: int | None = None) -> Any:
-            options = {name: getattr(self, name) for name in ("way", "positions", "pairs", "top", "gate")}
-            return edits.search(
-                model, data, target, way, cast(Any, self.method), place, exchanged=exchanged, **options, **drawn
-            )
-
-        if self.method == "split":
-            places = places if self.layers else [(model.config.layers // 2,)]
-            made = {place: search(place) for place in places}
-            return _Tried(
-                lambda place: made[place].edit,
-                places,
-                lambda place: made[place].facts,
-                lambda place, number: search(place, exchanged=number).edit,
-            )
-        own = search()
-        whole = tuple(own.facts.get("layers", range(model.config.layers)))
-        places = [place for place in places if set(place) <= set(whole)] if self.layers else [whole]
-        if not places:
-            raise errors.InputError(f"layers: {self.method} works in {', '.join(map(str, whole))}, found {self.layers}")
-        return _Tried(
-            lambda place: own.edit.only(place),
-            places,
-            lambda _: own.facts,
-            lambda place, number: search(exchanged=number).edit.only(place),
-        )
-
-    def _placebos(self, tried: _Tried, edit: Any, chosen: Any) -> dict[str, Any]:
-        """Random edits as long as the real one, and the same finder on shuffled labels: what it does not find is said."""
-        from vatjax import edits, study
-
-        numbers = range(self.placebos)
-        made = {
-            f"random {number + 1}": study.Push(edits.random_like(edit, number), placebo="random") for number in numbers
-        }
-        for number in numbers:
-            try:
-                blind = chosen.strength * tried.blind(chosen.layers, number)
-            except errors.InputError as error:
-                _told(f"shuffled labels {number + 1}: {error}")
-                continue
-            made[f"shuffled {number + 1}"] = study.Push(blind, placebo="shuffled labels")
-        return made
 
 
 def _default(name: str) -> Any:
@@ -276,6 +208,10 @@ def _fit(points: Any, place: Place) -> list[Any]:
         for one in points
         if one.layers == place and np.isfinite([one.outcome.preference, one.outcome.utility]).all()
     ]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _told(line: str) -> None:
@@ -293,9 +229,9 @@ def _numbers(text: str, name: str) -> tuple[float, ...]:
 
 
 def _places(text: str, depth: int) -> list[tuple[int, ...]]:
-    """Layers to try: those that are given, or up to six that are spread over the model."""
+    """The layers to try, where some are given."""
     if not text:
-        return [(int(layer),) for layer in np.unique(np.linspace(0, depth - 1, min(depth, 6)).round())]
+        return []
     try:
         found = [tuple(int(layer) for layer in part.split("+")) for part in text.split(",")]
     except ValueError:
@@ -320,7 +256,7 @@ def _some(train: Any, target: str, scenes: int, seed: int) -> Any:
     return train.take(np.flatnonzero(np.isin(train.scene.astype(str), chosen)))
 
 
-# What is said -------------------------------------------------------------------------------------------------------
+# As data ------------------------------------------------------------------------------------------------------------
 
 
 def _point(point: Any) -> dict[str, Any]:
@@ -355,66 +291,3 @@ def _plain(record: Any) -> dict[str, Any]:
         else:
             found[key] = value
     return found
-
-
-def _print(content: dict[str, Any], chosen: Any, out: str) -> None:
-    if chosen is not None:
-        _print_sweep(content, chosen)
-    rows = [_cells(trial) for trial in content["trials"]]
-    columns = ("test side", "gain", "off target", "nVAT", "success", "leak", "mass", "perplexity")
-    show.table(columns, rows)
-    print("~ not told from 0   leak: rise of others' success over the target's   perplexity: times unedited")
-    for one in content["placebos"]:
-        told = "told from 0: no placebo here" if one["resolved"] else "not told from 0"
-        print(f"{one['name']}, {one['draws']} draws together: gain {_interval(one['gain'])}, {told}")
-    print(f"\n{out}: written")
-
-
-def _cells(trial: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        trial["name"],
-        _interval(trial["gain"]) + ("" if trial["resolved"] else " ~"),
-        _number(trial["off_target"]["estimate"]),
-        _number(trial["nvat"]["estimate"]),
-        "-" if trial["success"]["estimate"] is None else f"{trial['success']['estimate']:.0%}",
-        _number(trial["leakage"]["estimate"]),
-        f"{trial['mass']:.2f}",
-        _number(trial["perplexity"]) + (" BROKEN" if trial["broken"] else ""),
-    )
-
-
-def _print_sweep(content: dict[str, Any], chosen: Any) -> None:
-    rows = []
-    for point in content["sweep"]:
-        mine = chosen is not None and (tuple(point["layers"]), point["strength"]) == (chosen.layers, chosen.strength)
-        mark = " *" if mine else ""
-        mark += " BROKEN" if point["broken"] else ""
-        numbers = [
-            _number(point[key]) for key in ("gain", "off_target", "nvat", "preference", "utility", "mass", "perplexity")
-        ]
-        rows.append(("+".join(map(str, point["layers"])), f"{point['strength']:g}", *numbers, mark.strip()))
-    columns = ("layers", "strength", "gain", "off target", "nVAT", "preference", "utility", "mass", "perplexity", "")
-    show.table(columns, rows)
-    for curve in content["curves"]:
-        low, high = curve["useful"]
-        place = "+".join(map(str, curve["layers"]))
-        print(
-            f"layers {place}: useful from {low:.2g} to {high:.2g}; R2 of the fits {_number(curve['preference_r2'])} "
-            f"(preference), {_number(curve['utility_r2'])} (utility)"
-        )
-    if chosen is not None:
-        print("* the highest gain that leaves the model whole")
-    if all(point["perplexity"] is None for point in content["sweep"]):
-        print("perplexity -: on neutral text no better than by chance; the mass alone tells a broken model")
-    print()
-
-
-def _number(x: float | None) -> str:
-    return "-" if x is None else f"{x:.2f}"
-
-
-def _interval(estimate: dict[str, float | None]) -> str:
-    low, high = estimate["low"], estimate["high"]
-    if estimate["estimate"] is None or low is None or high is None:
-        return "-"
-    return f"{estimate['estimate']:.2f} [{low:.2f}, {high:.2f}]"

@@ -41,7 +41,7 @@ def find(
     target: str,
     direction: int = 1,
     method: Method = "mean",
-    layers: Sequence[int] = (),
+    layers: Sequence[int] | int = (),
     **options: Any,
 ) -> Edit:
     """An edit that pushes a model towards a target or away from it, found from the train side of some items.
@@ -52,7 +52,7 @@ def find(
         target: a value, type or group.
         direction: +1 towards it, -1 away from it.
         method: "mean", "pca", "probe", "conva", "split", "neurons" or "conditional".
-        layers: which are edited; by default the middle one, for `conva` and `conditional` those that they choose, for
+        layers: which are edited, one or several; by default the middle one, for `conva` and `conditional` those that they choose, for
             `neurons` all.
         **options: of `search`.
     """
@@ -65,7 +65,7 @@ def search(
     target: str,
     direction: int = 1,
     method: Method = "mean",
-    layers: Sequence[int] = (),
+    layers: Sequence[int] | int = (),
     *,
     way: Way = "acted",
     operator: stream.Operator = "add",
@@ -101,6 +101,7 @@ def search(
     if method not in METHODS:
         raise errors.InputError(names.unknown("method", method, METHODS))
     depth = model.config.layers
+    layers = (layers,) if isinstance(layers, int) else layers
     chosen = sorted({layer % depth for layer in layers if stream.profile([layer], depth).any()})
     asked = _Asked(
         model,

@@ -101,7 +101,8 @@ def outcomes(
     by_type = [taxonomy.aggregate(x, ~np.isnan(x), "types") for x in found.states]
     own = jnp.asarray(taxonomy.columns(target))
     made = []
-    for e in range(1, len(every)):
+    # Without a strength it is the model itself: what rounds differently in another batch is no shift.
+    for e in [e if float(edit.strength) else 0 for e, edit in enumerate(every)][1:]:
         tax = metrics.tax(by_type[0], by_type[e], own, direction)
         shift = np.asarray(tax.shift)[~np.asarray(own)]
         moved = (found.states[e] - found.states[0])[:, member]

@@ -10,8 +10,15 @@ import numpy as np
 from vatjax.edits.sweeping import Curve, Point, validity
 
 
-def sweep_figure(points: Sequence[Point], curves: Sequence[Curve], title: str) -> bytes:
-    """Preference and utility odds over the strength, one line for each choice of layers with its fit, as a PNG."""
+def sweep_figure(points: Sequence[Point], curves: Sequence[Curve], title: str, blind: Sequence[Point] = ()) -> bytes:
+    """Preference and utility odds over the strength, one line for each choice of layers with its fit, as a PNG.
+
+    Args:
+        points: of `edits.sweep`.
+        curves: fitted to them.
+        title: of the figure.
+        blind: the same of a placebo, in grey.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -30,6 +37,10 @@ def sweep_figure(points: Sequence[Point], curves: Sequence[Curve], title: str) -
                 d = validity(grid, q[2:])
                 fit = (q[0] * grid + q[1]) * d if which == "preference" else q[0] + q[1] * d
                 axis.plot(grid, fit, color=f"C{number % 10}", linewidth=1)
+    for axis, which in zip(axes, ("preference", "utility"), strict=True) if blind else ():
+        own = sorted(blind, key=lambda point: point.strength)
+        y = [getattr(point.outcome, which) for point in own]
+        axis.plot([point.strength for point in own], y, "x--", color="0.6", label="random", markersize=4, linewidth=1)
     for axis, name in zip(axes, ("preference odds (nats)", "utility odds (nats)"), strict=True):
         axis.set(xlabel="strength", ylabel=name)
         axis.axhline(0, color="0.8", linewidth=0.8, zorder=0)

@@ -46,7 +46,8 @@ class Trial(NamedTuple):
         p: of the gain.
         off_target: mean absolute GND of the other types; NaN where the gain is not resolved.
         nvat: of the types, debiased.
-        success: the share of contexts in which the target is leaned to as wanted, after it.
+        success_before: the share of contexts in which the target is leaned to as wanted, of the model alone.
+        success: the same under the push.
         leakage: rise of the other types' success over the target's.
         by_distance: the same of the types at each distance on the circle, from 0.
         mass: mean option mass.
@@ -62,6 +63,7 @@ class Trial(NamedTuple):
     p: float
     off_target: Estimate
     nvat: Estimate
+    success_before: float
     success: Estimate
     leakage: Estimate
     by_distance: Estimate
@@ -164,6 +166,7 @@ def _trial(
         float(own.first.gain_p),
         _plain(own.off_target),
         _plain(own.raw.debiased),
+        float(jnp.nanmean((controlled.success.estimate - controlled.rise.estimate)[member])),
         _plain(Estimate(*(jnp.nanmean(part[member]) for part in controlled.success))),
         _plain(controlled.leakage),
         _plain(controlled.by_distance),
