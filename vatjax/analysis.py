@@ -42,7 +42,7 @@ class Analysis:
 
     Attributes:
         target, direction: what was pushed, and +1 or -1.
-        levels: "types" and "values".
+        levels: "types", "values", or both.
         joined: the two states on their common contexts.
         blank: how many common contexts were left out because no value is rated in both.
         reading: of nVAT.
@@ -55,10 +55,15 @@ class Analysis:
     blank: int
     reading: Reading
 
+    @property
+    def finest(self) -> Analysed:
+        """The level of values, or that of types where only that was asked for."""
+        return self.levels["values"] if "values" in self.levels else self.levels["types"]
+
     def warnings(self) -> list[str]:
         """What a reader must know before believing a number."""
         found = []
-        inference = self.levels["values"].inference
+        inference = self.finest.inference
         if inference.clusters < FEW_CLUSTERS:
             found.append(f"only {inference.clusters} clusters: below {FEW_CLUSTERS} intervals and p-values are rough")
         if self.joined.only_pre or self.joined.only_post:
@@ -95,8 +100,9 @@ def analyse(
     resamples: int = 2000,
     seed: int = 0,
     reading: Reading = "rms",
+    levels: Sequence[Level] = LEVELS,
 ) -> Analysis:
-    """Joins two states and measures the tax at both levels.
+    """Joins two states and measures the tax.
 
     Args:
         pre, post: the states before and after.
@@ -107,6 +113,7 @@ def analyse(
         resamples: draws of the bootstrap and of the null.
         seed: of the resampling.
         reading: of nVAT.
+        levels: of values, of types, or both.
 
     Raises:
         InputError: for an unknown target, one that no column rates, states without a common context, one context only.
@@ -131,18 +138,18 @@ def analyse(
     if not mask[:, member].any():
         rated = [taxonomy.names[i] for i in np.flatnonzero(mask.any(0))]
         raise errors.InputError(f"no value of the target {target!r} is rated in both; rated are {names.listed(rated)}")
-    levels: dict[Level, Analysed] = {}
-    for level in LEVELS:
+    analysed: dict[Level, Analysed] = {}
+    for level in levels:
         x, y = (taxonomy.aggregate(np.where(mask, state.state, np.nan), mask, level) for state in (before, after))
         columns, chosen = _columns(taxonomy, level, mask, target)
         key = jax.random.fold_in(jax.random.key(seed), LEVELS.index(level))
         x, y = x[:, columns], y[:, columns]
         inference = metrics.infer(x, y, jax.numpy.asarray(chosen), joined.pre.clusters, key, direction, resamples)
         labels = tuple(taxonomy.level_names(level)[i] for i in columns)
-        levels[level] = Analysed(
+        analysed[level] = Analysed(
             labels, chosen, jax.tree.map(np.asarray, inference), _order(inference, taxonomy, labels)
         )
-    return Analysis(target, direction, levels, joined, blank, reading)
+    return Analysis(target, direction, analysed, joined, blank, reading)
 
 
 def _columns(taxonomy: Taxonomy, level: Level, mask: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:
@@ -164,20 +171,17 @@ def _order(inference: Inference, taxonomy: Taxonomy, labels: tuple[str, ...]) ->
 def as_json(analysis: Analysis) -> dict[str, Any]:
     """The analysis as JSON data: estimates as estimate, low and high, and null where a number can't be told.
 
-    At the top level stand the numbers of the values; both levels stand under `levels`.
+    At the top level stand the numbers of the values, if they were asked for; all levels stand under `levels`.
     """
     levels = {level: _level(analysed, analysis.reading) for level, analysed in analysis.levels.items()}
-    values = analysis.levels["values"]
-    return {
-        "n": int(values.inference.contexts),
-        "clusters": int(values.inference.clusters),
+    finest = analysis.finest
+    found: dict[str, Any] = {
+        "n": int(finest.inference.contexts),
+        "clusters": int(finest.inference.clusters),
         "target": analysis.target,
         "direction": "express" if analysis.direction > 0 else "suppress",
         "reading": analysis.reading,
-        **levels["values"],
-        "order_test": levels["types"]["order_test"],
-        "types": list(analysis.levels["types"].names),
-        "values": list(values.names),
+        **levels["values" if "values" in levels else "types"],
         "levels": levels,
         "left_out": {
             "pre": analysis.joined.only_pre,
@@ -186,6 +190,11 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         },
         "warnings": analysis.warnings(),
     }
+    for level, own in analysis.levels.items():
+        found[level] = list(own.names)
+    if "types" in levels:
+        found["order_test"] = levels["types"]["order_test"]
+    return found
 
 
 def _level(analysed: Analysed, reading: Reading) -> dict[str, Any]:

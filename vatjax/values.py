@@ -189,6 +189,22 @@ class Taxonomy:
         mask[list(names.find(kind, target, self._members_by_level[level], known))] = True
         return mask
 
+    def spelt(self, target: str) -> str:
+        """The taxonomy's own name of a target, a value, type or group.
+
+        >>> schwartz().spelt("SELF DIRECTION")
+        'Self-direction'
+        """
+        known = (*self.types, *self.groups, *self.names)
+        return names.find("value, type or group", target, self._spelt_by_key, known)
+
+    @functools.cached_property
+    def _spelt_by_key(self) -> dict[str, str]:
+        values = {key: self.names[index] for key, index in self._values_by_key.items()}
+        named = [(one.name, one.aliases) for one in self.group_entries]
+        named += [(one.name, one.aliases) for one in self.entries]
+        return values | {names.canonical(name): own for own, aliases in named for name in (own, *aliases)}
+
     def columns(self, target: str, level: Level = "types") -> np.ndarray:
         """Which columns at a level of analysis have a member of a target, [columns] bool.
 

@@ -159,7 +159,7 @@ class Steer:
     ) -> tuple[dict[str, Any], Any]:
         from vatjax import edits, models, study
 
-        known = {field.name for field in dataclasses.fields(study.Finder)} - {"test", "seed"}
+        known = {field.name for field in dataclasses.fields(study.Finder)} - {"test", "seed", "draw"}
         options: dict[str, Any] = {name: getattr(self, name) for name in known}
         finder = study.Finder(**options, test=source.test, seed=source.seed)
         tried = study.candidate(model, data, self.target, self.sign, finder, places)

@@ -79,6 +79,7 @@ def search(
     exchanged: int | None = None,
     test: float = 0.25,
     seed: int = 0,
+    draw: int = 0,
     size: Size | None = None,
 ) -> Found:
     """`find`, with what is to be said about it.
@@ -96,6 +97,7 @@ def search(
         exchanged: a seed by which half of the target's pairs change their labels: what a finder makes of labels that mean
             nothing. None leaves them as they are.
         test, seed: of the division by scene, and of which pairs are drawn.
+        draw: which of many draws of pairs.
         size: how much is computed at one time.
     """
     if method not in METHODS:
@@ -119,7 +121,7 @@ def search(
         gate,
         training,
         exchanged,
-        {"test": test, "seed": seed},
+        {"test": test, "seed": seed, "draw": draw},
         size,
     )
     edit, facts = _FINDERS[method](asked)

@@ -85,6 +85,7 @@ def contrast(
     edit: Edit | None = None,
     size: Size | None = None,
     every: Every = "residual",
+    draw: int = 0,
 ) -> Contrast:
     """Hidden states of contrast pairs for a target; each shared token is computed once.
 
@@ -101,11 +102,12 @@ def contrast(
         edit: a change of the computation under which they are read.
         size: how much is computed at one time.
         every: of each layer the residual stream after it, or the MLP's inner activations.
+        draw: which of many draws of pairs.
 
     Raises:
         InputError: for an unknown target or way, and where there are fewer than 8 pairs.
     """
-    options: dict[str, Any] = {"pairs": pairs, "how": how, "test": test, "seed": seed}
+    options: dict[str, Any] = {"pairs": pairs, "how": how, "test": test, "seed": seed, "draw": draw}
     return contrasts(model, items, [target], direction, way, edit=edit, size=size, every=every, **options)[target]
 
 
@@ -122,9 +124,10 @@ def contrasts(
     edit: Edit | None = None,
     size: Size | None = None,
     every: Every = "residual",
+    draw: int = 0,
 ) -> dict[str, Contrast]:
     """`contrast` of several targets by name: what the pairs of all of them share is computed once, too."""
-    asked = [prepared(model, items, target, direction, way, pairs, how, test, seed) for target in targets]
+    asked = [prepared(model, items, target, direction, way, pairs, how, test, seed, draw) for target in targets]
     states = read(model, beside([one.found for one in asked]), edit, size, every)
     found, start = {}, 0
     for target, own in zip(targets, asked, strict=True):
@@ -145,6 +148,7 @@ def prepared(
     how: How | None,
     test: float,
     seed: int,
+    draw: int = 0,
 ) -> Asked:
     """The prompts of pairs; arguments as in `contrast`."""
     if way not in WAYS:
@@ -159,7 +163,7 @@ def prepared(
         raise errors.InputError(
             f"{items.source}: {count} pairs of {target} on the train side, and a direction needs at least {LEAST}"
         )
-    chosen = np.sort(np.random.default_rng(seed).permutation(count)[:pairs])
+    chosen = np.sort(np.random.default_rng((seed, draw) if draw else seed).permutation(count)[:pairs])
     express, suppress = matched.express[chosen], matched.suppress[chosen]
     scene = train.scene_of[express].astype(np.int32)
     first, second = (express, suppress) if direction > 0 else (suppress, express)

@@ -80,6 +80,7 @@ def split(
     exchanged: int | None = None,
     test: float = 0.25,
     seed: int = 0,
+    draw: int = 0,
 ) -> Found:
     """Trains a vector for some layers, by default the middle one.
 
@@ -93,6 +94,7 @@ def split(
         positions: at which tokens.
         exchanged: a seed by which half of the pairs change their labels.
         test, seed: of the division by scene, and of which pairs are drawn.
+        draw: which of many draws of pairs.
 
     Raises:
         InputError: as `contrast` does, and where the loss is no number.
@@ -100,7 +102,7 @@ def split(
     training = training or Training()
     if training.steps < 1 or training.batch < 1:
         raise errors.InputError("a vector is trained in at least one step, with at least one pair in each")
-    asked = prepared(model, items, target, direction, "acted", pairs, How(), test, seed)
+    asked = prepared(model, items, target, direction, "acted", pairs, How(), test, seed, draw)
     texts, count = _texts(asked.found), len(asked.scene)
     if exchanged is not None:
         first, turn = np.arange(count), turned(count, exchanged)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from vatjax.elicit.plan import Size
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.prompts import How, Scale
+from vatjax.states import ValueState
 
 
 class Under(NamedTuple):
@@ -20,13 +21,24 @@ class Under(NamedTuple):
 
     Attributes:
         states: [edits, contexts, values] float32, NaN where nothing is asked.
+        agreement: where actions come in pairs, how far both are agreed with, likewise; else None.
         mass: [edits, prompts], the options' probability, the mean over wordings.
         clusters: [contexts] int32.
+        contexts: what each context is, by key.
+        values: their names.
     """
 
     states: np.ndarray
+    agreement: np.ndarray | None
     mass: np.ndarray
     clusters: np.ndarray
+    contexts: Mapping[str, np.ndarray]
+    values: tuple[str, ...]
+
+    def state(self, edit: int, meta: Mapping[str, Any] | None = None, reads: str = "") -> ValueState:
+        """The value state under one of the edits; with `reads="agreement"` that of agreement."""
+        array = self.states[edit] if not reads or self.agreement is None else self.agreement[edit]
+        return ValueState(array, ~np.isnan(array), self.clusters, self.values, dict(self.contexts), dict(meta or {}))
 
 
 def states_under(
@@ -66,9 +78,16 @@ def states_under(
         )
         for e in range(len(edits))
     ]
-    states = [protocols.answered(asked, one, middle, values).state for one in ratings]
-    mass = np.mean([np.exp(log[:, :count]).sum(-1) for log in logs], 0)
-    return Under(np.stack(states), mass, asked.clusters)
+    read = [protocols.answered(asked, one, middle, values) for one in ratings]
+    pairs = [one.agreement for one in read if one.agreement is not None]
+    return Under(
+        np.stack([one.state for one in read]),
+        np.stack(pairs) if pairs else None,
+        np.mean([np.exp(log[:, :count]).sum(-1) for log in logs], 0),
+        asked.clusters,
+        asked.contexts,
+        tuple(items.taxonomy.names),
+    )
 
 
 def choices_under(

@@ -50,14 +50,11 @@ def instruction(taxonomy: Taxonomy, target: str, direction: int = 1, name: str =
     """
     if direction not in (1, -1):
         raise errors.InputError(f"direction: expected 1 or -1, found {direction}")
-    taxonomy.mask(target)
+    spelt = taxonomy.spelt(target)
     known = instructions()
     key = (
         names.find("instruction", name, {names.canonical(n): n for n in known}, list(known))
         if name
         else next(iter(known))
-    )
-    spelt = next(
-        n for n in (*taxonomy.types, *taxonomy.groups, *taxonomy.names) if names.canonical(n) == names.canonical(target)
     )
     return (known[key].towards if direction == 1 else known[key].away).format(target=spelt)

@@ -43,6 +43,7 @@ class Finder:
         method: of `edits.METHODS`.
         gamma, theta: of `split`: what its margin weighs, and how many nats it is.
         test, seed: of the division by scene, and of what is drawn.
+        draw: which of many draws.
     """
 
     method: edits.Method = "mean"
@@ -57,11 +58,12 @@ class Finder:
     theta: float = 5.0
     test: float = 0.25
     seed: int = 0
+    draw: int = 0
 
     def options(self) -> dict[str, Any]:
         """Of `edits.search`."""
-        names = ("way", "operator", "positions", "pairs", "top", "gate", "probability", "test", "seed")
-        training = edits.Training(gamma=self.gamma, theta=self.theta, seed=self.seed)
+        names = ("way", "operator", "positions", "pairs", "top", "gate", "probability", "test", "seed", "draw")
+        training = edits.Training(gamma=self.gamma, theta=self.theta, seed=self.seed + self.draw)
         return {**{name: getattr(self, name) for name in names}, "training": training}
 
 
@@ -136,7 +138,7 @@ def _along(
 ) -> Candidate:
     """Directions of the residual stream: one reading of the pairs serves all layers and all placebos."""
     pairs = edits.contrast(
-        model, items, target, direction, finder.way, finder.pairs, test=finder.test, seed=finder.seed
+        model, items, target, direction, finder.way, finder.pairs, test=finder.test, seed=finder.seed, draw=finder.draw
     )
     method = cast(Along, finder.method)
     found = edits.directions(pairs, method, finder.seed)

@@ -1,0 +1,249 @@
+"""From a design to its pieces: every push that is measured, what it takes to make it, and what it is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from vatjax import config, prompts
+from vatjax.elicit import provenance
+from vatjax.items import Items
+from vatjax.study.design import Design, Intervention, Side
+from vatjax.study.pieces import Piece
+
+UNITS = {"shots": "examples", "instruction": "", "trained": "steps", "edits": "strength"}
+
+
+class Cell(NamedTuple):
+    """One intervention on one model, towards one target, one way, from one seed.
+
+    Attributes:
+        model: as the design names it.
+        name: of the intervention.
+        what: the intervention.
+        target, direction, seed: what is pushed, and which way; of what is drawn.
+    """
+
+    model: str
+    name: str
+    what: Intervention
+    target: str
+    direction: Side
+    seed: int
+
+    @property
+    def sign(self) -> int:
+        """+1 towards the target, -1 away from it."""
+        return 1 if self.direction == "express" else -1
+
+    @property
+    def unit(self) -> str:
+        """What its levels count."""
+        kind = (
+            self.what.kind if not (self.what.trains or self.what.edits) else "trained" if self.what.trains else "edits"
+        )
+        return UNITS[kind]
+
+    def __str__(self) -> str:
+        way = "towards" if self.sign == 1 else "away from"
+        seed = f", seed {self.seed}" if self.seed else ""
+        return f"{self.model}: {self.name} {way} {self.target}{seed}"
+
+
+class Arm(NamedTuple):
+    """A push at one level, or a draw of its placebo.
+
+    Attributes:
+        cell: whose it is.
+        level: how many examples, how strong, or after how many steps.
+        placebo: what it is a draw of, where it is not meant to push.
+        draw: which.
+    """
+
+    cell: Cell
+    level: float
+    placebo: str = ""
+    draw: int = 0
+
+    def __str__(self) -> str:
+        blind = f", {self.placebo} {self.draw + 1}" if self.placebo else ""
+        return f"{self.cell}, {self.level:g} {self.cell.unit}".rstrip() + blind
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Expanded:
+    """The pieces of one model.
+
+    Attributes:
+        model: as the design names it.
+        results: of every arm, those of placebos too.
+        states: by arm and wording; None stands for the model alone.
+        comparisons: of two interventions with the same target.
+    """
+
+    model: str
+    results: dict[Arm, Piece]
+    states: dict[tuple[Arm | None, str], Piece]
+    comparisons: dict[tuple[Cell, Cell], Piece]
+
+    def pieces(self) -> list[Piece]:
+        """Those that nothing else needs."""
+        return [*self.results.values(), *self.comparisons.values()]
+
+
+def cells(design: Design, model: str, items: Items) -> list[Cell]:
+    """Every cell of one model."""
+    product = itertools.product(
+        design.interventions.items(), design.aims(items.taxonomy), design.directions, design.seeds
+    )
+    return [Cell(model, name, what, target, way, seed) for (name, what), target, way, seed in product]
+
+
+def expand(design: Design, model: str, fingerprint: str, items: Items, asked: Items) -> Expanded:
+    """The pieces of one model.
+
+    Args:
+        design: the study.
+        model: as the design names it.
+        fingerprint: of its weights.
+        items: all of them.
+        asked: those of the test side that are asked about.
+    """
+    return _Expansion(design, model, fingerprint, items, asked).whole()
+
+
+class _Expansion:
+    def __init__(self, design: Design, model: str, fingerprint: str, items: Items, asked: Items) -> None:
+        self.design, self.model, self.items = design, model, items
+        split = {"test": design.items.test, "seed": design.items.seed}
+        self.found_from = {"weights": fingerprint, "dtype": design.dtype, "items": provenance.digest(items), **split}
+        self.asked = {"weights": fingerprint, "dtype": design.dtype, "items": provenance.digest(asked)}
+        self.wordings = {one.name: one for one in design.how.wordings()}
+
+    def whole(self) -> Expanded:
+        design = self.design
+        results: dict[Arm, Piece] = {}
+        states: dict[tuple[Arm | None, str], Piece] = {
+            (None, wording): self.state(None, wording) for wording in self.wordings
+        }
+        every = cells(design, self.model, self.items)
+        for cell in every:
+            for arm in arms(cell, design.placebos):
+                for wording in self.wordings:
+                    states[arm, wording] = self.state(arm, wording)
+                results[arm] = self.result(arm, states)
+        pairs = {}
+        for one, other in itertools.combinations(every, 2):
+            same = (one.target, one.direction, one.seed) == (other.target, other.direction, other.seed)
+            if same:
+                pairs[one, other] = self.comparison(one, other, states)
+        return Expanded(self.model, results, states, pairs)
+
+    # What pushes ----------------------------------------------------------------------------------------------------
+
+    def edit(self, cell: Cell, exchanged: int | None = None) -> Piece:
+        """An edit at strength 1, in the place that was chosen; or what the finder makes of shuffled labels there."""
+        what = cell.what
+        finder = what.finder(self.design.items.test, self.design.items.seed, cell.seed)
+        decides: dict[str, Any] = {**self.found_from, "target": cell.target, "direction": cell.direction}
+        decides |= {"finder": config.to_dict(finder)}
+        if exchanged is not None:
+            label = f"{cell}: shuffled labels {exchanged + 1}"
+            return Piece("edit", label, {"exchanged": exchanged}, {"real": self.edit(cell)}, (cell, exchanged))
+        decides |= {"layers": list(what.layers), "strengths": list(what.strengths), "scenes": what.scenes}
+        return Piece("edit", f"{cell}: finding it", decides, task=(cell, None))
+
+    def training(self, cell: Cell, draw: int | None = None) -> Piece:
+        """A training run, with an edit for each step that is measured; or that of a placebo."""
+        run = cell.what.run(self.design, cell.model, cell.target, cell.sign, cell.seed + (draw or 0), draw is not None)
+        decides = {key: value for key, value in config.to_dict(run).items() if key not in ("model", "source", "dtype")}
+        decides |= {**self.found_from, "marks": list(cell.what.training.marks())}
+        label = f"{cell}: training" if draw is None else f"{cell}: training on {run.placebo} {draw + 1}"
+        if run.placebo == "neutral text":  # whatever is pushed, that is the same
+            decides |= {"target": "", "direction": ""}
+            label = f"{cell.model}: {cell.name}, training on neutral text {draw + 1 if draw is not None else ''}"
+        return Piece("training", label, decides, task=(cell, draw))
+
+    # What is measured -----------------------------------------------------------------------------------------------
+
+    def state(self, arm: Arm | None, wording: str) -> Piece:
+        """A value state."""
+        how = {**config.to_dict(self.design.how), "wording": wording, "version": self.wordings[wording].version}
+        decides: dict[str, Any] = {**self.asked, "how": how}
+        label = f"{self.model}: unedited" if arm is None else str(arm)
+        label += f", {wording}" if len(self.wordings) > 1 else ""
+        needs: dict[str, Piece] = {}
+        if arm is not None:
+            cell, what = arm.cell, arm.cell.what
+            if what.edits:
+                needs["edit"] = self.edit(cell, arm.draw if arm.placebo == "shuffled labels" else None)
+                decides["strength"] = arm.level
+                if arm.placebo == "random":
+                    decides["random"] = arm.draw
+            elif what.trains:
+                needs["training"] = self.training(cell, arm.draw if arm.placebo else None)
+                decides["step"] = arm.level
+            else:
+                decides |= self.said(arm)
+        return Piece("state", label, decides, needs, (arm, wording))
+
+    def said(self, arm: Arm) -> dict[str, Any]:
+        """What decides examples and instructions."""
+        cell = arm.cell
+        if cell.what.kind == "instruction":
+            return {"instruction": prompts.instruction(self.items.taxonomy, cell.target, cell.sign, cell.what.wording)}
+        found: dict[str, Any] = {**self.found_from, "shots": arm.level, "target": cell.target, "draw": cell.seed}
+        if arm.placebo:
+            return {**found, "neutral": arm.draw}
+        return {**found, "direction": cell.direction}
+
+    def result(self, arm: Arm, states: dict[tuple[Arm | None, str], Piece]) -> Piece:
+        """The numbers of one arm."""
+        design = self.design
+        needs = {f"before {wording}": states[None, wording] for wording in self.wordings}
+        needs |= {f"after {wording}": states[arm, wording] for wording in self.wordings}
+        decides = {
+            "target": arm.cell.target,
+            "direction": arm.cell.direction,
+            "resamples": design.resamples,
+            "reading": design.reading,
+            "placebo": bool(arm.placebo),
+            "taxonomy": list(self.items.taxonomy.names),
+        }
+        return Piece("result", f"{arm}: its numbers", decides, needs, arm)
+
+    def comparison(self, one: Cell, other: Cell, states: dict[tuple[Arm | None, str], Piece]) -> Piece:
+        """Two interventions, paired by scene: as far as both go, and at the same gain."""
+        needs = {f"before {wording}": states[None, wording] for wording in self.wordings}
+        for side, cell in (("one", one), ("other", other)):
+            needs |= {
+                f"{side} {level:g} {wording}": states[Arm(cell, level), wording]
+                for level in cell.what.levels()
+                for wording in self.wordings
+            }
+        decides = {
+            "target": one.target,
+            "direction": one.direction,
+            "levels": [list(cell.what.levels()) for cell in (one, other)],
+        }
+        label = f"{one.model}: {one.name} against {other.name}, {one.direction} {one.target}"
+        return Piece("comparison", label, decides, needs, (one, other))
+
+
+def arms(cell: Cell, placebos: int) -> Iterator[Arm]:
+    """Every push of a cell, and the draws of its placebos: of edits at every strength, of the rest at the last level."""
+    what = cell.what
+    levels = what.levels()
+    for level in levels:
+        yield Arm(cell, level)
+    if what.edits:
+        for level, name, draw in itertools.product(levels, ("random", "shuffled labels"), range(placebos)):
+            yield Arm(cell, level, name, draw)
+    elif what.kind == "shots":
+        for draw in range(placebos):
+            yield Arm(cell, max(levels), "neutral shots", draw)
+    elif what.trains:
+        for draw in range(placebos):
+            yield Arm(cell, max(levels), what.placebo_of_training(), draw)
