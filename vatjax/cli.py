@@ -35,6 +35,13 @@ _COMMON = (
 )
 
 COMMANDS = (
+    Command(
+        ("run",),
+        "a study: models x interventions x targets, with its report",
+        "vatjax.commands.run",
+        "Run",
+        True,
+    ),
     Command(("rate",), "ask a model about items and write its value state", "vatjax.commands.rate", "Rate"),
     Command(("tax",), "what an intervention did, from ratings before and after", "vatjax.commands.tax", "Tax"),
     Command(

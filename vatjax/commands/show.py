@@ -8,7 +8,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 _WIDTH = 99  # where the output goes to a file or a pipe
 
@@ -46,8 +46,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table on standard output; columns whose entries are all numbers are set to the right."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], out: TextIO | None = None) -> None:
+    """Prints a table, on standard output by default; columns whose entries are all numbers are set to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -59,9 +59,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*row)
-    terminal = sys.stdout is not None and sys.stdout.isatty()
+    out = out or sys.stdout
+    terminal = out is not None and out.isatty()
     width = shutil.get_terminal_size().columns if terminal else _WIDTH
     # Printed by us: a console that writes itself ends the process with a status of its own where a pipe is closed.
     text = io.StringIO()
     Console(file=text, width=width, force_terminal=terminal, highlight=False, markup=False, emoji=False).print(grid)
-    print(text.getvalue(), end="")
+    print(text.getvalue(), end="", file=out)

@@ -164,7 +164,7 @@ class Steer:
         finder = study.Finder(**options, test=source.test, seed=source.seed)
         tried = study.candidate(model, data, self.target, self.sign, finder, places)
         train, test = data.split(source.test, source.seed)
-        asked = _some(train, self.target, self.scenes, source.seed)
+        asked = study.some_scenes(train, self.target, self.scenes, source.seed)
         strengths = strengths or edits.STRENGTHS
         _told(f"a sweep of {_counted(len(tried.places), 'place')} and {_counted(len(strengths), 'strength')}")
         points = edits.sweep(model, asked, self.target, tried.make, tried.places, strengths, self.sign)
@@ -244,16 +244,6 @@ def _places(text: str, depth: int) -> list[tuple[int, ...]]:
 
 def _of_target(data: Any, target: str) -> Any:
     return data.take(np.flatnonzero(data.taxonomy.mask(target)[data.value]))
-
-
-def _some(train: Any, target: str, scenes: int, seed: int) -> Any:
-    """All items of some scenes that have pairs of the target."""
-    own = _of_target(train, target)
-    texts = np.unique(own.scene[own.pair().express].astype(str))
-    if not scenes or scenes >= len(texts):
-        return train
-    chosen = np.random.default_rng(seed).choice(texts, scenes, replace=False)
-    return train.take(np.flatnonzero(np.isin(train.scene.astype(str), chosen)))
 
 
 # As data ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from vatjax.elicit.gap import stated_and_acted
 from vatjax.elicit.labels import Labels, label
 from vatjax.elicit.neutral import neutral_shots
 from vatjax.elicit.plan import Cost, Plan, Size
-from vatjax.elicit.rating import Rated, rate, ratings
+from vatjax.elicit.rating import Rated, cost, rate, ratings
 from vatjax.elicit.resume import drop
 from vatjax.elicit.scorer import seconds_for, size_for
 from vatjax.elicit.under import Under, choices_under, states_under
@@ -32,6 +32,7 @@ __all__ = [
     "Under",
     "choices_under",
     "choose",
+    "cost",
     "drop",
     "label",
     "labels",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vatjax import errors, store
-from vatjax.elicit import asking, protocols, provenance
+from vatjax.elicit import asking, protocols, provenance, scorer
 from vatjax.elicit.labels import Labels
 from vatjax.elicit.plan import Cost, Size
 from vatjax.items import Items
@@ -118,6 +118,24 @@ def ratings(
         found.shares,
         found.cost,
     )
+
+
+def cost(
+    model: Model,
+    items: Items,
+    how: How | None = None,
+    *,
+    shots: Sequence[Shot] = (),
+    instruction: str = "",
+    size: Size | None = None,
+) -> Cost:
+    """What `ratings` would take, without computing it; arguments as there."""
+    how = how or How()
+    rows = list(protocols.ask(items, how.protocol).rows)
+    made = asking.posed(rows, how, asking.Condition(shots, instruction), asking.template(model, how))
+    read_as = [asking.tokenised(model, one, how) for one in made]
+    planned = scorer.plans(model, read_as, size or scorer.size_for(model))
+    return asking.total(part.plan.cost for parts in planned for part in parts)
 
 
 def _signs(labels: np.ndarray | Labels | None, items: Items, how: How) -> np.ndarray | None:

@@ -41,7 +41,7 @@ class How:
     """How many tokens a written answer may have."""
     chat: bool | None = None
     """Whether to use the chat template; by default where there is one."""
-    template: Mapping[str, str | bool] = dataclasses.field(
+    template: Mapping[str, bool | str] = dataclasses.field(
         default_factory=lambda: {"enable_thinking": False, "date_string": "26 Jul 2024"}
     )
     """Options of the chat template; by default reasoning models are asked without thinking, and templates that would put

@@ -1,5 +1,8 @@
 """Whole measurements: pushes beside their placebos, and the check of the instrument against what was planted.
 
+design = config.read(study.Design, "configs/quickstart.yaml")    # models x interventions x targets
+found = study.write(study.run(design))                 # a `Study`: .rows, .comparisons, .result(row), .states(row)
+
 tried = study.candidate(model, items, "Power", 1, study.Finder("mean"))    # an edit that can be made in several places
 found = study.trials(model, test, "Power", {"edit": study.Push(edit), "random 1": study.Push(other, placebo="random")})
 
@@ -10,8 +13,12 @@ checks, style = study.calibrate(seeds=40)              # the metrics on drawn an
 
 from vatjax.study.calibration import Style, calibrate
 from vatjax.study.checks import Check
-from vatjax.study.finding import WORKS, Candidate, Finder, candidate, placebos
+from vatjax.study.costs import costs
+from vatjax.study.design import Design, Intervention, Lessons
+from vatjax.study.finding import WORKS, Candidate, Finder, candidate, placebos, some_scenes
 from vatjax.study.plots import sweep_figure
+from vatjax.study.results import Study, open_study, write
+from vatjax.study.runner import Ran, plan, run
 from vatjax.study.steering import Blind, Push, Trial, blind, trials
 from vatjax.study.validation import Measured, Row, judge, measure
 from vatjax.study.variants import Pushed, judge_kind, push
@@ -21,21 +28,32 @@ __all__ = [
     "Blind",
     "Candidate",
     "Check",
+    "Design",
     "Finder",
+    "Intervention",
+    "Lessons",
     "Measured",
     "Push",
     "Pushed",
+    "Ran",
     "Row",
+    "Study",
     "Style",
     "Trial",
     "blind",
     "calibrate",
     "candidate",
+    "costs",
     "judge",
     "judge_kind",
     "measure",
+    "open_study",
     "placebos",
+    "plan",
     "push",
+    "run",
+    "some_scenes",
     "sweep_figure",
     "trials",
+    "write",
 ]

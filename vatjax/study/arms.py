@@ -16,7 +16,8 @@ from vatjax.study.pieces import Piece
 UNITS = {"shots": "examples", "instruction": "", "trained": "steps", "edits": "strength"}
 
 
-class Cell(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Cell:
     """One intervention on one model, towards one target, one way, from one seed.
 
     Attributes:
@@ -28,7 +29,7 @@ class Cell(NamedTuple):
 
     model: str
     name: str
-    what: Intervention
+    what: Intervention = dataclasses.field(compare=False)
     target: str
     direction: Side
     seed: int
@@ -80,17 +81,20 @@ class Expanded:
         model: as the design names it.
         results: of every arm, those of placebos too.
         states: by arm and wording; None stands for the model alone.
+        placebos: of every arm that is meant to push and has placebos at its level: how far it goes beyond them, by their
+            name.
         comparisons: of two interventions with the same target.
     """
 
     model: str
     results: dict[Arm, Piece]
     states: dict[tuple[Arm | None, str], Piece]
+    placebos: dict[tuple[Arm, str], Piece]
     comparisons: dict[tuple[Cell, Cell], Piece]
 
     def pieces(self) -> list[Piece]:
         """Those that nothing else needs."""
-        return [*self.results.values(), *self.comparisons.values()]
+        return [*self.results.values(), *self.placebos.values(), *self.comparisons.values()]
 
 
 def cells(design: Design, model: str, items: Items) -> list[Cell]:
@@ -134,12 +138,17 @@ class _Expansion:
                 for wording in self.wordings:
                     states[arm, wording] = self.state(arm, wording)
                 results[arm] = self.result(arm, states)
+        blind: dict[tuple[Arm, str], list[Arm]] = {}
+        for arm in results:
+            if arm.placebo:
+                blind.setdefault((Arm(arm.cell, arm.level), arm.placebo), []).append(arm)
+        placebos = {key: self.placebo(*key, draws, states) for key, draws in blind.items()}
         pairs = {}
         for one, other in itertools.combinations(every, 2):
             same = (one.target, one.direction, one.seed) == (other.target, other.direction, other.seed)
             if same:
                 pairs[one, other] = self.comparison(one, other, states)
-        return Expanded(self.model, results, states, pairs)
+        return Expanded(self.model, results, states, placebos, pairs)
 
     # What pushes ----------------------------------------------------------------------------------------------------
 
@@ -213,6 +222,14 @@ class _Expansion:
             "taxonomy": list(self.items.taxonomy.names),
         }
         return Piece("result", f"{arm}: its numbers", decides, needs, arm)
+
+    def placebo(self, arm: Arm, name: str, draws: list[Arm], states: dict[tuple[Arm | None, str], Piece]) -> Piece:
+        """An arm beside the draws of one of its placebos."""
+        needs = {f"before {wording}": states[None, wording] for wording in self.wordings}
+        for side, own in (("after", arm), *((f"blind {one.draw}", one) for one in draws)):
+            needs |= {f"{side} {wording}": states[own, wording] for wording in self.wordings}
+        decides = {"target": arm.cell.target, "direction": arm.cell.direction, "draws": len(draws)}
+        return Piece("placebo", f"{arm}: against {name}", decides, needs, arm)
 
     def comparison(self, one: Cell, other: Cell, states: dict[tuple[Arm | None, str], Piece]) -> Piece:
         """Two interventions, paired by scene: as far as both go, and at the same gain."""

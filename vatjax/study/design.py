@@ -230,13 +230,13 @@ class Intervention:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Design:
     """A study: every model under every intervention, towards every target, in every direction, from every seed."""
 
     models: tuple[str, ...]
     """Folders in Hugging Face's layout, names on the Hub, or pocket."""
-    interventions: Mapping[str, Intervention]
+    interventions: Mapping[str, Intervention] = dataclasses.field(default_factory=dict)
     """By a name of their own."""
     out: str
     """A folder for the results."""
@@ -266,6 +266,8 @@ class Design:
     def __post_init__(self) -> None:
         for name in ("models", "targets", "directions", "seeds"):
             own = getattr(self, name)
+            if not isinstance(own, tuple):  # not given yet
+                continue
             if not own or len(set(own)) != len(own):
                 raise errors.InputError(f"{name}: expected at least one, and none twice, found {list(own)}")
         if not self.interventions:

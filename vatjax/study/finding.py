@@ -162,6 +162,16 @@ def spread(depth: int) -> list[Place]:
     return [(int(layer),) for layer in np.unique(np.linspace(0, depth - 1, min(depth, 6)).round())]
 
 
+def some_scenes(items: Items, target: str, scenes: int, seed: int = 0) -> Items:
+    """All items of some scenes that have pairs of a target; 0 for all items."""
+    own = items.take(np.flatnonzero(items.taxonomy.mask(target)[items.value]))
+    texts = np.unique(own.scene[own.pair().express].astype(str))
+    if not scenes or scenes >= len(texts):
+        return items
+    chosen = np.random.default_rng(seed).choice(texts, scenes, replace=False)
+    return items.take(np.flatnonzero(np.isin(items.scene.astype(str), chosen)))
+
+
 def placebos(
     found: Candidate, layers: Place, strength: float, draws: int, told: Callable[[str], None] = lambda _: None
 ) -> dict[str, Push]:

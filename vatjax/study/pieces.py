@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from vatjax import errors, store
 
-Kind = Literal["edit", "training", "state", "result", "comparison"]
+Kind = Literal["edit", "training", "state", "result", "placebo", "comparison"]
 
 # What a piece is made by; a change of what it computes is a new number, and old pieces are no longer taken.
-VERSIONS: Mapping[Kind, int] = {"edit": 1, "training": 1, "state": 1, "result": 1, "comparison": 1}
+VERSIONS: Mapping[Kind, int] = {"edit": 1, "training": 1, "state": 1, "result": 1, "placebo": 1, "comparison": 1}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

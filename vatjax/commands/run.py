@@ -1,0 +1,159 @@
+"""`vatjax run`."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from vatjax import errors
+from vatjax.commands import show
+from vatjax.study.design import Design, Intervention
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Design):
+    """Runs a study: every model under every intervention, towards every target. What it takes is said first; what is done
+    is kept piece by piece, so that the same command goes on after a kill, and other studies take it again."""
+
+    interventions: Annotated[Mapping[str, Intervention], tyro.conf.Suppress] = dataclasses.field(default_factory=dict)
+    dry_run: bool = False
+    """Say which pieces there are and what they take, and stop."""
+    json: bool = False
+    """Print one JSON document instead of tables."""
+
+    def run(self) -> int:
+        if not self.interventions:
+            raise errors.InputError("a study has its interventions in a file: vatjax run configs/quickstart.yaml")
+        from vatjax import study
+
+        design = Design(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Design)})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
+            warnings.showwarning = lambda message, *_, **__: _told(str(message))
+            costs = study.costs(design)
+            show.as_json(costs) if self.json and self.dry_run else _print_plan(costs)
+            if self.dry_run:
+                return 0
+            progress = _Progress()
+            try:
+                ran = study.run(design, progress.told, progress.done)
+            finally:
+                progress.close()
+            opened = study.write(ran)
+        content = {
+            "out": self.out,
+            "made": ran.made,
+            "reused": ran.reused,
+            "failed": opened.failed,
+            "rows": show.finite(opened.rows),
+        }
+        show.as_json(content) if self.json else _print(opened, ran)
+        return 1 if ran.failed else 0
+
+
+def _told(line: str) -> None:
+    print(f"vatjax: {line}", file=sys.stderr)
+
+
+class _Progress:
+    """A bar on a terminal, and else a line for every piece."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.task: Any = None
+
+    def told(self, line: str) -> None:
+        if self.bar is not None:
+            self.bar.console.print(line, markup=False, highlight=False)
+        else:
+            _told(line)
+
+    def done(self, progress: Any) -> None:
+        if sys.stderr.isatty():
+            if self.bar is None:
+                self.bar, self.task = show.bar(progress.of, 0)
+            self.bar.update(self.task, completed=progress.done, rate=progress.label[:60])
+        else:
+            _told(f"{progress.done} of {progress.of}: {progress.label} ({show.duration(progress.seconds)})")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def _print_plan(costs: Mapping[str, Any]) -> None:
+    """What is to be made, by kind; on standard error, since it is no result."""
+    rows = []
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = collections.defaultdict(list)
+    for piece in costs["pieces"]:
+        groups[piece["group"], piece["kind"]].append(piece)
+    for (group, kind), pieces in groups.items():
+        ready = sum(piece["there"] for piece in pieces)
+        tokens = sum(piece["tokens"] for piece in pieces if not piece["there"])
+        seconds = sum(piece["seconds"] for piece in pieces if not piece["there"])
+        rows.append((group, kind, f"{len(pieces):,}", f"{ready:,}", f"{tokens:,}", show.duration(seconds)))
+    show.table(("", "piece", "how many", "there", "tokens to compute", "at least"), rows, sys.stderr)
+
+
+def _print(opened: Any, ran: Any) -> None:
+    several = len(opened.design.models) > 1
+    rows = [_cells(own, several) for own in _groups(opened.rows)]
+    show.table(("", "amount", "gain", "others", "nVAT", "mass"), rows)
+    print("~ not told from 0   others: mean absolute shift of the other types, in points   nVAT: debiased")
+    print("* nothing else has more gain at less shift of the others   placebos: the range of their draws")
+    for line in opened.failed:
+        print(f"FAILED {line}")
+    print(f"\n{ran.made} pieces made, {ran.reused} taken again")
+    print(f"{opened.folder}: results.csv, comparisons.csv, states, edits")
+
+
+def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Each arm by itself, and behind it the draws of each of its placebos together."""
+    found: dict[Any, list[Mapping[str, Any]]] = {}
+    keys = ("model", "intervention", "target", "direction", "seed", "amount", "placebo")
+    for row in rows:
+        if row["level"] == "types":
+            found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return list(found.values())
+
+
+def _cells(rows: Sequence[Mapping[str, Any]], several: bool) -> tuple[str, ...]:
+    first = rows[0]
+    if first["placebo"]:
+        return (
+            f"  {first['placebo']}",
+            f"{first['amount']:g}",
+            *(_range([row[key] for row in rows]) for key in ("gain", "off_target_shift", "nvat_debiased")),
+            _range([row["mass"] for row in rows]),
+        )
+    name = f"{first['intervention']} {'+' if first['direction'] == 'express' else '-'}{first['target']}"
+    name = f"{first['model']}: {name}" if several else name
+    low, high = first["gain_low"], first["gain_high"]
+    gain = "-" if low is None else f"{first['gain']:.2f} [{low:.2f}, {high:.2f}]"
+    return (
+        name + (f" seed {first['seed']}" if first["seed"] else "") + (" *" if first["front"] else ""),
+        f"{first['amount']:g}",
+        gain + ("" if first["resolved"] else " ~"),
+        _number(first["off_target_shift"]),
+        _number(first["nvat_debiased"]),
+        f"{first['mass']:.2f}" + (" BROKEN" if first["broken"] else ""),
+    )
+
+
+def _range(numbers: Sequence[float | None]) -> str:
+    there = [x for x in numbers if x is not None]
+    if not there:
+        return "-"
+    low, high = (f"{x:.2f}" for x in (min(there), max(there)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _number(x: float | None) -> str:
+    return "-" if x is None else f"{x:.2f}"

@@ -1,0 +1,319 @@
+"""How pieces are made: edits are found, adapters trained, states elicited, all of one model, together where they can be."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vatjax import edits, elicit, errors, models, prompts, states, store, train
+from vatjax.elicit import together
+from vatjax.items import Items
+from vatjax.models import Edit, Model
+from vatjax.prompts import How, Shot
+from vatjax.study.arms import Arm, Cell
+from vatjax.study.design import Design
+from vatjax.study.finding import Candidate, candidate, some_scenes
+from vatjax.study.pieces import Piece, Shelf
+
+# Below so many weights adapters are trained side by side; above, one after the other, with checkpoints to go on from.
+_SMALL = 500_000_000
+
+
+class Workshop:
+    """One model, and what is made with it.
+
+    Args:
+        design: the study.
+        model: the model.
+        items: all items.
+        asked: those of the test side that are asked about.
+        shelf: where pieces go.
+        told: hears what is worth saying.
+    """
+
+    def __init__(
+        self, design: Design, model: Model, items: Items, asked: Items, shelf: Shelf, told: Callable[[str], None]
+    ) -> None:
+        self.design, self.model, self.items, self.asked = design, model, items, asked
+        self.shelf, self.told = shelf, told
+        self.candidates: dict[str, Candidate] = {}
+
+    # What is made together ------------------------------------------------------------------------------------------
+
+    def batches(self, pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+        """Pieces in their order, in lists that are made in one go: adapters side by side, and states under like edits."""
+        for kind in ("edit", "training", "state"):
+            own = [piece for piece in pieces if piece.kind == kind]
+            if kind == "edit":
+                yield from ([piece] for piece in own)
+                continue
+            groups: dict[Any, list[Piece]] = {}
+            for piece in own:
+                groups.setdefault(self._beside(piece), []).append(piece)
+            for group in groups.values():
+                size = together.AT_ONCE if kind == "state" else len(group)
+                yield from (group[start : start + size] for start in range(0, len(group), size))
+
+    def _beside(self, piece: Piece) -> Any:
+        """What pieces have in common that can be made together."""
+        if piece.kind == "training":
+            cell, draw = piece.task
+            small = sum(x.size for x in jax.tree.leaves(self.model.arrays)) < _SMALL
+            priced = bool(cell.what.training.price.weight)
+            return (cell.name, draw is None) if small and not priced else piece.address
+        arm, wording = piece.task
+        if arm is None or not piece.needs:
+            return piece.address
+        try:
+            edit = self.edit_of(piece)
+        except errors.InputError:  # what it needs was not made, which is said when it is to be made
+            return piece.address
+        if edit is None:
+            return piece.address
+        form = str(jax.tree.structure(edit)) + str([leaf.shape for leaf in jax.tree.leaves(edit)])
+        return form, wording
+
+    def make(self, batch: Sequence[Piece]) -> None:
+        """Makes pieces that belong together; whatever is made is on the shelf, but for `piece.json`."""
+        kind = batch[0].kind
+        if kind == "edit":
+            self._edit(batch[0])
+        elif kind == "training":
+            self._train(batch)
+        else:
+            self._states(batch)
+
+    # Edits ----------------------------------------------------------------------------------------------------------
+
+    def _edit(self, piece: Piece) -> None:
+        cell, exchanged = piece.task
+        place = self.shelf.place(piece)
+        if exchanged is not None:
+            self._blind(piece, exchanged)
+            return
+        tried = self._candidate(piece)
+        layers, points = self._place(cell, tried)
+        facts = {**tried.facts(layers), "layers": list(layers)}
+        store.commit_json(place / "chosen.json", {"layers": list(layers), "sweep": points})
+        models.save_edit(tried.make(layers), self.model, place / "edit", _finite(facts))
+
+    def _blind(self, piece: Piece, exchanged: int) -> None:
+        """What the same finder makes of shuffled labels; where that is nothing, an edit that does nothing."""
+        real = piece.needs["real"]
+        meta: dict[str, Any] = {"shuffled labels": exchanged}
+        layers = tuple(self.shelf.json(real, "chosen.json")["layers"])
+        try:
+            found = self._candidate(real).blind(layers, exchanged)
+        except errors.InputError as error:
+            self.told(f"{piece.label}: nothing is found: {error}")
+            found, meta = (
+                0.0 * models.load_edit(self.shelf.place(real) / "edit", self.model),
+                {**meta, "none": str(error)},
+            )
+        models.save_edit(found, self.model, self.shelf.place(piece) / "edit", meta)
+
+    def _candidate(self, piece: Piece) -> Candidate:
+        """The finder's result for a real edit; what was found last is kept for its placebos."""
+        if piece.address not in self.candidates:
+            cell = piece.task[0]
+            source, depth = self.design.items, self.model.config.layers
+            finder = cell.what.finder(source.test, source.seed, cell.seed)
+            self.candidates.clear()
+            self.candidates[piece.address] = candidate(
+                self.model, self.items, cell.target, cell.sign, finder, cell.what.places(depth)
+            )
+        return self.candidates[piece.address]
+
+    def _place(self, cell: Cell, tried: Candidate) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
+        """The place with the most gain on the train side, among strengths that leave the model whole if there are any."""
+        if len(tried.places) == 1:
+            return tried.places[0], []
+        source = self.design.items
+        side, _ = self.items.split(source.test, source.seed)
+        asked = some_scenes(side, cell.target, cell.what.scenes, source.seed)
+        points = edits.sweep(self.model, asked, cell.target, tried.make, tried.places, cell.what.strengths, cell.sign)
+        chosen = edits.best(points) or max(points, key=lambda point: point.outcome.mass)
+        said = [{"layers": list(p.layers), "strength": p.strength, **_finite(p.outcome._asdict())} for p in points]
+        return chosen.layers, said
+
+    def edit_of(self, piece: Piece) -> Edit | None:
+        """What the model is changed by in a state's arm; None for nothing."""
+        arm: Arm | None = piece.task[0]
+        if arm is None or not piece.needs:
+            return None
+        if "training" in piece.needs:
+            return models.load_edit(self.shelf.place(piece.needs["training"]) / _step(arm.level), self.model)
+        own = arm.level * models.load_edit(self.shelf.place(piece.needs["edit"]) / "edit", self.model)
+        if not float(own.strength):
+            return None
+        return edits.random_like(own, arm.draw) if arm.placebo == "random" else own
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def _train(self, batch: Sequence[Piece]) -> None:
+        if len(batch) > 1:
+            self._side_by_side(batch)
+            return
+        piece = batch[0]
+        run = self._run(piece)
+        place = self.shelf.place(piece)
+        made = train.prepared(self.model, run, place / "reference")
+        every = min(piece.task[0].what.training.marks())
+        course = dataclasses.replace(run.course, probe=every, save=every, log=max(1, every // 10))
+
+        def keep(state: train.State, step: int) -> None:
+            if step and not (place / _step(step)).exists():
+                self._keep(state, piece, step)
+
+        ended = train.run(
+            made.state,
+            made.data,
+            made.loss,
+            course,
+            place / "run",
+            made.penalty,
+            probe=keep,
+            memory=run.memory,
+            told=self.told,
+        )
+        _commit_lines(place / "metrics.jsonl", ended.metrics)
+        for part in ("run", "reference"):
+            with contextlib.suppress(FileNotFoundError):
+                _remove(place / part)
+
+    def _side_by_side(self, batch: Sequence[Piece]) -> None:
+        """Adapters on one model, each with its own data and order, in one compiled step."""
+        runs = [self._run(piece) for piece in batch]
+        made = [
+            train.prepared(self.model, run, self.shelf.place(piece) / "reference")
+            for run, piece in zip(runs, batch, strict=True)
+        ]
+        data = train.alike([one.data for one in made])
+        state = train.stack([one.state for one in made])
+        marks, lines = batch[0].task[0].what.training.marks(), [list[dict[str, float]]() for _ in batch]
+        course, loss, memory = runs[0].course, made[0].loss, runs[0].memory
+        for step in range(course.steps):
+            rows = [train.batch(own, train.at(own, step, run.course.seed)) for own, run in zip(data, runs, strict=True)]
+            state, logs = train.step_many(
+                state, train.beside(rows), loss, parts=course.parts, memory=memory, donate=True
+            )
+            number = step + 1
+            if number == 1 or number % max(1, min(marks) // 10) == 0:
+                self._look(batch, number, jax.device_get(logs), lines)
+            if number in marks:
+                for piece, own in zip(batch, train.unstack(state), strict=True):
+                    self._keep(own, piece, number)
+        for piece, own_lines in zip(batch, lines, strict=True):
+            _commit_lines(self.shelf.place(piece) / "metrics.jsonl", own_lines)
+            with contextlib.suppress(FileNotFoundError):
+                _remove(self.shelf.place(piece) / "reference")
+
+    def _look(self, batch: Sequence[Piece], step: int, logs: Any, lines: list[list[dict[str, float]]]) -> None:
+        for i, piece in enumerate(batch):
+            if not logs["finite"][i]:
+                rate = piece.task[0].what.training.adam.rate
+                raise errors.InputError(
+                    f"{piece.label}: the loss is no number at step {step}; lower the rate, {rate:g}"
+                )
+            own = {name: float(x[i]) for name, x in logs.items() if name not in ("finite", "empty", "tokens")}
+            lines[i].append({"step": step, **own})
+
+    def _run(self, piece: Piece) -> train.Training:
+        cell, draw = piece.task
+        seed = cell.seed + (draw or 0)
+        made: train.Training = cell.what.run(self.design, cell.model, cell.target, cell.sign, seed, draw is not None)
+        return made
+
+    def _keep(self, state: train.State, piece: Piece, step: int) -> None:
+        edit = train.result(state)
+        assert isinstance(edit, Edit)
+        models.save_edit(edit, self.model, self.shelf.place(piece) / _step(step), {"step": step})
+
+    # States ---------------------------------------------------------------------------------------------------------
+
+    def _states(self, batch: Sequence[Piece]) -> None:
+        changes = [self.edit_of(piece) for piece in batch]
+        how = dataclasses.replace(self.design.how, wording=batch[0].task[1])
+        own = [change for change in changes if change is not None]
+        if len(own) < 2:
+            self._alone(batch[0], how, changes[0])
+            return
+        found = elicit.states_under(self.model, self.asked, own, how)
+        perplexity = edits.perplexities(self.model, own)
+        for i, piece in enumerate(batch):
+            agreement = None if found.agreement is None else found.state(i, reads="agreement")
+            meta = {"arm": piece.label, "weights": piece.decides["weights"]}
+            self._put(piece, found.state(i, meta), agreement, found.mass[i], float(perplexity[i]))
+
+    def _alone(self, piece: Piece, how: How, edit: Edit | None) -> None:
+        """A state by itself; what is done of it is kept shard by shard."""
+        arm: Arm | None = piece.task[0]
+        place = self.shelf.place(piece)
+        shots, instruction = self._said(arm, how)
+        rated = elicit.ratings(
+            self.model, self.asked, how, shots=shots, instruction=instruction, edit=edit, keep=place / "shards"
+        )
+        perplexity = 1.0 if edit is None else float(edits.perplexities(self.model, [edit])[0])
+        self._put(piece, rated.state, rated.agreement, rated.shares.sum(-1).mean(0), perplexity)
+        elicit.drop(place / "shards")
+
+    def _said(self, arm: Arm | None, how: How) -> tuple[list[Shot], str]:
+        if arm is None or arm.cell.what.edits or arm.cell.what.trains:
+            return [], ""
+        cell, source = arm.cell, self.design.items
+        if cell.what.kind == "instruction":
+            return [], prompts.instruction(self.items.taxonomy, cell.target, cell.sign, cell.what.wording)
+        drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
+        count = int(arm.level)
+        if arm.placebo:
+            number = len(self.design.seeds) * arm.draw + self.design.seeds.index(cell.seed)
+            return elicit.neutral_shots(self.model, self.items, count, cell.target, how, draw=number, **drawn), ""
+        scale = prompts.Scale(how.low, how.high)
+        return prompts.demonstrations(self.items, cell.target, cell.sign, count, scale, draw=cell.seed, **drawn), ""
+
+    def _put(
+        self,
+        piece: Piece,
+        state: states.ValueState,
+        agreement: states.ValueState | None,
+        mass: np.ndarray,
+        perplexity: float,
+    ) -> None:
+        place = self.shelf.place(piece)
+        states.save(state, place / "state.npz")
+        if agreement is not None:
+            states.save(agreement, place / "agreement.npz")
+        store.commit_npz(place / "mass.npz", {"mass": np.asarray(mass, np.float32)})
+        store.commit_json(place / "about.json", _finite({"mass": float(mass.mean()), "perplexity": perplexity}))
+
+
+def _step(step: float) -> str:
+    return f"step-{int(step):06d}"
+
+
+def _commit_lines(where: Any, lines: Sequence[Any]) -> None:
+    store.commit(where, "".join(json.dumps(_finite(dict(line))) + "\n" for line in lines).encode())
+
+
+def _remove(folder: Any) -> None:
+    """A folder and what is in it, on a disk or in a bucket."""
+    if not folder.exists():
+        return
+    for entry in list(folder.iterdir()):
+        _remove(entry) if entry.is_dir() else entry.unlink()
+    folder.rmdir()
+
+
+def _finite(content: Any) -> Any:
+    """Plain data with None for every number that is none."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not np.isfinite(content) else content

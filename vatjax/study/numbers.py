@@ -1,0 +1,234 @@
+"""The numbers of a study: of each arm against the model alone, and of two interventions against each other.
+
+At the same gain: where an intervention was measured at several levels, what it does in between is taken from the two levels
+on either side, context by context; the model alone is the level with no gain. So two interventions are compared where both
+have the gain that the weaker one can reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vatjax import analysis, errors, metrics, states, store
+from vatjax.edits.outcome import breaks
+from vatjax.items import Items
+from vatjax.metrics import Estimate
+from vatjax.states import ValueState
+from vatjax.study.arms import Arm, Cell
+from vatjax.study.design import Design
+from vatjax.study.pieces import Piece, Shelf
+from vatjax.study.steering import distances
+from vatjax.values import Taxonomy
+
+
+def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str, Any]:
+    """What one arm did, as plain data: `analysis.as_json`, and what it leaves out."""
+    arm: Arm = piece.task
+    taxonomy, cell = items.taxonomy, arm.cell
+    wordings = design.wordings()
+    before, after = (
+        _mean_state([_state(piece, shelf, f"{when} {w}") for w in wordings]) for when in ("before", "after")
+    )
+    levels: tuple[analysis.Level, ...] = ("types",) if arm.placebo else analysis.LEVELS
+    found = analysis.analyse(
+        before, after, taxonomy, cell.target, cell.sign, None, design.resamples, cell.seed, design.reading, levels
+    )
+    content = analysis.as_json(found)
+    content |= _control(found, taxonomy, cell)
+    content |= _answered(piece, shelf, wordings)
+    content["agreement"] = _agreement(piece, shelf, wordings)
+    content["wordings"] = _wordings(piece, shelf, wordings, taxonomy, cell)
+    return content
+
+
+def _state(piece: Piece, shelf: Shelf, need: str, name: str = "state.npz") -> ValueState:
+    return states.load(shelf.place(piece.needs[need]) / name)
+
+
+def _mean_state(found: Sequence[ValueState]) -> ValueState:
+    """The mean over wordings; where one of them has no rating there is none."""
+    first = found[0]
+    if len(found) == 1:
+        return first
+    mask = np.logical_and.reduce([one.mask for one in found])
+    mean = np.mean([np.float64(one.state) for one in found], 0).astype(np.float32)
+    return ValueState(np.where(mask, mean, np.nan), mask, first.clusters, first.values, first.contexts, first.meta)
+
+
+def _control(found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell) -> dict[str, Any]:
+    """How often the target is leaned to as wanted, and how much of what it gained leaks."""
+    before, after = (states.align(one, taxonomy) for one in (found.joined.pre, found.joined.post))
+    mask = before.mask & after.mask
+    x, y = (taxonomy.aggregate(np.where(mask, one.state, np.nan), mask, "types") for one in (before, after))
+    there = mask.any(0)
+    rated = np.array([there[group].any() for group in taxonomy.members("types")])
+    own = taxonomy.columns(cell.target)
+    made = metrics.control(
+        jnp.asarray(x[:, rated], jnp.float32),
+        jnp.asarray(y[:, rated], jnp.float32),
+        jnp.asarray(own[rated]),
+        found.joined.pre.clusters,
+        cell.sign,
+        distances(taxonomy, own)[rated],
+    )
+    mean = [float(jnp.nanmean(part[own[rated]])) for part in made.success]
+    was = float(jnp.nanmean((made.success.estimate - made.rise.estimate)[own[rated]]))
+    near = {f"{d}": _number(x) for d, x in enumerate(made.by_distance.estimate) if np.isfinite(x)}
+    return {
+        "success": {**dict(zip(("estimate", "low", "high"), map(_number, mean), strict=True)), "before": _number(was)},
+        "leakage": {**_estimate(made.leakage), "by_distance": near},
+    }
+
+
+def _answered(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str, Any]:
+    """Whether the model still answers, and still writes."""
+    about = [shelf.json(piece.needs[f"after {w}"], "about.json") for w in wordings]
+    mass = float(np.mean([one["mass"] for one in about]))
+    worse = [one["perplexity"] for one in about if one["perplexity"] is not None]
+    perplexity = float(np.mean(worse)) if worse else float("nan")
+    masses = [np.mean([_mass(piece, shelf, f"{when} {w}") for w in wordings], 0) for when in ("before", "after")]
+    lost = 1 - masses[1] / np.maximum(masses[0], 1e-6)
+    half = 1.96 * lost.std(ddof=1) / np.sqrt(len(lost))
+    loss = {"estimate": lost.mean(), "low": lost.mean() - half, "high": lost.mean() + half}
+    return {
+        "mass": _number(mass),
+        "perplexity": _number(perplexity),
+        "broken": bool(breaks(mass, perplexity)),
+        "utility_loss": {key: _number(x) for key, x in loss.items()},
+    }
+
+
+def _mass(piece: Piece, shelf: Shelf, need: str) -> np.ndarray:
+    return np.asarray(store.load_npz(shelf.place(piece.needs[need]) / "mass.npz")["mass"], np.float64)
+
+
+def _agreement(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str, Any] | None:
+    """How far it agrees more with everything, in points; an action for a value and one against it alike."""
+    names = [f"{when} {w}" for when in ("before", "after") for w in wordings]
+    if not all((shelf.place(piece.needs[name]) / "agreement.npz").exists() for name in names):
+        return None
+    found = {name: _state(piece, shelf, name, "agreement.npz") for name in names}
+    gap = np.mean([found[f"after {w}"].state - found[f"before {w}"].state for w in wordings], 0)
+    each = np.nanmean(np.where(np.isnan(gap), np.nan, gap), 1)
+    clusters = found[names[0]].clusters
+    by_cluster = np.array([np.nanmean(each[clusters == c]) for c in np.unique(clusters[~np.isnan(each)])])
+    mean, half = float(by_cluster.mean()), 1.96 * float(by_cluster.std(ddof=1)) / np.sqrt(len(by_cluster))
+    return {"estimate": _number(mean), "low": _number(mean - half), "high": _number(mean + half)}
+
+
+def _wordings(
+    piece: Piece, shelf: Shelf, wordings: Sequence[str], taxonomy: Taxonomy, cell: Cell
+) -> dict[str, dict[str, float | None]]:
+    """Gain and nVAT of the types under each wording by itself."""
+    found = {}
+    for wording in wordings if len(wordings) > 1 else ():
+        x, y = (_types(_state(piece, shelf, f"{when} {wording}"), taxonomy) for when in ("before", "after"))
+        one = metrics.tax(jnp.asarray(x), jnp.asarray(y), jnp.asarray(taxonomy.columns(cell.target)), cell.sign)
+        found[wording] = {"gain": _number(one.gain), "nvat": _number(one.nvat)}
+    return found
+
+
+# Two interventions --------------------------------------------------------------------------------------------------
+
+
+def comparison(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str, Any]:
+    """The first intervention minus the second, paired by scene: as far as each goes, and at the same gain."""
+    one, other = piece.task
+    taxonomy, wordings = items.taxonomy, design.wordings()
+    before = _mean_state([_state(piece, shelf, f"before {w}") for w in wordings])
+    start = _types(before, taxonomy)
+    own = taxonomy.columns(one.target)
+    levels = {}
+    for side, cell in (("one", one), ("other", other)):
+        each = [
+            _mean_state([_state(piece, shelf, f"{side} {level:g} {w}") for w in wordings])
+            for level in cell.what.levels()
+        ]
+        levels[side] = [_types(state, taxonomy) - start for state in each]
+    gains = {side: [_gain(shift, own, one.sign) for shift in found] for side, found in levels.items()}
+    reach = min(max(found, default=0.0) for found in gains.values())
+    found = {"last": _difference([levels["one"][-1], levels["other"][-1]], own, before.clusters, one.sign)}
+    if reach > 0:
+        both = [at_gain(levels[side], gains[side], reach) for side in ("one", "other")]
+        found["same_gain"] = {"at": _number(reach), **_difference(both, own, before.clusters, one.sign)}
+    return found
+
+
+def at_gain(shifts: Sequence[np.ndarray], gains: Sequence[float], wanted: float) -> np.ndarray:
+    """What an intervention does where it has a gain, between the first level that has as much and the one before.
+
+    Args:
+        shifts: of each level, [contexts, values].
+        gains: of each level.
+        wanted: above 0, and at most the highest of them.
+    """
+    low, below = 0.0, np.zeros_like(shifts[0])
+    for shift, gain in zip(shifts, gains, strict=True):
+        if gain >= wanted:
+            share = np.float32((wanted - low) / (gain - low))
+            found: np.ndarray = (1 - share) * below + share * shift
+            return found
+        low, below = gain, shift
+    raise errors.InputError(f"a gain of {wanted:g} is not reached: the highest is {max(gains):g}")
+
+
+def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str, Any]:
+    """An arm minus the draws of its placebo at the same level: of gains their mean, of nVAT the draw that comes nearest."""
+    arm: Arm = piece.task
+    taxonomy, wordings = items.taxonomy, design.wordings()
+    before = _mean_state([_state(piece, shelf, f"before {w}") for w in wordings])
+    start, own = _types(before, taxonomy), taxonomy.columns(arm.cell.target)
+
+    def shift(side: str) -> np.ndarray:
+        after = _mean_state([_state(piece, shelf, f"{side} {w}") for w in wordings])
+        found: np.ndarray = _types(after, taxonomy) - start
+        return found
+
+    draws = piece.decides["draws"]
+    moved, others = shift("after"), [shift(f"blind {number}") for number in range(draws)]
+    clusters, sign = before.clusters, arm.cell.sign
+    gain = _difference([moved, np.mean(others, 0)], own, clusters, sign)["gain"]
+    each = [_difference([moved, other], own, clusters, sign) for other in others]
+    nearest = max(each, key=lambda one: -1.0 if one["p_nvat"] is None else one["p_nvat"])
+    return {"gain": gain, "nvat": nearest["nvat"], "p_nvat": nearest["p_nvat"], "draws": draws}
+
+
+def _difference(pair: Sequence[np.ndarray], own: np.ndarray, clusters: np.ndarray, sign: int) -> dict[str, Any]:
+    rated = ~np.isnan(pair[0]).all(0) & ~np.isnan(pair[1]).all(0)
+    found = metrics.difference(
+        jnp.asarray(pair[0][:, rated]), jnp.asarray(pair[1][:, rated]), jnp.asarray(own[rated]), clusters, sign
+    )
+    return {
+        "gain": _estimate(found.gain),
+        "off_target": _estimate(found.off_target),
+        "nvat": _estimate(found.nvat),
+        "p_nvat": _number(found.p_nvat),
+    }
+
+
+def _types(state: ValueState, taxonomy: Taxonomy) -> np.ndarray:
+    aligned = states.align(state, taxonomy)
+    x = np.where(aligned.mask, np.float32(aligned.state), np.nan)
+    return np.asarray(taxonomy.aggregate(x, aligned.mask, "types"), np.float32)
+
+
+def _gain(shift: np.ndarray, own: np.ndarray, sign: int) -> float:
+    """The same as `metrics.gain` of types."""
+    found = float(metrics.gain(jnp.asarray(shift), jnp.asarray(own), sign))
+    return found if np.isfinite(found) else 0.0
+
+
+def _estimate(estimate: Estimate) -> dict[str, float | None]:
+    found: Estimate = jax.device_get(estimate)
+    return {part: _number(x) for part, x in found._asdict().items()}
+
+
+def _number(x: Any) -> float | None:
+    """A number with the seven digits that float32 has; None where there is none."""
+    number = float(x) + 0.0
+    return float(f"{number:.7g}") if np.isfinite(number) else None

@@ -1,0 +1,399 @@
+"""The results of a study: one table, what stands behind each of its rows, and both opened again from a folder.
+
+out/results.csv        a row for each arm and level of analysis
+out/comparisons.csv    a row for each two interventions with the same target
+out/states/, edits/    what the rows were read from, under names that a person can read
+out/index.json         which pieces all of it comes from
+out/failures.txt       what could not be made, and why
+out/time.csv           how long each piece took
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vatjax import config, errors, metrics, models, names, states, store
+from vatjax.analysis import LEVELS
+from vatjax.models import Edit, Model
+from vatjax.states import ValueState
+from vatjax.study.arms import Arm, Expanded
+from vatjax.study.design import Design
+from vatjax.study.pieces import Piece, Shelf
+from vatjax.study.runner import Ran, failures, shelf_of
+
+Row = dict[str, Any]
+
+_KEYS = ("model", "intervention", "kind", "target", "direction", "seed", "amount", "unit", "placebo", "draw")
+
+
+def write(ran: Ran) -> Study:
+    """Writes the table of a run, and everything beside it."""
+    design, folder = ran.planned.design, store.path(ran.planned.design.out)
+    shelf = shelf_of(design)
+    rows, index = [], []
+    for expanded in ran.planned.expanded:
+        for arm, piece in expanded.results.items():
+            if piece.address in ran.failed:
+                continue
+            content = shelf.json(piece, "numbers.json")
+            index.append(_entry(arm, piece, expanded, ran.failed))
+            rows += [
+                _row(arm, content, level) | _beyond(arm, level, expanded, shelf, ran.failed)
+                for level in LEVELS
+                if level in content["levels"]
+            ]
+    _discoveries(rows)
+    _front(rows)
+    against = [row for expanded in ran.planned.expanded for row in _compared(expanded, shelf, ran.failed)]
+    store.commit_json(folder / "index.json", {"results": index, "failed": list(failures(ran))})
+    store.commit(folder / "results.csv", _csv(rows))
+    store.commit(folder / "comparisons.csv", _csv(against))
+    times = [{"piece": p.label, "kind": p.kind, **_time(shelf, p)} for p in ran.planned.pieces() if shelf.has(p)]
+    store.commit(folder / "time.csv", _csv(times))
+    store.commit(folder / "failures.txt", "".join(f"{line}\n" for line in failures(ran)).encode())
+    _beside(ran, shelf, folder)
+    return open_study(folder)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+    """A study that was run.
+
+    Attributes:
+        folder: where its results are.
+        design: what was studied.
+        rows: of results.csv, numbers as numbers, None where there is none.
+        comparisons: of comparisons.csv, likewise.
+        failed: what could not be made.
+        index: of each arm the pieces that it comes from.
+    """
+
+    folder: Any
+    design: Design
+    rows: list[Row]
+    comparisons: list[Row]
+    failed: list[str]
+    index: list[dict[str, Any]]
+
+    def where(self, **wanted: Any) -> list[Row]:
+        """The rows with some entries, such as `study.where(target="Power", level="types", placebo="")`."""
+        for key in wanted:
+            if self.rows and key not in self.rows[0]:
+                raise errors.InputError(names.unknown("column", key, list(self.rows[0])))
+        return [row for row in self.rows if all(row[key] == value for key, value in wanted.items())]
+
+    def result(self, row: Row) -> dict[str, Any]:
+        """Everything about an arm: the data of `vatjax tax --json`, and how far its target is controlled."""
+        found: dict[str, Any] = json.loads(store.read_text(self._piece(self._of(row)["piece"]) / "numbers.json"))
+        return found
+
+    def states(self, row: Row) -> tuple[ValueState, ValueState]:
+        """The value states before and after, in the first wording."""
+        own = self._of(row)
+        wording = next(iter(own["after"]))
+        before, after = (states.load(self._piece(own[when][wording]) / "state.npz") for when in ("before", "after"))
+        return before, after
+
+    def edit(self, row: Row, model: Model) -> Edit:
+        """The edit of an arm, at its strength.
+
+        Args:
+            row: of an edit or a training.
+            model: that it is for.
+        """
+        own = self._of(row)
+        if "edit" not in own:
+            raise errors.InputError(f"{row['intervention']}: {row['kind']} is no edit")
+        found = models.load_edit(self._piece(own["edit"]) / own["inside"], model)
+        return found if own["inside"] != "edit" else float(row["amount"]) * found
+
+    def _of(self, row: Row) -> dict[str, Any]:
+        key = [row[name] for name in _KEYS]
+        return next(one for one in self.index if [one[name] for name in _KEYS] == key)
+
+    def _piece(self, address: str) -> Any:
+        return shelf_of(dataclasses.replace(self.design, out=str(self.folder))).folder / address[:2] / address
+
+
+def open_study(folder: store.Path) -> Study:
+    """Opens the results of a study.
+
+    Raises:
+        InputError: where there are none.
+    """
+    where = store.path(folder)
+    if not (where / "index.json").exists():
+        what = "a study without results: run it to its end" if (where / "study.yaml").exists() else "no study there"
+        raise errors.InputError(f"{folder}: {what}")
+    design = config.read(Design, where / "study.yaml")
+    try:
+        index = json.loads(store.read_text(where / "index.json"))
+        own, failed = index["results"], index["failed"]
+    except (ValueError, KeyError, TypeError):
+        raise errors.InputError(f"{where / 'index.json'}: damaged; run the study again") from None
+    rows, against = (_read_csv(where / name) for name in ("results.csv", "comparisons.csv"))
+    return Study(where, design, rows, against, failed, own)
+
+
+# Rows ---------------------------------------------------------------------------------------------------------------
+
+
+def _named(arm: Arm) -> Row:
+    cell = arm.cell
+    return {
+        "model": cell.model,
+        "intervention": cell.name,
+        "kind": cell.what.kind,
+        "target": cell.target,
+        "direction": cell.direction,
+        "seed": cell.seed,
+        "amount": arm.level,
+        "unit": cell.unit,
+        "placebo": arm.placebo,
+        "draw": arm.draw,
+    }
+
+
+def _row(arm: Arm, content: Mapping[str, Any], level: str) -> Row:
+    own = content["levels"][level]
+    ipsatised = own["ipsatised"]
+    wordings = content["wordings"].values() if level == "types" else ()
+    order = own["order_test"] or {}
+    return {
+        **_named(arm),
+        "level": level,
+        "n": content["n"],
+        "clusters": content["clusters"],
+        **_three("gain", own["gain"]),
+        "gain_p": own["p"]["gain"],
+        "resolved": own["resolved"],
+        **_three("off_target", own["off_target"]),
+        "off_target_shift": _off_target(own),
+        "off_target_p": own["p"]["off_target"],
+        "nvat": own["nvat"]["estimate"],
+        "nvat_floor": own["floor"]["nvat"],
+        "nvat_floor_95": own["floor"]["nvat_95"],
+        **_three("nvat_debiased", own["nvat_debiased"]),
+        "nvat_p": own["p"]["nvat"],
+        "gini": own["gini"]["estimate"],
+        "order_index": order.get("index"),
+        "order_p": order.get("p"),
+        "ipsatised_nvat_debiased": ipsatised["nvat_debiased"]["estimate"],
+        "ipsatised_nvat_p": ipsatised["p"]["nvat"],
+        **_three("agreement", content["agreement"] or {}),
+        "success_before": content["success"]["before"],
+        **_three("success", content["success"]),
+        **_three("leakage", content["leakage"]),
+        **_three("utility_loss", content["utility_loss"]),
+        "mass": content["mass"],
+        "perplexity": content["perplexity"],
+        "broken": content["broken"],
+        "wording_gain_sd": _spread(one["gain"] for one in wordings),
+        "wording_nvat_sd": _spread(one["nvat"] for one in wordings),
+    }
+
+
+def _three(name: str, estimate: Mapping[str, Any]) -> Row:
+    return {
+        name: estimate.get("estimate"),
+        f"{name}_low": estimate.get("low"),
+        f"{name}_high": estimate.get("high"),
+    }
+
+
+def _off_target(own: Mapping[str, Any]) -> float | None:
+    """Mean absolute shift of what is not the target, in points."""
+    shifts = [one["estimate"] for name, one in own["shift"].items() if name not in own["target_names"]]
+    there = [abs(x) for x in shifts if x is not None]
+    return float(np.mean(there)) if there else None
+
+
+def _spread(numbers: Iterable[float | None]) -> float | None:
+    there = [x for x in numbers if x is not None]
+    return float(np.std(there, ddof=1)) if len(there) > 1 else None
+
+
+def _beyond(arm: Arm, level: str, expanded: Expanded, shelf: Shelf, failed: Mapping[str, str]) -> Row:
+    """How far an arm goes beyond its placebos: of several the one that leaves least."""
+    empty = {"over_placebo": "", **_three("over_placebo_gain", {}), "over_placebo_nvat_p": None}
+    if level != "types" or arm.placebo:
+        return empty
+    found = []
+    for (own, name), piece in expanded.placebos.items():
+        if own == arm and piece.address not in failed:
+            found.append((name, shelf.json(piece, "numbers.json")))
+    if not found:
+        return empty
+    name, least = min(found, key=lambda one: one[1]["gain"]["low"] or -np.inf)
+    p = [one["p_nvat"] for _, one in found if one["p_nvat"] is not None]
+    return {
+        "over_placebo": name,
+        **_three("over_placebo_gain", least["gain"]),
+        "over_placebo_nvat_p": max(p, default=None),
+    }
+
+
+def _discoveries(rows: list[Row]) -> None:
+    """q values: the false discovery rate over everything that is meant to push, at each level of analysis."""
+    for row in rows:
+        row |= {"gain_q": None, "nvat_q": None}
+    for level in LEVELS:
+        own = [row for row in rows if row["level"] == level and not row["placebo"]]
+        for name in ("gain", "nvat"):
+            p = jnp.asarray([np.nan if row[f"{name}_p"] is None else row[f"{name}_p"] for row in own], jnp.float32)
+            for row, q in zip(own, np.asarray(metrics.false_discovery(p)) if own else (), strict=True):
+                row[f"{name}_q"] = None if np.isnan(q) else float(f"{q:.7g}")
+
+
+def _front(rows: list[Row]) -> None:
+    """Whether no other arm with the same aim has more gain at less tax: among what is whole and has a gain that is told."""
+    for row in rows:
+        row["front"] = False
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        tax = row["off_target_shift"]
+        if not row["placebo"] and row["resolved"] and not row["broken"] and tax is not None and row["gain"] > 0:
+            groups.setdefault(tuple(row[k] for k in ("model", "target", "direction", "seed", "level")), []).append(row)
+    for own in groups.values():
+        for row in own:
+            row["front"] = not any(
+                other["gain"] >= row["gain"]
+                and other["off_target_shift"] <= row["off_target_shift"]
+                and (other["gain"], other["off_target_shift"]) != (row["gain"], row["off_target_shift"])
+                for other in own
+            )
+
+
+def _compared(expanded: Expanded, shelf: Shelf, failed: Mapping[str, str]) -> list[Row]:
+    rows = []
+    for (one, other), piece in expanded.comparisons.items():
+        if piece.address in failed:
+            continue
+        content = shelf.json(piece, "numbers.json")
+        for where in ("last", "same_gain"):
+            if where not in content:
+                continue
+            own = content[where]
+            rows.append(
+                {
+                    **{key: _named(Arm(one, 0))[key] for key in ("model", "target", "direction", "seed")},
+                    "one": one.name,
+                    "other": other.name,
+                    "at": "last level" if where == "last" else "same gain",
+                    "same_gain": own.get("at"),
+                    **_three("gain", own["gain"]),
+                    **_three("off_target", own["off_target"]),
+                    **_three("nvat", own["nvat"]),
+                    "nvat_p": own["p_nvat"],
+                }
+            )
+    return rows
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+def _entry(arm: Arm, piece: Piece, expanded: Expanded, failed: Mapping[str, str]) -> dict[str, Any]:
+    """Which pieces an arm's numbers come from."""
+    wordings = {name: own for (one, name), own in expanded.states.items() if one == arm}
+    before = {name: own.address for (one, name), own in expanded.states.items() if one is None}
+    entry = {**_named(arm), "piece": piece.address, "before": before}
+    entry["after"] = {name: own.address for name, own in wordings.items()}
+    needs = next(iter(wordings.values())).needs
+    if "edit" in needs and arm.placebo != "random":
+        entry |= {"edit": needs["edit"].address, "inside": "edit"}
+    if "training" in needs:
+        entry |= {"edit": needs["training"].address, "inside": f"step-{int(arm.level):06d}"}
+    return entry
+
+
+def _time(shelf: Shelf, piece: Piece) -> Row:
+    about = shelf.json(piece, "time.json")
+    return {key: about.get(key) for key in ("seconds", "host", "device", "jax", "vatjax", "python", "system")}
+
+
+def _beside(ran: Ran, shelf: Shelf, folder: Any) -> None:
+    """States and edits under names that a person can read; where they lie on one disk they are not copied."""
+    for expanded in ran.planned.expanded:
+        for (arm, wording), piece in expanded.states.items():
+            if (arm is not None and arm.placebo) or piece.address in ran.failed or not shelf.has(piece):
+                continue
+            name = f"{expanded.model} unedited" if arm is None else str(arm)
+            several = f", {wording}" if len(ran.planned.design.wordings()) > 1 else ""
+            _linked(shelf.place(piece) / "state.npz", folder / "states" / f"{_slug(name + several)}.npz")
+            if arm is None or not piece.needs:
+                continue
+            edit = (
+                shelf.place(piece.needs["training"]) / f"step-{int(arm.level):06d}"
+                if "training" in piece.needs
+                else shelf.place(piece.needs["edit"]) / "edit"
+            )
+            label = str(arm) if "training" in piece.needs else str(arm.cell)
+            for file in edit.iterdir():
+                _linked(file, folder / "edits" / _slug(label) / file.name)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")
+
+
+def _linked(source: Any, target: Any) -> None:
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, pathlib.Path) and isinstance(target, pathlib.Path):
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    store.commit(target, source.read_bytes())
+
+
+def _csv(rows: Sequence[Row]) -> bytes:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _read_csv(where: Any) -> list[Row]:
+    rows = list(csv.DictReader(io.StringIO(store.read_text(where))))
+    return [{key: _typed(key, text) for key, text in row.items()} for row in rows]
+
+
+_TEXTS = (
+    "model",
+    "intervention",
+    "kind",
+    "target",
+    "direction",
+    "unit",
+    "placebo",
+    "level",
+    "one",
+    "other",
+    "at",
+    "over_placebo",
+)
+
+
+def _typed(key: str, text: str) -> Any:
+    if key in _TEXTS:
+        return text
+    if text in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[text]
+    number = float(text)
+    return int(number) if key in ("seed", "draw", "n", "clusters") else number

@@ -1,0 +1,305 @@
+"""Running a study: what is to be made, in which order, what is there already, and what went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import vatjax
+from vatjax import config, errors, models, store
+from vatjax.items import Items, open_source
+from vatjax.study import arms, numbers
+from vatjax.study.design import Design
+from vatjax.study.making import Workshop
+from vatjax.study.pieces import Piece, Shelf, ordered
+
+Told = Callable[[str], None]
+
+_CLAIM = 900.0  # seconds that a run's claim on its folder lives unless it is renewed
+
+
+class Planned(NamedTuple):
+    """A study, laid out.
+
+    Attributes:
+        design: the study.
+        items: all items.
+        asked: those of the test side that are asked about.
+        expanded: the pieces of each model.
+    """
+
+    design: Design
+    items: Items
+    asked: Items
+    expanded: list[arms.Expanded]
+
+    def pieces(self) -> list[Piece]:
+        """All of them, each behind what it needs."""
+        return ordered([piece for one in self.expanded for piece in one.pieces()])
+
+
+class Ran(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+        planned: what was to be made.
+        made, reused: how many pieces.
+        failed: what could not be made, by address, and why.
+    """
+
+    planned: Planned
+    made: int
+    reused: int
+    failed: dict[str, str]
+
+
+class Progress(NamedTuple):
+    """Where a run is.
+
+    Attributes:
+        done, of: pieces.
+        label: of what was made last.
+        seconds: that it took.
+    """
+
+    done: int
+    of: int
+    label: str
+    seconds: float
+
+
+def opened(design: Design) -> tuple[Items, Items]:
+    """All items of a study, and those that are asked about; refused where no target has a pair among these."""
+    items = open_source(design.items)
+    aims = design.aims(items.taxonomy)
+    _, test = items.split(design.items.test, design.items.seed)
+    texts = np.unique(test.scene.astype(str))
+    if design.scenes and design.scenes < len(texts):
+        chosen = np.random.default_rng(design.items.seed).choice(texts, design.scenes, replace=False)
+        test = test.take(np.flatnonzero(np.isin(test.scene.astype(str), chosen)))
+    if design.how.protocol != "stated":
+        for aim in aims:
+            own = test.take(np.flatnonzero(items.taxonomy.mask(aim)[test.value]))
+            if not len(own.pair().express):
+                raise errors.InputError(
+                    f"targets: no pair of {aim} among the {len(test):,} items of {items.source} that are asked about"
+                )
+    return items, test
+
+
+def plan(design: Design, load: Callable[[str], models.Model]) -> Planned:
+    """Lays a study out; every model is opened once, for the name of its weights."""
+    items, asked = opened(design)
+    found = []
+    for name in design.models:
+        model = load(name)
+        for what in design.interventions.values():
+            what.places(model.config.layers)  # refused before anything is computed
+        found.append(arms.expand(design, name, models.fingerprint(model.arrays), items, asked))
+        del model
+    return Planned(design, items, asked, found)
+
+
+def shelf_of(design: Design) -> Shelf:
+    """Where a study's pieces are."""
+    return Shelf(design.pieces or store.path(design.out) / "pieces")
+
+
+def run(
+    design: Design,
+    told: Told = lambda _: None,
+    done: Callable[[Progress], None] = lambda _: None,
+    load: Callable[[str], models.Model] | None = None,
+) -> Ran:
+    """Makes whatever is not there yet; a piece that fails is reported, and the rest goes on.
+
+    Args:
+        design: the study.
+        told: hears what is worth saying.
+        done: is told of every piece that is made.
+        load: opens a model; `models.load` by default.
+
+    Raises:
+        InputError: for a design that can't be carried out, a folder of another study, and one that a run is at work in.
+    """
+    load = load or (lambda name: models.load(name, design.dtype))
+    folder = store.path(design.out)
+    begin(design, folder)
+    with _claimed(folder) as claim:
+        planned = plan(design, load)
+        shelf = shelf_of(design)
+        every = planned.pieces()
+        missing = {piece.address for piece in every if not shelf.has(piece)}
+        ran = _Run(planned, shelf, missing, told, done, claim)
+        for one in planned.expanded:
+            ran.model(one, load)
+        ran.numbers()
+        return Ran(planned, ran.count, len(every) - len(missing), ran.failed)
+
+
+def begin(design: Design, folder: Any) -> None:
+    """Writes the resolved design into the folder of its results.
+
+    Raises:
+        InputError: where the folder can't be written to, or holds another study.
+    """
+    where = folder / "study.yaml"
+    text = config.to_yaml(design)
+    try:
+        if where.exists():
+            there = config.parse(Design, store.read_text(where), str(where))
+            differs = [key for key, own in config.to_dict(design).items() if config.to_dict(there)[key] != own]
+            if differs:
+                raise errors.InputError(
+                    f"{design.out}: another study is there: it differs in {', '.join(differs)}; give another out (with the "
+                    f"same pieces, {shelf_of(there).folder}, what both have is taken again)"
+                )
+            return
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise errors.InputError(f"{design.out}: something is there that is no study; give another out")
+        store.commit(where, text.encode())
+    except OSError as error:
+        raise errors.InputError(f"{design.out}: {store.reason(error)}") from None
+
+
+def _claimed(folder: Any) -> store.Claim:
+    claims = folder / "claims"
+    claim = store.claim(claims, "run", _CLAIM)
+    if claim is None:
+        holder = store.holder(claims, "run")
+        who = "somebody" if holder is None else f"process {holder.pid} on {holder.host}"
+        raise errors.InputError(f"{folder}: a run is at work there: {who}; wait for it, or end it")
+    return claim
+
+
+@dataclasses.dataclass
+class _Run:
+    """One run on its way."""
+
+    planned: Planned
+    shelf: Shelf
+    missing: set[str]
+    told: Told
+    done: Callable[[Progress], None]
+    claim: store.Claim
+
+    def __post_init__(self) -> None:
+        self.failed: dict[str, str] = {}
+        self.count, self.total = 0, len(self.missing)
+        self.renewed = time.monotonic()
+
+    def model(self, expanded: arms.Expanded, load: Callable[[str], models.Model]) -> None:
+        """Everything that takes the model itself."""
+        own = [p for p in ordered(expanded.pieces()) if p.address in self.missing and p.kind in _OF_MODEL]
+        if not own:
+            return
+        planned = self.planned
+        workshop = Workshop(planned.design, load(expanded.model), planned.items, planned.asked, self.shelf, self.told)
+        for batch in workshop.batches(own):
+            self.batch(batch, workshop.make)
+
+    def numbers(self) -> None:
+        """Everything that takes states alone."""
+        design, items = self.planned.design, self.planned.items
+        make = {"result": numbers.result, "placebo": numbers.against_placebo, "comparison": numbers.comparison}
+        for piece in self.planned.pieces():
+            if piece.kind not in _OF_MODEL and piece.address in self.missing:
+
+                def made(batch: Sequence[Piece]) -> None:
+                    content = make[batch[0].kind](batch[0], self.shelf, design, items)
+                    store.commit_json(self.shelf.place(batch[0]) / "numbers.json", content)
+
+                self.batch([piece], made)
+
+    def batch(self, batch: Sequence[Piece], make: Callable[[Sequence[Piece]], None]) -> None:
+        """Makes pieces that belong together; where there is no room for all of them, half of them at a time."""
+        ready = [piece for piece in batch if self._ready(piece)]
+        if not ready:
+            return
+        start = time.monotonic()
+        try:
+            make(ready)
+        except Exception as error:
+            if _no_room(error) and len(ready) > 1:
+                half = len(ready) // 2
+                self.told(f"{len(ready)} pieces at once are too many for the memory: {half} at a time")
+                self.batch(ready[:half], make)
+                self.batch(ready[half:], make)
+                return
+            if isinstance(error, OSError) and not isinstance(error, errors.InputError):
+                raise errors.InputError(f"{error.filename or self.shelf.folder}: {store.reason(error)}") from error
+            for piece in ready:
+                self._fail(piece, error)
+            return
+        seconds = (time.monotonic() - start) / len(ready)
+        for piece in ready:
+            self.shelf.put(piece, seconds, _about())
+            self.count += 1
+            self.done(Progress(self.count + len(self.failed), self.total, piece.label, seconds))
+        self._renew()
+
+    def _ready(self, piece: Piece) -> bool:
+        """Whether all that a piece needs is there; what is not has failed."""
+        lacking = [need for need in piece.needs.values() if need.address in self.failed]
+        if lacking:
+            self.failed[piece.address] = f"{piece.label}{_LACKING}{lacking[0].label}"
+        return not lacking
+
+    def _fail(self, piece: Piece, error: Exception) -> None:
+        if isinstance(error, errors.InputError):
+            why = str(error)
+        elif _no_room(error):
+            why = "it does not fit the memory: ask fewer scenes at a time on a larger device, or give dtype: bfloat16"
+        else:
+            where = self.shelf.place(piece) / "error.txt"
+            store.commit(where, "".join(traceback.format_exception(error)).encode())
+            why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]} (in full in {where})"
+        said = why if why.startswith(piece.label) else f"{piece.label}: {why}"
+        self.failed[piece.address] = said
+        self.told(said)
+
+    def _renew(self) -> None:
+        """Holds the folder; another run that has taken it, after a long sleep of this machine, goes first."""
+        if time.monotonic() - self.renewed < _CLAIM / 10:
+            return
+        self.renewed = time.monotonic()
+        if not self.claim.renew():
+            raise errors.InputError(
+                f"{self.planned.design.out}: another run has taken this folder over; this one stops"
+            )
+
+
+_LACKING = ": not made, since it needs what failed: "
+_OF_MODEL = ("edit", "training", "state")
+
+
+def _no_room(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _about() -> dict[str, Any]:
+    """Versions and hardware."""
+    device = jax.devices()[0]
+    return {
+        "vatjax": vatjax.__version__,
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "python": platform.python_version(),
+        "device": f"{len(jax.devices())} x {device.device_kind}",
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def failures(ran: Ran) -> list[str]:
+    """What could not be made, and why; of what only lacked it, how much that is."""
+    own = [line for line in ran.failed.values() if _LACKING not in line]
+    rest = len(ran.failed) - len(own)
+    return [*own, *([f"{rest} pieces that need them"] if rest else [])]
