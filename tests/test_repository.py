@@ -25,6 +25,7 @@ ORDER = (
     "train",
     "edits",
     "study",
+    "report",
     "doctor",
     "commands",
     "cli",

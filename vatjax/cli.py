@@ -42,6 +42,7 @@ COMMANDS = (
         "Run",
         True,
     ),
+    Command(("report",), "the page and the figures of a study", "vatjax.commands.report", "Report"),
     Command(("rate",), "ask a model about items and write its value state", "vatjax.commands.rate", "Rate"),
     Command(("tax",), "what an intervention did, from ratings before and after", "vatjax.commands.tax", "Tax"),
     Command(

@@ -30,7 +30,7 @@ class Run(Design):
     def run(self) -> int:
         if not self.interventions:
             raise errors.InputError("a study has its interventions in a file: vatjax run configs/quickstart.yaml")
-        from vatjax import study
+        from vatjax import report, study
 
         design = Design(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Design)})
         with warnings.catch_warnings():
@@ -46,14 +46,16 @@ class Run(Design):
             finally:
                 progress.close()
             opened = study.write(ran)
+            page = report.write(opened)
         content = {
             "out": self.out,
             "made": ran.made,
             "reused": ran.reused,
             "failed": opened.failed,
+            "report": str(page),
             "rows": show.finite(opened.rows),
         }
-        show.as_json(content) if self.json else _print(opened, ran)
+        show.as_json(content) if self.json else _print(opened, ran, page)
         return 1 if ran.failed else 0
 
 
@@ -102,7 +104,7 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
     show.table(("", "piece", "how many", "there", "tokens to compute", "at least"), rows, sys.stderr)
 
 
-def _print(opened: Any, ran: Any) -> None:
+def _print(opened: Any, ran: Any, page: Any) -> None:
     several = len(opened.design.models) > 1
     rows = [_cells(own, several) for own in _groups(opened.rows)]
     show.table(("", "amount", "gain", "others", "nVAT", "mass"), rows)
@@ -111,7 +113,8 @@ def _print(opened: Any, ran: Any) -> None:
     for line in opened.failed:
         print(f"FAILED {line}")
     print(f"\n{ran.made} pieces made, {ran.reused} taken again")
-    print(f"{opened.folder}: results.csv, comparisons.csv, states, edits")
+    print(f"{opened.folder}: results.csv, comparisons.csv, states, edits, figures")
+    print(f"the report: {page}")
 
 
 def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

@@ -1,0 +1,287 @@
+"""The figures of a report: drawn once, written as PNG and SVG, and put into the page as SVG in the page's own colours."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vatjax.report.chosen import Aim, Row
+from vatjax.values import Taxonomy
+
+# Okabe and Ito's colours, which people with any colour vision tell apart; shapes tell the same once more.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+# Stand for the page's own colours in what is drawn: for text and lines, for grids, and for what is under the floor.
+INK, GRID, FAINT = "#16181d", "#d5d7dc", "#b4b7be"
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib as mpl
+
+    own: Any = {
+        "svg.hashsalt": "vatjax",
+        "text.parse_math": False,
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+    }
+    own |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    with mpl.rc_context(own):
+        yield
+
+
+def written(figure: Any) -> tuple[bytes, bytes]:
+    """A figure as PNG and as SVG."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    with _style():
+        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return png.getvalue(), svg.getvalue()
+
+
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a mark for each intervention; with more than there are colours, marks go on alone."""
+    return {
+        name: (COLOURS[i % len(COLOURS)], MARKS[(i + i // len(COLOURS)) % len(MARKS)]) for i, name in enumerate(names)
+    }
+
+
+# An aim -------------------------------------------------------------------------------------------------------------
+
+
+def plane(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
+    """Gain against tax, with intervals: others' shift on the left, co-movement on the right."""
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=(9.4, 4.0))
+        axes = figure.subplots(1, 2)
+        for axis, key, title in (
+            (axes[0], "off_target_shift", "others: mean absolute shift (points)"),
+            (axes[1], "nvat_debiased", "nVAT of the types, debiased"),
+        ):
+            for name, rows in aim.blind.items():
+                for row in rows:
+                    _point(axis, row, key, FAINT, own[name][1], size=3)
+            for name, rows in aim.real.items():
+                colour, mark = own[name]
+                x, y = ([row[k] for row in rows] for k in ("gain", key))
+                axis.plot(*_there(x, y), "-", color=colour, linewidth=0.8, alpha=0.6)
+                for row in rows:
+                    _point(axis, row, key, colour, mark, hollow=row["broken"])
+                axis.plot([], [], mark, color=colour, label=name)
+            axis.set(xlabel=f"gain of {aim.target} (points)", title=title)
+            axis.axvline(0, color=GRID, linewidth=0.8, zorder=0)
+            axis.set_ylim(bottom=0)
+        front = sorted(
+            (row for rows in aim.real.values() for row in rows if row["front"]), key=lambda row: float(row["gain"])
+        )
+        axes[0].step(
+            [row["gain"] for row in front],
+            [row["off_target_shift"] for row in front],
+            where="post",
+            color=INK,
+            linewidth=1,
+            linestyle=":",
+            label="front",
+        )
+        if aim.blind:
+            axes[0].plot([], [], "o", color=FAINT, markersize=3, label="placebos")
+        axes[0].legend(fontsize=8)
+    return figure
+
+
+def _point(axis: Any, row: Row, key: str, colour: str, mark: str, size: float = 6, hollow: bool = False) -> None:
+    if row["gain"] is None or row[key] is None:
+        return
+    low, high = row["gain_low"], row["gain_high"]
+    x = None if low is None else [[max(row["gain"] - low, 0)], [max(high - row["gain"], 0)]]
+    below, above = row.get(f"{key}_low"), row.get(f"{key}_high")
+    y = None if below is None or above is None else [[max(row[key] - below, 0)], [max(above - row[key], 0)]]
+    axis.errorbar(
+        row["gain"],
+        row[key],
+        xerr=x,
+        yerr=y,
+        fmt=mark,
+        color=colour,
+        markersize=size,
+        linewidth=0.9,
+        markerfacecolor="none" if hollow else colour,
+    )
+
+
+def _there(x: Sequence[Any], y: Sequence[Any]) -> tuple[list[float], list[float]]:
+    pairs = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def courses(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
+    """Gain, others' shift and nVAT along examples, strengths and steps."""
+    from matplotlib.figure import Figure
+
+    kinds: dict[str, list[str]] = {}
+    for name, rows in aim.real.items():
+        if len(rows) > 1:
+            kinds.setdefault(rows[0]["unit"], []).append(name)
+    if not kinds:
+        return None
+    shown = (("gain", "gain"), ("off_target_shift", "others' shift"), ("nvat_debiased", "nVAT, debiased"))
+    with _style():
+        figure = Figure(figsize=(9.4, 2.5 * len(kinds)))
+        axes = figure.subplots(len(kinds), 3, squeeze=False)
+        for line, (unit, names) in zip(axes, kinds.items(), strict=True):
+            for axis, (key, title) in zip(line, shown, strict=True):
+                for name in names:
+                    rows = sorted(aim.real[name], key=lambda row: float(row["amount"]))
+                    colour, mark = own[name]
+                    x = [row["amount"] for row in rows]
+                    y = [np.nan if row[key] is None else row[key] for row in rows]
+                    axis.plot(x, y, f"{mark}-", color=colour, markersize=4, linewidth=1, label=name)
+                    low, high = ([row.get(f"{key}_{end}") for row in rows] for end in ("low", "high"))
+                    if None not in low and None not in high:
+                        axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+                axis.axhline(0, color=GRID, linewidth=0.8, zorder=0)
+                axis.set(xlabel=unit, title=title)
+            line[0].legend(fontsize=8)
+    return figure
+
+
+# An arm -------------------------------------------------------------------------------------------------------------
+
+
+def portrait(content: Mapping[str, Any], taxonomy: Taxonomy, title: str, colour: str) -> Any:
+    """One arm: how types move together, where that puts them on the circle, and what each value does.
+
+    Args:
+        content: of `Study.result`.
+        taxonomy: of its values.
+        title: what it is.
+        colour: of its intervention.
+    """
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=(9.4, 11))
+        grid = figure.add_gridspec(3, 2, height_ratios=(1.15, 1, 1))
+        types = content["levels"]["types"]
+        _coupling(figure.add_subplot(grid[0, 0]), types)
+        if taxonomy.circle and tuple(types["names"]) == tuple(taxonomy.types):
+            _circle(figure.add_subplot(grid[0, 1]), types, taxonomy, colour)
+        else:
+            _bars(figure.add_subplot(grid[0, 1]), types, "shift", "mean shift of types (points)", colour)
+        values = content["levels"].get("values", types)
+        _bars(figure.add_subplot(grid[1, :]), values, "shift", "mean shift (points), with intervals", colour)
+        _bars(figure.add_subplot(grid[2, :]), values, "vat", "VAT: how far each moves with the others", colour)
+        figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+def _coupling(axis: Any, types: Mapping[str, Any]) -> None:
+    names, r = types["names"], _matrix(types["coupling"]["estimate"])
+    np.fill_diagonal(r, np.nan)
+    floor = types["floor"]["nvat_95"] or 0
+    low, high = (_matrix(types["coupling"][end]) for end in ("low", "high"))
+    unsure = (np.abs(r) <= floor) | (low * high <= 0)
+    image = axis.imshow(r, cmap="PuOr", vmin=-1, vmax=1)
+    for i, j in itertools.product(range(len(names)), repeat=2):
+        if np.isfinite(r[i, j]) and unsure[i, j]:
+            axis.add_patch(_tile(i, j))
+    short = [_short(name, 14) for name in names]
+    axis.set_xticks(range(len(names)), short, rotation=60, ha="right", fontsize=7)
+    axis.set_yticks(range(len(names)), short, fontsize=7)
+    axis.set_title("coupling R (grey: noise reaches as far)")
+    axis.figure.colorbar(image, ax=axis, shrink=0.7)
+
+
+def _tile(i: int, j: int) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=FAINT, edgecolor="none")
+
+
+def _matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
+    return np.array([[np.nan if x is None else x for x in row] for row in rows], float)
+
+
+def _circle(axis: Any, types: Mapping[str, Any], taxonomy: Taxonomy, colour: str) -> None:
+    """Measured places joined to those of the theory."""
+    import jax
+    import jax.numpy as jnp
+
+    from vatjax import metrics
+
+    r = _matrix(types["coupling"]["estimate"])
+    fit = metrics.circle_fit(jnp.asarray(r, jnp.float32), jnp.asarray(taxonomy.angles, jnp.float32), jax.random.key(0))
+    places = np.asarray(fit.positions)
+    theory = np.stack([np.cos(taxonomy.angles), np.sin(taxonomy.angles)], 1)
+    turn = np.linspace(0, 2 * np.pi, 200)
+    axis.plot(np.cos(turn), np.sin(turn), color=GRID, linewidth=0.8)
+    sectors = taxonomy.sector_of.tolist()
+    for i, (name, own, wanted) in enumerate(zip(types["names"], places, theory, strict=True)):
+        second = sectors[i] in sectors[:i]  # of two types in one sector: its name goes below
+        axis.plot(*zip(own, wanted, strict=True), color=FAINT, linewidth=0.7)
+        axis.plot(*wanted, "o", color=FAINT, markersize=3)
+        axis.plot(*own, "o", color=colour, markersize=5)
+        axis.annotate(
+            _short(name, 16), own, textcoords="offset points", xytext=(5, -9 if second else 4), fontsize=7, color=INK
+        )
+    axis.set_aspect("equal")
+    axis.set(xticks=[], yticks=[], xlim=(-1.7, 1.9), ylim=(-1.6, 1.6))
+    for side in axis.spines.values():
+        side.set_visible(False)
+    axis.set_title(f"circle: congruence {float(fit.congruence):.2f}, chance {float(fit.null_95):.2f}")
+
+
+def _bars(axis: Any, level: Mapping[str, Any], key: str, title: str, colour: str) -> None:
+    names, own = level["names"], level[key]
+    target, x = set(level["target_names"]), np.arange(len(names))
+    middle = np.array([np.nan if own[n]["estimate"] is None else own[n]["estimate"] for n in names], float)
+    ends = [np.array([np.nan if own[n][end] is None else own[n][end] for n in names], float) for end in ("low", "high")]
+    found = _discovered(level, target) if key == "shift" else {}
+    high = level["floor"]["vat_95"] if key == "vat" else {}
+    colours = []
+    for name, value in zip(names, middle, strict=True):
+        under = key == "vat" and high.get(name) is not None and not value > high[name]
+        unsure = key == "shift" and found.get(name, 0.0) > 0.05
+        colours.append(FAINT if under or unsure else colour)
+    axis.bar(x, middle, color=colours, width=0.75, edgecolor=[INK if n in target else "none" for n in names])
+    error = np.clip(np.stack([middle - ends[0], ends[1] - middle]), 0, None)
+    axis.errorbar(x, middle, yerr=np.where(np.isnan(error), 0, error), fmt="none", ecolor=INK, linewidth=0.6)
+    if key == "vat":
+        floor = [np.nan if high.get(n) is None else high[n] for n in names]
+        axis.plot(x, floor, "_", color=INK, markersize=5, label="what noise reaches")
+        axis.legend(fontsize=8)
+    axis.axhline(0, color=GRID, linewidth=0.8)
+    axis.set_xticks(x, [_short(name, 22) for name in names], rotation=90 if len(names) > 12 else 45, fontsize=6.5)
+    if len(names) <= 12:
+        for label in axis.get_xticklabels():
+            label.set_ha("right")
+    axis.set_xlim(-0.7, len(names) - 0.3)
+    axis.set_title(f"{title} (outlined: the target; grey: not told from noise)")
+
+
+def _discovered(level: Mapping[str, Any], target: set[str]) -> dict[str, float]:
+    """q of each value's shift, the target's own apart."""
+    import jax.numpy as jnp
+
+    from vatjax import metrics
+
+    p = {name: x for name, x in level["p"]["shift"].items() if name not in target and x is not None}
+    if not p:
+        return {}
+    return dict(zip(p, np.asarray(metrics.false_discovery(jnp.asarray(list(p.values())))).tolist(), strict=True))
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"

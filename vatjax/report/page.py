@@ -1,0 +1,134 @@
+"""The page of a report: one HTML file with everything in it, and nothing that is fetched."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from vatjax.report.figures import FAINT, GRID, INK
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #16181d; --dim: #5b616e; --paper: #fbfbfa; --card: #ffffff; --line: #d5d7dc;
+  --faint: #b4b7be; --link: #0b5cad; --warn: #a63a00; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e9ec; --dim: #a4a9b5; --paper: #14161a; --card: #1b1e24;
+  --line: #3a3f49; --faint: #5d636f; --link: #7db8f5; --warn: #ff9d66; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 1.25rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
+h2 { font-size: 1.2rem; margin: 2.25rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.25rem 0 .4rem; }
+h1, h2, h3, p, li, summary { overflow-wrap: anywhere; }
+a { color: var(--link); }
+nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
+.dim { color: var(--dim); font-size: .9rem; }
+.warn { color: var(--warn); }
+.wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 6px; margin: .75rem 0; }
+.wide:focus-visible, summary:focus-visible, a:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
+figure { margin: 0; padding: .5rem; min-width: 42rem; }
+figure svg { display: block; width: 100%; height: auto; }
+figcaption { color: var(--dim); font-size: .85rem; padding-top: .25rem; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; position: sticky; top: 0; background: var(--card); }
+td.number, th.number { text-align: right; }
+tr.blind td { color: var(--dim); }
+details { margin: .5rem 0; }
+summary { cursor: pointer; padding: .35rem 0; font-weight: 600; }
+@media print { details:not([open]) > *:not(summary) { display: block; } .wide { overflow: visible; } }
+"""
+
+
+class Figure(NamedTuple):
+    """A figure on the page.
+
+    Attributes:
+        svg: as `figures.written` gives it.
+        says: what can be seen, for those who can't see it.
+    """
+
+    svg: bytes
+    says: str
+
+
+def escaped(text: object) -> str:
+    """Text from anywhere, safe inside an element and inside quotes."""
+    return html.escape(str(text), quote=True)
+
+
+def page(title: str, body: Iterable[str]) -> bytes:
+    """A whole page."""
+    text = "\n".join(body)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
+        f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{text}\n</main>\n</body>\n</html>\n"
+    ).encode()
+
+
+def heading(text: object, level: int = 2, name: str = "") -> str:
+    """A heading, which a link can lead to."""
+    return f"<h{level}{f' id={chr(34)}{escaped(name)}{chr(34)}' if name else ''}>{escaped(text)}</h{level}>"
+
+
+def paragraph(text: object, kind: str = "") -> str:
+    """A paragraph."""
+    return f"<p{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{escaped(text)}</p>"
+
+
+def listed(texts: Iterable[object]) -> str:
+    """A list of sentences; nothing for none."""
+    items = "".join(f"<li>{escaped(text)}</li>" for text in texts)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def links(targets: Iterable[tuple[str, str]]) -> str:
+    """Where to go on the page."""
+    items = "".join(f'<li><a href="#{escaped(name)}">{escaped(text)}</a></li>' for name, text in targets)
+    return f'<nav aria-label="Contents"><ul>{items}</ul></nav>'
+
+
+def figure(one: Figure, number: int) -> str:
+    """A figure in the page's own colours; on a narrow page it is scrolled, also by keyboard."""
+    svg = one.svg.decode()
+    svg = svg[svg.index("<svg") :]
+    # Every drawing names its parts alike; on one page the names must differ.
+    for mark in ('id="', 'xlink:href="#', "url(#", 'clip-path="url(#'):
+        svg = svg.replace(mark, f"{mark}f{number}-") if mark != 'clip-path="url(#' else svg
+    for drawn, own in ((INK, "var(--ink)"), (GRID, "var(--line)"), (FAINT, "var(--faint)")):
+        svg = svg.replace(drawn, own)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escaped(one.says)}" ', 1)
+    return (
+        f'<div class="wide" tabindex="0" role="group" aria-label="{escaped(one.says)}"><figure>{svg}'
+        f"<figcaption>{escaped(one.says)}</figcaption></figure></div>"
+    )
+
+
+def table(columns: Sequence[str], rows: Iterable[tuple[str, Sequence[object]]], says: str) -> str:
+    """A table.
+
+    Args:
+        columns: their names.
+        rows: each a class ("" for none) and its cells.
+        says: what it is a table of.
+    """
+    head = "".join(f'<th scope="col"{_number(i)}>{escaped(name)}</th>' for i, name in enumerate(columns))
+    lines = []
+    for kind, cells in rows:
+        own = "".join(f"<td{_number(i)}>{escaped(cell)}</td>" for i, cell in enumerate(cells))
+        lines.append(f"<tr{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{own}</tr>")
+    return (
+        f'<div class="wide" tabindex="0" role="group" aria-label="{escaped(says)}"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _number(i: int) -> str:
+    return ' class="number"' if i else ""
+
+
+def folded(summary: object, body: Iterable[str]) -> str:
+    """What is shown when it is asked for."""
+    return f"<details><summary>{escaped(summary)}</summary>{''.join(body)}</details>"

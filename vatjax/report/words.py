@@ -1,0 +1,177 @@
+"""A study in words: what moved, what can't be told from noise, and which choices the numbers rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from vatjax.report.chosen import Aim, Row
+from vatjax.study import Study
+
+
+def studied(study: Study) -> str:
+    """What was done, in a sentence."""
+    design = study.design
+    first = study.rows[0] if study.rows else {}
+    real = {(row["intervention"], row["amount"]) for row in study.rows if not row["placebo"]}
+    return (
+        f"{_several(len(design.models), 'model')} under {_several(len(design.interventions), 'intervention')} "
+        f"({_several(len(real), 'level')} in all), judged by {first.get('n', 0):,} contexts in "
+        f"{first.get('clusters', 0):,} scenes that no intervention was made from."
+    )
+
+
+def moved(aim: Aim) -> Iterator[str]:
+    """Of each intervention what it did where it has the most gain."""
+    for name, row in aim.spokesmen().items():
+        yield f"{name} ({_amount(row)}): {_did(row, aim.target)}"
+
+
+def _did(row: Row, target: str) -> str:
+    if row["gain"] is None:
+        return "no gain could be measured."
+    interval = (
+        f"{row['gain']:+.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
+        if row["gain_low"] is not None
+        else f"{row['gain']:+.2f}"
+    )
+    if not row["resolved"]:
+        return f"the gain of {target}, {interval}, can't be told from 0, so nothing is said about its price."
+    text = f"{target} gained {interval} points; the other types moved by {row['off_target_shift']:.2f} on average"
+    if row["off_target"] is not None:
+        text += f" ({row['off_target']:.2f} for each point of gain)"
+    text += ". "
+    if row["nvat_p"] is not None and row["nvat_p"] <= 0.05:
+        text += f"Values moved together: nVAT {row['nvat_debiased']:.2f} without noise, p {_p(row['nvat_p'])}"
+        text += _style(row)
+    else:
+        text += "That values moved together can't be told from noise."
+    if row["broken"]:
+        text += f" The model is broken: it answers with {row['mass']:.0%} of its probability."
+    return text
+
+
+def _style(row: Row) -> str:
+    p = row["ipsatised_nvat_p"]
+    if p is None:
+        return "."
+    return (
+        "; also apart from a common style of answering."
+        if p <= 0.05
+        else "; apart from a common style of answering it can't be told from noise."
+    )
+
+
+def untold(aims: Sequence[Aim]) -> list[str]:
+    """What can't be told from noise, or is one of many tests."""
+    rows = [row for aim in aims for own in aim.real.values() for row in own]
+    found = []
+    gains = [row for row in rows if not row["resolved"]]
+    if gains:
+        found.append(f"In {len(gains)} of {len(rows)} arms the gain can't be told from 0.")
+    together = [row for row in rows if row["nvat_q"] is not None and row["nvat_q"] > 0.05]
+    if together:
+        found.append(
+            f"In {len(together)} of {len(rows)} arms it can't be told that values moved together, at a false discovery rate "
+            "of 5 % over all arms."
+        )
+    like = [row for row in rows if row["over_placebo"] and (row["over_placebo_gain_low"] or 0) <= 0]
+    if like:
+        found.append(f"{len(like)} arms do not gain more than their placebo: {_names(like)}.")
+    nvat = [row for row in rows if row["over_placebo_nvat_p"] is not None and row["over_placebo_nvat_p"] > 0.05]
+    if nvat:
+        found.append(
+            f"In {len(nvat)} arms the co-movement is no other than that under a placebo: what any push does to this model."
+        )
+    broken = [row for row in rows if row["broken"]]
+    if broken:
+        found.append(f"{len(broken)} arms leave the model broken: {_names(broken)}.")
+    return found
+
+
+def choices(study: Study) -> list[str]:
+    """What the numbers rest on."""
+    design = study.design
+    how = design.how
+    wording = "all wordings, averaged" if how.wording == "all" else f"the wording {design.wordings()[0]}"
+    found = [
+        f"Protocol {how.protocol}, {wording}, scale {how.low} to {how.high}"
+        + (", also turned round" if how.counterbalance else "")
+        + f"; ratings are {'expected values' if how.reading == 'expected' else 'the likeliest options'}.",
+        f"nVAT is read as {design.reading}; its floor and p come from {design.resamples:,} permutations of scenes, its interval "
+        "from leaving out one scene at a time.",
+        "Others' shift is the mean over the types that have no part in the target, in rating points. GND divides shifts by the "
+        "gain, and is given where the gain is told from 0.",
+        "R sees what varies from context to context: a shift that is the same in all of them raises the gain and leaves R "
+        "where it was.",
+        f"Scenes are divided by the seed {design.items.seed}: {1 - design.items.test:.0%} to make interventions from, "
+        f"{design.items.test:.0%} to judge them.",
+    ]
+    spread = [row for row in study.rows if row["wording_nvat_sd"] is not None and not row["placebo"]]
+    if spread:
+        gain, nvat = (max(row[f"wording_{key}_sd"] or 0 for row in spread) for key in ("gain", "nvat"))
+        found.append(
+            f"Over the wordings gains differ by up to {gain:.2f} and nVAT by up to {nvat:.2f} (standard deviations)."
+        )
+    return found
+
+
+def contests(study: Study, aim: Aim) -> Iterator[str]:
+    """Which of two interventions costs less at the same gain."""
+    for row in study.comparisons:
+        same = all(row[key] == getattr(aim, key) for key in ("model", "target", "direction", "seed"))
+        if not same or row["at"] != "same gain" or row["off_target"] is None:
+            continue
+        told = (row["off_target_low"] or 0) > 0 or (row["off_target_high"] or 0) < 0
+        less, more = (row["other"], row["one"]) if row["off_target"] > 0 else (row["one"], row["other"])
+        size = f"{abs(row['off_target']):.2f}"
+        if told:
+            yield f"At a gain of {row['same_gain']:.2f} {less} moves the others less than {more}, by {size} GND."
+        else:
+            yield f"At a gain of {row['same_gain']:.2f} {row['one']} and {row['other']} can't be told apart ({size} GND)."
+
+
+def drift(study: Study, aim: Aim) -> Iterator[str]:
+    """Of trainings with several checkpoints: when each value had arrived where it ended."""
+    import numpy as np
+
+    from vatjax import train
+
+    for name, rows in aim.real.items():
+        rows = sorted(rows, key=lambda row: float(row["amount"]))
+        if rows[0]["unit"] != "steps" or len(rows) < 3:
+            continue
+        levels = [study.result(row)["levels"]["values"] for row in rows]
+        names, target = levels[0]["names"], set(levels[0]["target_names"])
+        shift = np.array([[_nan(level["shift"][n]["estimate"]) for n in names] for level in levels])
+        arrived = train.drift_time([int(row["amount"]) for row in rows], shift)
+        own = np.array([n in target for n in names])
+        middle = [np.nanmedian(arrived[side]) if side.any() else np.nan for side in (own, ~own)]
+        yield (
+            f"{name}: half of the target's values had 95 % of their last shift by step {middle[0]:.0f}, half of the others by "
+            f"step {middle[1]:.0f} of {rows[-1]['amount']:.0f}."
+        )
+
+
+def _nan(x: float | None) -> float:
+    return float("nan") if x is None else x
+
+
+def _amount(row: Row) -> str:
+    return f"{row['amount']:g} {row['unit']}".rstrip() if row["unit"] != "strength" else f"strength {row['amount']:g}"
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> str:
+    texts = [
+        f"{row['intervention']} {'+' if row['direction'] == 'express' else '-'}{row['target']} ({_amount(dict(row))})"
+        for row in rows[:8]
+    ]
+    return ", ".join(texts) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "below .001"
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
