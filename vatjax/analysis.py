@@ -101,6 +101,7 @@ def analyse(
     seed: int = 0,
     reading: Reading = "rms",
     levels: Sequence[Level] = LEVELS,
+    order: bool = True,
 ) -> Analysis:
     """Joins two states and measures the tax.
 
@@ -114,6 +115,7 @@ def analyse(
         seed: of the resampling.
         reading: of nVAT.
         levels: of values, of types, or both.
+        order: whether the circle is tested, which goes through all its arrangements.
 
     Raises:
         InputError: for an unknown target, one that no column rates, states without a common context, one context only.
@@ -146,9 +148,8 @@ def analyse(
         x, y = x[:, columns], y[:, columns]
         inference = metrics.infer(x, y, jax.numpy.asarray(chosen), joined.pre.clusters, key, direction, resamples)
         labels = tuple(taxonomy.level_names(level)[i] for i in columns)
-        analysed[level] = Analysed(
-            labels, chosen, jax.tree.map(np.asarray, inference), _order(inference, taxonomy, labels)
-        )
+        test = _order(inference, taxonomy, labels) if order else None
+        analysed[level] = Analysed(labels, chosen, jax.tree.map(np.asarray, inference), test)
     return Analysis(target, direction, analysed, joined, blank, reading)
 
 

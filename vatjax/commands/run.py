@@ -36,13 +36,15 @@ class Run(Design):
         with warnings.catch_warnings():
             warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
             warnings.showwarning = lambda message, *_, **__: _told(str(message))
-            costs = study.costs(design)
+            load = study.loader(design)
+            planned = study.plan(design, load)
+            costs = study.costs(planned, load)
             show.as_json(costs) if self.json and self.dry_run else _print_plan(costs)
             if self.dry_run:
                 return 0
             progress = _Progress()
             try:
-                ran = study.run(design, progress.told, progress.done)
+                ran = study.run(planned, progress.told, progress.done, load)
             finally:
                 progress.close()
             opened = study.write(ran)

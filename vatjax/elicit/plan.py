@@ -7,15 +7,16 @@ plan, and gives the same bits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vatjax import errors
 from vatjax.elicit.passes import Shapes, batches, pack
-from vatjax.elicit.pieces import Option, Pieces
+from vatjax.elicit.pieces import Option, Pieces, digest
 from vatjax.elicit.tree import Tree, answer_places, common, cut, grow
 from vatjax.models import Config
 
@@ -123,11 +124,32 @@ def make(
         rows: what the number of rows in a pass must be a multiple of: the devices that share them.
         within: groups of the prompts; no shard has prompts of two of them. For one set alone.
     """
+    named = tuple(digest(*one) for one in asked)
+    groups = None if within is None else tuple(group.tobytes() for group in within)
+    return list(_kept(_Question((named, repr(config), size, rows, groups), asked, config, size, rows, within)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """What `make` is asked; two of one name have one plan."""
+
+    name: tuple[Any, ...]
+    asked: Sequence[tuple[Pieces, Sequence[Option]]] = dataclasses.field(compare=False)
+    config: Config = dataclasses.field(compare=False)
+    size: Size = dataclasses.field(compare=False)
+    rows: int = dataclasses.field(compare=False)
+    within: Sequence[np.ndarray] | None = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=4)
+def _kept(question: _Question) -> tuple[Plan, ...]:
+    """Plans of what was asked last: the same is asked again under many edits, and planning takes longer than a small model."""
+    _, asked, config, size, rows, within = (getattr(question, field.name) for field in dataclasses.fields(question))
     while True:
         made = _made(asked, config, size, rows, within)
         fits = not size.memory or need(made[0].shapes, config) <= size.memory
         if fits or size.tokens <= _TIMES[0]:
-            return made
+            return tuple(made)
         size = size.halved()
 
 

@@ -1,7 +1,7 @@
 """Whole measurements: pushes beside their placebos, and the check of the instrument against what was planted.
 
 design = config.read(study.Design, "configs/quickstart.yaml")    # models x interventions x targets
-found = study.write(study.run(design))                 # a `Study`: .rows, .comparisons, .result(row), .states(row)
+found = study.write(study.run(study.plan(design)))    # a `Study`: .rows, .comparisons, .result(row), .states(row)
 
 tried = study.candidate(model, items, "Power", 1, study.Finder("mean"))    # an edit that can be made in several places
 found = study.trials(model, test, "Power", {"edit": study.Push(edit), "random 1": study.Push(other, placebo="random")})
@@ -18,7 +18,7 @@ from vatjax.study.design import Design, Intervention, Lessons
 from vatjax.study.finding import WORKS, Candidate, Finder, candidate, placebos, some_scenes
 from vatjax.study.plots import sweep_figure
 from vatjax.study.results import Study, open_study, write
-from vatjax.study.runner import Ran, plan, run
+from vatjax.study.runner import Ran, loader, plan, run
 from vatjax.study.steering import Blind, Push, Trial, blind, trials
 from vatjax.study.validation import Measured, Row, judge, measure
 from vatjax.study.variants import Pushed, judge_kind, push
@@ -46,6 +46,7 @@ __all__ = [
     "costs",
     "judge",
     "judge_kind",
+    "loader",
     "measure",
     "open_study",
     "placebos",

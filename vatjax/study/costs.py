@@ -6,28 +6,31 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vatjax import elicit, models, prompts, train
+from vatjax import elicit, prompts, train
 from vatjax.items import Items
 from vatjax.models import Model
 from vatjax.prompts import Shot
 from vatjax.study.arms import Arm, Cell
-from vatjax.study.design import Design
 from vatjax.study.finding import some_scenes
 from vatjax.study.pieces import Piece, ordered
-from vatjax.study.runner import Planned, plan, shelf_of
+from vatjax.study.runner import Planned, loader, shelf_of
 
 _BACKWARD = 3  # a step of training takes about three forward passes of its tokens
 
 
-def costs(design: Design, load: Callable[[str], Model] | None = None) -> dict[str, Any]:
+def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[str, Any]:
     """The pieces of a study in the order in which they are made, each with what it takes.
+
+    Args:
+        planned: of `plan`.
+        load: opens a model; `models.load` by default.
 
     Returns:
         Plain data: of each piece its group, kind and label, whether it is there already, the tokens that go through the
         model, and the seconds that these take at least on this device.
     """
-    load = load or (lambda name: models.load(name, design.dtype))
-    planned, shelf = plan(design, load), shelf_of(design)
+    design = planned.design
+    load, shelf = load or loader(design), shelf_of(design)
     found = []
     for expanded in planned.expanded:
         meter = _Meter(planned, load(expanded.model))

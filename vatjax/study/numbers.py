@@ -36,7 +36,17 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
     )
     levels: tuple[analysis.Level, ...] = ("types",) if arm.placebo else analysis.LEVELS
     found = analysis.analyse(
-        before, after, taxonomy, cell.target, cell.sign, None, design.resamples, cell.seed, design.reading, levels
+        before,
+        after,
+        taxonomy,
+        cell.target,
+        cell.sign,
+        None,
+        design.resamples,
+        cell.seed,
+        design.reading,
+        levels,
+        not arm.placebo,
     )
     content = analysis.as_json(found)
     content |= _control(found, taxonomy, cell)

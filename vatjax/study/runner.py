@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import platform
 import time
@@ -95,8 +96,25 @@ def opened(design: Design) -> tuple[Items, Items]:
     return items, test
 
 
-def plan(design: Design, load: Callable[[str], models.Model]) -> Planned:
-    """Lays a study out; every model is opened once, for the name of its weights."""
+Load = Callable[[str], models.Model]
+
+
+def loader(design: Design) -> Load:
+    """Opens models as a design wants them; the one that was opened last is kept."""
+    return functools.lru_cache(maxsize=1)(lambda name: models.load(name, design.dtype))
+
+
+def plan(design: Design, load: Load | None = None) -> Planned:
+    """Lays a study out; every model is opened, for the name of its weights.
+
+    Args:
+        design: the study.
+        load: opens a model.
+
+    Raises:
+        InputError: for a target, an item or a layer that is not there.
+    """
+    load = load or loader(design)
     items, asked = opened(design)
     found = []
     for name in design.models:
@@ -114,27 +132,27 @@ def shelf_of(design: Design) -> Shelf:
 
 
 def run(
-    design: Design,
+    planned: Planned,
     told: Told = lambda _: None,
     done: Callable[[Progress], None] = lambda _: None,
-    load: Callable[[str], models.Model] | None = None,
+    load: Load | None = None,
 ) -> Ran:
     """Makes whatever is not there yet; a piece that fails is reported, and the rest goes on.
 
     Args:
-        design: the study.
+        planned: of `plan`.
         told: hears what is worth saying.
         done: is told of every piece that is made.
-        load: opens a model; `models.load` by default.
+        load: opens a model.
 
     Raises:
         InputError: for a design that can't be carried out, a folder of another study, and one that a run is at work in.
     """
-    load = load or (lambda name: models.load(name, design.dtype))
+    design = planned.design
+    load = load or loader(design)
     folder = store.path(design.out)
     begin(design, folder)
     with _claimed(folder) as claim:
-        planned = plan(design, load)
         shelf = shelf_of(design)
         every = planned.pieces()
         missing = {piece.address for piece in every if not shelf.has(piece)}
@@ -196,7 +214,7 @@ class _Run:
         self.count, self.total = 0, len(self.missing)
         self.renewed = time.monotonic()
 
-    def model(self, expanded: arms.Expanded, load: Callable[[str], models.Model]) -> None:
+    def model(self, expanded: arms.Expanded, load: Load) -> None:
         """Everything that takes the model itself."""
         own = [p for p in ordered(expanded.pieces()) if p.address in self.missing and p.kind in _OF_MODEL]
         if not own:
