@@ -298,8 +298,7 @@ class Design:
         sets = {"types": taxonomy.types, "values": taxonomy.names, "all": (*taxonomy.types, *taxonomy.names)}
         found: list[str] = []
         for name in self.targets:
-            taxonomy.mask(name) if name not in sets else None
-            found += sets.get(name, (taxonomy.spelt(name),))
+            found += sets[name] if name in sets else (taxonomy.spelt(name),)
         return tuple(dict.fromkeys(found))
 
     def wordings(self) -> tuple[str, ...]:

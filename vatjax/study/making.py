@@ -80,7 +80,7 @@ class Workshop:
         return form, wording
 
     def make(self, batch: Sequence[Piece]) -> None:
-        """Makes pieces that belong together; whatever is made is on the shelf, but for `piece.json`."""
+        """Makes pieces that belong together; whatever was not on the shelf is there then, but for `piece.json`."""
         kind = batch[0].kind
         if kind == "edit":
             self._edit(batch[0])
@@ -210,6 +210,8 @@ class Workshop:
                 for piece, own in zip(batch, train.unstack(state), strict=True):
                     self._keep(own, piece, number)
         for piece, own_lines in zip(batch, lines, strict=True):
+            if self.shelf.has(piece):
+                continue
             _commit_lines(self.shelf.place(piece) / "metrics.jsonl", own_lines)
             with contextlib.suppress(FileNotFoundError):
                 _remove(self.shelf.place(piece) / "reference")
@@ -231,6 +233,8 @@ class Workshop:
         return made
 
     def _keep(self, state: train.State, piece: Piece, step: int) -> None:
+        if self.shelf.has(piece):
+            return
         edit = train.result(state)
         assert isinstance(edit, Edit)
         models.save_edit(edit, self.model, self.shelf.place(piece) / _step(step), {"step": step})
@@ -248,8 +252,7 @@ class Workshop:
         perplexity = edits.perplexities(self.model, own)
         for i, piece in enumerate(batch):
             agreement = None if found.agreement is None else found.state(i, reads="agreement")
-            meta = {"arm": piece.label, "weights": piece.decides["weights"]}
-            self._put(piece, found.state(i, meta), agreement, found.mass[i], float(perplexity[i]))
+            self._put(piece, found.state(i), agreement, found.mass[i], float(perplexity[i]))
 
     def _alone(self, piece: Piece, how: How, edit: Edit | None) -> None:
         """A state by itself; what is done of it is kept shard by shard."""
@@ -285,10 +288,14 @@ class Workshop:
         mass: np.ndarray,
         perplexity: float,
     ) -> None:
+        if self.shelf.has(piece):
+            return
         place = self.shelf.place(piece)
-        states.save(state, place / "state.npz")
+        # What decides it, and nothing of how it came to be computed: alone or among others it is the same state.
+        meta = {**piece.decides, "needs": {name: need.address for name, need in piece.needs.items()}}
+        states.save(dataclasses.replace(state, meta=meta), place / "state.npz")
         if agreement is not None:
-            states.save(agreement, place / "agreement.npz")
+            states.save(dataclasses.replace(agreement, meta={**meta, "reads": "agreement"}), place / "agreement.npz")
         store.commit_npz(place / "mass.npz", {"mass": np.asarray(mass, np.float32)})
         store.commit_json(place / "about.json", _finite({"mass": float(mass.mean()), "perplexity": perplexity}))
 

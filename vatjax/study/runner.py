@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import json
 import platform
 import time
 import traceback
@@ -210,6 +212,7 @@ class _Run:
     claim: store.Claim
 
     def __post_init__(self) -> None:
+        self.log = _Groups(store.path(self.planned.design.out) / "together.jsonl")
         self.failed: dict[str, str] = {}
         self.count, self.total = 0, len(self.missing)
         self.renewed = time.monotonic()
@@ -221,8 +224,21 @@ class _Run:
             return
         planned = self.planned
         workshop = Workshop(planned.design, load(expanded.model), planned.items, planned.asked, self.shelf, self.told)
-        for batch in workshop.batches(own):
+        for group in self._broken_off(expanded):
+            self.batch(group, workshop.make)
+        for batch in workshop.batches([piece for piece in own if not self.shelf.has(piece)]):
             self.batch(batch, workshop.make)
+
+    def _broken_off(self, expanded: arms.Expanded) -> list[list[Piece]]:
+        """Groups of which a run was killed between its pieces: together they give the same bits as they would have."""
+        here = {piece.address: piece for piece in ordered(expanded.pieces())}
+        found = []
+        for line in self.log.read():
+            group = [here[address] for address in line if address in here]
+            there = sum(self.shelf.has(piece) for piece in group)
+            if len(group) == len(line) and 0 < there < len(group):
+                found.append(group)
+        return found
 
     def numbers(self) -> None:
         """Everything that takes states alone."""
@@ -242,6 +258,8 @@ class _Run:
         ready = [piece for piece in batch if self._ready(piece)]
         if not ready:
             return
+        if len(ready) > 1:
+            self.log.add([piece.address for piece in ready])
         start = time.monotonic()
         try:
             make(ready)
@@ -255,10 +273,13 @@ class _Run:
             if isinstance(error, OSError) and not isinstance(error, errors.InputError):
                 raise errors.InputError(f"{error.filename or self.shelf.folder}: {store.reason(error)}") from error
             for piece in ready:
-                self._fail(piece, error)
+                if not self.shelf.has(piece):
+                    self._fail(piece, error)
             return
         seconds = (time.monotonic() - start) / len(ready)
         for piece in ready:
+            if self.shelf.has(piece):
+                continue
             self.shelf.put(piece, seconds, _about())
             self.count += 1
             self.done(Progress(self.count + len(self.failed), self.total, piece.label, seconds))
@@ -293,6 +314,25 @@ class _Run:
             raise errors.InputError(
                 f"{self.planned.design.out}: another run has taken this folder over; this one stops"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Groups:
+    """Which pieces were begun together, a line for each group."""
+
+    where: Any
+
+    def add(self, group: list[str]) -> None:
+        store.append(self.where, (json.dumps(group) + "\n").encode())
+
+    def read(self) -> list[list[str]]:
+        if not self.where.exists():
+            return []
+        found = []
+        for line in store.read_text(self.where).splitlines():
+            with contextlib.suppress(ValueError):  # a line that a kill left half-written
+                found.append(json.loads(line))
+        return found
 
 
 _LACKING = ": not made, since it needs what failed: "

@@ -1,0 +1,422 @@
+"""A study: its pieces, what is taken again, what a kill leaves, what fails, and what its results say."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.test_cli import run
+from vatjax import config, edits, elicit, errors, items, models, prompts, report, states, store, study
+from vatjax.study import arms, numbers, runner
+from vatjax.study.design import Design, Intervention
+from vatjax.study.pieces import Piece, Shelf, ordered
+
+TEXT = """
+models: [pocket]
+targets: [power]
+out: {out}
+scenes: 16
+placebos: 1
+resamples: 100
+interventions:
+  examples: {{kind: shots, counts: [2]}}
+  vector: {{kind: residual, layers: ["0"], strengths: [0.5, 1]}}
+  sft: {{kind: sft, training: {{steps: 6, checkpoints: 3, rows: 4, trained: {{rank: 4, alpha: 8}}, adam: {{rate: 0.01}}}}}}
+"""
+
+
+def design(out, **changes):
+    return dataclasses.replace(config.parse(Design, TEXT.format(out=out), "study.yaml"), **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study that was run to its end."""
+    own = design(tmp_path_factory.mktemp("study") / "a")
+    ran = study.run(study.plan(own))
+    return ran, study.write(ran)
+
+
+def test_every_arm_has_its_numbers(whole):
+    ran, found = whole
+    assert found.failed == []
+    assert ran.reused == 0
+    real = found.where(level="types", placebo="")
+    assert [(row["intervention"], row["amount"], row["unit"]) for row in real] == [
+        ("examples", 2, "examples"),
+        ("vector", 0.5, "strength"),
+        ("vector", 1, "strength"),
+        *[("sft", step, "steps") for step in (2, 4, 6)],
+    ]
+    blind = [
+        (row["intervention"], row["placebo"], row["amount"]) for row in found.where(level="types") if row["placebo"]
+    ]
+    assert sorted(blind) == sorted(
+        [
+            ("examples", "neutral shots", 2),
+            *[("vector", name, level) for name in ("random", "shuffled labels") for level in (0.5, 1)],
+            ("sft", "neutral text", 6),
+        ]
+    )
+    assert {row["target"] for row in found.rows} == {"Power"}
+    for row in real:
+        assert row["resolved"] == (row["gain_p"] <= 0.05)
+        assert row["nvat_q"] >= row["nvat_p"]
+    by = {(row["intervention"], row["amount"]): row for row in real}
+    assert by["examples", 2]["gain"] > 0.5
+    assert by["vector", 1]["gain"] > by["vector", 0.5]["gain"] > 0.2
+    assert by["examples", 2]["over_placebo"] == "neutral shots"
+    assert by["examples", 2]["over_placebo_gain_low"] > 0
+    assert len(found.where(level="values")) == len(real)
+
+
+def test_a_row_is_what_the_packages_say_by_hand(whole):
+    """The same model, asked under the same edit without any study."""
+    _, found = whole
+    row = found.where(level="types", intervention="vector", amount=1.0, placebo="")[0]
+    model, data = models.load("pocket"), items.bundled()
+    _, asked = runner.opened(found.design)
+    edit = edits.find(model, data, "Power", 1, "mean", 0)
+    np.testing.assert_allclose(found.edit(row, model).residual, edit.residual, atol=1e-6)
+    before, after = elicit.rate(model, asked), elicit.rate(model, asked, edit=edit)
+    was, now = found.states(row)
+    np.testing.assert_allclose(was.state, before.state, atol=2e-5)
+    np.testing.assert_allclose(now.state, after.state, atol=2e-5)
+    member = data.taxonomy.mask("Power")
+    gain = np.nanmean(data.taxonomy.aggregate(after.state - before.state)[:, data.taxonomy.columns("Power")])
+    assert row["gain"] == pytest.approx(gain, abs=1e-4)
+    assert found.result(row)["levels"]["values"]["target_names"] == [
+        n for n, own in zip(data.taxonomy.names, member, strict=True) if own
+    ]
+    shown = found.where(level="types", intervention="examples", placebo="")[0]
+    shots = prompts.demonstrations(data, "Power", 1, 2)
+    np.testing.assert_allclose(found.states(shown)[1].state, elicit.rate(model, asked, shots=shots).state, atol=2e-5)
+    with pytest.raises(errors.InputError, match="examples: shots is no edit"):
+        found.edit(shown, model)
+    with pytest.raises(errors.InputError, match="unknown column 'targt'; did you mean 'target'"):
+        found.where(targt="Power")
+
+
+def test_what_lies_beside_the_table(whole):
+    _, found = whole
+    names = sorted(path.name for path in (found.folder / "states").iterdir())
+    assert "pocket-unedited.npz" in names
+    assert "pocket-vector-towards-Power-0.5-strength.npz" in names
+    row = found.where(level="types", intervention="vector", amount=0.5, placebo="")[0]
+    own = states.load(found.folder / "states" / "pocket-vector-towards-Power-0.5-strength.npz")
+    np.testing.assert_array_equal(own.state, found.states(row)[1].state)
+    edit = models.load_edit(found.folder / "edits" / "pocket-sft-towards-Power-6-steps", models.load("pocket"))
+    assert set(edit.lora)
+    times = (found.folder / "time.csv").read_text().splitlines()
+    assert len(times) == 1 + len(runner.Planned(*whole[0].planned).pieces())
+    same = study.open_study(found.folder)
+    assert same.rows == found.rows
+    assert same.comparisons == found.comparisons
+
+
+def test_nothing_is_made_twice(whole, tmp_path):
+    first, found = whole
+    again = study.run(study.plan(found.design))
+    assert (again.made, again.reused) == (0, first.made)
+    before = (found.folder / "results.csv").read_bytes()
+    study.write(again)
+    assert (found.folder / "results.csv").read_bytes() == before
+    # Another study that shares its pieces: one strength is new, and one intervention is called otherwise.
+    own = dict(found.design.interventions)
+    changed = {"renamed": own["vector"], "examples": dataclasses.replace(own["examples"], counts=(2, 4))}
+    other = dataclasses.replace(
+        found.design, out=str(tmp_path / "b"), pieces=str(found.folder / "pieces"), interventions=changed
+    )
+    planned = study.plan(other)
+    shelf = runner.shelf_of(other)
+    new = [piece for piece in planned.pieces() if not shelf.has(piece)]
+    assert {piece.kind for piece in new} == {"state", "result", "placebo", "comparison"}
+    assert [p.label for p in new if p.kind == "state"] == [
+        "pocket: examples towards Power, 4 examples",
+        "pocket: examples towards Power, 4 examples, neutral shots 1",
+    ]
+
+
+def test_a_kill_loses_nothing_and_changes_no_bit(whole, tmp_path):
+    _, found = whole
+    own = tmp_path / "k"
+    file = tmp_path / "study.yaml"
+    file.write_text(TEXT.format(out=own))
+    command = [sys.executable, "-m", "vatjax", "run", str(file)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ)
+    for line in process.stderr:
+        if ": 7 of " in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stderr.close()
+    assert process.returncode == -signal.SIGKILL
+    ran = study.run(study.plan(design(own)))
+    assert ran.reused >= 7
+    assert ran.made > 7
+    study.write(ran)
+    for name in ("results.csv", "comparisons.csv"):
+        assert (own / name).read_bytes() == (found.folder / name).read_bytes()
+
+
+def test_a_group_that_was_cut_in_two_gives_the_same_bits(whole, tmp_path):
+    """What a kill between two pieces of a group leaves: the rest is computed among the same others."""
+    _, found = whole
+    own = dataclasses.replace(found.design, out=str(tmp_path / "c"))
+    kinds = {"vector": own.interventions["vector"]}
+    own = dataclasses.replace(own, interventions=kinds)
+    study.run(study.plan(own))
+    shelf, planned = runner.shelf_of(own), study.plan(own)
+    gone = [p for p in planned.pieces() if p.kind == "state" and p.needs][2]
+    kept = (shelf.place(gone) / "state.npz").read_bytes()
+    for file in shelf.place(gone).iterdir():
+        file.unlink()
+    again = study.run(planned)
+    assert again.made == 1
+    assert (shelf.place(gone) / "state.npz").read_bytes() == kept
+
+
+def test_what_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
+    own = design(tmp_path / "f")
+    own = dataclasses.replace(own, interventions={k: own.interventions[k] for k in ("examples", "vector")})
+    real = elicit.states_under
+
+    def broken(model, asked, changes, how=None, **options):
+        raise ValueError("no\nluck")
+
+    monkeypatch.setattr(elicit, "states_under", broken)
+    said = []
+    found = study.write(study.run(study.plan(own), said.append))
+    assert [row["intervention"] for row in found.where(level="types", placebo="")] == ["examples"]
+    assert "ValueError: no (in full in " in found.failed[0]
+    assert found.failed[-1].endswith("pieces that need them")
+    assert len(said) == len(found.failed) - 1
+    trace = found.failed[0].split("in full in ")[1].rstrip(")")
+    assert "no\nluck" in pathlib.Path(trace).read_text()
+
+    sizes = []
+
+    def small(model, asked, changes, how=None, **options):
+        sizes.append(len(changes))
+        if len(changes) > 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return real(model, asked, changes, how, **options)
+
+    monkeypatch.setattr(elicit, "states_under", small)
+    ran = study.run(study.plan(own))
+    assert ran.failed == {}
+    assert sizes[0] == 6
+    assert max(sizes[1:]) <= 3
+
+
+def test_one_run_at_a_time_and_one_study_a_folder(whole, tmp_path):
+    _, found = whole
+    with (
+        runner._claimed(found.folder),
+        pytest.raises(errors.InputError, match=rf"a run is at work there: process {os.getpid()} on "),
+    ):
+        study.run(study.plan(found.design))
+    other = dataclasses.replace(found.design, scenes=12)
+    with pytest.raises(errors.InputError, match="another study is there: it differs in scenes; give another out"):
+        runner.begin(other, found.folder)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "notes.txt").write_text("mine")
+    with pytest.raises(errors.InputError, match="something is there that is no study"):
+        runner.begin(other, tmp_path / "x")
+    with pytest.raises(errors.InputError, match="no study there"):
+        study.open_study(tmp_path / "x")
+    runner.begin(design(tmp_path / "y"), tmp_path / "y")
+    with pytest.raises(errors.InputError, match="a study without results: run it to its end"):
+        study.open_study(tmp_path / "y")
+
+
+def test_a_clock_that_jumps_takes_no_folder_away(whole, monkeypatch):
+    import time
+
+    _, found = whole
+    now = time.time()
+    with runner._claimed(found.folder) as claim:
+        monkeypatch.setattr(time, "time", lambda: now - 86_400)  # back by a day
+        assert claim.renew()
+        with pytest.raises(errors.InputError, match="a run is at work there"):
+            runner._claimed(found.folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kind: shot", "unknown choice 'shot'; did you mean 'shots'"),
+        ("kind: shots, strengths: [1]", "strengths: an intervention of the kind shots has no such setting"),
+        ("kind: conva, operator: set", "operator: an intervention of the kind conva has no such setting"),
+        ("kind: residual, strengths: [0, 1]", "strengths: 0 is the model itself"),
+        ("kind: residual, strengths: [1, 1]", "strengths: expected at least one, and none twice"),
+        ("kind: shots, counts: [0]", "counts: expected at least 1 example"),
+        ("kind: tax-aware", "training.price.weight: a tax-aware training needs a price above 0"),
+        ("kind: dpo, training: {price: {weight: 1}}", "training.price: dpo has none"),
+        ("kind: sft, training: {steps: 10, checkpoints: 3}", "checkpoints: expected a number that divides the steps"),
+        ("kind: sft, training: {trained: {what: whole}}", "trained: a study keeps what it trains as edits"),
+        ("kind: instruction, wording: plane", "unknown wording 'plane'"),
+    ],
+)
+def test_an_intervention_that_can_not_be_is_named_with_its_line(text, message):
+    whole_text = TEXT.format(out="x") + f"  other: {{{text}}}\n"
+    with pytest.raises(errors.InputError) as found:
+        config.parse(Design, whole_text, "study.yaml")
+    assert message in str(found.value)
+    assert "study.yaml:12" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets: [power]": "targets: [pwer]"}, "did you mean 'Power'"),
+        ({"models: [pocket]": "models: [pockt]"}, "pockt: no such folder"),
+        ({'layers: ["0"]': 'layers: ["7"]'}, "layer 7: the model has layers 0 to 3"),
+        ({"  vector:": "  examples:"}, "the key 'interventions.examples' is given twice"),
+        ({"placebos: 1": "placebos: -1"}, "placebos: expected 0 or more, found -1"),
+        ({"scenes: 16": "directions: []"}, "directions: expected at least one"),
+        ({"scenes: 16": "how: {protocol: labelled}"}, "a study asks paired, dense or stated"),
+        ({"scenes: 16": "items: {type: [Security]}"}, "no pair of Power among the "),
+    ],
+)
+def test_a_study_that_can_not_be_is_one_message(capsys, tmp_path, change, message):
+    text = TEXT.format(out=tmp_path / "z")
+    for old, new in change.items():
+        assert old in text
+        text = text.replace(old, new)
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    status, out, err = run(capsys, "run", str(file))
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "z").exists()
+
+
+def test_a_folder_that_can_not_be_written_to(capsys, tmp_path):
+    file = tmp_path / "study.yaml"
+    (tmp_path / "plain").write_text("")
+    file.write_text(TEXT.format(out=tmp_path / "plain" / "z"))
+    status, _, err = run(capsys, "run", str(file))
+    assert status == 2
+    assert "not a directory" in err
+
+
+def test_the_command_says_what_is_to_be_done_and_what_was(capsys, whole, tmp_path):
+    _, found = whole
+    file = tmp_path / "study.yaml"
+    file.write_text(TEXT.format(out=found.folder))
+    status, out, _ = run(capsys, "run", str(file), "--dry-run", "--json")
+    plan = json.loads(out)
+    assert status == 0
+    assert all(piece["there"] for piece in plan["pieces"])
+    assert not any(piece["tokens"] for piece in plan["pieces"])
+    status, out, _ = run(capsys, "run", str(file), "--out", str(tmp_path / "new"), "--dry-run", "--json")
+    fresh = json.loads(out)
+    assert {piece["kind"] for piece in fresh["pieces"]} == {
+        "edit",
+        "training",
+        "state",
+        "result",
+        "placebo",
+        "comparison",
+    }
+    for piece in fresh["pieces"]:
+        assert (piece["tokens"] > 0) == (piece["kind"] in ("training", "state") or "finding it" in piece["label"])
+    assert not (tmp_path / "new").exists()
+    status, out, _ = run(capsys, "run", str(file))
+    assert status == 0
+    assert "0 pieces made" in out
+    assert str(found.folder / "report.html") in out
+    assert [line for line in out.splitlines() if len(line) > 100 and str(found.folder) not in line] == []
+
+
+# Parts --------------------------------------------------------------------------------------------------------------
+
+
+def test_addresses_hang_on_what_decides_and_on_nothing_else(tmp_path):
+    one = Piece("state", "a", {"x": 1}, {"edit": Piece("edit", "e", {"y": 2})})
+    same = Piece("state", "called otherwise", {"x": 1}, {"edit": Piece("edit", "f", {"y": 2})}, task=3)
+    assert one.address == same.address
+    assert one.address != Piece("state", "a", {"x": 1}, {"edit": Piece("edit", "e", {"y": 3})}).address
+    assert one.address != Piece("state", "a", {"x": 1}).address
+    assert one.address != Piece("result", "a", one.decides, one.needs).address
+    assert [piece.kind for piece in ordered([one, same])] == ["edit", "state"]
+    shelf = Shelf(tmp_path)
+    assert not shelf.has(one)
+    shelf.put(one, 1.5, {"jax": "x"})
+    assert shelf.has(same)
+    assert shelf.seconds(one) == 1.5
+    (shelf.place(one) / "piece.json").write_text("{")
+    with pytest.raises(errors.InputError, match=r"piece\.json: damaged; remove "):
+        shelf.json(one, "piece.json")
+
+
+def test_what_decides_each_kind_of_piece():
+    """A change of a setting changes what hangs on it, and no more."""
+    data = items.bundled()
+    _, asked = data.split()
+
+    def addresses(**changes):
+        made = arms.expand(dataclasses.replace(design("x"), **changes), "pocket", "w", data, asked)
+        return {piece.label: piece.address for piece in ordered(made.pieces())}
+
+    base = addresses()
+
+    def changed(**changes):
+        new = addresses(**changes)
+        return {label for label in base if new.get(label) != base[label]}
+
+    assert changed(out="y", pieces="z") == set()
+    only = changed(resamples=200)
+    assert only
+    assert all("its numbers" in label for label in only)
+    own = design("x").interventions
+    later = dict(own, sft=dataclasses.replace(own["sft"], training=dataclasses.replace(own["sft"].training, rows=8)))
+    assert all("sft" in label for label in changed(interventions=later))
+    swept = dict(own, vector=Intervention("residual", layers=("0",), strengths=(0.5, 1.0, 3.0)))
+    assert "pocket: unedited" not in changed(interventions=swept)
+    assert changed(seeds=(1,)) >= {"pocket: vector towards Power: finding it"} - set(addresses(seeds=(1,)))
+
+
+def test_between_levels_an_intervention_is_between_its_levels():
+    one, two = np.full((3, 2), 1.0, np.float32), np.full((3, 2), 3.0, np.float32)
+    np.testing.assert_allclose(numbers.at_gain([one, two], [1.0, 2.0], 0.5), 0.5 * one)
+    np.testing.assert_allclose(numbers.at_gain([one, two], [1.0, 2.0], 1.5), (one + two) / 2)
+    np.testing.assert_allclose(numbers.at_gain([one, two], [1.0, 2.0], 2.0), two)
+    # The first level that has as much counts, also where a later one has less again.
+    np.testing.assert_allclose(numbers.at_gain([two, one], [2.0, 1.0], 1.0), two / 2)
+    with pytest.raises(errors.InputError, match="a gain of 3 is not reached: the highest is 2"):
+        numbers.at_gain([one, two], [1.0, 2.0], 3.0)
+
+
+def test_resolved_designs_come_back():
+    own = design("x")
+    assert config.parse(Design, config.to_yaml(own), "again") == own
+    shipped = config.read(Design, "configs/quickstart.yaml")
+    assert config.parse(Design, config.to_yaml(shipped), "again") == shipped
+
+
+def test_targets_by_sets_and_spellings():
+    taxonomy = items.bundled().taxonomy
+    assert design("x", targets=("types",)).aims(taxonomy) == taxonomy.types
+    assert design("x", targets=("values", "social power")).aims(taxonomy) == taxonomy.names
+    assert len(design("x", targets=("all",)).aims(taxonomy)) == 66
+    assert design("x", targets=("openness",)).aims(taxonomy)[0] in taxonomy.groups
+
+
+def test_a_report_is_written_again_from_the_folder(capsys, whole):
+    _, found = whole
+    status, out, _ = run(capsys, "report", str(found.folder), "--portraits", "1")
+    assert status == 0
+    page = (found.folder / "report.html").read_bytes()
+    assert out.strip() == str(found.folder / "report.html")
+    report.write(found, 1)
+    assert (found.folder / "report.html").read_bytes() == page
+    assert store.path(found.folder / "figures").exists()
