@@ -19,7 +19,8 @@ main { max-width: 62rem; margin: 0 auto; padding: 1.25rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.2rem; margin: 2.25rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.25rem 0 .4rem; }
-h1, h2, h3, p, li, summary { overflow-wrap: anywhere; }
+h1, h2, h3, p, li, summary, pre { overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; font-size: .8rem; }
 a { color: var(--link); }
 nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
 .dim { color: var(--dim); font-size: .9rem; }

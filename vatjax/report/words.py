@@ -77,15 +77,16 @@ def untold(aims: Sequence[Aim]) -> list[str]:
         )
     like = [row for row in rows if row["over_placebo"] and (row["over_placebo_gain_low"] or 0) <= 0]
     if like:
-        found.append(f"{len(like)} arms do not gain more than their placebo: {_names(like)}.")
+        found.append(f"No more than their placebo gain {_several(len(like), 'arm')}: {_names(like)}.")
     nvat = [row for row in rows if row["over_placebo_nvat_p"] is not None and row["over_placebo_nvat_p"] > 0.05]
     if nvat:
         found.append(
-            f"In {len(nvat)} arms the co-movement is no other than that under a placebo: what any push does to this model."
+            f"In {_several(len(nvat), 'arm')} the co-movement is no other than that under a placebo: what any push does to this model."
         )
     broken = [row for row in rows if row["broken"]]
     if broken:
-        found.append(f"{len(broken)} arms leave the model broken: {_names(broken)}.")
+        verb = "leaves" if len(broken) == 1 else "leave"
+        found.append(f"{_several(len(broken), 'arm')} {verb} the model broken: {_names(broken)}.")
     return found
 
 
@@ -112,6 +113,13 @@ def choices(study: Study) -> list[str]:
         gain, nvat = (max(row[f"wording_{key}_sd"] or 0 for row in spread) for key in ("gain", "nvat"))
         found.append(
             f"Over the wordings gains differ by up to {gain:.2f} and nVAT by up to {nvat:.2f} (standard deviations)."
+        )
+    firm = [row for row in study.rows if row["agreement_kendall"] is not None]
+    if firm:
+        least = [min(row[key] for row in firm if row[key] is not None) for key in ("agreement_80", "agreement_kendall")]
+        found.append(
+            f"Rankings by VAT agree with those on 80 % of the scenes by at least {least[0]:.2f}, and with those by Kendall's "
+            f"tau-b by at least {least[1]:.2f} (rank correlations)."
         )
     return found
 

@@ -221,6 +221,8 @@ class _Expansion:
             "placebo": bool(arm.placebo),
             "taxonomy": list(self.items.taxonomy.names),
         }
+        if design.robust and not arm.placebo:
+            decides["robust"] = True
         return Piece("result", f"{arm}: its numbers", decides, needs, arm)
 
     def placebo(self, arm: Arm, name: str, draws: list[Arm], states: dict[tuple[Arm | None, str], Piece]) -> Piece:

@@ -258,6 +258,9 @@ class Design:
     """Draws of the bootstrap and of the null."""
     reading: Reading = "rms"
     """Of nVAT."""
+    robust: bool = False
+    """Also repeat each coupling on 80 % of the scenes, by Kendall's tau-b in place of Spearman's rho, and compare the ranking
+    of types by their own VAT with that by their values'."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights."""
     pieces: str = ""

@@ -53,6 +53,7 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
     content |= _answered(piece, shelf, wordings)
     content["agreement"] = _agreement(piece, shelf, wordings)
     content["wordings"] = _wordings(piece, shelf, wordings, taxonomy, cell)
+    content["robust"] = _robust(found, taxonomy, cell.seed) if piece.decides.get("robust") else None
     return content
 
 
@@ -141,6 +142,26 @@ def _wordings(
         one = metrics.tax(jnp.asarray(x), jnp.asarray(y), jnp.asarray(taxonomy.columns(cell.target)), cell.sign)
         found[wording] = {"gain": _number(one.gain), "nvat": _number(one.nvat)}
     return found
+
+
+def _robust(found: analysis.Analysis, taxonomy: Taxonomy, seed: int) -> dict[str, Any]:
+    """What becomes of the coupling on fewer scenes, under another correlation, and at the other level."""
+    before, after = (states.align(one, taxonomy) for one in (found.joined.pre, found.joined.post))
+    shift = np.where(before.mask & after.mask, np.float32(after.state) - np.float32(before.state), np.nan)
+    clusters = found.joined.pre.clusters
+    taxes: dict[str, jax.Array] = {}
+    content: dict[str, Any] = {}
+    for level in analysis.LEVELS:
+        x = jnp.asarray(taxonomy.aggregate(shift, ~np.isnan(shift), level), jnp.float32)
+        repeated = metrics.robustness(x, clusters, jax.random.key(seed))
+        taxes[level] = metrics.vat(metrics.spearman(x))
+        content[level] = {
+            "nvat_80": {"low": _number(repeated.nvat.low), "high": _number(repeated.nvat.high)},
+            "agreement_80": _number(repeated.agreement),
+            "agreement_kendall": _number(metrics.agreement(taxes[level], metrics.vat(metrics.kendall(x)))),
+        }
+    both = _number(metrics.types_against_values(taxes["types"], taxes["values"], taxonomy.type_of))
+    return {**content, "agreement_levels": both}
 
 
 # Two interventions --------------------------------------------------------------------------------------------------

@@ -171,6 +171,7 @@ def _row(arm: Arm, content: Mapping[str, Any], level: str) -> Row:
     ipsatised = own["ipsatised"]
     wordings = content["wordings"].values() if level == "types" else ()
     order = own["order_test"] or {}
+    robust = (content["robust"] or {}).get(level, {})
     return {
         **_named(arm),
         "level": level,
@@ -202,6 +203,11 @@ def _row(arm: Arm, content: Mapping[str, Any], level: str) -> Row:
         "broken": content["broken"],
         "wording_gain_sd": _spread(one["gain"] for one in wordings),
         "wording_nvat_sd": _spread(one["nvat"] for one in wordings),
+        "nvat_80_low": robust.get("nvat_80", {}).get("low"),
+        "nvat_80_high": robust.get("nvat_80", {}).get("high"),
+        "agreement_80": robust.get("agreement_80"),
+        "agreement_kendall": robust.get("agreement_kendall"),
+        "agreement_levels": (content["robust"] or {}).get("agreement_levels"),
     }
 
 

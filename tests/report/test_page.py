@@ -1,0 +1,276 @@
+"""The report: nothing in it is fetched or cut off, what comes from data stays text, and its words are those of its numbers."""
+
+import csv
+import dataclasses
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from vatjax import analysis, items, organism, report, store
+from vatjax.report import chosen, figures, page, words
+from vatjax.study import Study, results
+from vatjax.study.arms import Arm, Cell
+from vatjax.study.design import Design, Intervention, Lessons
+
+DATA = items.bundled()
+_, TEST = DATA.split()
+SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::3])))
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+EVIL = '<script>alert("x")</script>&$x$'
+
+
+class Made(Study):
+    """A study whose results are in memory."""
+
+    def result(self, row):
+        """As they were made."""
+        return self.contents[row["intervention"], row["amount"], row["placebo"], row["draw"]]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Planted states under planted pushes, as though they had been measured; names are as evil as data can be."""
+    folder = tmp_path_factory.mktemp("report")
+    kinds = {
+        "examples with a long name": Intervention("shots", counts=(2, 8)),
+        "vector": Intervention("residual", strengths=(0.5, 1.0)),
+        "dpo": Intervention("dpo", training=Lessons(steps=30, checkpoints=3)),
+    }
+    design = Design(models=(EVIL,), interventions=kinds, out=str(folder), targets=("Power",), resamples=100)
+    world, random = organism.world("pocket"), np.random.default_rng(0)
+    before = organism.state(world, SOME, random=random)
+    rows, contents = [], {}
+    for name, what in kinds.items():
+        cell = Cell(EVIL, name, what, "Power", "express", 0)
+        for place, level in enumerate(what.levels(), 1):
+            for placebo in ("", "random"):
+                size = 0.0 if placebo else place / len(what.levels())
+                persona = organism.Persona("Power", 1, size)
+                after = organism.state(world, SOME, persona=persona, random=random)
+                levels = ("types",) if placebo else analysis.LEVELS
+                found = analysis.analyse(
+                    before, after, DATA.taxonomy, "Power", 1, resamples=100, levels=levels, order=False
+                )
+                estimate = {"estimate": 0.5, "low": 0.4, "high": 0.6}
+                content = analysis.as_json(found) | {
+                    "success": {**estimate, "before": 0.3},
+                    "leakage": estimate,
+                    "utility_loss": estimate,
+                    "agreement": None,
+                    "wordings": {},
+                    "robust": None,
+                    "mass": 0.3 if name == "dpo" and place == 3 else 0.98,
+                    "perplexity": None,
+                    "broken": name == "dpo" and place == 3,
+                }
+                arm = Arm(cell, level, placebo)
+                contents[name, level, placebo, 0] = content
+                for own in levels:
+                    blind = {"over_placebo": "", **results._three("over_placebo_gain", {}), "over_placebo_nvat_p": None}
+                    rows.append(results._row(arm, content, own) | blind)
+    results._discoveries(rows)
+    results._front(rows)
+    same = {"model": EVIL, "target": "Power", "direction": "express", "seed": 0, "same_gain": 0.5}
+    off = {"off_target": 0.2, "off_target_low": 0.1, "off_target_high": 0.3}
+    against = [{**same, "one": "vector", "other": "dpo", "at": "same gain", **off}]
+    time = {"seconds": 1.5, "vatjax": "1", "jax": "2", "python": "3", "device": EVIL, "system": "s"}
+    with open(folder / "time.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(time))
+        writer.writeheader()
+        writer.writerow(time)
+    store.commit(folder / "study.yaml", f"models: ['{EVIL}']\n".encode())
+    made = Made(folder, design, rows, against, [f"{EVIL}: failed"], [])
+    object.__setattr__(made, "contents", contents)
+    return made
+
+
+@pytest.fixture(scope="module")
+def written(study):
+    """The page."""
+    return report.write(study).read_text()
+
+
+class Reader(html.parser.HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.ids, self.said = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key in ("href", "src", "xlink:href"):
+                self.links.append(value)
+            if key == "id":
+                self.ids.append(value)
+            assert not key.startswith("on")
+
+    def handle_data(self, data):
+        self.said.append(data)
+
+
+def test_nothing_is_fetched_and_nothing_runs(written):
+    found = Reader(written)
+    assert "script" not in found.tags
+    assert "link" not in found.tags
+    assert all(link.startswith(("#", "data:")) for link in found.links)
+    assert {link[1:] for link in found.links if link.startswith("#")} <= set(found.ids)
+    assert len(found.ids) == len(set(found.ids))
+    assert "url(http" not in written
+    assert "@import" not in written
+    assert found.tags.count("svg") == 5  # the plane, the courses, and three arms
+    assert EVIL in "".join(found.said)
+    assert '<script>alert("x")' not in written
+
+
+def test_a_page_is_the_same_every_time(study, written):
+    assert report.write(study).read_text() == written
+
+
+def test_figures_are_files_too(study, written):
+    names = sorted(path.name for path in (study.folder / "figures").iterdir())
+    assert len(names) == 10
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in (study.folder / "figures").glob("*.png"))
+    assert all(b"<svg" in path.read_bytes() for path in (study.folder / "figures").glob("*.svg"))
+    assert figures.INK not in written.split("</style>")[1]
+
+
+def test_words_are_those_of_the_numbers(study, written):
+    aim = chosen.aims(study)[0]
+    said = dict(line.split(": ", 1) for line in words.moved(aim))
+    best = aim.spokesmen()["examples with a long name"]
+    assert best["amount"] == 8
+    assert f"Power gained {best['gain']:+.2f}" in said["examples with a long name (8 examples)"]
+    assert aim.spokesmen()["dpo"]["amount"] == 20  # at 30 steps it is broken
+    untold = words.untold([aim])
+    assert any(line.startswith("1 arm leaves the model broken: dpo +Power (30 steps)") for line in untold)
+    assert list(words.contests(study, aim)) == ["At a gain of 0.50 dpo moves the others less than vector, by 0.20 GND."]
+    drift = list(words.drift(study, aim))
+    assert re.fullmatch(
+        r"dpo: half of the target's values had 95 % of their last shift by step 30, .* of 30\.", drift[0]
+    )
+    blank = dict(best, resolved=False)
+    assert "can't be told from 0, so nothing is said about its price" in words._did(blank, "Power")
+    blank = dict(best, nvat_p=0.4)
+    assert words._did(blank, "Power").endswith("That values moved together can't be told from noise.")
+
+
+def test_what_is_left_out_is_said(study):
+    text = report.write(study, portraits=1).read_text()
+    assert "2 more arms have no figure of their own here." in text
+    assert Reader(text).tags.count("svg") == 3
+
+
+def test_pieces_of_the_page_escape():
+    assert page.escaped('<a b="c">\'') == "&lt;a b=&quot;c&quot;&gt;&#x27;"
+    for made in (
+        page.heading(EVIL, 2, EVIL),
+        page.paragraph(EVIL),
+        page.listed([EVIL]),
+        page.links([(EVIL, EVIL)]),
+        page.table([EVIL], [("", [EVIL])], EVIL),
+        page.folded(EVIL, []),
+        page.figure(page.Figure(b"<svg ></svg>", EVIL), 1),
+        page.page(EVIL, []).decode(),
+    ):
+        assert "<script" not in made
+        assert "&lt;script&gt;" in made
+
+
+MEASURE = """
+<script>
+window.addEventListener("load", () => {
+  for (const one of document.querySelectorAll("details")) one.open = true;
+  const cut = [];
+  for (const one of document.querySelectorAll("h1, h2, h3, p, li, summary, td, th, figcaption, a, pre")) {
+    if (one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).display !== "inline") cut.push(one.textContent);
+    const box = one.getBoundingClientRect();
+    if (!one.closest(".wide") && box.right > window.innerWidth + 1) cut.push(one.textContent);
+  }
+  for (const drawing of document.querySelectorAll("svg")) {
+    const frame = drawing.getBoundingClientRect();
+    for (const one of drawing.querySelectorAll("g[id*='text']")) {
+      const box = one.getBoundingClientRect();
+      const inside = box.left >= frame.left - 1 && box.right <= frame.right + 1;
+      if (!inside || box.top < frame.top - 1 || box.bottom > frame.bottom + 1) cut.push("drawn: " + one.id);
+    }
+  }
+  const found = document.createElement("pre");
+  found.id = "measured";
+  found.textContent = JSON.stringify({
+    cut, width: window.innerWidth, wide: document.documentElement.scrollWidth, texts: document.querySelectorAll("g[id*='text']").length
+  });
+  document.body.append(found);
+  if (window.parent !== window) window.parent.postMessage(found.textContent, "*");
+});
+</script>
+"""
+
+
+# A browser's window is no narrower than 500 pixels, a frame in it is.
+PHONE = """<!DOCTYPE html><iframe src="{name}" width="{width}" height="800" style="border: 0"></iframe>
+<pre id="measured"></pre><script>
+window.addEventListener("message", (event) => document.querySelector("#measured").textContent = event.data);
+</script>"""
+
+
+def browse(where, width, *more):
+    if width < 500:
+        frame = where.parent / f"frame-{where.name}"
+        frame.write_text(PHONE.format(name=where.name, width=width))
+        where = frame
+    command = [
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+    ]
+    command += [
+        f"--window-size={max(width, 500)},900",
+        "--virtual-time-budget=20000",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        *more,
+    ]
+    done = subprocess.run([*command, where.as_uri()], capture_output=True, text=True, timeout=180, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to render the report with")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_cut_off_in_a_browser(written, width, tmp_path):
+    plain = tmp_path / "plain.html"
+    plain.write_text(written)
+    dom, errors = browse(plain, width)
+    assert errors == []
+    assert "</html>" in dom
+    for scheme in ("light", "dark") if width > 500 else ("light",):
+        shown = tmp_path / f"{scheme}.html"
+        without = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", written)
+        shown.write_text(without.replace("</main>", f"</main>{MEASURE}"))
+        dom, errors = browse(shown, width, *(["--force-dark-mode"] if scheme == "dark" else []))
+        assert errors == []
+        found = json.loads(re.search(r'<pre id="measured">(.*?)</pre>', dom, re.DOTALL)[1].replace("&quot;", '"'))
+        assert found["width"] == width
+        assert found["wide"] <= width
+        assert found["texts"] > 100
+        assert found["cut"] == []
+
+
+def test_a_study_without_any_row_has_a_page(study, tmp_path):
+    store.commit(tmp_path / "time.csv", b"")
+    store.commit(tmp_path / "study.yaml", b"models: [x]\n")
+    empty = dataclasses.replace(Study(tmp_path, study.design, [], [], ["everything: failed"], []))
+    text = report.write(empty).read_text()
+    assert "everything: failed" in text
