@@ -106,7 +106,7 @@ def main() -> None:
         side.take(np.flatnonzero(np.isin(side.scene_of, drawn.permutation(np.unique(side.scene_of))[: given.scenes])))
         for side in sides
     )
-    records = train.from_items(everything, given.target, way, "preferences", test=given.test, seed=given.split)
+    records = train.lessons(model, everything, given.target, way, "preferences", test=given.test, seed=given.split)
     data = train.with_reference(model, train.lay(train.tokenised(model, records), given.rows))
     print(
         f"{len(records)} pairs, {given.steps} steps of {given.rows}, {given.seeds} seeds; {given.direction} {given.target}"

@@ -1,8 +1,10 @@
 """Training: SFT and preference losses as pure steps on any model, and low-rank changes that come back as edits.
 
-from vatjax import models, train
+from vatjax import items, models, train
 
 model = models.load("pocket")
+records = train.lessons(model, items.bundled(), "Power", -1, "preferences")
+data = train.with_reference(model, train.lay(train.tokenised(model, records), rows=16))
 state = train.begin(model, train.Lora(rank=8), train.Adam(rate=1e-3), steps=100)
 for batch in itertools.islice(train.batches(data), 100):
     state, logs = train.step(state, batch, loss=train.dpo(beta=0.1))
@@ -12,7 +14,7 @@ edit = train.result(state)
 from vatjax.train.anchors import Anchors, anchors
 from vatjax.train.checkpoints import Checkpoints
 from vatjax.train.evaluation import evaluate, measure
-from vatjax.train.examples import Record, from_items, shuffled, tokenised, with_others
+from vatjax.train.examples import Record, from_items, lessons, shuffled, tokenised, with_others
 from vatjax.train.forward import Memory, text_log_probs
 from vatjax.train.loop import Course, Diverged, Finished, run
 from vatjax.train.losses import (
@@ -85,6 +87,7 @@ __all__ = [
     "ipo",
     "kto",
     "lay",
+    "lessons",
     "measure",
     "memory_of",
     "orpo",

@@ -16,9 +16,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from vatjax import errors, names, prompts, store, tables
+from vatjax.elicit import asking
 from vatjax.items import Items
 from vatjax.models import Model, tokens
-from vatjax.prompts import Chat
+from vatjax.prompts import Chat, How
 from vatjax.train.rows import Example
 
 Lesson = Literal["actions", "judgements", "preferences"]
@@ -165,6 +166,32 @@ def from_items(
         )
         for i, row in enumerate(rows)
     ]
+
+
+def lessons(
+    model: Model,
+    items: Items,
+    target: str,
+    direction: int = 1,
+    lesson: Lesson = "actions",
+    how: How | None = None,
+    test: float = 0.25,
+    seed: int = 0,
+) -> list[Record]:
+    """`from_items` in the words in which a model is asked for its ratings: in its chat template, where it has one.
+
+    A chat model that learns from plain text learns about plain text: its ratings move by chance.
+
+    Args:
+        model: the model.
+        items, target, direction, lesson: as in `from_items`.
+        how: the question.
+        test, seed: of the division by scene.
+    """
+    how = how or How()
+    chat = asking.template(model, how)
+    end = "" if chat is None else tokens.turn_end(model.tokenizer, **how.template)
+    return from_items(items, target, direction, lesson, chat, end, test, seed)
 
 
 def shuffled(records: Sequence[Record], seed: int = 0) -> list[Record]:

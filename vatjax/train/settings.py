@@ -229,7 +229,7 @@ def records(model: Model, training: Training, items: Items, loss: Loss) -> list[
         )
         found = lessons.read(training.file, chat, full)
     else:
-        found = _of_items(model, training, items, loss, chat, how)
+        found = _of_items(model, training, items, loss, how)
     wanted = 2 if loss.kind == "pairs" else 1
     if len(found[0].texts) != wanted:
         what = "a chosen and a rejected text" if wanted == 2 else "one completion"
@@ -245,19 +245,15 @@ def records(model: Model, training: Training, items: Items, loss: Loss) -> list[
     return found
 
 
-def _of_items(
-    model: Model, training: Training, items: Items, loss: Loss, chat: prompts.Chat | None, how: How
-) -> list[Record]:
+def _of_items(model: Model, training: Training, items: Items, loss: Loss, how: How) -> list[Record]:
     source, way = training.source, training.way
-    end = "" if chat is None else tokens.turn_end(model.tokenizer, **how.template)
     lesson: Lesson = training.lesson or ("preferences" if loss.kind == "pairs" else "actions")
-    options: dict[str, Any] = {"chat": chat, "end": end, "test": source.test, "seed": source.seed}
-    found = lessons.from_items(items, training.target, way, lesson, **options)
+    found = lessons.lessons(model, items, training.target, way, lesson, how, source.test, source.seed)
     if loss.kind != "judged":
         return found
     if lesson != "actions":
         raise errors.InputError(f"lesson: kto takes single actions with a verdict, found {lesson}")
-    against = lessons.from_items(items, training.target, -way, lesson, **options)
+    against = lessons.lessons(model, items, training.target, -way, lesson, how, source.test, source.seed)
     return found + [one._replace(good=False) for one in against]
 
 
