@@ -53,7 +53,18 @@ LONG = (
 
 # Files whose programs run for milliseconds, and take seconds to compile: the compiler does less for them, unless every test
 # is asked for.
-PLAIN = ("test_tax", "test_steer_command", "metrics", "models", "test_scorer", "test_together", "test_step", "test_rows", "test_many", "test_penalty")
+PLAIN = (
+    "test_tax",
+    "test_steer_command",
+    "metrics",
+    "models",
+    "test_scorer",
+    "test_together",
+    "test_step",
+    "test_rows",
+    "test_many",
+    "test_penalty",
+)
 
 
 def pytest_collection_modifyitems(items):

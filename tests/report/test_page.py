@@ -74,7 +74,7 @@ def study(tmp_path_factory):
                 contents[name, level, placebo, 0] = content
                 for own in levels:
                     blind = {"over_placebo": "", **results._three("over_placebo_gain", {}), "over_placebo_nvat_p": None}
-                    rows.append(results._row(arm, content, own) | blind)
+                    rows.append(results._row(arm, content, own, own == "types") | blind)
     results._discoveries(rows)
     results._front(rows)
     same = {"model": EVIL, "target": "Power", "direction": "express", "seed": 0, "same_gain": 0.5}
@@ -149,7 +149,7 @@ def test_words_are_those_of_the_numbers(study, written):
     said = dict(line.split(": ", 1) for line in words.moved(aim))
     best = aim.spokesmen()["examples with a long name"]
     assert best["amount"] == 8
-    assert f"Power gained {best['gain']:+.2f}" in said["examples with a long name (8 examples)"]
+    assert f"Power rose by {best['gain']:.2f}" in said["examples with a long name (8 examples)"]
     assert aim.spokesmen()["dpo"]["amount"] == 20  # at 30 steps it is broken
     untold = words.untold([aim])
     assert any(line.startswith("1 arm leaves the model broken: dpo +Power (30 steps)") for line in untold)
@@ -160,6 +160,8 @@ def test_words_are_those_of_the_numbers(study, written):
     )
     blank = dict(best, resolved=False)
     assert "can't be told from 0, so nothing is said about its price" in words._did(blank, "Power")
+    fell = words._did(dict(best, direction="suppress", off_target_shift=None), "Power")
+    assert fell.startswith(f"Power fell by {best['gain']:.2f} [")
     blank = dict(best, nvat_p=0.4)
     assert words._did(blank, "Power").endswith("That values moved together can't be told from noise.")
 

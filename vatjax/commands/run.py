@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from vatjax import errors
 from vatjax.commands import show
 from vatjax.study.design import Design, Intervention
 
@@ -28,8 +27,6 @@ class Run(Design):
     """Print one JSON document instead of tables."""
 
     def run(self) -> int:
-        if not self.interventions:
-            raise errors.InputError("a study has its interventions in a file: vatjax run configs/quickstart.yaml")
         from vatjax import report, study
 
         design = Design(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Design)})
@@ -103,6 +100,8 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
         tokens = sum(piece["tokens"] for piece in pieces if not piece["there"])
         seconds = sum(piece["seconds"] for piece in pieces if not piece["there"])
         rows.append((group, kind, f"{len(pieces):,}", f"{ready:,}", f"{tokens:,}", show.duration(seconds)))
+    for why in dict.fromkeys(piece["fails"] for piece in costs["pieces"] if piece["fails"]):
+        _told(f"sure to fail: {why}")
     show.table(("", "piece", "how many", "there", "tokens to compute", "at least"), rows, sys.stderr)
 
 
@@ -110,7 +109,7 @@ def _print(opened: Any, ran: Any, page: Any) -> None:
     several = len(opened.design.models) > 1
     rows = [_cells(own, several) for own in _groups(opened.rows)]
     show.table(("", "amount", "gain", "others", "nVAT", "mass"), rows)
-    print("~ not told from 0   others: mean absolute shift of the other types, in points   nVAT: debiased")
+    print("~ not told from 0   others: their mean absolute shift, in points   nVAT: debiased")
     print("* nothing else has more gain at less shift of the others   placebos: the range of their draws")
     for line in opened.failed:
         print(f"FAILED {line}")
@@ -124,7 +123,7 @@ def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     found: dict[Any, list[Mapping[str, Any]]] = {}
     keys = ("model", "intervention", "target", "direction", "seed", "amount", "placebo")
     for row in rows:
-        if row["level"] == "types":
+        if row["headline"]:
             found.setdefault(tuple(row[key] for key in keys), []).append(row)
     return list(found.values())
 

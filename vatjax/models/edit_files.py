@@ -66,7 +66,7 @@ def load_edit(where: str | Path, model: Model) -> Edit:
     Raises:
         InputError: where the folder holds none, and where it is for another model: both are named.
     """
-    folder = Path(where).expanduser()
+    folder = store.path(where)
     facts = edit_facts(folder)
     made, here = facts["model"], _of(model)
     differs = [key for key in ("family", "layers", "width", "hidden") if made.get(key) != here[key]]
@@ -101,7 +101,7 @@ def _check_finite(parts: Mapping[str, Any], what: str) -> None:
 
 def edit_facts(where: str | Path) -> dict[str, Any]:
     """What stands beside an edit's arrays: `positions`, `steps`, `model`, and under `meta` how it was found."""
-    folder = Path(where).expanduser()
+    folder = store.path(where)
     try:
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         if facts["format"] != _FORMAT:

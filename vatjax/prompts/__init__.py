@@ -6,6 +6,7 @@ made.text(0)                                          # a whole prompt; made.lev
 """
 
 from vatjax.prompts.build import Chat, Prompts, Shot, assemble, fields
+from vatjax.prompts.digest import digest
 from vatjax.prompts.examples import actions, demonstrations, judgements, preferences, train_side
 from vatjax.prompts.how import How
 from vatjax.prompts.instruction import instruction, instructions
@@ -28,6 +29,7 @@ __all__ = [
     "assemble",
     "choice",
     "demonstrations",
+    "digest",
     "fields",
     "forgiving",
     "instruction",

@@ -74,6 +74,8 @@ class _Writer:
         says = f"Gain against tax of {aim.title}; grey: placebos; hollow: the model is broken"
         parts.append(self.figure(figures.plane(aim, self.looks), f"plane {aim.name}", says))
         parts.append(self.table(aim))
+        warned = {line for rows in aim.real.values() for row in rows for line in row["warnings"].split("; ") if line}
+        parts.append(page.listed(sorted(warned)))
         contests = list(words.contests(self.study, aim))
         if contests:
             parts += [page.heading("At the same gain", 3), page.listed(contests)]

@@ -12,7 +12,7 @@ _AIM = ("model", "target", "direction", "seed")
 
 
 class Aim(NamedTuple):
-    """Rows that are pushed the same way, at the level of types.
+    """Rows that are pushed the same way, at the level that the target is of.
 
     Attributes:
         model, target, direction, seed: what they have in common.
@@ -51,7 +51,7 @@ def aims(study: Study) -> list[Aim]:
     """The rows of a study, by what they aim at."""
     found: dict[tuple[Any, ...], Aim] = {}
     for row in study.rows:
-        if row["level"] != "types":
+        if not row["headline"]:
             continue
         model, target, direction, seed = key = tuple(row[name] for name in _AIM)
         aim = found.setdefault(key, Aim(model, target, direction, seed, {}, {}))

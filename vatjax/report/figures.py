@@ -89,7 +89,7 @@ def plane(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
         axes[0].step(
             [row["gain"] for row in front],
             [row["off_target_shift"] for row in front],
-            where="post",
+            where="pre",
             color=INK,
             linewidth=1,
             linestyle=":",

@@ -96,8 +96,8 @@ def figure(one: Figure, number: int) -> str:
     svg = one.svg.decode()
     svg = svg[svg.index("<svg") :]
     # Every drawing names its parts alike; on one page the names must differ.
-    for mark in ('id="', 'xlink:href="#', "url(#", 'clip-path="url(#'):
-        svg = svg.replace(mark, f"{mark}f{number}-") if mark != 'clip-path="url(#' else svg
+    for mark in ('id="', 'xlink:href="#', "url(#"):
+        svg = svg.replace(mark, f"{mark}f{number}-")
     for drawn, own in ((INK, "var(--ink)"), (GRID, "var(--line)"), (FAINT, "var(--faint)")):
         svg = svg.replace(drawn, own)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escaped(one.says)}" ', 1)

@@ -31,13 +31,16 @@ def _did(row: Row, target: str) -> str:
     if row["gain"] is None:
         return "no gain could be measured."
     interval = (
-        f"{row['gain']:+.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
+        f"{row['gain']:.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
         if row["gain_low"] is not None
-        else f"{row['gain']:+.2f}"
+        else f"{row['gain']:.2f}"
     )
     if not row["resolved"]:
-        return f"the gain of {target}, {interval}, can't be told from 0, so nothing is said about its price."
-    text = f"{target} gained {interval} points; the other types moved by {row['off_target_shift']:.2f} on average"
+        return f"the gain, {interval}, can't be told from 0, so nothing is said about its price."
+    verb = "rose" if row["direction"] == "express" else "fell"
+    text = f"{target} {verb} by {interval} points"
+    if row["off_target_shift"] is not None:
+        text += f"; the others moved by {row['off_target_shift']:.2f} on average"
     if row["off_target"] is not None:
         text += f" ({row['off_target']:.2f} for each point of gain)"
     text += ". "
@@ -101,7 +104,7 @@ def choices(study: Study) -> list[str]:
         + f"; ratings are {'expected values' if how.reading == 'expected' else 'the likeliest options'}.",
         f"nVAT is read as {design.reading}; its floor and p come from {design.resamples:,} permutations of scenes, its interval "
         "from leaving out one scene at a time.",
-        "Others' shift is the mean over the types that have no part in the target, in rating points. GND divides shifts by the "
+        "Others' shift is the mean over the types that have no part in the target, or over the other values where it is one value, in rating points. GND divides shifts by the "
         "gain, and is given where the gain is told from 0.",
         "R sees what varies from context to context: a shift that is the same in all of them raises the gain and leaves R "
         "where it was.",
@@ -116,7 +119,10 @@ def choices(study: Study) -> list[str]:
         )
     firm = [row for row in study.rows if row["agreement_kendall"] is not None]
     if firm:
-        least = [min(row[key] for row in firm if row[key] is not None) for key in ("agreement_80", "agreement_kendall")]
+        least = [
+            min((row[key] for row in firm if row[key] is not None), default=float("nan"))
+            for key in ("agreement_80", "agreement_kendall")
+        ]
         found.append(
             f"Rankings by VAT agree with those on 80 % of the scenes by at least {least[0]:.2f}, and with those by Kendall's "
             f"tau-b by at least {least[1]:.2f} (rank correlations)."

@@ -7,11 +7,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from vatjax import config, prompts
+from vatjax import config, prompts, store
 from vatjax.elicit import provenance
 from vatjax.items import Items
 from vatjax.study.design import Design, Intervention, Side
 from vatjax.study.pieces import Piece
+from vatjax.train import Training
+from vatjax.values import Taxonomy
 
 UNITS = {"shots": "examples", "instruction": "", "trained": "steps", "edits": "strength"}
 
@@ -38,6 +40,18 @@ class Cell:
     def sign(self) -> int:
         """+1 towards the target, -1 away from it."""
         return 1 if self.direction == "express" else -1
+
+    def key(self, draw: int) -> int:
+        """What a draw of a placebo is drawn with: another number for every cell and draw."""
+        return int(store.address(self.target, self.direction, self.seed, draw)[:7], 16)
+
+    def training(self, design: Design, draw: int | None = None) -> Training:
+        """The training run, or that of a draw of its placebo."""
+        if draw is None:
+            return self.what.run(design, self.model, self.target, self.sign, self.seed)
+        neutral = self.what.placebo_of_training() == "neutral text"
+        seed = self.seed + 1000 * draw if neutral else self.key(draw)  # what is the same for all targets is made once
+        return self.what.run(design, self.model, self.target, self.sign, seed, True)
 
     @property
     def unit(self) -> str:
@@ -102,28 +116,34 @@ def cells(design: Design, model: str, items: Items) -> list[Cell]:
     product = itertools.product(
         design.interventions.items(), design.aims(items.taxonomy), design.directions, design.seeds
     )
-    return [Cell(model, name, what, target, way, seed) for (name, what), target, way, seed in product]
+    return [
+        Cell(model, name, what, target, way, seed)
+        for (name, what), target, way, seed in product
+        if what.kind != "instruction" or seed == design.seeds[0]  # nothing is drawn for it
+    ]
 
 
-def expand(design: Design, model: str, fingerprint: str, items: Items, asked: Items) -> Expanded:
+def expand(design: Design, model: str, identity: str, items: Items, asked: Items) -> Expanded:
     """The pieces of one model.
 
     Args:
         design: the study.
         model: as the design names it.
-        fingerprint: of its weights.
+        identity: of its weights, its configuration and its tokenizer.
         items: all of them.
         asked: those of the test side that are asked about.
     """
-    return _Expansion(design, model, fingerprint, items, asked).whole()
+    return _Expansion(design, model, identity, items, asked).whole()
 
 
 class _Expansion:
-    def __init__(self, design: Design, model: str, fingerprint: str, items: Items, asked: Items) -> None:
+    def __init__(self, design: Design, model: str, identity: str, items: Items, asked: Items) -> None:
         self.design, self.model, self.items = design, model, items
         split = {"test": design.items.test, "seed": design.items.seed}
-        self.found_from = {"weights": fingerprint, "dtype": design.dtype, "items": provenance.digest(items), **split}
-        self.asked = {"weights": fingerprint, "dtype": design.dtype, "items": provenance.digest(asked)}
+        self.taxonomy = store.address(items.taxonomy)
+        common = {"model": identity, "dtype": design.dtype, "taxonomy": self.taxonomy, "prompts": prompts.digest()}
+        self.found_from = {**common, "items": provenance.digest(items), **split}
+        self.asked = {**common, "items": provenance.digest(asked)}
         self.wordings = {one.name: one for one in design.how.wordings()}
 
     def whole(self) -> Expanded:
@@ -166,8 +186,10 @@ class _Expansion:
 
     def training(self, cell: Cell, draw: int | None = None) -> Piece:
         """A training run, with an edit for each step that is measured; or that of a placebo."""
-        run = cell.what.run(self.design, cell.model, cell.target, cell.sign, cell.seed + (draw or 0), draw is not None)
+        run = cell.training(self.design, draw)
         decides = {key: value for key, value in config.to_dict(run).items() if key not in ("model", "source", "dtype")}
+        if run.file:
+            decides["file"] = store.file_address(run.file)
         decides |= {**self.found_from, "marks": list(cell.what.training.marks())}
         label = f"{cell}: training" if draw is None else f"{cell}: training on {run.placebo} {draw + 1}"
         if run.placebo == "neutral text":  # whatever is pushed, that is the same
@@ -190,23 +212,23 @@ class _Expansion:
                 needs["edit"] = self.edit(cell, arm.draw if arm.placebo == "shuffled labels" else None)
                 decides["strength"] = arm.level
                 if arm.placebo == "random":
-                    decides["random"] = arm.draw
+                    decides["random"] = cell.key(arm.draw)
             elif what.trains:
                 needs["training"] = self.training(cell, arm.draw if arm.placebo else None)
                 decides["step"] = arm.level
             else:
-                decides |= self.said(arm)
+                decides["said"] = self.said(arm)
         return Piece("state", label, decides, needs, (arm, wording))
 
     def said(self, arm: Arm) -> dict[str, Any]:
         """What decides examples and instructions."""
         cell = arm.cell
         if cell.what.kind == "instruction":
-            return {"instruction": prompts.instruction(self.items.taxonomy, cell.target, cell.sign, cell.what.wording)}
-        found: dict[str, Any] = {**self.found_from, "shots": arm.level, "target": cell.target, "draw": cell.seed}
+            return {"instruction": instruction(arm, self.items.taxonomy)}
+        found: dict[str, Any] = {**self.found_from, "shots": arm.level, "target": cell.target}
         if arm.placebo:
-            return {**found, "neutral": arm.draw}
-        return {**found, "direction": cell.direction}
+            return {**found, "neutral": cell.key(arm.draw)}
+        return {**found, "direction": cell.direction, "draw": cell.seed}
 
     def result(self, arm: Arm, states: dict[tuple[Arm | None, str], Piece]) -> Piece:
         """The numbers of one arm."""
@@ -219,7 +241,7 @@ class _Expansion:
             "resamples": design.resamples,
             "reading": design.reading,
             "placebo": bool(arm.placebo),
-            "taxonomy": list(self.items.taxonomy.names),
+            "taxonomy": self.taxonomy,
         }
         if design.robust and not arm.placebo:
             decides["robust"] = True
@@ -231,6 +253,7 @@ class _Expansion:
         for side, own in (("after", arm), *((f"blind {one.draw}", one) for one in draws)):
             needs |= {f"{side} {wording}": states[own, wording] for wording in self.wordings}
         decides = {"target": arm.cell.target, "direction": arm.cell.direction, "draws": len(draws)}
+        decides["taxonomy"] = self.taxonomy
         return Piece("placebo", f"{arm}: against {name}", decides, needs, arm)
 
     def comparison(self, one: Cell, other: Cell, states: dict[tuple[Arm | None, str], Piece]) -> Piece:
@@ -246,6 +269,7 @@ class _Expansion:
             "target": one.target,
             "direction": one.direction,
             "levels": [list(cell.what.levels()) for cell in (one, other)],
+            "taxonomy": self.taxonomy,
         }
         label = f"{one.model}: {one.name} against {other.name}, {one.direction} {one.target}"
         return Piece("comparison", label, decides, needs, (one, other))
@@ -260,9 +284,17 @@ def arms(cell: Cell, placebos: int) -> Iterator[Arm]:
     if what.edits:
         for level, name, draw in itertools.product(levels, ("random", "shuffled labels"), range(placebos)):
             yield Arm(cell, level, name, draw)
-    elif what.kind == "shots":
+    elif what.kind in ("shots", "instruction"):
         for draw in range(placebos):
-            yield Arm(cell, max(levels), "neutral shots", draw)
+            yield Arm(cell, max(levels), "neutral shots" if what.kind == "shots" else "neutral sentence", draw)
     elif what.trains:
         for draw in range(placebos):
             yield Arm(cell, max(levels), what.placebo_of_training(), draw)
+
+
+def instruction(arm: Arm, taxonomy: Taxonomy) -> str:
+    """The sentence of an arm: for its placebo a plain one about nothing."""
+    if arm.placebo:
+        plain = prompts.neutral_texts()
+        return plain[arm.cell.key(arm.draw) % len(plain)]
+    return prompts.instruction(taxonomy, arm.cell.target, arm.cell.sign, arm.cell.what.wording)

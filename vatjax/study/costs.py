@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vatjax import elicit, prompts, train
+from vatjax import elicit, errors, prompts, train
 from vatjax.items import Items
 from vatjax.models import Model
 from vatjax.prompts import Shot
@@ -23,11 +23,12 @@ def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[
 
     Args:
         planned: of `plan`.
-        load: opens a model; `models.load` by default.
+        load: opens a model.
 
     Returns:
-        Plain data: of each piece its group, kind and label, whether it is there already, the tokens that go through the
-        model, and the seconds that these take at least on this device.
+        Plain data: of each piece its address and the addresses of those that it needs, its group, kind and label, whether
+        it is there already, the tokens that go through the model, and the seconds that these take at least on this device.
+        Where a piece is sure to fail it says why.
     """
     design = planned.design
     load, shelf = load or loader(design), shelf_of(design)
@@ -36,9 +37,16 @@ def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[
         meter = _Meter(planned, load(expanded.model))
         for piece in ordered(expanded.pieces()):
             there = shelf.has(piece)
-            tokens = 0 if there else meter.tokens(piece)
+            tokens, why = 0, ""
+            try:
+                tokens = 0 if there else meter.tokens(piece)
+            except errors.InputError as error:
+                why = str(error)
             found.append(
                 {
+                    "address": piece.address,
+                    "needs": [need.address for need in piece.needs.values()],
+                    "fails": why,
                     "group": _group(piece, expanded.model),
                     "kind": piece.kind,
                     "label": piece.label,
@@ -99,7 +107,7 @@ class _Meter:
 
     def _trained(self, cell: Cell, draw: int | None) -> int:
         design = self.planned.design
-        run = cell.what.run(design, cell.model, cell.target, cell.sign, cell.seed, draw is not None)
+        run = cell.training(design, draw)
         made = train.prepared(self.model, run, planning=True)
         return _BACKWARD * train.tokens_until(made.data, run.course.steps, run.course.seed)
 

@@ -146,10 +146,18 @@ class Intervention:
             raise errors.InputError("training.price.weight: a tax-aware training needs a price above 0")
         if self.kind != "tax-aware" and self.training.price.weight:
             raise errors.InputError(f"training.price: {self.kind} has none; the kind tax-aware has")
+        self._check_placebo()
         if self.kind == "instruction":
             names_ = list(prompts.instructions())
             if self.wording and self.wording not in names_:
                 raise errors.InputError(names.unknown("wording", self.wording, names_))
+
+    def _check_placebo(self) -> None:
+        """Refuses placebos that a loss can't be trained on."""
+        loss = self.training.loss if self.kind == "tax-aware" else self.kind
+        wanted = "neutral text" if loss == "sft" else "shuffled labels"
+        if self.trains and self.training.placebo not in ("", wanted):
+            raise errors.InputError(f"training.placebo: that of {loss} is {wanted}, found {self.training.placebo}")
 
     def _knows(self, name: str) -> bool:
         if name == "counts":
@@ -224,7 +232,7 @@ class Intervention:
             adam=own.adam,
             course=Course(own.steps, own.parts, seed),
             memory=own.memory,
-            price=own.price,
+            price=Price() if placebo else own.price,
             source=design.items,
             dtype=design.dtype,
         )
@@ -274,7 +282,9 @@ class Design:
             if not own or len(set(own)) != len(own):
                 raise errors.InputError(f"{name}: expected at least one, and none twice, found {list(own)}")
         if not self.interventions:
-            raise errors.InputError("interventions: a study needs at least one")
+            raise errors.InputError(
+                "interventions: a study needs at least one, in a file such as configs/quickstart.yaml"
+            )
         for name in self.interventions:
             if not _NAME.fullmatch(name):
                 raise errors.InputError(

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from vatjax import edits, elicit, errors, models, prompts, states, store, train
-from vatjax.elicit import together
+from vatjax.elicit import protocols, together
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.prompts import How, Shot
-from vatjax.study.arms import Arm, Cell
+from vatjax.study.arms import Arm, Cell, instruction
 from vatjax.study.design import Design
 from vatjax.study.finding import Candidate, candidate, some_scenes
 from vatjax.study.pieces import Piece, Shelf
@@ -152,7 +152,7 @@ class Workshop:
         own = arm.level * models.load_edit(self.shelf.place(piece.needs["edit"]) / "edit", self.model)
         if not float(own.strength):
             return None
-        return edits.random_like(own, arm.draw) if arm.placebo == "random" else own
+        return edits.random_like(own, arm.cell.key(arm.draw)) if arm.placebo == "random" else own
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class Workshop:
         course = dataclasses.replace(run.course, probe=every, save=every, log=max(1, every // 10))
 
         def keep(state: train.State, step: int) -> None:
-            if step and not (place / _step(step)).exists():
+            if step and not (place / _step(step) / "edit.json").exists():
                 self._keep(state, piece, step)
 
         ended = train.run(
@@ -183,9 +183,12 @@ class Workshop:
             told=self.told,
         )
         _commit_lines(place / "metrics.jsonl", ended.metrics)
-        for part in ("run", "reference"):
-            with contextlib.suppress(FileNotFoundError):
-                _remove(place / part)
+
+    def tidy(self, piece: Piece) -> None:
+        """Removes what was only needed to make a piece that is on the shelf now."""
+        for part in ("run", "reference", "shards") if piece.kind in ("training", "state") else ():
+            with contextlib.suppress(OSError):
+                _remove(self.shelf.place(piece) / part)
 
     def _side_by_side(self, batch: Sequence[Piece]) -> None:
         """Adapters on one model, each with its own data and order, in one compiled step."""
@@ -204,7 +207,7 @@ class Workshop:
                 state, train.beside(rows), loss, parts=course.parts, memory=memory, donate=True
             )
             number = step + 1
-            if number == 1 or number % max(1, min(marks) // 10) == 0:
+            if number == 1 or number in marks or number % max(1, min(marks) // 10) == 0:
                 self._look(batch, number, jax.device_get(logs), lines)
             if number in marks:
                 for piece, own in zip(batch, train.unstack(state), strict=True):
@@ -213,8 +216,6 @@ class Workshop:
             if self.shelf.has(piece):
                 continue
             _commit_lines(self.shelf.place(piece) / "metrics.jsonl", own_lines)
-            with contextlib.suppress(FileNotFoundError):
-                _remove(self.shelf.place(piece) / "reference")
 
     def _look(self, batch: Sequence[Piece], step: int, logs: Any, lines: list[list[dict[str, float]]]) -> None:
         for i, piece in enumerate(batch):
@@ -228,8 +229,7 @@ class Workshop:
 
     def _run(self, piece: Piece) -> train.Training:
         cell, draw = piece.task
-        seed = cell.seed + (draw or 0)
-        made: train.Training = cell.what.run(self.design, cell.model, cell.target, cell.sign, seed, draw is not None)
+        made: train.Training = cell.training(self.design, draw)
         return made
 
     def _keep(self, state: train.State, piece: Piece, step: int) -> None:
@@ -264,18 +264,17 @@ class Workshop:
         )
         perplexity = 1.0 if edit is None else float(edits.perplexities(self.model, [edit])[0])
         self._put(piece, rated.state, rated.agreement, rated.shares.sum(-1).mean(0), perplexity)
-        elicit.drop(place / "shards")
 
     def _said(self, arm: Arm | None, how: How) -> tuple[list[Shot], str]:
         if arm is None or arm.cell.what.edits or arm.cell.what.trains:
             return [], ""
         cell, source = arm.cell, self.design.items
         if cell.what.kind == "instruction":
-            return [], prompts.instruction(self.items.taxonomy, cell.target, cell.sign, cell.what.wording)
+            return [], instruction(arm, self.items.taxonomy)
         drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
         count = int(arm.level)
         if arm.placebo:
-            number = len(self.design.seeds) * arm.draw + self.design.seeds.index(cell.seed)
+            number = cell.key(arm.draw)
             return elicit.neutral_shots(self.model, self.items, count, cell.target, how, draw=number, **drawn), ""
         scale = prompts.Scale(how.low, how.high)
         return prompts.demonstrations(self.items, cell.target, cell.sign, count, scale, draw=cell.seed, **drawn), ""
@@ -296,7 +295,9 @@ class Workshop:
         states.save(dataclasses.replace(state, meta=meta), place / "state.npz")
         if agreement is not None:
             states.save(dataclasses.replace(agreement, meta={**meta, "reads": "agreement"}), place / "agreement.npz")
-        store.commit_npz(place / "mass.npz", {"mass": np.asarray(mass, np.float32)})
+        asked = protocols.ask(self.asked, self.design.how.protocol)
+        scene = np.asarray(asked.clusters)[asked.context]
+        store.commit_npz(place / "mass.npz", {"mass": np.asarray(mass, np.float32), "scene": scene})
         store.commit_json(place / "about.json", _finite({"mass": float(mass.mean()), "perplexity": perplexity}))
 
 

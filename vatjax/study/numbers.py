@@ -1,18 +1,19 @@
 """The numbers of a study: of each arm against the model alone, and of two interventions against each other.
 
 At the same gain: where an intervention was measured at several levels, what it does in between is taken from the two levels
-on either side, context by context; the model alone is the level with no gain. So two interventions are compared where both
-have the gain that the weaker one can reach.
+on either side, context by context; the model alone is the level with no gain, and levels that break the model are none. So
+two interventions are compared where both have the gain that the weaker one can reach.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from vatjax import analysis, errors, metrics, states, store
 from vatjax.edits.outcome import breaks
@@ -34,7 +35,7 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
     before, after = (
         _mean_state([_state(piece, shelf, f"{when} {w}") for w in wordings]) for when in ("before", "after")
     )
-    levels: tuple[analysis.Level, ...] = ("types",) if arm.placebo else analysis.LEVELS
+    levels: tuple[analysis.Level, ...] = (level_of(taxonomy, cell.target),) if arm.placebo else analysis.LEVELS
     found = analysis.analyse(
         before,
         after,
@@ -43,7 +44,7 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
         cell.sign,
         None,
         design.resamples,
-        cell.seed,
+        0,
         design.reading,
         levels,
         not arm.placebo,
@@ -53,8 +54,13 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
     content |= _answered(piece, shelf, wordings)
     content["agreement"] = _agreement(piece, shelf, wordings)
     content["wordings"] = _wordings(piece, shelf, wordings, taxonomy, cell)
-    content["robust"] = _robust(found, taxonomy, cell.seed) if piece.decides.get("robust") else None
+    content["robust"] = _robust(found, taxonomy) if piece.decides.get("robust") else None
     return content
+
+
+def level_of(taxonomy: Taxonomy, target: str) -> analysis.Level:
+    """The level that a target is of: one value is judged among values, types and groups among types."""
+    return "values" if target in taxonomy.names else "types"
 
 
 def _state(piece: Piece, shelf: Shelf, need: str, name: str = "state.npz") -> ValueState:
@@ -88,6 +94,8 @@ def _control(found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell) -> dict[s
         distances(taxonomy, own)[rated],
     )
     mean = [float(jnp.nanmean(part[own[rated]])) for part in made.success]
+    if own[rated].sum() > 1:  # the mean of intervals is none of the mean
+        mean[1:] = [float("nan")] * 2
     was = float(jnp.nanmean((made.success.estimate - made.rise.estimate)[own[rated]]))
     near = {f"{d}": _number(x) for d, x in enumerate(made.by_distance.estimate) if np.isfinite(x)}
     return {
@@ -102,20 +110,33 @@ def _answered(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str, 
     mass = float(np.mean([one["mass"] for one in about]))
     worse = [one["perplexity"] for one in about if one["perplexity"] is not None]
     perplexity = float(np.mean(worse)) if worse else float("nan")
-    masses = [np.mean([_mass(piece, shelf, f"{when} {w}") for w in wordings], 0) for when in ("before", "after")]
+    masses = [np.mean([_mass(piece, shelf, f"{when} {w}")[0] for w in wordings], 0) for when in ("before", "after")]
     lost = 1 - masses[1] / np.maximum(masses[0], 1e-6)
-    half = 1.96 * lost.std(ddof=1) / np.sqrt(len(lost))
-    loss = {"estimate": lost.mean(), "low": lost.mean() - half, "high": lost.mean() + half}
+    loss = _over_scenes(lost, _mass(piece, shelf, f"before {wordings[0]}")[1])
     return {
         "mass": _number(mass),
         "perplexity": _number(perplexity),
-        "broken": bool(breaks(mass, perplexity)),
+        "broken": _broken(about),
         "utility_loss": {key: _number(x) for key, x in loss.items()},
     }
 
 
-def _mass(piece: Piece, shelf: Shelf, need: str) -> np.ndarray:
-    return np.asarray(store.load_npz(shelf.place(piece.needs[need]) / "mass.npz")["mass"], np.float64)
+def _mass(piece: Piece, shelf: Shelf, need: str) -> tuple[np.ndarray, np.ndarray]:
+    """The option mass of each prompt, and its scene."""
+    found = store.load_npz(shelf.place(piece.needs[need]) / "mass.npz")
+    return np.asarray(found["mass"], np.float64), found["scene"]
+
+
+def _over_scenes(x: np.ndarray, scene: np.ndarray) -> dict[str, float]:
+    """A mean with the interval that leaving out one scene at a time gives (Student's t)."""
+    there = ~np.isnan(x)
+    _, group = np.unique(scene[there], return_inverse=True)
+    sums, counts = np.bincount(group, x[there]), np.bincount(group)
+    count, mean = len(counts), sums.sum() / counts.sum()
+    without = (sums.sum() - sums) / (counts.sum() - counts)
+    error = np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
+    half = stats.t.ppf(0.975, count - 1) * error
+    return {"estimate": mean, "low": mean - half, "high": mean + half}
 
 
 def _agreement(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str, Any] | None:
@@ -125,26 +146,25 @@ def _agreement(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str,
         return None
     found = {name: _state(piece, shelf, name, "agreement.npz") for name in names}
     gap = np.mean([found[f"after {w}"].state - found[f"before {w}"].state for w in wordings], 0)
-    each = np.nanmean(np.where(np.isnan(gap), np.nan, gap), 1)
-    clusters = found[names[0]].clusters
-    by_cluster = np.array([np.nanmean(each[clusters == c]) for c in np.unique(clusters[~np.isnan(each)])])
-    mean, half = float(by_cluster.mean()), 1.96 * float(by_cluster.std(ddof=1)) / np.sqrt(len(by_cluster))
-    return {"estimate": _number(mean), "low": _number(mean - half), "high": _number(mean + half)}
+    scene = np.broadcast_to(found[names[0]].clusters[:, None], gap.shape)
+    return {key: _number(x) for key, x in _over_scenes(np.float64(gap).ravel(), scene.ravel()).items()}
 
 
 def _wordings(
     piece: Piece, shelf: Shelf, wordings: Sequence[str], taxonomy: Taxonomy, cell: Cell
 ) -> dict[str, dict[str, float | None]]:
-    """Gain and nVAT of the types under each wording by itself."""
+    """Gain and nVAT under each wording by itself."""
     found = {}
     for wording in wordings if len(wordings) > 1 else ():
-        x, y = (_types(_state(piece, shelf, f"{when} {wording}"), taxonomy) for when in ("before", "after"))
-        one = metrics.tax(jnp.asarray(x), jnp.asarray(y), jnp.asarray(taxonomy.columns(cell.target)), cell.sign)
+        x, y = (
+            _columns(_state(piece, shelf, f"{when} {wording}"), taxonomy, cell.target) for when in ("before", "after")
+        )
+        one = metrics.tax(jnp.asarray(x), jnp.asarray(y), jnp.asarray(_own(taxonomy, cell.target)), cell.sign)
         found[wording] = {"gain": _number(one.gain), "nvat": _number(one.nvat)}
     return found
 
 
-def _robust(found: analysis.Analysis, taxonomy: Taxonomy, seed: int) -> dict[str, Any]:
+def _robust(found: analysis.Analysis, taxonomy: Taxonomy) -> dict[str, Any]:
     """What becomes of the coupling on fewer scenes, under another correlation, and at the other level."""
     before, after = (states.align(one, taxonomy) for one in (found.joined.pre, found.joined.post))
     shift = np.where(before.mask & after.mask, np.float32(after.state) - np.float32(before.state), np.nan)
@@ -153,7 +173,7 @@ def _robust(found: analysis.Analysis, taxonomy: Taxonomy, seed: int) -> dict[str
     content: dict[str, Any] = {}
     for level in analysis.LEVELS:
         x = jnp.asarray(taxonomy.aggregate(shift, ~np.isnan(shift), level), jnp.float32)
-        repeated = metrics.robustness(x, clusters, jax.random.key(seed))
+        repeated = metrics.robustness(x, clusters, jax.random.key(0))
         taxes[level] = metrics.vat(metrics.spearman(x))
         content[level] = {
             "nvat_80": {"low": _number(repeated.nvat.low), "high": _number(repeated.nvat.high)},
@@ -172,29 +192,53 @@ def comparison(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict
     one, other = piece.task
     taxonomy, wordings = items.taxonomy, design.wordings()
     before = _mean_state([_state(piece, shelf, f"before {w}") for w in wordings])
-    start = _types(before, taxonomy)
-    own = taxonomy.columns(one.target)
-    levels = {}
+    start = _columns(before, taxonomy, one.target)
+    own = _own(taxonomy, one.target)
+    last: dict[str, np.ndarray] = {}
+    courses: dict[str, list[Course]] = {}
     for side, cell in (("one", one), ("other", other)):
-        each = [
-            _mean_state([_state(piece, shelf, f"{side} {level:g} {w}") for w in wordings])
-            for level in cell.what.levels()
+        found_at: dict[float, np.ndarray] = {}
+        for level in sorted(cell.what.levels(), key=abs):
+            needs = [f"{side} {level:g} {w}" for w in wordings]
+            after = _mean_state([_state(piece, shelf, need) for need in needs])
+            shift = _columns(after, taxonomy, one.target) - start
+            last[side] = shift
+            if not _broken([shelf.json(piece.needs[need], "about.json") for need in needs]):
+                found_at[level] = shift
+        courses[side] = [
+            Course([shift for _, shift in way], [_gain(shift, own, one.sign) for _, shift in way])
+            for sign in (1, -1)
+            if (way := [(level, shift) for level, shift in found_at.items() if level * sign > 0])
         ]
-        levels[side] = [_types(state, taxonomy) - start for state in each]
-    gains = {side: [_gain(shift, own, one.sign) for shift in found] for side, found in levels.items()}
-    reach = min(max(found, default=0.0) for found in gains.values())
-    found = {"last": _difference([levels["one"][-1], levels["other"][-1]], own, before.clusters, one.sign)}
+    reach = min(max((max(course.gains) for course in found), default=0.0) for found in courses.values())
+    found: dict[str, Any] = {"last": _difference([last["one"], last["other"]], own, before.clusters, one.sign)}
     if reach > 0:
-        both = [at_gain(levels[side], gains[side], reach) for side in ("one", "other")]
+        both = [
+            at_gain(*next(course for course in courses[side] if max(course.gains) >= reach), reach)
+            for side in ("one", "other")
+        ]
         found["same_gain"] = {"at": _number(reach), **_difference(both, own, before.clusters, one.sign)}
     return found
+
+
+class Course(NamedTuple):
+    """What an intervention does from the model alone on, one way: shifts of each level, and the gains."""
+
+    shifts: list[np.ndarray]
+    gains: list[float]
+
+
+def _broken(about: Sequence[Mapping[str, Any]]) -> bool:
+    mass = float(np.mean([one["mass"] for one in about]))
+    worse = [one["perplexity"] for one in about if one["perplexity"] is not None]
+    return bool(breaks(mass, float(np.mean(worse)) if worse else float("nan")))
 
 
 def at_gain(shifts: Sequence[np.ndarray], gains: Sequence[float], wanted: float) -> np.ndarray:
     """What an intervention does where it has a gain, between the first level that has as much and the one before.
 
     Args:
-        shifts: of each level, [contexts, values].
+        shifts: of each level, [contexts, values], the slightest first.
         gains: of each level.
         wanted: above 0, and at most the highest of them.
     """
@@ -213,11 +257,12 @@ def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) ->
     arm: Arm = piece.task
     taxonomy, wordings = items.taxonomy, design.wordings()
     before = _mean_state([_state(piece, shelf, f"before {w}") for w in wordings])
-    start, own = _types(before, taxonomy), taxonomy.columns(arm.cell.target)
+    target = arm.cell.target
+    start, own = _columns(before, taxonomy, target), _own(taxonomy, target)
 
     def shift(side: str) -> np.ndarray:
         after = _mean_state([_state(piece, shelf, f"{side} {w}") for w in wordings])
-        found: np.ndarray = _types(after, taxonomy) - start
+        found: np.ndarray = _columns(after, taxonomy, target) - start
         return found
 
     draws = piece.decides["draws"]
@@ -242,14 +287,20 @@ def _difference(pair: Sequence[np.ndarray], own: np.ndarray, clusters: np.ndarra
     }
 
 
-def _types(state: ValueState, taxonomy: Taxonomy) -> np.ndarray:
+def _columns(state: ValueState, taxonomy: Taxonomy, target: str) -> np.ndarray:
+    """A state at the level that its target is of."""
     aligned = states.align(state, taxonomy)
     x = np.where(aligned.mask, np.float32(aligned.state), np.nan)
-    return np.asarray(taxonomy.aggregate(x, aligned.mask, "types"), np.float32)
+    return np.asarray(taxonomy.aggregate(x, aligned.mask, level_of(taxonomy, target)), np.float32)
+
+
+def _own(taxonomy: Taxonomy, target: str) -> np.ndarray:
+    """Which columns of that level are the target."""
+    return taxonomy.columns(target, level_of(taxonomy, target))
 
 
 def _gain(shift: np.ndarray, own: np.ndarray, sign: int) -> float:
-    """The same as `metrics.gain` of types."""
+    """The gain; 0 where there is none."""
     found = float(metrics.gain(jnp.asarray(shift), jnp.asarray(own), sign))
     return found if np.isfinite(found) else 0.0
 

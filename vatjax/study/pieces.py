@@ -11,9 +11,10 @@ import dataclasses
 import functools
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import vatjax
 from vatjax import errors, store
 
 Kind = Literal["edit", "training", "state", "result", "placebo", "comparison"]
@@ -44,14 +45,14 @@ class Piece:
     def address(self) -> str:
         """Its name: the same wherever the same is made."""
         needs = {name: piece.address for name, piece in self.needs.items()}
-        return store.address(self.kind, VERSIONS[self.kind], self.decides, needs)
+        return store.address(self.kind, VERSIONS[self.kind], vatjax.__version__, self.decides, needs)
 
 
 class Shelf:
     """A folder of finished pieces, on a disk or in a bucket.
 
     Args:
-        folder: may be shared by studies, processes and machines.
+        folder: may be shared by studies.
     """
 
     def __init__(self, folder: store.Path) -> None:
@@ -87,12 +88,8 @@ class Shelf:
         except ValueError:
             raise errors.InputError(f"{where}: damaged; remove {self.place(piece)} and run the study again") from None
 
-    def seconds(self, piece: Piece) -> float:
-        """How long a piece took to make, wherever that was."""
-        return float(self.json(piece, "time.json")["seconds"])
 
-
-def ordered(wanted: Mapping[str, Piece] | list[Piece]) -> list[Piece]:
+def ordered(wanted: Iterable[Piece]) -> list[Piece]:
     """Pieces and all that they need, each once, behind what it needs itself."""
     found: dict[str, Piece] = {}
 
@@ -102,6 +99,6 @@ def ordered(wanted: Mapping[str, Piece] | list[Piece]) -> list[Piece]:
                 visit(need)
             found[piece.address] = piece
 
-    for piece in wanted.values() if isinstance(wanted, Mapping) else wanted:
+    for piece in wanted:
         visit(piece)
     return list(found.values())

@@ -30,6 +30,7 @@ from vatjax.models import Edit, Model
 from vatjax.states import ValueState
 from vatjax.study.arms import Arm, Expanded
 from vatjax.study.design import Design
+from vatjax.study.numbers import level_of
 from vatjax.study.pieces import Piece, Shelf
 from vatjax.study.runner import Ran, failures, shelf_of
 
@@ -49,21 +50,21 @@ def write(ran: Ran) -> Study:
                 continue
             content = shelf.json(piece, "numbers.json")
             index.append(_entry(arm, piece, expanded, ran.failed))
-            rows += [
-                _row(arm, content, level) | _beyond(arm, level, expanded, shelf, ran.failed)
-                for level in LEVELS
-                if level in content["levels"]
-            ]
+            for level in content["levels"]:
+                headline = level == level_of(ran.planned.items.taxonomy, arm.cell.target)
+                beyond = _beyond(arm, headline, expanded, shelf, ran.failed)
+                rows.append(_row(arm, content, level, headline) | beyond)
     _discoveries(rows)
     _front(rows)
     against = [row for expanded in ran.planned.expanded for row in _compared(expanded, shelf, ran.failed)]
-    store.commit_json(folder / "index.json", {"results": index, "failed": list(failures(ran))})
     store.commit(folder / "results.csv", _csv(rows))
     store.commit(folder / "comparisons.csv", _csv(against))
     times = [{"piece": p.label, "kind": p.kind, **_time(shelf, p)} for p in ran.planned.pieces() if shelf.has(p)]
     store.commit(folder / "time.csv", _csv(times))
     store.commit(folder / "failures.txt", "".join(f"{line}\n" for line in failures(ran)).encode())
     _beside(ran, shelf, folder)
+    # Last: a folder with an index has all of it.
+    store.commit_json(folder / "index.json", {"results": index, "failed": failures(ran)})
     return open_study(folder)
 
 
@@ -166,15 +167,16 @@ def _named(arm: Arm) -> Row:
     }
 
 
-def _row(arm: Arm, content: Mapping[str, Any], level: str) -> Row:
+def _row(arm: Arm, content: Mapping[str, Any], level: str, headline: bool) -> Row:
     own = content["levels"][level]
     ipsatised = own["ipsatised"]
-    wordings = content["wordings"].values() if level == "types" else ()
+    wordings = content["wordings"].values() if headline else ()
     order = own["order_test"] or {}
     robust = (content["robust"] or {}).get(level, {})
     return {
         **_named(arm),
         "level": level,
+        "headline": headline,
         "n": content["n"],
         "clusters": content["clusters"],
         **_three("gain", own["gain"]),
@@ -201,6 +203,7 @@ def _row(arm: Arm, content: Mapping[str, Any], level: str) -> Row:
         "mass": content["mass"],
         "perplexity": content["perplexity"],
         "broken": content["broken"],
+        "warnings": "; ".join(content["warnings"]),
         "wording_gain_sd": _spread(one["gain"] for one in wordings),
         "wording_nvat_sd": _spread(one["nvat"] for one in wordings),
         "nvat_80_low": robust.get("nvat_80", {}).get("low"),
@@ -231,10 +234,10 @@ def _spread(numbers: Iterable[float | None]) -> float | None:
     return float(np.std(there, ddof=1)) if len(there) > 1 else None
 
 
-def _beyond(arm: Arm, level: str, expanded: Expanded, shelf: Shelf, failed: Mapping[str, str]) -> Row:
+def _beyond(arm: Arm, headline: bool, expanded: Expanded, shelf: Shelf, failed: Mapping[str, str]) -> Row:
     """How far an arm goes beyond its placebos: of several the one that leaves least."""
     empty = {"over_placebo": "", **_three("over_placebo_gain", {}), "over_placebo_nvat_p": None}
-    if level != "types" or arm.placebo:
+    if arm.placebo or not headline:
         return empty
     found = []
     for (own, name), piece in expanded.placebos.items():
@@ -242,7 +245,7 @@ def _beyond(arm: Arm, level: str, expanded: Expanded, shelf: Shelf, failed: Mapp
             found.append((name, shelf.json(piece, "numbers.json")))
     if not found:
         return empty
-    name, least = min(found, key=lambda one: one[1]["gain"]["low"] or -np.inf)
+    name, least = min(found, key=lambda one: -np.inf if one[1]["gain"]["low"] is None else one[1]["gain"]["low"])
     p = [one["p_nvat"] for _, one in found if one["p_nvat"] is not None]
     return {
         "over_placebo": name,
@@ -338,7 +341,8 @@ def _beside(ran: Ran, shelf: Shelf, folder: Any) -> None:
                 continue
             name = f"{expanded.model} unedited" if arm is None else str(arm)
             several = f", {wording}" if len(ran.planned.design.wordings()) > 1 else ""
-            _linked(shelf.place(piece) / "state.npz", folder / "states" / f"{_slug(name + several)}.npz")
+            named = _slug(name + several, piece)
+            _linked(shelf.place(piece) / "state.npz", folder / "states" / f"{named}.npz")
             if arm is None or not piece.needs:
                 continue
             edit = (
@@ -348,11 +352,12 @@ def _beside(ran: Ran, shelf: Shelf, folder: Any) -> None:
             )
             label = str(arm) if "training" in piece.needs else str(arm.cell)
             for file in edit.iterdir():
-                _linked(file, folder / "edits" / _slug(label) / file.name)
+                _linked(file, folder / "edits" / _slug(label, next(iter(piece.needs.values()))) / file.name)
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")
+def _slug(name: str, piece: Piece) -> str:
+    """A file's name that a person can read, and that no other piece has."""
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name).strip('-.')[-120:]}-{piece.address[:8]}"
 
 
 def _linked(source: Any, target: Any) -> None:
@@ -393,6 +398,7 @@ _TEXTS = (
     "other",
     "at",
     "over_placebo",
+    "warnings",
 )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
+import errno
 import importlib.metadata
 import json
 import platform
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 
 import vatjax
 from vatjax import config, errors, models, store
+from vatjax.elicit import protocols
 from vatjax.items import Items, open_source
 from vatjax.study import arms, numbers
 from vatjax.study.design import Design
@@ -95,6 +97,11 @@ def opened(design: Design) -> tuple[Items, Items]:
                 raise errors.InputError(
                     f"targets: no pair of {aim} among the {len(test):,} items of {items.source} that are asked about"
                 )
+    clusters = len(np.unique(protocols.ask(test, design.how.protocol).clusters))
+    if clusters < 2:
+        raise errors.InputError(
+            f"{items.source}: {clusters} cluster of scenes is asked about; intervals need at least two"
+        )
     return items, test
 
 
@@ -102,8 +109,26 @@ Load = Callable[[str], models.Model]
 
 
 def loader(design: Design) -> Load:
-    """Opens models as a design wants them; the one that was opened last is kept."""
-    return functools.lru_cache(maxsize=1)(lambda name: models.load(name, design.dtype))
+    """Opens models as a design wants them. The one that was opened last is kept, and let go before another is opened."""
+    kept: dict[str, models.Model] = {}
+
+    def load(name: str) -> models.Model:
+        if name not in kept:
+            kept.clear()
+            kept[name] = models.load(name, design.dtype)
+        return kept[name]
+
+    return load
+
+
+def identity(model: models.Model) -> str:
+    """A name for what a model answers: its weights, what is computed with them, its tokens and its chat template."""
+    tokenizer = model.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+    return store.address(
+        models.fingerprint(model.arrays), repr(model.config), words, getattr(tokenizer, "chat_template", None)
+    )
 
 
 def plan(design: Design, load: Load | None = None) -> Planned:
@@ -123,7 +148,7 @@ def plan(design: Design, load: Load | None = None) -> Planned:
         model = load(name)
         for what in design.interventions.values():
             what.places(model.config.layers)  # refused before anything is computed
-        found.append(arms.expand(design, name, models.fingerprint(model.arrays), items, asked))
+        found.append(arms.expand(design, name, identity(model), items, asked))
         del model
     return Planned(design, items, asked, found)
 
@@ -153,8 +178,8 @@ def run(
     design = planned.design
     load = load or loader(design)
     folder = store.path(design.out)
-    begin(design, folder)
-    with _claimed(folder) as claim:
+    with at_work(folder) as claim:
+        begin(design, folder)
         shelf = shelf_of(design)
         every = planned.pieces()
         missing = {piece.address for piece in every if not shelf.has(piece)}
@@ -162,6 +187,8 @@ def run(
         for one in planned.expanded:
             ran.model(one, load)
         ran.numbers()
+        if claim.lost():
+            raise errors.InputError(f"{design.out}: another run has taken this folder over; this one stops")
         return Ran(planned, ran.count, len(every) - len(missing), ran.failed)
 
 
@@ -176,28 +203,75 @@ def begin(design: Design, folder: Any) -> None:
     try:
         if where.exists():
             there = config.parse(Design, store.read_text(where), str(where))
-            differs = [key for key, own in config.to_dict(design).items() if config.to_dict(there)[key] != own]
+            own, other = config.to_dict(design), config.to_dict(there)
+            differs = [key for key in own if own[key] != other[key] and key not in ("out", "pieces")]
             if differs:
                 raise errors.InputError(
                     f"{design.out}: another study is there: it differs in {', '.join(differs)}; give another out (with the "
                     f"same pieces, {shelf_of(there).folder}, what both have is taken again)"
                 )
             return
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir()))):
             raise errors.InputError(f"{design.out}: something is there that is no study; give another out")
         store.commit(where, text.encode())
     except OSError as error:
         raise errors.InputError(f"{design.out}: {store.reason(error)}") from None
 
 
-def _claimed(folder: Any) -> store.Claim:
+def _foreign(path: Any) -> bool:
+    """Whether a file is none that a run leaves before it has written its design."""
+    return not (path.name == "claims" or (path.name.startswith(".study.yaml") and path.name.endswith(".tmp")))
+
+
+@contextlib.contextmanager
+def at_work(folder: Any) -> Iterator[Held]:
+    """Holds a study's folder, however long the work takes: nobody else can work in it at the same time.
+
+    Raises:
+        InputError: where somebody is at work there.
+    """
     claims = folder / "claims"
-    claim = store.claim(claims, "run", _CLAIM)
+    try:
+        claim = store.claim(claims, "run", _CLAIM)
+    except OSError as error:
+        raise errors.InputError(f"{folder}: {store.reason(error)}") from None
     if claim is None:
         holder = store.holder(claims, "run")
         who = "somebody" if holder is None else f"process {holder.pid} on {holder.host}"
         raise errors.InputError(f"{folder}: a run is at work there: {who}; wait for it, or end it")
-    return claim
+    held = Held(claim)
+    try:
+        yield held
+    finally:
+        held.end()
+
+
+class Held:
+    """A claim that is renewed by a thread until it ends."""
+
+    def __init__(self, claim: store.Claim) -> None:
+        self._claim, self._ended, self._lost = claim, threading.Event(), False
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(_CLAIM / 10):
+            with contextlib.suppress(OSError):  # a folder that can't be reached for a moment
+                if not self._claim.renew():
+                    self._lost = True
+                    return
+
+    def lost(self) -> bool:
+        """Whether somebody else has it now."""
+        return self._lost
+
+    def end(self) -> None:
+        """Gives the folder back."""
+        self._ended.set()
+        self._thread.join()
+        if not self._lost:
+            with contextlib.suppress(OSError):
+                self._claim.release()
 
 
 @dataclasses.dataclass
@@ -209,13 +283,13 @@ class _Run:
     missing: set[str]
     told: Told
     done: Callable[[Progress], None]
-    claim: store.Claim
+    claim: Held
 
     def __post_init__(self) -> None:
         self.log = _Groups(store.path(self.planned.design.out) / "together.jsonl")
         self.failed: dict[str, str] = {}
+        self.tidy: Callable[[Piece], None] = lambda _: None
         self.count, self.total = 0, len(self.missing)
-        self.renewed = time.monotonic()
 
     def model(self, expanded: arms.Expanded, load: Load) -> None:
         """Everything that takes the model itself."""
@@ -223,7 +297,14 @@ class _Run:
         if not own:
             return
         planned = self.planned
-        workshop = Workshop(planned.design, load(expanded.model), planned.items, planned.asked, self.shelf, self.told)
+        try:
+            model = load(expanded.model)
+        except Exception as error:
+            for piece in own:
+                self._fail(piece, error)
+            return
+        workshop = Workshop(planned.design, model, planned.items, planned.asked, self.shelf, self.told)
+        self.tidy = workshop.tidy
         for group in self._broken_off(expanded):
             self.batch(group, workshop.make)
         for batch in workshop.batches([piece for piece in own if not self.shelf.has(piece)]):
@@ -264,13 +345,14 @@ class _Run:
         try:
             make(ready)
         except Exception as error:
-            if _no_room(error) and len(ready) > 1:
+            if len(ready) > 1:
+                why = "too many for the memory" if _no_room(error) else f"not made together ({_first_line(error)})"
                 half = len(ready) // 2
-                self.told(f"{len(ready)} pieces at once are too many for the memory: {half} at a time")
+                self.told(f"{len(ready)} pieces at once are {why}: in two halves")
                 self.batch(ready[:half], make)
                 self.batch(ready[half:], make)
                 return
-            if isinstance(error, OSError) and not isinstance(error, errors.InputError):
+            if isinstance(error, OSError) and error.errno in _FATAL:
                 raise errors.InputError(f"{error.filename or self.shelf.folder}: {store.reason(error)}") from error
             for piece in ready:
                 if not self.shelf.has(piece):
@@ -281,9 +363,13 @@ class _Run:
             if self.shelf.has(piece):
                 continue
             self.shelf.put(piece, seconds, _about())
+            self.tidy(piece)
             self.count += 1
             self.done(Progress(self.count + len(self.failed), self.total, piece.label, seconds))
-        self._renew()
+        if self.claim.lost():
+            raise errors.InputError(
+                f"{self.planned.design.out}: another run has taken this folder over; this one stops"
+            )
 
     def _ready(self, piece: Piece) -> bool:
         """Whether all that a piece needs is there; what is not has failed."""
@@ -300,20 +386,10 @@ class _Run:
         else:
             where = self.shelf.place(piece) / "error.txt"
             store.commit(where, "".join(traceback.format_exception(error)).encode())
-            why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]} (in full in {where})"
+            why = f"{type(error).__name__}: {_first_line(error)} (in full in {where})"
         said = why if why.startswith(piece.label) else f"{piece.label}: {why}"
         self.failed[piece.address] = said
         self.told(said)
-
-    def _renew(self) -> None:
-        """Holds the folder; another run that has taken it, after a long sleep of this machine, goes first."""
-        if time.monotonic() - self.renewed < _CLAIM / 10:
-            return
-        self.renewed = time.monotonic()
-        if not self.claim.renew():
-            raise errors.InputError(
-                f"{self.planned.design.out}: another run has taken this folder over; this one stops"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,8 +411,14 @@ class _Groups:
         return found
 
 
+# What no other piece could be written under either.
+_FATAL = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
 _LACKING = ": not made, since it needs what failed: "
 _OF_MODEL = ("edit", "training", "state")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
 
 
 def _no_room(error: Exception) -> bool:

@@ -195,9 +195,16 @@ def lessons(
 
 
 def shuffled(records: Sequence[Record], seed: int = 0) -> list[Record]:
-    """The placebo of a preference: in a half of the pairs, drawn by chance, chosen and rejected change places."""
+    """The placebo of a preference: in a half of the pairs, drawn by chance, chosen and rejected change places.
+
+    Of single completions with verdicts each gets the verdict of another one.
+    """
     if records and len(records[0].texts) != 2:
-        raise errors.InputError("labels are shuffled in pairs of texts; these are single completions")
+        verdicts = [one.good for one in records]
+        if None in verdicts or len(set(verdicts)) < 2:
+            raise errors.InputError("labels are shuffled in pairs of texts, or among verdicts of both kinds")
+        order = np.random.default_rng((seed, 11)).permutation(len(records))
+        return [one._replace(good=verdicts[i]) for one, i in zip(records, order.tolist(), strict=True)]
     turned = set(np.random.default_rng((seed, 11)).permutation(len(records))[: len(records) // 2].tolist())
     return [one._replace(texts=one.texts[::-1]) if i in turned else one for i, one in enumerate(records)]
 
