@@ -191,12 +191,16 @@ def test_a_group_that_was_cut_in_two_gives_the_same_bits(whole, tmp_path):
 def test_what_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
     own = design(tmp_path / "f")
     own = dataclasses.replace(own, interventions={k: own.interventions[k] for k in ("examples", "vector")})
-    real = elicit.states_under
+    real, alone = elicit.states_under, elicit.ratings
 
     def broken(model, asked, changes, how=None, **options):
         raise ValueError("no\nluck")
 
+    def unedited(*asked, edit=None, **options):
+        return alone(*asked, **options) if edit is None else broken(*asked, edit)
+
     monkeypatch.setattr(elicit, "states_under", broken)
+    monkeypatch.setattr(elicit, "ratings", unedited)
     said = []
     found = study.write(study.run(study.plan(own), said.append))
     assert [row["intervention"] for row in found.where(level="types", placebo="")] == ["examples"]
@@ -215,6 +219,7 @@ def test_what_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
         return real(model, asked, changes, how, **options)
 
     monkeypatch.setattr(elicit, "states_under", small)
+    monkeypatch.setattr(elicit, "ratings", alone)
     ran = study.run(study.plan(own))
     assert ran.failed == {}
     assert sizes[0] == max(sizes)
