@@ -54,8 +54,6 @@ LONG = (
 # Files whose programs run for milliseconds, and take seconds to compile: the compiler does less for them, unless every test
 # is asked for.
 PLAIN = (
-    "test_tax",
-    "test_steer_command",
     "metrics",
     "models",
     "test_scorer",

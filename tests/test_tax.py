@@ -151,6 +151,7 @@ def test_a_turned_scale_gives_the_same_tax(ratings, tmp_path):
     np.testing.assert_allclose(one.levels["values"].inference.gain, other.levels["values"].inference.gain, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_missing_cells_rows_and_values_are_missing_and_said(ratings, tmp_path):
     _, _, pre, post = ratings
     rated = [name for name in TAX.names if name not in ("Clean", "Devout")]

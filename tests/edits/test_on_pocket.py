@@ -132,6 +132,7 @@ def test_states_are_those_of_whole_texts(model):
         np.testing.assert_allclose(norm @ np.asarray(model.arrays["embedding"]).T, logits, atol=2e-3)
 
 
+@pytest.mark.thorough
 def test_a_sweep_finds_where_an_edit_works_and_where_it_breaks(model, found):
     points = edits.sweep(
         model,

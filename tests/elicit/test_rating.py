@@ -161,6 +161,7 @@ def test_the_same_question_twice_gives_the_same_bits():
     np.testing.assert_array_equal(first.state, second.state)
 
 
+@pytest.mark.thorough
 def test_from_items_to_a_table_of_tax():
     """The thin path: items, a model, ratings without and with shots, shifts, metrics."""
     from vatjax import metrics

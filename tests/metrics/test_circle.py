@@ -48,6 +48,7 @@ def test_the_order_test_is_exact(slots, missing):
     np.testing.assert_allclose(test.p, p, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_ten_types_have_so_many_orders():
     assert metrics.order_test(CIRCLE).arrangements == 181_440
     assert metrics.order_test(CIRCLE, values.schwartz().sector_of).arrangements == 907_200

@@ -5,6 +5,7 @@ import pytest
 from vatjax import metrics
 
 
+@pytest.mark.thorough
 def test_a_paired_difference_is_sharper_than_two_apart():
     rng = np.random.default_rng(0)
     common = rng.normal(size=(150, 5))

@@ -96,6 +96,7 @@ def test_calls_of_one_grouping_share_a_compilation():
     assert inference.coupled._cache_size() - before == 2  # raw by levels, ipsatised by sorting
 
 
+@pytest.mark.thorough
 def test_infer_under_jit_and_vmap():
     d = jnp.stack([jnp.asarray(planted(n=40, seed=seed, coupling=0.4)[0]) for seed in range(3)])
     clusters = np.arange(40) // 2
@@ -216,6 +217,7 @@ def test_what_noise_alone_makes_is_never_clear_of_nothing():
     assert np.mean(clear) < 0.05
 
 
+@pytest.mark.thorough
 def test_traced_data_with_missing_ratings_need_a_word():
     d, _ = planted(coupling=0.4)
     d[3, 2] = np.nan
@@ -356,6 +358,7 @@ def test_a_style_that_moves_values_of_unequal_spread_alike_is_no_coupling():
     assert stats.kstest(p, "uniform").pvalue > 0.001
 
 
+@pytest.mark.thorough
 def test_two_values_have_nothing_to_test_after_ipsatising():
     d, _ = planted(n=40, values=2)
     drawn = metrics.floor(d, None, jax.random.key(0), 200, ipsatised=True)

@@ -63,6 +63,7 @@ def test_amplification_weighs_missing_ratings_and_leaves_constant_columns_out():
     np.testing.assert_allclose(ratio, np.nanmean(np.abs(d[:, 1])) / np.abs(d[:, 0]).mean(), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_robustness_repeats_the_coupling_without_a_fifth_of_the_scenes():
     rng = np.random.default_rng(0)
     strength = np.linspace(0, 1.5, 8)

@@ -171,6 +171,7 @@ def test_a_kill_loses_nothing_and_changes_no_bit(whole, tmp_path):
         assert (own / name).read_bytes() == (found.folder / name).read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_group_that_was_cut_in_two_gives_the_same_bits(whole, tmp_path):
     """What a kill between two pieces of a group leaves: the rest is computed among the same others."""
     _, found = whole

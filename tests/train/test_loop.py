@@ -261,6 +261,7 @@ def test_validation_is_the_loss_divided_once():
     assert {"loss", "rewards/accuracies", "rewards/margins", "logps/chosen"} <= set(found)
 
 
+@pytest.mark.thorough
 def test_a_mesh_gives_the_losses_of_one_device(tmp_path):
     mesh = models.mesh(data=2, tensor=2, devices=jax.devices()[:4])
     model = models.load(checkpoint("llama").folder, mesh=mesh)

@@ -144,6 +144,7 @@ def test_a_step_with_a_price():
     assert off[1] < 0.7 * off[0]
 
 
+@pytest.mark.thorough
 def test_a_run_with_a_price_has_checkpoints_of_its_own(tmp_path, monkeypatch):
     """In a folder that is named from where one stands."""
     monkeypatch.chdir(tmp_path)
