@@ -82,7 +82,7 @@ def test_shots_are_an_intervention_too(capsys, few, tmp_path):
     [
         (("--target", "Powr"), "did you mean 'Power'"),
         (("--layers", "9"), "layer 9: the model has layers 0 to 3"),
-        (("--layers", "a"), "expected numbers such as 3,4 or 3+4, found 'a'"),
+        (("--layers", "a"), "expected layers such as 3 or 3+4, found a"),
         (("--strengths", "1,x"), "strengths: expected numbers separated by commas"),
         (("--strengths", "nan"), "strengths: expected numbers separated by commas"),
         (("--placebos", "-1"), "placebos: expected 0 or more, found -1"),

@@ -87,7 +87,8 @@ class Steer:
             if getattr(self, name) != _default(name) and self.method not in methods:
                 raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
         model = models.load(self.model, self.dtype)
-        places = _places(self.layers, model.config.layers)
+        named = tuple(part.strip() for part in self.layers.split(",") if part.strip())
+        places = study.places(named, model.config.layers)
         _, test = data.split(source.test, source.seed)
         if not len(_of_target(test, self.target).pair().express):
             raise errors.InputError(
@@ -226,20 +227,6 @@ def _numbers(text: str, name: str) -> tuple[float, ...]:
     if not np.isfinite(np.array(found, np.float32)).all():
         raise errors.InputError(f"{name}: expected numbers separated by commas, found {text!r}")
     return tuple(dict.fromkeys(found))
-
-
-def _places(text: str, depth: int) -> list[tuple[int, ...]]:
-    """The layers to try, where some are given."""
-    if not text:
-        return []
-    try:
-        found = [tuple(int(layer) for layer in part.split("+")) for part in text.split(",")]
-    except ValueError:
-        raise errors.InputError(f"layers: expected numbers such as 3,4 or 3+4, found {text!r}") from None
-    wrong = [layer for place in found for layer in place if not -depth <= layer < depth]
-    if wrong:
-        raise errors.InputError(f"layer {wrong[0]}: the model has layers 0 to {depth - 1}")
-    return list(dict.fromkeys(tuple(sorted({layer % depth for layer in place})) for place in found))
 
 
 def _of_target(data: Any, target: str) -> Any:

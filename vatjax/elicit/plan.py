@@ -21,6 +21,7 @@ from vatjax.elicit.tree import Tree, answer_places, common, cut, grow
 from vatjax.models import Config
 
 _TIMES = (64, 80, 96, 128, 160, 192, 256, 384, 512)
+_SAMPLE = 1024  # prompts that the length of a row is chosen by
 CHUNK = 64  # places that are read at one time, over the whole vocabulary
 
 
@@ -184,7 +185,7 @@ def _made(
         groups = [np.arange(len(found.which))] if within is None else within
         parts = [(number, part) for number, group in enumerate(groups) for part in _shards(found, group, size.shard)]
         shards = [part for _, part in parts]
-        time = time or _best_time(grow(found, shards[0], trunk, options), trunk, config, size, rows)
+        time = time or _best_time(grow(found, shards[0][:_SAMPLE], trunk, options), trunk, config, size, rows)
         surveys = [_survey(grow(found, shard, trunk, options), time) for shard in shards]
         drafts.append(_Draft(found, options, shards, [number for number, _ in parts], trunk, surveys))
     shapes = _shapes(drafts, time, size, rows)

@@ -14,7 +14,7 @@ checks, style = study.calibrate(seeds=40)              # the metrics on drawn an
 from vatjax.study.calibration import Style, calibrate
 from vatjax.study.checks import Check
 from vatjax.study.costs import costs
-from vatjax.study.design import Design, Intervention, Lessons
+from vatjax.study.design import Design, Intervention, Lessons, places
 from vatjax.study.finding import WORKS, Candidate, Finder, candidate, placebos, some_scenes
 from vatjax.study.plots import sweep_figure
 from vatjax.study.results import Study, open_study, write
@@ -50,6 +50,7 @@ __all__ = [
     "measure",
     "open_study",
     "placebos",
+    "places",
     "plan",
     "push",
     "run",

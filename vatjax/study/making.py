@@ -148,7 +148,7 @@ class Workshop:
         if arm is None or not piece.needs:
             return None
         if "training" in piece.needs:
-            return models.load_edit(self.shelf.place(piece.needs["training"]) / _step(arm.level), self.model)
+            return models.load_edit(self.shelf.place(piece.needs["training"]) / step_folder(arm.level), self.model)
         own = arm.level * models.load_edit(self.shelf.place(piece.needs["edit"]) / "edit", self.model)
         if not float(own.strength):
             return None
@@ -168,7 +168,7 @@ class Workshop:
         course = dataclasses.replace(run.course, probe=every, save=every, log=max(1, every // 10))
 
         def keep(state: train.State, step: int) -> None:
-            if step and not (place / _step(step) / "edit.json").exists():
+            if step and not (place / step_folder(step) / "edit.json").exists():
                 self._keep(state, piece, step)
 
         ended = train.run(
@@ -237,7 +237,7 @@ class Workshop:
             return
         edit = train.result(state)
         assert isinstance(edit, Edit)
-        models.save_edit(edit, self.model, self.shelf.place(piece) / _step(step), {"step": step})
+        models.save_edit(edit, self.model, self.shelf.place(piece) / step_folder(step), {"step": step})
 
     # States ---------------------------------------------------------------------------------------------------------
 
@@ -301,7 +301,8 @@ class Workshop:
         store.commit_json(place / "about.json", _finite({"mass": float(mass.mean()), "perplexity": perplexity}))
 
 
-def _step(step: float) -> str:
+def step_folder(step: float) -> str:
+    """Where the edit of a training's step is, within its piece."""
     return f"step-{int(step):06d}"
 
 

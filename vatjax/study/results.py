@@ -30,6 +30,7 @@ from vatjax.models import Edit, Model
 from vatjax.states import ValueState
 from vatjax.study.arms import Arm, Expanded
 from vatjax.study.design import Design
+from vatjax.study.making import step_folder
 from vatjax.study.numbers import level_of
 from vatjax.study.pieces import Piece, Shelf
 from vatjax.study.runner import Ran, failures, shelf_of
@@ -324,7 +325,7 @@ def _entry(arm: Arm, piece: Piece, expanded: Expanded, failed: Mapping[str, str]
     if "edit" in needs and arm.placebo != "random":
         entry |= {"edit": needs["edit"].address, "inside": "edit"}
     if "training" in needs:
-        entry |= {"edit": needs["training"].address, "inside": f"step-{int(arm.level):06d}"}
+        entry |= {"edit": needs["training"].address, "inside": step_folder(arm.level)}
     return entry
 
 
@@ -346,7 +347,7 @@ def _beside(ran: Ran, shelf: Shelf, folder: Any) -> None:
             if arm is None or not piece.needs:
                 continue
             edit = (
-                shelf.place(piece.needs["training"]) / f"step-{int(arm.level):06d}"
+                shelf.place(piece.needs["training"]) / step_folder(arm.level)
                 if "training" in piece.needs
                 else shelf.place(piece.needs["edit"]) / "edit"
             )
