@@ -482,3 +482,24 @@ def test_a_report_is_written_again_from_the_folder(capsys, whole):
     report.write(found, 1)
     assert (found.folder / "report.html").read_bytes() == page
     assert store.path(found.folder / "figures").exists()
+
+
+def test_one_value_is_judged_among_values_and_an_instruction_beside_a_plain_sentence(tmp_path):
+    kinds = {"said": Intervention("instruction")}
+    own = dataclasses.replace(
+        design(tmp_path / "v"), targets=("Wealth",), directions=("suppress",), seeds=(0, 1), interventions=kinds
+    )
+    found = study.write(study.run(study.plan(own)))
+    assert found.failed == []
+    assert [(row["seed"], row["level"], row["headline"], row["placebo"]) for row in found.rows] == [
+        (0, "types", False, ""),
+        (0, "values", True, ""),
+        (0, "values", True, "neutral sentence"),
+    ]
+    told = found.rows[1]
+    before, after = found.states(told)
+    column = list(before.values).index("Wealth")
+    assert told["gain"] == pytest.approx(-np.nanmean(after.state[:, column] - before.state[:, column]), abs=1e-4)
+    assert told["over_placebo_gain_low"] > 0
+    text = report.write(found).read_text()
+    assert f"said (1): Wealth fell by {told['gain']:.2f} [" in text

@@ -203,3 +203,26 @@ def test_validation_shares_no_prompt_with_training():
     assert settings._divided(own, 0.0, seed=1) == (own, [])
     with pytest.raises(errors.InputError, match=r"validation: 0\.5 of 5 examples with 1 prompts leaves none"):
         settings._divided(own[:5], 0.5, seed=1)
+
+
+def test_verdicts_are_shuffled_among_completions():
+    """The placebo of KTO: as many of each verdict, at other completions."""
+    both = [train.Record(f"p{i}", (" x",), i % 3 == 0, f"line {i}") for i in range(60)]
+    found = train.shuffled(both, 3)
+    assert [one.prompt for one in found] == [one.prompt for one in both]
+    assert sum(one.good for one in found) == sum(one.good for one in both)
+    assert 10 < sum(a.good != b.good for a, b in zip(found, both, strict=True)) < 45
+    with pytest.raises(errors.InputError, match="among verdicts of both kinds"):
+        train.shuffled([one._replace(good=True) for one in both])
+
+
+def test_lessons_are_in_the_words_in_which_the_model_is_asked():
+    """What a chat model learns stands in its template, as its questions do."""
+    model = models.load("pocket")
+    found = train.lessons(model, few(), "Power", 1, "judgements")
+    assert found[0].templated
+    assert found[0].prompt.startswith("<|system|>")
+    plain = train.from_items(few(), "Power", 1, "judgements")
+    assert len(plain) == len(found)
+    scene = plain[0].prompt.split("Situation: ")[1].split("\n")[0]
+    assert scene in found[0].prompt
