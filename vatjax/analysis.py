@@ -208,7 +208,7 @@ def _level(analysed: Analysed, reading: Reading) -> dict[str, Any]:
         "target_names": [name for name, chosen in zip(columns, analysed.target, strict=True) if chosen],
         **_kind(inference.first, inference.raw, columns, analysed.target, reading),
         "order_test": _order_json(analysed.order_test),
-        "ipsatised": {**ipsatised, "mechanical_gnd": _number(inference.mechanical) if inference.resolved else None},
+        "ipsatised": {**ipsatised, "mechanical_gnd": number(inference.mechanical) if inference.resolved else None},
     }
 
 
@@ -220,39 +220,39 @@ def _kind(
     others = np.asarray(metrics.holm(jax.numpy.where(target, np.nan, first.shift_p)))
 
     def read(x: Any) -> float | None:
-        return _number(metrics.as_reading(x, correlated, reading))
+        return number(metrics.as_reading(x, correlated, reading))
 
     def named(x: Any) -> dict[str, float | None]:
-        return {name: _number(entry) for name, entry in zip(columns, x, strict=True)}
+        return {name: number(entry) for name, entry in zip(columns, x, strict=True)}
 
     return {
-        "gain": _estimate(first.gain),
+        "gain": estimate(first.gain),
         "resolved": bool(first.resolved),
         "shift": _by_name(columns, first.shift),
         "gnd": _by_name(columns, first.gnd),
-        "off_target": _estimate(first.off_target),
-        "coupling": {part: [[_number(x) for x in row] for row in value] for part, value in _parts(coupled.coupling)},
+        "off_target": estimate(first.off_target),
+        "coupling": {part: [[number(x) for x in row] for row in value] for part, value in _parts(coupled.coupling)},
         "vat": _by_name(columns, coupled.vat),
         "nvat": {part: read(value) for part, value in _parts(coupled.nvat)},
         "nvat_debiased": {part: read(value) for part, value in _parts(coupled.debiased)},
-        "gini": _estimate(coupled.gini),
+        "gini": estimate(coupled.gini),
         "floor": {
             "nvat": read(coupled.floor),
             "nvat_95": read(coupled.floor_high),
             "vat": named(coupled.vat_floor),
             "vat_95": named(coupled.vat_floor_high),
-            "gini": _number(coupled.gini_floor),
-            "gini_95": _number(coupled.gini_floor_high),
-            "off_target": _number(first.off_target_floor),
+            "gini": number(coupled.gini_floor),
+            "gini_95": number(coupled.gini_floor_high),
+            "off_target": number(first.off_target_floor),
         },
         "p": {
-            "gain": _number(first.gain_p),
+            "gain": number(first.gain_p),
             "shift": named(first.shift_p),
             "shift_holm": named(others),
-            "off_target": _number(first.off_target_p),
-            "nvat": _number(coupled.p),
+            "off_target": number(first.off_target_p),
+            "nvat": number(coupled.p),
             "vat": named(coupled.vat_p),
-            "gini": _number(coupled.gini_p),
+            "gini": number(coupled.gini_p),
         },
         "hub_share": named(coupled.hub_share),
     }
@@ -262,27 +262,28 @@ def _parts(estimate: Estimate) -> tuple[tuple[str, Any], ...]:
     return tuple(estimate._asdict().items())
 
 
-def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    return {part: _number(value) for part, value in _parts(estimate)}
+def estimate(one: Estimate) -> dict[str, float | None]:
+    """An estimate with its interval."""
+    return {part: number(value) for part, value in _parts(one)}
 
 
 def _by_name(columns: tuple[str, ...], estimate: Estimate) -> dict[str, dict[str, float | None]]:
     parts = _parts(estimate)
-    return {name: {part: _number(value[i]) for part, value in parts} for i, name in enumerate(columns)}
+    return {name: {part: number(value[i]) for part, value in parts} for i, name in enumerate(columns)}
 
 
 def _order_json(test: OrderTest | None) -> dict[str, Any] | None:
     if test is None:
         return None
     return {
-        "index": _number(test.correspondence),
-        "p": _number(test.p),
+        "index": number(test.correspondence),
+        "p": number(test.p),
         "comparisons": int(test.comparisons),
         "arrangements": int(test.arrangements),
     }
 
 
-def _number(x: Any) -> float | None:
+def number(x: Any) -> float | None:
     """A number with the seven digits that float32 has; null where there is none."""
     number = float(x) + 0.0  # no -0
     return float(f"{number:.7g}") if math.isfinite(number) else None

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from vatjax import store
 from vatjax.commands import show
 from vatjax.study.design import Design, Intervention
 
@@ -52,7 +53,7 @@ class Run(Design):
             "reused": ran.reused,
             "failed": opened.failed,
             "report": str(page),
-            "rows": show.finite(opened.rows),
+            "rows": store.finite(opened.rows),
         }
         show.as_json(content) if self.json else _print(opened, ran, page)
         return 1 if ran.failed else 0

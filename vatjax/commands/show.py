@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,15 +15,6 @@ _WIDTH = 99  # where the output goes to a file or a pipe
 def as_json(content: Any) -> None:
     """Prints one JSON document on standard output; NaN is refused, since JSON has none."""
     print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def finite(content: Any) -> Any:
-    """The same data with null for every number that is none."""
-    if isinstance(content, dict):
-        return {key: finite(entry) for key, entry in content.items()}
-    if isinstance(content, list | tuple):
-        return [finite(entry) for entry in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def bar(total: int, completed: int = 0) -> tuple[Any, Any]:

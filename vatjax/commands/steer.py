@@ -103,7 +103,7 @@ class Steer:
         else:
             content, chosen = self._edit(model, data, source, places, strengths)
         said = {"model": self.model, "target": self.target, "direction": self.direction, "method": self.method}
-        content = show.finite({**said, **content})
+        content = store.finite({**said, **content})
         store.commit_json(folder / "steer.json", content)
         if self.json:
             show.as_json(content)
@@ -172,7 +172,7 @@ class Steer:
         chosen = edits.best(points)
         if chosen is None or chosen.outcome.gain <= 0:
             why = "every strength breaks the model" if chosen is None else "no strength gives a gain above 0"
-            steer_tables.sweep({"sweep": show.finite([_point(point) for point in points]), "curves": []}, chosen)
+            steer_tables.sweep({"sweep": store.finite([_point(point) for point in points]), "curves": []}, chosen)
             raise errors.InputError(f"{why}: give other ones by --strengths, or other --layers")
         edit = chosen.strength * tried.make(chosen.layers)
         curves = [edits.curve(own) for place in tried.places if len(own := _fit(points, place)) >= edits.LEAST]

@@ -37,7 +37,7 @@ class Train(Training):
         made = train.prepared(model, self, None if folder is None else folder / "reference", planning=self.dry_run)
         plan = self._plan(model, made)
         if self.dry_run:
-            show.as_json(show.finite(plan)) if self.json else _print_plan(plan)
+            show.as_json(store.finite(plan)) if self.json else _print_plan(plan)
             return 0
         assert folder is not None
         _told(f"{plan['examples']:,} examples, {self.course.steps:,} steps of {loss.name}: {plan['tokens']:,} tokens")
@@ -138,7 +138,7 @@ class Train(Training):
             way = train.trajectory(probe.states(), taxonomy, self.target, self.way)
             content["trajectory"] = way.as_dict(taxonomy)
         content["settings"] = self._settings()
-        content = show.finite(content)
+        content = store.finite(content)
         store.commit_json(folder / "train.json", content)
         return content
 

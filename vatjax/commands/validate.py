@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from vatjax import errors
+from vatjax import errors, store
 from vatjax.commands import show
 from vatjax.values import schwartz
 
@@ -46,7 +46,7 @@ class Validate:
             checks += more
         missed = [check for check in checks if not check.passed]
         if self.json:
-            show.as_json(show.finite(_content(measured, pushed, checks, style)))
+            show.as_json(store.finite(_content(measured, pushed, checks, style)))
         else:
             _print(measured, pushed, checks, style, len(missed))
         return 1 if missed else 0

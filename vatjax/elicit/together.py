@@ -31,6 +31,11 @@ AT_ONCE = 16
 _ROOM = 1 << 30  # bytes of keys and values for all edits together, where a device does not say what it has
 
 
+def form(edit: Edit) -> str:
+    """What edits must have in common to be computed together: their parts, and the shapes of these."""
+    return str(jax.tree.structure(edit)) + str([leaf.shape for leaf in jax.tree.leaves(edit)])
+
+
 def stacked(edits: Sequence[Edit]) -> Edit:
     """Edits of one form as one, with the edits as its leading axis.
 
@@ -39,8 +44,7 @@ def stacked(edits: Sequence[Edit]) -> Edit:
     """
     if not edits:
         raise errors.InputError("no edits are given")
-    kinds = {str(jax.tree.structure(edit)) + str([leaf.shape for leaf in jax.tree.leaves(edit)]) for edit in edits}
-    if len(kinds) > 1:
+    if len(set(map(form, edits))) > 1:
         raise errors.InputError("the edits have different parts: only edits of one form are computed together")
     together: Edit = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *edits)
     return together

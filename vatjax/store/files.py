@@ -10,6 +10,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import pathlib
 import secrets
@@ -184,6 +185,15 @@ def bucket(target: Any) -> tuple[Any, str]:
 def commit_json(where: Path, content: Any) -> None:
     """Commits JSON with sorted keys, so that equal content has equal bytes. NaN is refused: write null for it."""
     commit(where, (json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n").encode())
+
+
+def finite(content: Any) -> Any:
+    """The same data with null for every number that is none."""
+    if isinstance(content, dict):
+        return {key: finite(entry) for key, entry in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(entry) for entry in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def commit_npz(where: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vatjax import elicit, errors, prompts, train
@@ -127,9 +127,3 @@ class _Meter:
         some = some_scenes(side, cell.target, what.scenes, design.items.seed)
         swept = self._once(("swept", cell.target, what.scenes), lambda: self._asked(some, wording))
         return pairs + len(places) * len(what.strengths) * swept
-
-
-def total(found: Mapping[str, Any]) -> tuple[int, float]:
-    """Tokens and seconds of all that is not there yet."""
-    left = [piece for piece in found["pieces"] if not piece["there"]]
-    return sum(piece["tokens"] for piece in left), sum(piece["seconds"] for piece in left)

@@ -11,7 +11,7 @@ from vatjax import errors, names, prompts
 from vatjax.edits import METHODS, Method
 from vatjax.edits.pairs import PAIRS, Way
 from vatjax.edits.stream import Method as Along
-from vatjax.edits.stream import Operator
+from vatjax.edits.stream import Operator, profile
 from vatjax.items import Source
 from vatjax.metrics import Reading
 from vatjax.models.edit import Positions
@@ -329,7 +329,6 @@ def places(texts: tuple[str, ...], depth: int) -> list[Place]:
         found = [tuple(int(layer) for layer in text.split("+")) for text in texts]
     except ValueError:
         raise errors.InputError(f"layers: expected layers such as 3 or 3+4, found {', '.join(texts)}") from None
-    wrong = [layer for place in found for layer in place if not -depth <= layer < depth]
-    if wrong:
-        raise errors.InputError(f"layer {wrong[0]}: the model has layers 0 to {depth - 1}")
+    for place in found:
+        profile(place, depth)  # refuses a layer that is not there
     return list(dict.fromkeys(tuple(sorted({layer % depth for layer in place})) for place in found))

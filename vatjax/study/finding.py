@@ -166,6 +166,11 @@ def some_scenes(items: Items, target: str, scenes: int, seed: int = 0) -> Items:
     """All items of some scenes that have pairs of a target; 0 for all items."""
     own = items.take(np.flatnonzero(items.taxonomy.mask(target)[items.value]))
     texts = np.unique(own.scene[own.pair().express].astype(str))
+    return of_scenes(items, texts, scenes, seed)
+
+
+def of_scenes(items: Items, texts: np.ndarray, scenes: int, seed: int = 0) -> Items:
+    """All items of some of the scenes that are named; all items where 0, or as many as there are, are wanted."""
     if not scenes or scenes >= len(texts):
         return items
     chosen = np.random.default_rng(seed).choice(texts, scenes, replace=False)

@@ -76,8 +76,7 @@ class Workshop:
             return piece.address
         if edit is None:
             return piece.address
-        form = str(jax.tree.structure(edit)) + str([leaf.shape for leaf in jax.tree.leaves(edit)])
-        return form, wording
+        return together.form(edit), wording
 
     def make(self, batch: Sequence[Piece]) -> None:
         """Makes pieces that belong together; whatever was not on the shelf is there then, but for `piece.json`."""
@@ -101,7 +100,7 @@ class Workshop:
         layers, points = self._place(cell, tried)
         facts = {**tried.facts(layers), "layers": list(layers)}
         store.commit_json(place / "chosen.json", {"layers": list(layers), "sweep": points})
-        models.save_edit(tried.make(layers), self.model, place / "edit", _finite(facts))
+        models.save_edit(tried.make(layers), self.model, place / "edit", store.finite(facts))
 
     def _blind(self, piece: Piece, exchanged: int) -> None:
         """What the same finder makes of shuffled labels; where that is nothing, an edit that does nothing."""
@@ -139,7 +138,7 @@ class Workshop:
         asked = some_scenes(side, cell.target, cell.what.scenes, source.seed)
         points = edits.sweep(self.model, asked, cell.target, tried.make, tried.places, cell.what.strengths, cell.sign)
         chosen = edits.best(points) or max(points, key=lambda point: point.outcome.mass)
-        said = [{"layers": list(p.layers), "strength": p.strength, **_finite(p.outcome._asdict())} for p in points]
+        said = [{"layers": list(p.layers), "strength": p.strength, **store.finite(p.outcome._asdict())} for p in points]
         return chosen.layers, said
 
     def edit_of(self, piece: Piece) -> Edit | None:
@@ -298,7 +297,7 @@ class Workshop:
         asked = protocols.ask(self.asked, self.design.how.protocol)
         scene = np.asarray(asked.clusters)[asked.context]
         store.commit_npz(place / "mass.npz", {"mass": np.asarray(mass, np.float32), "scene": scene})
-        store.commit_json(place / "about.json", _finite({"mass": float(mass.mean()), "perplexity": perplexity}))
+        store.commit_json(place / "about.json", store.finite({"mass": float(mass.mean()), "perplexity": perplexity}))
 
 
 def step_folder(step: float) -> str:
@@ -307,7 +306,7 @@ def step_folder(step: float) -> str:
 
 
 def _commit_lines(where: Any, lines: Sequence[Any]) -> None:
-    store.commit(where, "".join(json.dumps(_finite(dict(line))) + "\n" for line in lines).encode())
+    store.commit(where, "".join(json.dumps(store.finite(dict(line))) + "\n" for line in lines).encode())
 
 
 def _remove(folder: Any) -> None:
@@ -317,12 +316,3 @@ def _remove(folder: Any) -> None:
     for entry in list(folder.iterdir()):
         _remove(entry) if entry.is_dir() else entry.unlink()
     folder.rmdir()
-
-
-def _finite(content: Any) -> Any:
-    """Plain data with None for every number that is none."""
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not np.isfinite(content) else content

@@ -18,7 +18,6 @@ from scipy import stats
 from vatjax import analysis, errors, metrics, states, store
 from vatjax.edits.outcome import breaks
 from vatjax.items import Items
-from vatjax.metrics import Estimate
 from vatjax.states import ValueState
 from vatjax.study.arms import Arm, Cell
 from vatjax.study.design import Design
@@ -97,27 +96,28 @@ def _control(found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell) -> dict[s
     if own[rated].sum() > 1:  # the mean of intervals is none of the mean
         mean[1:] = [float("nan")] * 2
     was = float(jnp.nanmean((made.success.estimate - made.rise.estimate)[own[rated]]))
-    near = {f"{d}": _number(x) for d, x in enumerate(made.by_distance.estimate) if np.isfinite(x)}
+    near = {f"{d}": analysis.number(x) for d, x in enumerate(made.by_distance.estimate) if np.isfinite(x)}
     return {
-        "success": {**dict(zip(("estimate", "low", "high"), map(_number, mean), strict=True)), "before": _number(was)},
-        "leakage": {**_estimate(made.leakage), "by_distance": near},
+        "success": {
+            **dict(zip(("estimate", "low", "high"), map(analysis.number, mean), strict=True)),
+            "before": analysis.number(was),
+        },
+        "leakage": {**analysis.estimate(made.leakage), "by_distance": near},
     }
 
 
 def _answered(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str, Any]:
     """Whether the model still answers, and still writes."""
     about = [shelf.json(piece.needs[f"after {w}"], "about.json") for w in wordings]
-    mass = float(np.mean([one["mass"] for one in about]))
-    worse = [one["perplexity"] for one in about if one["perplexity"] is not None]
-    perplexity = float(np.mean(worse)) if worse else float("nan")
+    mass, perplexity = _wholeness(about)
     masses = [np.mean([_mass(piece, shelf, f"{when} {w}")[0] for w in wordings], 0) for when in ("before", "after")]
     lost = 1 - masses[1] / np.maximum(masses[0], 1e-6)
     loss = _over_scenes(lost, _mass(piece, shelf, f"before {wordings[0]}")[1])
     return {
-        "mass": _number(mass),
-        "perplexity": _number(perplexity),
-        "broken": _broken(about),
-        "utility_loss": {key: _number(x) for key, x in loss.items()},
+        "mass": analysis.number(mass),
+        "perplexity": analysis.number(perplexity),
+        "broken": bool(breaks(mass, perplexity)),
+        "utility_loss": {key: analysis.number(x) for key, x in loss.items()},
     }
 
 
@@ -147,7 +147,7 @@ def _agreement(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str,
     found = {name: _state(piece, shelf, name, "agreement.npz") for name in names}
     gap = np.mean([found[f"after {w}"].state - found[f"before {w}"].state for w in wordings], 0)
     scene = np.broadcast_to(found[names[0]].clusters[:, None], gap.shape)
-    return {key: _number(x) for key, x in _over_scenes(np.float64(gap).ravel(), scene.ravel()).items()}
+    return {key: analysis.number(x) for key, x in _over_scenes(np.float64(gap).ravel(), scene.ravel()).items()}
 
 
 def _wordings(
@@ -160,7 +160,7 @@ def _wordings(
             _columns(_state(piece, shelf, f"{when} {wording}"), taxonomy, cell.target) for when in ("before", "after")
         )
         one = metrics.tax(jnp.asarray(x), jnp.asarray(y), jnp.asarray(_own(taxonomy, cell.target)), cell.sign)
-        found[wording] = {"gain": _number(one.gain), "nvat": _number(one.nvat)}
+        found[wording] = {"gain": analysis.number(one.gain), "nvat": analysis.number(one.nvat)}
     return found
 
 
@@ -176,11 +176,11 @@ def _robust(found: analysis.Analysis, taxonomy: Taxonomy) -> dict[str, Any]:
         repeated = metrics.robustness(x, clusters, jax.random.key(0))
         taxes[level] = metrics.vat(metrics.spearman(x))
         content[level] = {
-            "nvat_80": {"low": _number(repeated.nvat.low), "high": _number(repeated.nvat.high)},
-            "agreement_80": _number(repeated.agreement),
-            "agreement_kendall": _number(metrics.agreement(taxes[level], metrics.vat(metrics.kendall(x)))),
+            "nvat_80": {"low": analysis.number(repeated.nvat.low), "high": analysis.number(repeated.nvat.high)},
+            "agreement_80": analysis.number(repeated.agreement),
+            "agreement_kendall": analysis.number(metrics.agreement(taxes[level], metrics.vat(metrics.kendall(x)))),
         }
-    both = _number(metrics.types_against_values(taxes["types"], taxes["values"], taxonomy.type_of))
+    both = analysis.number(metrics.types_against_values(taxes["types"], taxes["values"], taxonomy.type_of))
     return {**content, "agreement_levels": both}
 
 
@@ -203,7 +203,7 @@ def comparison(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict
             after = _mean_state([_state(piece, shelf, need) for need in needs])
             shift = _columns(after, taxonomy, one.target) - start
             last[side] = shift
-            if not _broken([shelf.json(piece.needs[need], "about.json") for need in needs]):
+            if not breaks(*_wholeness([shelf.json(piece.needs[need], "about.json") for need in needs])):
                 found_at[level] = shift
         courses[side] = [
             Course([shift for _, shift in way], [_gain(shift, own, one.sign) for _, shift in way])
@@ -217,7 +217,7 @@ def comparison(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict
             at_gain(*next(course for course in courses[side] if max(course.gains) >= reach), reach)
             for side in ("one", "other")
         ]
-        found["same_gain"] = {"at": _number(reach), **_difference(both, own, before.clusters, one.sign)}
+        found["same_gain"] = {"at": analysis.number(reach), **_difference(both, own, before.clusters, one.sign)}
     return found
 
 
@@ -228,10 +228,10 @@ class Course(NamedTuple):
     gains: list[float]
 
 
-def _broken(about: Sequence[Mapping[str, Any]]) -> bool:
-    mass = float(np.mean([one["mass"] for one in about]))
+def _wholeness(about: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Mean option mass and mean perplexity over wordings; NaN for a perplexity that none has."""
     worse = [one["perplexity"] for one in about if one["perplexity"] is not None]
-    return bool(breaks(mass, float(np.mean(worse)) if worse else float("nan")))
+    return float(np.mean([one["mass"] for one in about])), float(np.mean(worse)) if worse else float("nan")
 
 
 def at_gain(shifts: Sequence[np.ndarray], gains: Sequence[float], wanted: float) -> np.ndarray:
@@ -280,10 +280,10 @@ def _difference(pair: Sequence[np.ndarray], own: np.ndarray, clusters: np.ndarra
         jnp.asarray(pair[0][:, rated]), jnp.asarray(pair[1][:, rated]), jnp.asarray(own[rated]), clusters, sign
     )
     return {
-        "gain": _estimate(found.gain),
-        "off_target": _estimate(found.off_target),
-        "nvat": _estimate(found.nvat),
-        "p_nvat": _number(found.p_nvat),
+        "gain": analysis.estimate(found.gain),
+        "off_target": analysis.estimate(found.off_target),
+        "nvat": analysis.estimate(found.nvat),
+        "p_nvat": analysis.number(found.p_nvat),
     }
 
 
@@ -303,14 +303,3 @@ def _gain(shift: np.ndarray, own: np.ndarray, sign: int) -> float:
     """The gain; 0 where there is none."""
     found = float(metrics.gain(jnp.asarray(shift), jnp.asarray(own), sign))
     return found if np.isfinite(found) else 0.0
-
-
-def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    found: Estimate = jax.device_get(estimate)
-    return {part: _number(x) for part, x in found._asdict().items()}
-
-
-def _number(x: Any) -> float | None:
-    """A number with the seven digits that float32 has; None where there is none."""
-    number = float(x) + 0.0
-    return float(f"{number:.7g}") if np.isfinite(number) else None

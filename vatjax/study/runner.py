@@ -23,6 +23,7 @@ from vatjax.elicit import protocols
 from vatjax.items import Items, open_source
 from vatjax.study import arms, numbers
 from vatjax.study.design import Design
+from vatjax.study.finding import of_scenes
 from vatjax.study.making import Workshop
 from vatjax.study.pieces import Piece, Shelf, ordered
 
@@ -86,10 +87,7 @@ def opened(design: Design) -> tuple[Items, Items]:
     items = open_source(design.items)
     aims = design.aims(items.taxonomy)
     _, test = items.split(design.items.test, design.items.seed)
-    texts = np.unique(test.scene.astype(str))
-    if design.scenes and design.scenes < len(texts):
-        chosen = np.random.default_rng(design.items.seed).choice(texts, design.scenes, replace=False)
-        test = test.take(np.flatnonzero(np.isin(test.scene.astype(str), chosen)))
+    test = of_scenes(test, np.unique(test.scene.astype(str)), design.scenes, design.items.seed)
     if design.how.protocol != "stated":
         for aim in aims:
             own = test.take(np.flatnonzero(items.taxonomy.mask(aim)[test.value]))
@@ -187,8 +185,7 @@ def run(
         for one in planned.expanded:
             ran.model(one, load)
         ran.numbers()
-        if claim.lost():
-            raise errors.InputError(f"{design.out}: another run has taken this folder over; this one stops")
+        claim.check(design.out)
         return Ran(planned, ran.count, len(every) - len(missing), ran.failed)
 
 
@@ -264,6 +261,11 @@ class Held:
     def lost(self) -> bool:
         """Whether somebody else has it now."""
         return self._lost
+
+    def check(self, where: str) -> None:
+        """Stops a run whose folder somebody else has now."""
+        if self._lost:
+            raise errors.InputError(f"{where}: another run has taken this folder over; this one stops")
 
     def end(self) -> None:
         """Gives the folder back."""
@@ -354,9 +356,8 @@ class _Run:
                 return
             if isinstance(error, OSError) and error.errno in _FATAL:
                 raise errors.InputError(f"{error.filename or self.shelf.folder}: {store.reason(error)}") from error
-            for piece in ready:
-                if not self.shelf.has(piece):
-                    self._fail(piece, error)
+            if not self.shelf.has(ready[0]):  # one that was there is only made again for its group
+                self._fail(ready[0], error)
             return
         seconds = (time.monotonic() - start) / len(ready)
         for piece in ready:
@@ -366,10 +367,7 @@ class _Run:
             self.tidy(piece)
             self.count += 1
             self.done(Progress(self.count + len(self.failed), self.total, piece.label, seconds))
-        if self.claim.lost():
-            raise errors.InputError(
-                f"{self.planned.design.out}: another run has taken this folder over; this one stops"
-            )
+        self.claim.check(self.planned.design.out)
 
     def _ready(self, piece: Piece) -> bool:
         """Whether all that a piece needs is there; what is not has failed."""
