@@ -33,8 +33,9 @@ from vatjax.train.trained import Lora
 
 Array = jax.Array
 
-# About how many tokens suit one pass on a CPU: with more of them nothing is gained, and they take more memory.
-CPU_TOKENS = 2048
+# About how many tokens suit one pass on a CPU: with more of them a step is slower, since they leave its caches, and takes
+# more memory.
+CPU_TOKENS = 640
 
 
 def stack(states: Sequence[State]) -> State:
@@ -99,19 +100,17 @@ def step_many(
 
     Args:
         at_once: how many adapters go through the model together; by default all of them, and on a CPU as many as have
-            about 2,000 tokens in a part.
+            about
+            640 tokens in a part, an even share of them.
     """
     adapters, rows, time = batch.tokens.shape
     if adapters != state.progress.step.shape[0]:
         raise errors.InputError(f"expected batches of {state.progress.step.shape[0]} adapters, found {adapters}")
     steps.check(loss, batch, rows, parts)
     if at_once is None:
-        fits = max(1, CPU_TOKENS * parts // (rows * time))
-        at_once = (
-            min(adapters, fits)
-            if jax.default_backend() == "cpu" and sharding.mesh_of(state.base.arrays) is None
-            else adapters
-        )
+        alone = jax.default_backend() == "cpu" and sharding.mesh_of(state.base.arrays) is None
+        fits = CPU_TOKENS * parts // (rows * time) if alone else adapters
+        at_once = max(k for k in range(1, adapters + 1) if adapters % k == 0 and k <= max(1, fits))
     run = _donating if donate else _pure
     progress, logs = run(
         state.base,
