@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 from tests.test_cli import run
 from vatjax import config, edits, elicit, errors, items, models, prompts, report, states, store, study
 from vatjax.items import Source
-from vatjax.study import arms, numbers, runner
+from vatjax.study import arms, holding, numbers, runner
+from vatjax.study import planned as plans
 from vatjax.study.design import Design, Intervention
 from vatjax.study.pieces import Piece, Shelf, ordered
 from vatjax.train import Adam
@@ -83,7 +85,7 @@ def test_a_row_is_what_the_packages_say_by_hand(whole):
     _, found = whole
     row = found.where(level="types", intervention="vector", amount=1.0, placebo="")[0]
     model, data = models.load("pocket"), items.bundled()
-    _, asked = runner.opened(found.design)
+    _, asked = plans.opened(found.design)
     edit = edits.find(model, data, "Power", 1, "mean", 0)
     np.testing.assert_allclose(found.edit(row, model).residual, edit.residual, atol=1e-6)
     before, after = elicit.rate(model, asked), elicit.rate(model, asked, edit=edit)
@@ -120,7 +122,7 @@ def test_what_lies_beside_the_table(whole):
     edit = models.load_edit(last, models.load("pocket"))
     assert set(edit.lora)
     times = (found.folder / "time.csv").read_text().splitlines()
-    assert len(times) == 1 + len(runner.Planned(*whole[0].planned).pieces())
+    assert len(times) == 1 + len(whole[0].planned.pieces())
     same = study.open_study(found.folder)
     assert same.rows == found.rows
     assert same.comparisons == found.comparisons
@@ -140,7 +142,7 @@ def test_nothing_is_made_twice(whole, tmp_path):
         found.design, out=str(tmp_path / "b"), pieces=str(found.folder / "pieces"), interventions=changed
     )
     planned = study.plan(other)
-    shelf = runner.shelf_of(other)
+    shelf = plans.shelf_of(other)
     new = [piece for piece in planned.pieces() if not shelf.has(piece)]
     assert {piece.kind for piece in new} == {"state", "result", "placebo", "comparison"}
     assert [p.label for p in new if p.kind == "state"] == [
@@ -171,6 +173,87 @@ def test_a_kill_loses_nothing_and_changes_no_bit(whole, tmp_path):
         assert (own / name).read_bytes() == (found.folder / name).read_bytes()
 
 
+def shards(file, count, killed=()):
+    """Runs of all shards at once, of which some are killed when they have made their first piece."""
+    command = [sys.executable, "-m", "vatjax", "run", str(file), "--shard"]
+    started = [
+        subprocess.Popen([*command, f"{number}/{count}"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for number in range(1, count + 1)
+    ]
+    for number in killed:
+        for line in started[number - 1].stderr:
+            if re.search(r"\d+ of \d+: ", line):
+                break
+        started[number - 1].kill()
+    return [(process.communicate(timeout=600), process.returncode) for process in started]
+
+
+def agree(folder, found):
+    """Whether a study came to the same bytes as another one, but for its name."""
+    for name in ("results.csv", "comparisons.csv"):
+        assert (folder / name).read_bytes() == (found.folder / name).read_bytes()
+    for mine in (folder / "states").iterdir():
+        assert mine.read_bytes() == (found.folder / "states" / mine.name).read_bytes()
+
+
+def test_shards_make_one_study_and_take_over_what_a_lost_one_had_begun(whole, tmp_path):
+    _, found = whole
+    file = tmp_path / "study.yaml"
+    file.write_text(TEXT.format(out=tmp_path / "s"))
+    (lost, survivor) = shards(file, 2, killed=[1])
+    assert lost[1] == -signal.SIGKILL
+    assert survivor[1] == 0, survivor
+    agree(tmp_path / "s", found)
+    assert (tmp_path / "s" / "report.html").exists()
+    assert list((tmp_path / "s" / "pieces" / "claims").iterdir()) == []
+
+
+@pytest.mark.thorough
+def test_four_shards_give_the_bits_of_one_run(whole, tmp_path):
+    _, found = whole
+    file = tmp_path / "study.yaml"
+    file.write_text(TEXT.format(out=tmp_path / "s"))
+    ended = shards(file, 4)
+    assert [status for _, status in ended] == [0] * 4, ended
+    agree(tmp_path / "s", found)
+    made = [int(re.search(r"(\d+) pieces made", out)[1]) for (out, _), _ in ended]
+    assert sum(made) == len(whole[0].planned.pieces())
+    assert sum(count > 0 for count in made) > 1
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "3", "a/b", "1/0"])
+def test_a_shard_is_one_of_many(text):
+    with pytest.raises(errors.InputError, match=f"shard: expected which of how many, such as 3/16, found '{text}'"):
+        study.shard(text)
+
+
+def test_shards_and_whole_runs_keep_out_of_each_others_way(tmp_path):
+    def refused(name, match):
+        with pytest.raises(errors.InputError, match=match), holding.at_work(tmp_path, study.shard(name)):
+            pass
+
+    with holding.at_work(tmp_path, study.shard("1/4")), holding.at_work(tmp_path, study.shard("2/4")):
+        refused("", r"shard 1/4 is at work there: process .*; shard 2/4 is at work there")
+        refused("2/4", r"shard 2/4 is at work there")
+    with holding.at_work(tmp_path):
+        refused("2/4", r"a run is at work there")
+
+
+def test_what_failed_in_another_shard_is_not_tried_again_and_in_an_earlier_run_it_is(tmp_path):
+    early = runner.Failures(tmp_path)
+    other = runner.Failures(tmp_path)
+    assert early.why("a") is None
+    other.add("a", "no luck")
+    assert early.why("a") == "no luck"
+    late = runner.Failures(tmp_path)
+    assert late.why("a") is None
+    other.add("a", "no luck")  # once more, after the late one began
+    assert late.why("a") == "no luck"
+    late = runner.Failures(tmp_path)
+    late.forget("a")
+    assert runner.Failures(tmp_path).before == {}
+
+
 @pytest.mark.thorough
 def test_a_group_that_was_cut_in_two_gives_the_same_bits(whole, tmp_path):
     """What a kill between two pieces of a group leaves: the rest is computed among the same others."""
@@ -179,7 +262,7 @@ def test_a_group_that_was_cut_in_two_gives_the_same_bits(whole, tmp_path):
     kinds = {"vector": own.interventions["vector"]}
     own = dataclasses.replace(own, interventions=kinds)
     study.run(study.plan(own))
-    shelf, planned = runner.shelf_of(own), study.plan(own)
+    shelf, planned = plans.shelf_of(own), study.plan(own)
     gone = [p for p in planned.pieces() if p.kind == "state" and p.needs][2]
     kept = (shelf.place(gone) / "state.npz").read_bytes()
     for file in shelf.place(gone).iterdir():
@@ -229,7 +312,7 @@ def test_what_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
 def test_one_run_at_a_time_and_one_study_a_folder(whole, tmp_path):
     _, found = whole
     with (
-        runner.at_work(found.folder),
+        holding.at_work(found.folder),
         pytest.raises(errors.InputError, match=rf"a run is at work there: process {os.getpid()} on "),
     ):
         study.run(study.plan(found.design))
@@ -252,12 +335,12 @@ def test_a_clock_that_jumps_takes_no_folder_away(whole, monkeypatch):
 
     _, found = whole
     now = time.time()
-    with runner.at_work(found.folder) as held:
+    with holding.at_work(found.folder) as held:
         monkeypatch.setattr(time, "time", lambda: now - 86_400)  # back by a day
-        with pytest.raises(errors.InputError, match="a run is at work there"), runner.at_work(found.folder):
+        with pytest.raises(errors.InputError, match="a run is at work there"), holding.at_work(found.folder):
             pass
         assert not held.lost()
-    with runner.at_work(found.folder):
+    with holding.at_work(found.folder):
         pass
 
 
@@ -265,10 +348,10 @@ def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
     """The claim is renewed while nothing else happens."""
     import time
 
-    monkeypatch.setattr(runner, "_CLAIM", 0.5)
-    with runner.at_work(tmp_path) as held:
+    monkeypatch.setattr(holding, "_FOLDER", 0.5)
+    with holding.at_work(tmp_path) as held:
         time.sleep(1.2)
-        with pytest.raises(errors.InputError, match="a run is at work there"), runner.at_work(tmp_path):
+        with pytest.raises(errors.InputError, match="a run is at work there"), holding.at_work(tmp_path):
             pass
         assert not held.lost()
 

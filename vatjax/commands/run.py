@@ -22,6 +22,9 @@ class Run(Design):
     is kept piece by piece, so that the same command goes on after a kill, and other studies take it again."""
 
     interventions: Annotated[Mapping[str, Intervention], tyro.conf.Suppress] = dataclasses.field(default_factory=dict)
+    shard: str = ""
+    """Which of how many runs of this study, such as 3/16: started together, on as many machines as there are with one folder
+    or bucket, they share the work out among themselves, take over what a lost one had begun, and the last writes the report."""
     dry_run: bool = False
     """Say which pieces there are and what they take, and stop."""
     json: bool = False
@@ -34,6 +37,7 @@ class Run(Design):
         with warnings.catch_warnings():
             warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
             warnings.showwarning = lambda message, *_, **__: _told(str(message))
+            shard = study.shard(self.shard)
             load = study.loader(design)
             planned = study.plan(design, load)
             costs = study.costs(planned, load)
@@ -42,11 +46,15 @@ class Run(Design):
                 return 0
             progress = _Progress()
             try:
-                ran = study.run(planned, progress.told, progress.done, load)
+                ran = study.run(planned, progress.told, progress.done, load, shard)
             finally:
                 progress.close()
-            opened = study.write(ran)
-            page = report.write(opened)
+            if shard is None:
+                report.write(study.write(ran))
+            else:
+                study.once(store.path(self.out), ran.name(), lambda: report.write(study.write(ran)))
+            opened = study.open_study(self.out)
+            page = opened.folder / report.PAGE
         content = {
             "out": self.out,
             "made": ran.made,
@@ -114,7 +122,7 @@ def _print(opened: Any, ran: Any, page: Any) -> None:
     print("* nothing else has more gain at less shift of the others   placebos: the range of their draws")
     for line in opened.failed:
         print(f"FAILED {line}")
-    print(f"\n{ran.made} pieces made, {ran.reused} taken again")
+    print(f"\n{ran.made} pieces made, {ran.reused} were there or were made by others")
     print(f"{opened.folder}: results.csv, comparisons.csv, states, edits, figures")
     print(f"the report: {page}")
 

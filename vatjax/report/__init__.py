@@ -20,6 +20,7 @@ from vatjax.report.chosen import Aim, Row, aims
 from vatjax.report.page import Figure
 from vatjax.study import Study
 
+PAGE = "report.html"
 PORTRAITS = 24  # figures of single arms
 
 
@@ -34,7 +35,7 @@ def write(study: Study, portraits: int = PORTRAITS) -> Any:
         The page's path.
     """
     writer = _Writer(study, portraits)
-    where = study.folder / "report.html"
+    where = study.folder / PAGE
     store.commit(where, page.page(writer.title, writer.body()))
     return where
 

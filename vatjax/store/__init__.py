@@ -8,7 +8,7 @@ A path is a local one or a URI (`gs://`, `s3://`, `az://`, `hf://`), which `etil
 """
 
 from vatjax.store.addresses import address, file_address
-from vatjax.store.claims import Claim, claim, holder
+from vatjax.store.claims import Claim, Holder, claim, holder, holders
 from vatjax.store.files import (
     Path,
     append,
@@ -27,6 +27,7 @@ from vatjax.store.seal import check_seal, seal, sealed
 
 __all__ = [
     "Claim",
+    "Holder",
     "Path",
     "address",
     "append",
@@ -39,6 +40,7 @@ __all__ = [
     "file_address",
     "finite",
     "holder",
+    "holders",
     "load_npz",
     "open_binary",
     "path",

@@ -86,6 +86,14 @@ class Claim:
         """Gives the piece back. The file stays, dead, so that the count of generations never runs backwards."""
         self._commit(0.0)
 
+    def settle(self) -> None:
+        """Removes the claim: for work that is done for good, which everybody looks for again after claiming it."""
+        _remove(_file(self.folder, self.piece, self.holder.generation))
+        root = path(self.folder) / self.piece
+        if isinstance(root, pathlib.Path):
+            with contextlib.suppress(OSError):  # somebody has claimed it in the meantime, and will find the work done
+                root.rmdir()
+
     def _commit(self, until: float) -> None:
         _overwrite(_file(self.folder, self.piece, self.holder.generation), self.holder._replace(until=until))
 
@@ -130,6 +138,21 @@ def holder(folder: Path, piece: str) -> Holder | None:
     """Who has a piece now, or None."""
     live = [other for other in _claims(folder, piece) if other.live]
     return max(live, key=lambda other: other.generation) if live else None
+
+
+def holders(folder: Path) -> dict[str, Holder]:
+    """Every piece of a folder of claims that somebody has now, and who."""
+    root = path(folder)
+    if isinstance(root, pathlib.Path):
+        pieces = [one.name for one in root.iterdir() if one.is_dir()] if root.is_dir() else []
+    else:
+        system, prefix = bucket(root)
+        system.invalidate_cache()
+        pieces = []
+        with contextlib.suppress(FileNotFoundError):
+            pieces = [name.rstrip("/").rpartition("/")[2] for name in system.ls(prefix, detail=False)]
+    found = {piece: holder(folder, piece) for piece in sorted(pieces)}
+    return {piece: one for piece, one in found.items() if one is not None}
 
 
 # Files --------------------------------------------------------------------------------------------------------------

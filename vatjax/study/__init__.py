@@ -16,9 +16,11 @@ from vatjax.study.checks import Check
 from vatjax.study.costs import costs
 from vatjax.study.design import Design, Intervention, Lessons, places
 from vatjax.study.finding import WORKS, Candidate, Finder, candidate, placebos, some_scenes
+from vatjax.study.holding import Shard, once, shard
+from vatjax.study.planned import loader, plan
 from vatjax.study.plots import sweep_figure
 from vatjax.study.results import Study, open_study, write
-from vatjax.study.runner import Ran, loader, plan, run
+from vatjax.study.runner import Ran, run
 from vatjax.study.steering import Blind, Push, Trial, blind, trials
 from vatjax.study.validation import Measured, Row, judge, measure
 from vatjax.study.variants import Pushed, judge_kind, push
@@ -37,6 +39,7 @@ __all__ = [
     "Pushed",
     "Ran",
     "Row",
+    "Shard",
     "Study",
     "Style",
     "Trial",
@@ -48,12 +51,14 @@ __all__ = [
     "judge_kind",
     "loader",
     "measure",
+    "once",
     "open_study",
     "placebos",
     "places",
     "plan",
     "push",
     "run",
+    "shard",
     "some_scenes",
     "sweep_figure",
     "trials",

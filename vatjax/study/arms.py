@@ -98,6 +98,7 @@ class Expanded:
         placebos: of every arm that is meant to push and has placebos at its level: how far it goes beyond them, by their
             name.
         comparisons: of two interventions with the same target.
+        weights: how many the model has.
     """
 
     model: str
@@ -105,6 +106,7 @@ class Expanded:
     states: dict[tuple[Arm | None, str], Piece]
     placebos: dict[tuple[Arm, str], Piece]
     comparisons: dict[tuple[Cell, Cell], Piece]
+    weights: int = 0
 
     def pieces(self) -> list[Piece]:
         """Those that nothing else needs."""

@@ -13,7 +13,7 @@ from vatjax.prompts import Shot
 from vatjax.study.arms import Arm, Cell
 from vatjax.study.finding import some_scenes
 from vatjax.study.pieces import Piece, ordered
-from vatjax.study.runner import Planned, loader, shelf_of
+from vatjax.study.planned import Planned, loader, shelf_of
 
 _BACKWARD = 3  # a step of training takes about three forward passes of its tokens
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,10 +18,7 @@ from vatjax.prompts import How, Shot
 from vatjax.study.arms import Arm, Cell, instruction
 from vatjax.study.design import Design
 from vatjax.study.finding import Candidate, candidate, some_scenes
-from vatjax.study.pieces import Piece, Shelf
-
-# Below so many weights adapters are trained side by side; above, one after the other, with checkpoints to go on from.
-_SMALL = 500_000_000
+from vatjax.study.pieces import REFERENCE, RUN, SHARDS, Piece, Shelf
 
 
 class Workshop:
@@ -43,40 +39,6 @@ class Workshop:
         self.design, self.model, self.items, self.asked = design, model, items, asked
         self.shelf, self.told = shelf, told
         self.candidates: dict[str, Candidate] = {}
-
-    # What is made together ------------------------------------------------------------------------------------------
-
-    def batches(self, pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-        """Pieces in their order, in lists that are made in one go: adapters side by side, and states under like edits."""
-        for kind in ("edit", "training", "state"):
-            own = [piece for piece in pieces if piece.kind == kind]
-            if kind == "edit":
-                yield from ([piece] for piece in own)
-                continue
-            groups: dict[Any, list[Piece]] = {}
-            for piece in own:
-                groups.setdefault(self._beside(piece), []).append(piece)
-            for group in groups.values():
-                size = together.AT_ONCE if kind == "state" else len(group)
-                yield from (group[start : start + size] for start in range(0, len(group), size))
-
-    def _beside(self, piece: Piece) -> Any:
-        """What pieces have in common that can be made together."""
-        if piece.kind == "training":
-            cell, draw = piece.task
-            small = sum(x.size for x in jax.tree.leaves(self.model.arrays)) < _SMALL
-            priced = bool(cell.what.training.price.weight)
-            return (cell.name, draw is None) if small and not priced else piece.address
-        arm, wording = piece.task
-        if arm is None or not piece.needs:
-            return piece.address
-        try:
-            edit = self.edit_of(piece)
-        except errors.InputError:  # what it needs was not made, which is said when it is to be made
-            return piece.address
-        if edit is None:
-            return piece.address
-        return together.form(edit), wording
 
     def make(self, batch: Sequence[Piece]) -> None:
         """Makes pieces that belong together; whatever was not on the shelf is there then, but for `piece.json`."""
@@ -162,7 +124,7 @@ class Workshop:
         piece = batch[0]
         run = self._run(piece)
         place = self.shelf.place(piece)
-        made = train.prepared(self.model, run, place / "reference")
+        made = train.prepared(self.model, run, place / REFERENCE)
         every = min(piece.task[0].what.training.marks())
         course = dataclasses.replace(run.course, probe=every, save=every, log=max(1, every // 10))
 
@@ -175,7 +137,7 @@ class Workshop:
             made.data,
             made.loss,
             course,
-            place / "run",
+            place / RUN,
             made.penalty,
             probe=keep,
             memory=run.memory,
@@ -183,17 +145,11 @@ class Workshop:
         )
         _commit_lines(place / "metrics.jsonl", ended.metrics)
 
-    def tidy(self, piece: Piece) -> None:
-        """Removes what was only needed to make a piece that is on the shelf now."""
-        for part in ("run", "reference", "shards") if piece.kind in ("training", "state") else ():
-            with contextlib.suppress(OSError):
-                _remove(self.shelf.place(piece) / part)
-
     def _side_by_side(self, batch: Sequence[Piece]) -> None:
         """Adapters on one model, each with its own data and order, in one compiled step."""
         runs = [self._run(piece) for piece in batch]
         made = [
-            train.prepared(self.model, run, self.shelf.place(piece) / "reference")
+            train.prepared(self.model, run, self.shelf.place(piece) / REFERENCE)
             for run, piece in zip(runs, batch, strict=True)
         ]
         data = train.alike([one.data for one in made])
@@ -241,12 +197,20 @@ class Workshop:
     # States ---------------------------------------------------------------------------------------------------------
 
     def _states(self, batch: Sequence[Piece]) -> None:
-        changes = [self.edit_of(piece) for piece in batch]
         how = dataclasses.replace(self.design.how, wording=batch[0].task[1])
-        own = [change for change in changes if change is not None]
-        if len(own) < 2:
-            self._alone(batch[0], how, changes[0])
-            return
+        like: dict[str, list[tuple[Piece, Edit | None]]] = {}
+        for piece in batch:
+            edit = self.edit_of(piece)
+            like.setdefault("" if edit is None else together.form(edit), []).append((piece, edit))
+        for form, group in like.items():
+            if form and len(group) > 1:
+                self._under([piece for piece, _ in group], [edit for _, edit in group if edit is not None], how)
+                continue
+            for piece, edit in group:
+                self._alone(piece, how, edit)
+
+    def _under(self, batch: Sequence[Piece], own: Sequence[Edit], how: How) -> None:
+        """States under edits of one form, all at one time."""
         found = elicit.states_under(self.model, self.asked, own, how)
         perplexity = edits.perplexities(self.model, own)
         for i, piece in enumerate(batch):
@@ -259,7 +223,7 @@ class Workshop:
         place = self.shelf.place(piece)
         shots, instruction = self._said(arm, how)
         rated = elicit.ratings(
-            self.model, self.asked, how, shots=shots, instruction=instruction, edit=edit, keep=place / "shards"
+            self.model, self.asked, how, shots=shots, instruction=instruction, edit=edit, keep=place / SHARDS
         )
         perplexity = 1.0 if edit is None else float(edits.perplexities(self.model, [edit])[0])
         self._put(piece, rated.state, rated.agreement, rated.shares.sum(-1).mean(0), perplexity)
@@ -307,12 +271,3 @@ def step_folder(step: float) -> str:
 
 def _commit_lines(where: Any, lines: Sequence[Any]) -> None:
     store.commit(where, "".join(json.dumps(store.finite(dict(line))) + "\n" for line in lines).encode())
-
-
-def _remove(folder: Any) -> None:
-    """A folder and what is in it, on a disk or in a bucket."""
-    if not folder.exists():
-        return
-    for entry in list(folder.iterdir()):
-        _remove(entry) if entry.is_dir() else entry.unlink()
-    folder.rmdir()

@@ -7,6 +7,7 @@ pieces/3f/3f09.../time.json      how long that took, and where
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,6 +22,9 @@ Kind = Literal["edit", "training", "state", "result", "placebo", "comparison"]
 
 # What a piece is made by; a change of what it computes is a new number, and old pieces are no longer taken.
 VERSIONS: Mapping[Kind, int] = {"edit": 1, "training": 1, "state": 1, "result": 1, "placebo": 1, "comparison": 1}
+
+# What is only needed while a piece is made: checkpoints of a training, its reference, shards of answers.
+RUN, REFERENCE, SHARDS = SCRATCH = ("run", "reference", "shards")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +71,7 @@ class Shelf:
         return bool((self.place(piece) / "piece.json").exists())
 
     def put(self, piece: Piece, seconds: float, about: Mapping[str, Any]) -> None:
-        """Says that everything of a piece is there.
+        """Says that everything of a piece is there, and removes what was only needed to make it.
 
         Args:
             piece: the piece.
@@ -79,6 +83,9 @@ class Shelf:
         content = {"kind": piece.kind, "label": piece.label, "decides": piece.decides}
         needs = {name: need.address for name, need in piece.needs.items()}
         store.commit_json(place / "piece.json", {**content, "needs": needs})
+        for part in SCRATCH if piece.kind in ("training", "state") else ():
+            with contextlib.suppress(OSError):
+                _remove(place / part)
 
     def json(self, piece: Piece, name: str) -> Any:
         """A JSON file of a piece."""
@@ -87,6 +94,15 @@ class Shelf:
             return json.loads(store.read_text(where))
         except ValueError:
             raise errors.InputError(f"{where}: damaged; remove {self.place(piece)} and run the study again") from None
+
+
+def _remove(folder: Any) -> None:
+    """A folder and what is in it, on a disk or in a bucket."""
+    if not folder.exists():
+        return
+    for entry in list(folder.iterdir()):
+        _remove(entry) if entry.is_dir() else entry.unlink()
+    folder.rmdir()
 
 
 def ordered(wanted: Iterable[Piece]) -> list[Piece]:

@@ -33,7 +33,8 @@ from vatjax.study.design import Design
 from vatjax.study.making import step_folder
 from vatjax.study.numbers import level_of
 from vatjax.study.pieces import Piece, Shelf
-from vatjax.study.runner import Ran, failures, shelf_of
+from vatjax.study.planned import shelf_of
+from vatjax.study.runner import Ran, failures
 
 Row = dict[str, Any]
 

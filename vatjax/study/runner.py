@@ -8,48 +8,25 @@ import errno
 import importlib.metadata
 import json
 import platform
-import threading
+import secrets
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 import vatjax
-from vatjax import config, errors, models, store
-from vatjax.elicit import protocols
-from vatjax.items import Items, open_source
-from vatjax.study import arms, numbers
+from vatjax import config, errors, store
+from vatjax.study import numbers
+from vatjax.study.batches import Batch, fixed
 from vatjax.study.design import Design
-from vatjax.study.finding import of_scenes
+from vatjax.study.holding import Held, Shard, at_work, hold
 from vatjax.study.making import Workshop
-from vatjax.study.pieces import Piece, Shelf, ordered
+from vatjax.study.pieces import Piece, Shelf
+from vatjax.study.planned import Load, Planned, loader, shelf_of
 
 Told = Callable[[str], None]
-
-_CLAIM = 900.0  # seconds that a run's claim on its folder lives unless it is renewed
-
-
-class Planned(NamedTuple):
-    """A study, laid out.
-
-    Attributes:
-        design: the study.
-        items: all items.
-        asked: those of the test side that are asked about.
-        expanded: the pieces of each model.
-    """
-
-    design: Design
-    items: Items
-    asked: Items
-    expanded: list[arms.Expanded]
-
-    def pieces(self) -> list[Piece]:
-        """All of them, each behind what it needs."""
-        return ordered([piece for one in self.expanded for piece in one.pieces()])
 
 
 class Ran(NamedTuple):
@@ -57,7 +34,7 @@ class Ran(NamedTuple):
 
     Attributes:
         planned: what was to be made.
-        made, reused: how many pieces.
+        made, reused: how many pieces were made here, and how many were there or were made by other shards.
         failed: what could not be made, by address, and why.
     """
 
@@ -65,6 +42,10 @@ class Ran(NamedTuple):
     made: int
     reused: int
     failed: dict[str, str]
+
+    def name(self) -> str:
+        """A name for what it came to."""
+        return store.address(self.planned.name(), sorted(self.failed))
 
 
 class Progress(NamedTuple):
@@ -82,85 +63,12 @@ class Progress(NamedTuple):
     seconds: float
 
 
-def opened(design: Design) -> tuple[Items, Items]:
-    """All items of a study, and those that are asked about; refused where no target has a pair among these."""
-    items = open_source(design.items)
-    aims = design.aims(items.taxonomy)
-    _, test = items.split(design.items.test, design.items.seed)
-    test = of_scenes(test, np.unique(test.scene.astype(str)), design.scenes, design.items.seed)
-    if design.how.protocol != "stated":
-        for aim in aims:
-            own = test.take(np.flatnonzero(items.taxonomy.mask(aim)[test.value]))
-            if not len(own.pair().express):
-                raise errors.InputError(
-                    f"targets: no pair of {aim} among the {len(test):,} items of {items.source} that are asked about"
-                )
-    clusters = len(np.unique(protocols.ask(test, design.how.protocol).clusters))
-    if clusters < 2:
-        raise errors.InputError(
-            f"{items.source}: {clusters} cluster of scenes is asked about; intervals need at least two"
-        )
-    return items, test
-
-
-Load = Callable[[str], models.Model]
-
-
-def loader(design: Design) -> Load:
-    """Opens models as a design wants them. The one that was opened last is kept, and let go before another is opened."""
-    kept: dict[str, models.Model] = {}
-
-    def load(name: str) -> models.Model:
-        if name not in kept:
-            kept.clear()
-            kept[name] = models.load(name, design.dtype)
-        return kept[name]
-
-    return load
-
-
-def identity(model: models.Model) -> str:
-    """A name for what a model answers: its weights, what is computed with them, its tokens and its chat template."""
-    tokenizer = model.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
-    return store.address(
-        models.fingerprint(model.arrays), repr(model.config), words, getattr(tokenizer, "chat_template", None)
-    )
-
-
-def plan(design: Design, load: Load | None = None) -> Planned:
-    """Lays a study out; every model is opened, for the name of its weights.
-
-    Args:
-        design: the study.
-        load: opens a model.
-
-    Raises:
-        InputError: for a target, an item or a layer that is not there.
-    """
-    load = load or loader(design)
-    items, asked = opened(design)
-    found = []
-    for name in design.models:
-        model = load(name)
-        for what in design.interventions.values():
-            what.places(model.config.layers)  # refused before anything is computed
-        found.append(arms.expand(design, name, identity(model), items, asked))
-        del model
-    return Planned(design, items, asked, found)
-
-
-def shelf_of(design: Design) -> Shelf:
-    """Where a study's pieces are."""
-    return Shelf(design.pieces or store.path(design.out) / "pieces")
-
-
 def run(
     planned: Planned,
     told: Told = lambda _: None,
     done: Callable[[Progress], None] = lambda _: None,
     load: Load | None = None,
+    shard: Shard | None = None,
 ) -> Ran:
     """Makes whatever is not there yet; a piece that fails is reported, and the rest goes on.
 
@@ -169,24 +77,23 @@ def run(
         told: hears what is worth saying.
         done: is told of every piece that is made.
         load: opens a model.
+        shard: which of many runs of the same study this is; each makes what no other has begun, and all of them end when
+            there is nothing left to make.
 
     Raises:
         InputError: for a design that can't be carried out, a folder of another study, and one that a run is at work in.
     """
     design = planned.design
-    load = load or loader(design)
     folder = store.path(design.out)
-    with at_work(folder) as claim:
+    with at_work(folder, shard) as claim:
         begin(design, folder)
         shelf = shelf_of(design)
         every = planned.pieces()
+        work = _Work(planned, shelf, load or loader(design), shard, told, done, claim)
         missing = {piece.address for piece in every if not shelf.has(piece)}
-        ran = _Run(planned, shelf, missing, told, done, claim)
-        for one in planned.expanded:
-            ran.model(one, load)
-        ran.numbers()
+        work.all(fixed(planned, shelf), missing)
         claim.check(design.out)
-        return Ran(planned, ran.count, len(every) - len(missing), ran.failed)
+        return Ran(planned, work.count, len(every) - work.count - len(work.failed), work.failed)
 
 
 def begin(design: Design, folder: Any) -> None:
@@ -220,129 +127,124 @@ def _foreign(path: Any) -> bool:
     return not (path.name == "claims" or (path.name.startswith(".study.yaml") and path.name.endswith(".tmp")))
 
 
-@contextlib.contextmanager
-def at_work(folder: Any) -> Iterator[Held]:
-    """Holds a study's folder, however long the work takes: nobody else can work in it at the same time.
-
-    Raises:
-        InputError: where somebody is at work there.
-    """
-    claims = folder / "claims"
-    try:
-        claim = store.claim(claims, "run", _CLAIM)
-    except OSError as error:
-        raise errors.InputError(f"{folder}: {store.reason(error)}") from None
-    if claim is None:
-        holder = store.holder(claims, "run")
-        who = "somebody" if holder is None else f"process {holder.pid} on {holder.host}"
-        raise errors.InputError(f"{folder}: a run is at work there: {who}; wait for it, or end it")
-    held = Held(claim)
-    try:
-        yield held
-    finally:
-        held.end()
-
-
-class Held:
-    """A claim that is renewed by a thread until it ends."""
-
-    def __init__(self, claim: store.Claim) -> None:
-        self._claim, self._ended, self._lost = claim, threading.Event(), False
-        self._thread = threading.Thread(target=self._renew, daemon=True)
-        self._thread.start()
-
-    def _renew(self) -> None:
-        while not self._ended.wait(_CLAIM / 10):
-            with contextlib.suppress(OSError):  # a folder that can't be reached for a moment
-                if not self._claim.renew():
-                    self._lost = True
-                    return
-
-    def lost(self) -> bool:
-        """Whether somebody else has it now."""
-        return self._lost
-
-    def check(self, where: str) -> None:
-        """Stops a run whose folder somebody else has now."""
-        if self._lost:
-            raise errors.InputError(f"{where}: another run has taken this folder over; this one stops")
-
-    def end(self) -> None:
-        """Gives the folder back."""
-        self._ended.set()
-        self._thread.join()
-        if not self._lost:
-            with contextlib.suppress(OSError):
-                self._claim.release()
-
-
 @dataclasses.dataclass
-class _Run:
-    """One run on its way."""
+class _Work:
+    """One run on its way, or one of its shards."""
 
     planned: Planned
     shelf: Shelf
-    missing: set[str]
+    load: Load
+    shard: Shard | None
     told: Told
     done: Callable[[Progress], None]
     claim: Held
 
     def __post_init__(self) -> None:
-        self.log = _Groups(store.path(self.planned.design.out) / "together.jsonl")
         self.failed: dict[str, str] = {}
-        self.tidy: Callable[[Piece], None] = lambda _: None
-        self.count, self.total = 0, len(self.missing)
+        self.there: set[str] = set()
+        self.count, self.total, self.settled = 0, 0, 0
+        self.failures = Failures(store.path(self.planned.design.out) / "failed")
+        self.workshops: dict[int, Workshop] = {}
 
-    def model(self, expanded: arms.Expanded, load: Load) -> None:
-        """Everything that takes the model itself."""
-        own = [p for p in ordered(expanded.pieces()) if p.address in self.missing and p.kind in _OF_MODEL]
-        if not own:
-            return
-        planned = self.planned
+    def all(self, batches: list[Batch], missing: set[str]) -> None:
+        """Every batch: again and again those that are left, until others have made what they are at work on."""
+        self.total, pause = len(missing), _PAUSE
+        self.there = {piece.address for piece in self.planned.pieces()} - missing
+        left = in_turn([batch for batch in batches if not self._over(batch)], self.shard)
+        while left:
+            before = len(left)
+            left = [batch for batch in left if not self.attempt(batch)]
+            pause = _PAUSE if len(left) < before else min(2 * pause, _LONGEST)
+            if left and len(left) == before:
+                self._wait(left, pause)
+
+    def _wait(self, left: Sequence[Batch], pause: float) -> None:
+        if pause == 2 * _PAUSE:
+            self.told(f"waiting for what others are at work on: {len(left)} batches are left")
+        time.sleep(pause)
+        self.claim.check(self.planned.design.out)
+
+    def attempt(self, batch: Batch) -> bool:
+        """Makes a batch, if it is its turn. False where what it needs is not there yet, or somebody is at work on it."""
+        own = {piece.address for piece in batch.pieces}
+        for piece in batch.pieces:
+            for need in piece.needs.values():
+                if need.address not in own and not self._known(need):
+                    return False
+        if self._over(batch):
+            return True
         try:
-            model = load(expanded.model)
-        except Exception as error:
-            for piece in own:
-                self._fail(piece, error)
+            held = hold(self.shelf.folder / "claims", batch.claims())
+        except OSError as error:
+            raise errors.InputError(f"{self.shelf.folder}: {store.reason(error)}") from None
+        if held is None:
+            return False
+        over = False
+        try:
+            if not (over := self._over(batch)):  # somebody may have made it before it was claimed
+                self._make(batch)
+                over = all(piece.address in self.there for piece in batch.pieces)
+        finally:
+            held.end(done=over)
+        self.claim.check(self.planned.design.out)
+        return True
+
+    def _over(self, batch: Batch) -> bool:
+        """Whether nothing is left to do of a batch."""
+        known = [self._known(piece) for piece in batch.pieces]  # each is looked at, for the count of what is settled
+        return all(known)
+
+    def _known(self, piece: Piece) -> bool:
+        """Whether a piece is there, or can't be made; one that another shard has made or given up counts from then on."""
+        if piece.address in self.there or piece.address in self.failed:
+            return True
+        if self.shelf.has(piece):
+            self.there.add(piece.address)
+            self.settled += 1
+            return True
+        why = self.failures.why(piece.address)
+        if why is not None:
+            self._gone(piece, why)
+        return why is not None
+
+    def _make(self, batch: Batch) -> None:
+        make = self._numbers
+        if batch.of_model:
+            try:
+                make = self._workshop(batch.model).make
+            except Exception as error:
+                for piece in batch.pieces:
+                    self._fail(piece, error)
+                return
+        if batch.joint:
+            self.batch(batch.pieces, make)
             return
-        workshop = Workshop(planned.design, model, planned.items, planned.asked, self.shelf, self.told)
-        self.tidy = workshop.tidy
-        for group in self._broken_off(expanded):
-            self.batch(group, workshop.make)
-        for batch in workshop.batches([piece for piece in own if not self.shelf.has(piece)]):
-            self.batch(batch, workshop.make)
+        for piece in batch.pieces:
+            self.batch([piece], make)
 
-    def _broken_off(self, expanded: arms.Expanded) -> list[list[Piece]]:
-        """Groups of which a run was killed between its pieces: together they give the same bits as they would have."""
-        here = {piece.address: piece for piece in ordered(expanded.pieces())}
-        found = []
-        for line in self.log.read():
-            group = [here[address] for address in line if address in here]
-            there = sum(self.shelf.has(piece) for piece in group)
-            if len(group) == len(line) and 0 < there < len(group):
-                found.append(group)
-        return found
+    def _workshop(self, model: int) -> Workshop:
+        """Of one model at a time."""
+        if model not in self.workshops:
+            planned = self.planned
+            self.workshops.clear()
+            opened = self.load(planned.expanded[model].model)
+            self.workshops[model] = Workshop(
+                planned.design, opened, planned.items, planned.asked, self.shelf, self.told
+            )
+        return self.workshops[model]
 
-    def numbers(self) -> None:
-        """Everything that takes states alone."""
-        design, items = self.planned.design, self.planned.items
+    def _numbers(self, batch: Sequence[Piece]) -> None:
+        """What takes states alone."""
         make = {"result": numbers.result, "placebo": numbers.against_placebo, "comparison": numbers.comparison}
-        for piece in self.planned.pieces():
-            if piece.kind not in _OF_MODEL and piece.address in self.missing:
-
-                def made(batch: Sequence[Piece]) -> None:
-                    content = make[batch[0].kind](batch[0], self.shelf, design, items)
-                    store.commit_json(self.shelf.place(batch[0]) / "numbers.json", content)
-
-                self.batch([piece], made)
+        for piece in batch:
+            content = make[piece.kind](piece, self.shelf, self.planned.design, self.planned.items)
+            store.commit_json(self.shelf.place(piece) / "numbers.json", content)
 
     def batch(self, batch: Sequence[Piece], make: Callable[[Sequence[Piece]], None]) -> None:
         """Makes pieces that belong together; where there is no room for all of them, half of them at a time."""
         ready = [piece for piece in batch if self._ready(piece)]
-        if not ready:
+        if not ready or all(self.shelf.has(piece) for piece in ready):
             return
-        if len(ready) > 1:
-            self.log.add([piece.address for piece in ready])
         start = time.monotonic()
         try:
             make(ready)
@@ -356,7 +258,7 @@ class _Run:
                 return
             if isinstance(error, OSError) and error.errno in _FATAL:
                 raise errors.InputError(f"{error.filename or self.shelf.folder}: {store.reason(error)}") from error
-            if not self.shelf.has(ready[0]):  # one that was there is only made again for its group
+            if not self.shelf.has(ready[0]):  # one that was there is only made again for its batch
                 self._fail(ready[0], error)
             return
         seconds = (time.monotonic() - start) / len(ready)
@@ -364,16 +266,17 @@ class _Run:
             if self.shelf.has(piece):
                 continue
             self.shelf.put(piece, seconds, _about())
-            self.tidy(piece)
+            self.failures.forget(piece.address)
+            self.there.add(piece.address)
             self.count += 1
-            self.done(Progress(self.count + len(self.failed), self.total, piece.label, seconds))
-        self.claim.check(self.planned.design.out)
+            self.settled += 1
+            self.done(Progress(self.settled, self.total, piece.label, seconds))
 
     def _ready(self, piece: Piece) -> bool:
         """Whether all that a piece needs is there; what is not has failed."""
         lacking = [need for need in piece.needs.values() if need.address in self.failed]
         if lacking:
-            self.failed[piece.address] = f"{piece.label}{_LACKING}{lacking[0].label}"
+            self._gone(piece, f"{piece.label}{_LACKING}{lacking[0].label}")
         return not lacking
 
     def _fail(self, piece: Piece, error: Exception) -> None:
@@ -386,33 +289,66 @@ class _Run:
             store.commit(where, "".join(traceback.format_exception(error)).encode())
             why = f"{type(error).__name__}: {_first_line(error)} (in full in {where})"
         said = why if why.startswith(piece.label) else f"{piece.label}: {why}"
-        self.failed[piece.address] = said
+        self.failures.add(piece.address, said)
+        self._gone(piece, said)
         self.told(said)
 
+    def _gone(self, piece: Piece, why: str) -> None:
+        self.failed[piece.address] = why
+        self.settled += 1
 
-@dataclasses.dataclass(frozen=True)
-class _Groups:
-    """Which pieces were begun together, a line for each group."""
 
-    where: Any
+def in_turn(batches: Sequence[Batch], shard: Shard | None) -> list[Batch]:
+    """The order in which batches are tried: what needs nothing first, and each shard begins at another place."""
+    if shard is None:
+        return list(batches)
+    groups: dict[Any, list[Batch]] = {}
+    for batch in batches:
+        groups.setdefault((batch.model, batch.kind), []).append(batch)
+    found = []
+    for group in groups.values():
+        first = len(group) * (shard.number - 1) // shard.of
+        found += group[first:] + group[:first]
+    return found
 
-    def add(self, group: list[str]) -> None:
-        store.append(self.where, (json.dumps(group) + "\n").encode())
 
-    def read(self) -> list[list[str]]:
-        if not self.where.exists():
-            return []
-        found = []
-        for line in store.read_text(self.where).splitlines():
-            with contextlib.suppress(ValueError):  # a line that a kill left half-written
-                found.append(json.loads(line))
-        return found
+class Failures:
+    """What can't be made, told to the other shards; what failed before this run began is tried again.
+
+    Args:
+        folder: for a file of each failure.
+    """
+
+    def __init__(self, folder: Any) -> None:
+        self.folder = folder
+        before = list(folder.iterdir()) if folder.exists() else []
+        self.before = {file.name: store.read_text(file) for file in before if file.suffix == ".json"}
+
+    def add(self, address: str, why: str) -> None:
+        """Says why a piece could not be made."""
+        content = {"why": why, "when": secrets.token_hex(8)}
+        with contextlib.suppress(OSError):  # a full disk: the others find out themselves
+            store.commit_json(self.folder / f"{address}.json", content)
+
+    def forget(self, address: str) -> None:
+        """A piece that failed before this run began is there now."""
+        if f"{address}.json" in self.before:
+            with contextlib.suppress(OSError):
+                (self.folder / f"{address}.json").unlink()
+
+    def why(self, address: str) -> str | None:
+        """Why a piece could not be made since this run began; None where nobody has failed to."""
+        where = self.folder / f"{address}.json"
+        if not where.exists():
+            return None
+        text = store.read_text(where)
+        return None if text == self.before.get(where.name) else str(json.loads(text)["why"])
 
 
 # What no other piece could be written under either.
 _FATAL = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
 _LACKING = ": not made, since it needs what failed: "
-_OF_MODEL = ("edit", "training", "state")
+_PAUSE, _LONGEST = 0.5, 20.0  # seconds between two looks at what others are at work on
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,162 @@
+"""Who works where: a study's folder belongs to one run, or to its shards; a batch of pieces to whoever has claimed it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from vatjax import errors, store
+
+# Seconds that a claim lives unless it is renewed. Of a folder: more than any stall. Of a batch: what a lost machine is
+# waited for; one that only stalled is done twice, with the same bits.
+_FOLDER, _BATCH = 900.0, 300.0
+_SHARD = re.compile(r"(\d+)/(\d+)")
+
+
+class Shard(NamedTuple):
+    """One of several that work on a study beside each other.
+
+    Attributes:
+        number: which, from 1.
+        of: how many.
+    """
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+def shard(text: str) -> Shard | None:
+    """A shard from a text such as 3/16; None for an empty one.
+
+    Raises:
+        InputError: for any other text.
+    """
+    if not text:
+        return None
+    match = _SHARD.fullmatch(text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise errors.InputError(f"shard: expected which of how many, such as 3/16, found {text!r}")
+    return Shard(int(match[1]), int(match[2]))
+
+
+class Held:
+    """Claims that are renewed by a thread until they end."""
+
+    def __init__(self, claims: Sequence[store.Claim], life: float) -> None:
+        self._life = life
+        self._claims, self._ended, self._lost = list(claims), threading.Event(), False
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self._life / 10):
+            for claim in self._claims:
+                with contextlib.suppress(OSError):  # a folder that can't be reached for a moment
+                    if not claim.renew():
+                        self._lost = True
+                        return
+
+    def lost(self) -> bool:
+        """Whether somebody else has one of them now."""
+        return self._lost
+
+    def check(self, where: str) -> None:
+        """Stops a run whose folder somebody else has now."""
+        if self._lost:
+            raise errors.InputError(f"{where}: another run has taken this folder over; this one stops")
+
+    def end(self, done: bool = False) -> None:
+        """Gives them back; where their work is done for good, without a trace."""
+        self._ended.set()
+        self._thread.join()
+        for claim in self._claims if done or not self._lost else ():
+            with contextlib.suppress(OSError):
+                claim.settle() if done else claim.release()
+
+
+def hold(folder: Any, names: Sequence[str], life: float = _BATCH) -> Held | None:
+    """Claims on all of some names, or on none where somebody has one of them."""
+    found: list[store.Claim] = []
+    for name in names:
+        claim = store.claim(folder, name, life)
+        if claim is None:
+            for other in found:
+                other.release()
+            return None
+        found.append(claim)
+    return Held(found, life)
+
+
+@contextlib.contextmanager
+def at_work(folder: Any, one: Shard | None = None) -> Iterator[Held]:
+    """Holds a study's folder, however long the work takes.
+
+    Nobody else can work in it at the same time, but for other shards of the same study where one of them does.
+
+    Raises:
+        InputError: where somebody is at work there.
+    """
+    claims, name = folder / "claims", "run" if one is None else f"shard-{one.number}-of-{one.of}"
+    try:
+        held = hold(claims, [name], _FOLDER)
+        others = {
+            other: who
+            for other, who in store.holders(claims).items()
+            if (held is None and other == name) or (other == "run" if one else other.startswith("shard-"))
+        }
+    except OSError as error:
+        raise errors.InputError(f"{folder}: {store.reason(error)}") from None
+    if held is None or others:
+        if held is not None:
+            held.end(done=True)
+        said = [f"{_called(other)} is at work there: process {who.pid} on {who.host}" for other, who in others.items()]
+        raise errors.InputError(
+            f"{folder}: {'; '.join(said) or _called(name) + ' is at work there'}; wait for it, or end it"
+        )
+    try:
+        yield held
+    finally:
+        held.end()
+
+
+def once(folder: Any, name: str, work: Callable[[], object]) -> None:
+    """Does what several come to the end of and one of them has to do; all of them return when it is done.
+
+    Args:
+        folder: of the study.
+        name: of what is done: under another name it is done again.
+        work: what is to be done.
+    """
+    mark = folder / "written.json"
+    while True:
+        if _marked(mark, name):
+            return
+        held = hold(folder / "claims", ["results"])
+        if held is None:
+            time.sleep(1)
+            continue
+        try:
+            if not _marked(mark, name):
+                work()
+                store.commit_json(mark, {"name": name})
+        finally:
+            held.end()
+
+
+def _marked(mark: Any, name: str) -> bool:
+    try:
+        return bool(mark.exists()) and json.loads(store.read_text(mark)) == {"name": name}
+    except ValueError:  # damaged: done again
+        return False
+
+
+def _called(name: str) -> str:
+    return "a run" if name == "run" else "shard " + name.removeprefix("shard-").replace("-of-", "/")
