@@ -20,6 +20,7 @@ ORDER = (
     "analysis",
     "prompts",
     "models",
+    "devices",
     "elicit",
     "organism",
     "train",

@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -113,7 +114,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _refuse(message: str) -> int:
-    print(f"vatjax: {message}", file=sys.stderr)
+    from vatjax import store
+
+    # One of several processes that work as one is silent otherwise.
+    print(f"vatjax: {message}", file=sys.stderr if store.writes() else sys.__stderr__)
     return 2
 
 
@@ -183,12 +187,13 @@ def _parsed(command: Command, options: Any, rest: list[str]) -> int:
     """Reads `--config FILE` first, lays the flags over it, and runs the command or prints what it would run with."""
     import tyro
 
-    from vatjax import config
+    from vatjax import config, devices
 
     if command.file and rest and not rest[0].startswith("-"):
         rest = ["--config", *rest]
     rest, file = _taken(rest, "--config")
     rest, printing = _taken_flag(rest, "--print-config")
+    rest = [re.sub(r"^--distributed(?=$|=)", "--distributed.coordinator", word) for word in rest]
     given = {} if file is None else {"default": config.read(options, file, absent=tyro.MISSING)}
     chosen = tyro.cli(
         options,
@@ -200,6 +205,8 @@ def _parsed(command: Command, options: Any, rest: list[str]) -> int:
     if printing:
         print(config.to_yaml(chosen), end="")
         return 0
+    if isinstance(chosen, devices.Devices):
+        devices.start(chosen.processes())
     return int(chosen.run())
 
 

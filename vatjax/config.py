@@ -156,6 +156,12 @@ class _Reader:
         return _BAD
 
     def dataclass(self, kind: Any, node: yaml.Node, key: str) -> Any:
+        short = getattr(kind, "of_text", None)
+        if short is not None and isinstance(node, yaml.ScalarNode):  # a word in place of a mapping
+            try:
+                return short(node.value)
+            except errors.InputError as error:
+                return self.bad(node, f"{_at(key)}{error}")
         if not isinstance(node, yaml.MappingNode):
             return self.bad(node, f"{_at(key)}expected keys of {_title(kind)}, found {_found(node)}")
         hints = typing.get_type_hints(kind)

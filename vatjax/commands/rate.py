@@ -12,12 +12,13 @@ from tyro.conf import OmitArgPrefixes
 
 from vatjax import errors, prompts, store
 from vatjax.commands import show
+from vatjax.devices import Devices
 from vatjax.items import Source, open_source
 from vatjax.prompts import How
 
 
 @dataclasses.dataclass(frozen=True)
-class Rate:
+class Rate(Devices):
     """Asks a model about items and writes its value state. What is done is kept in a folder beside the state until all of
     it is: the same command again goes on where it was."""
 
@@ -76,7 +77,7 @@ class Rate:
 
         if store.path(self.out).exists():
             raise errors.InputError(f"{self.out}: a state is there already; remove it, or write to another file")
-        model = models.load(self.model, self.dtype)
+        model = models.load(self.model, self.dtype, self.spread())
         edit = self._changed(model)
         size = elicit.size_for(model, self.tokens)
         folder, progress = f"{self.out}.shards", _Progress(model)
@@ -129,7 +130,7 @@ class Rate:
         from vatjax import elicit, models
 
         where = f"{self.out.removesuffix('.npz')}.labels.npz"
-        annotator = model if self.annotator == self.model else models.load(self.annotator, self.dtype)
+        annotator = model if self.annotator == self.model else models.load(self.annotator, self.dtype, self.spread())
         how = dataclasses.replace(self.how, protocol="dense", wording="", reading="expected")
         if store.path(where).exists():
             given = elicit.labels.load(where)

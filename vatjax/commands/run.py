@@ -13,11 +13,12 @@ import tyro
 
 from vatjax import store
 from vatjax.commands import show
+from vatjax.devices import Cluster, Devices
 from vatjax.study.design import Design, Intervention
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Design):
+class Run(Design, Devices):
     """Runs a study: every model under every intervention, towards every target. What it takes is said first; what is done
     is kept piece by piece, so that the same command goes on after a kill, and other studies take it again."""
 
@@ -30,15 +31,20 @@ class Run(Design):
     json: bool = False
     """Print one JSON document instead of tables."""
 
+    def processes(self) -> Cluster:
+        """Of one shard those that are named; what a cluster starts beside it are other shards."""
+        alone = self.shard and self.distributed == Cluster()
+        return Cluster("off") if alone else self.distributed
+
     def run(self) -> int:
-        from vatjax import report, study
+        from vatjax import models, report, study
 
         design = Design(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Design)})
         with warnings.catch_warnings():
             warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
             warnings.showwarning = lambda message, *_, **__: _told(str(message))
             shard = study.shard(self.shard)
-            load = study.loader(design)
+            load = study.loader(design, self.spread())
             planned = study.plan(design, load)
             costs = study.costs(planned, load)
             show.as_json(costs) if self.json and self.dry_run else _print_plan(costs)
@@ -49,10 +55,14 @@ class Run(Design):
                 ran = study.run(planned, progress.told, progress.done, load, shard)
             finally:
                 progress.close()
-            if shard is None:
-                report.write(study.write(ran))
-            else:
-                study.once(store.path(self.out), ran.name(), lambda: report.write(study.write(ran)))
+
+            def written() -> None:
+                if shard is None:
+                    report.write(study.write(ran))
+                else:
+                    study.once(store.path(self.out), ran.name(), lambda: report.write(study.write(ran)))
+
+            models.hosts.on_first(written)
             opened = study.open_study(self.out)
             page = opened.folder / report.PAGE
         content = {

@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes
 
 from vatjax import errors, prompts, store
 from vatjax.commands import show, steer_tables
+from vatjax.devices import Devices
 from vatjax.items import Source, open_source
 
 Place = tuple[int, ...]
@@ -19,7 +20,7 @@ _EDITS = ("mean", "pca", "probe", "conva", "split", "neurons", "conditional")
 
 
 @dataclasses.dataclass(frozen=True)
-class Steer:
+class Steer(Devices):
     """Finds an edit that pushes a model towards a value or away from it: from the train side, in the layer and at the
     strength that work best there. Measures it on the test side beside placebos, and writes the edit, its sweep and a plot."""
 
@@ -86,7 +87,7 @@ class Steer:
         for name, methods in study.WORKS.items():
             if getattr(self, name) != _default(name) and self.method not in methods:
                 raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
-        model = models.load(self.model, self.dtype)
+        model = models.load(self.model, self.dtype, self.spread())
         named = tuple(part.strip() for part in self.layers.split(",") if part.strip())
         places = study.places(named, model.config.layers)
         _, test = data.split(source.test, source.seed)

@@ -9,11 +9,12 @@ from typing import Any
 
 from vatjax import errors, store
 from vatjax.commands import show
+from vatjax.devices import Devices
 from vatjax.train.settings import Training
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Training):
+class Train(Training, Devices):
     """Trains a model towards a value or away from it, by SFT or by preferences. What was trained, its log and the way of its
     gain and tax go into a folder; the same command again goes on from the last checkpoint there."""
 
@@ -33,7 +34,7 @@ class Train(Training):
         folder = store.path(self.out) if self.out else None
         if folder is not None and (folder / "train.json").exists():
             raise errors.InputError(f"{self.out}: a finished run is there already; remove it, or give another folder")
-        model = models.load(self.model, self.dtype)
+        model = models.load(self.model, self.dtype, self.spread())
         made = train.prepared(model, self, None if folder is None else folder / "reference", planning=self.dry_run)
         plan = self._plan(model, made)
         if self.dry_run:
@@ -100,7 +101,7 @@ class Train(Training):
         from vatjax import config
 
         plain: dict[str, Any] = config.to_dict(dataclasses.replace(self, out="", json=False))
-        return plain
+        return {key: x for key, x in plain.items() if key not in {field.name for field in dataclasses.fields(Devices)}}
 
     def _probe(self, made: Any, folder: Any) -> Any:
         import numpy as np
@@ -134,6 +135,7 @@ class Train(Training):
             models.save(result, folder / "model", overwrite=True)
             content["written"] = [str(folder / "model")]
         if probe is not None:
+            models.hosts.meet("the trajectory is written")
             taxonomy = made.items.taxonomy
             way = train.trajectory(probe.states(), taxonomy, self.target, self.way)
             content["trajectory"] = way.as_dict(taxonomy)

@@ -18,7 +18,7 @@ import numpy as np
 from vatjax import elicit, errors, metrics, prompts
 from vatjax.elicit import together
 from vatjax.items import Items
-from vatjax.models import Edit, Model, decoder
+from vatjax.models import Edit, Model, decoder, hosts
 from vatjax.models.edit import PROMPT, WRITTEN
 from vatjax.models.model import positions_of
 from vatjax.models.scoring import token_log_probs
@@ -162,7 +162,7 @@ def perplexities(
     for start in range(0, len(every), count):
         chosen = every[start : start + count]
         padded = [*chosen, *[chosen[-1]] * (count - len(chosen))]
-        nll.append(np.asarray(_likelihoods(model, together.stacked(padded), tokens, present))[: len(chosen)])
+        nll.append(hosts.fetch(_likelihoods(model, together.stacked(padded), tokens, present))[: len(chosen)])
     plain, *others = np.concatenate(nll).tolist()
     known = plain < np.log(model.config.vocabulary)
     return np.exp(np.array(others) - plain) if known else np.full(len(others), np.nan)

@@ -24,7 +24,7 @@ from vatjax.edits.placebo import turned
 from vatjax.edits.stream import profile
 from vatjax.elicit.pieces import Pieces
 from vatjax.items import Items
-from vatjax.models import Edit, Model, log_probs
+from vatjax.models import Edit, Model, hosts, log_probs
 from vatjax.models.edit import Positions
 from vatjax.prompts import How
 
@@ -145,7 +145,7 @@ def _train(
         vector = vector + change
         losses.append(loss)
         margins.append(margin)
-    return scale * vector, np.asarray(jax.device_get(losses)), np.asarray(jax.device_get(margins))
+    return scale * vector, hosts.fetch(losses), hosts.fetch(margins)
 
 
 @functools.partial(jax.jit, static_argnames=("training", "positions"))

@@ -14,6 +14,7 @@ import numpy as np
 
 from vatjax import errors, store
 from vatjax.elicit.plan import Size
+from vatjax.models import hosts
 
 _RUN, _SIZE = "run.json", "size.json"
 
@@ -53,10 +54,14 @@ class Kept:
 
     def get(self, order: int, number: int) -> tuple[np.ndarray, np.ndarray] | None:
         """A shard's prompts and their answers; None where it is not there, or damaged."""
-        if not self.begun or not self._file(order, number).exists():
+        found = self._read(self._file(order, number)) if self.begun else None
+        return found if hosts.everywhere(found is not None) else None  # else all of a run's processes compute it
+
+    def _read(self, file: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        if not file.exists():
             return None
         try:
-            arrays = store.load_npz(self._file(order, number))
+            arrays = store.load_npz(file)
             return arrays["prompts"], arrays["log_probs"]
         except errors.InputError:
             raise
@@ -90,7 +95,7 @@ class Kept:
 def drop(folder: store.Path) -> None:
     """Removes a folder of shards: what they were for is done."""
     where = store.path(folder)
-    if where.exists():
+    if store.writes() and where.exists():
         files = list(where.iterdir())
         torn = [file for file in files if file.name.startswith(".") and file.name.endswith(".tmp")]  # by a kill
         ours = [file for file in files if file.name in (_RUN, _SIZE) or file.name.startswith("shard-")] + torn

@@ -19,7 +19,7 @@ from vatjax.elicit import passes as layout
 from vatjax.elicit.pieces import Option, Pieces
 from vatjax.elicit.plan import CHUNK, Plan
 from vatjax.elicit.tree import Tree, grow
-from vatjax.models import Edit, Model, decoder, packed, sharding
+from vatjax.models import Edit, Model, decoder, hosts, packed, sharding
 
 Array = jax.Array
 
@@ -54,13 +54,14 @@ class Run:
     def shard(self, number: int) -> np.ndarray:
         """Log-probabilities of each way to write an answer, [prompts, ways]."""
         tree, read = self._computed(number)
-        shares = np.asarray(answers(self.model, read, self.wanted)).reshape(-1, len(self.wanted))
+        shares = hosts.fetch(answers(self.model, read, self.wanted)).reshape(-1, len(self.wanted))
         return self.written(shares[layout.same_ends(tree)])
 
     def states(self, number: int, every: packed.Every) -> np.ndarray:
         """What every layer holds at each prompt's last token, [layers, prompts, width]."""
         tree, read = self._computed(number, every)
-        return np.asarray(read[:, layout.same_ends(tree)[:, 0]])
+        found: np.ndarray = hosts.fetch(read[:, layout.same_ends(tree)[:, 0]])
+        return found
 
     def _computed(self, number: int, every: packed.Every | None = None) -> tuple[Tree, Array]:
         """A shard's tree, and what was read at the ends of its prompts."""

@@ -21,7 +21,7 @@ from vatjax.elicit import plan as planning
 from vatjax.elicit.pieces import Option, Pieces, log_shares
 from vatjax.elicit.plan import Size
 from vatjax.elicit.running import Part, Run
-from vatjax.models import Edit, Model, packed, sharding
+from vatjax.models import Edit, Model, hosts, packed, sharding
 
 Array = jax.Array
 
@@ -56,11 +56,11 @@ def _room(model: Model) -> int:
     devices = {device for leaf in jax.tree.leaves(model.arrays) for device in leaf.devices()}
     free = []
     for device in devices:
+        if device.process_index != jax.process_index():  # its own process looks at it
+            continue
         stats = device.memory_stats() or {}
-        if "bytes_limit" not in stats:
-            return 0
-        free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return max(1, int(0.9 * min(free)))
+        free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else 0)
+    return hosts.least(int(0.9 * max(0, min(free))))
 
 
 def seconds_for(model: Model, tokens: float) -> float:

@@ -23,7 +23,7 @@ from vatjax.elicit.pieces import Option, Pieces, log_shares
 from vatjax.elicit.plan import Size
 from vatjax.elicit.running import Part, Run
 from vatjax.elicit.tree import grow
-from vatjax.models import Edit, Model, decoder, packed, sharding
+from vatjax.models import Edit, Model, decoder, hosts, packed, sharding
 
 Array = jax.Array
 
@@ -173,7 +173,7 @@ class Together(Run):
                 for own, edits in zip(above, self.edits, strict=True)
             ]
         self.kept = below, above
-        shares = [np.asarray(_answers(self.model, own.read, self.wanted)) for own in above]
+        shares = [hosts.fetch(_answers(self.model, own.read, self.wanted)) for own in above]
         ends = layout.same_ends(tree)
         return [self.written(one.reshape(-1, len(self.wanted))[ends]) for own in shares for one in own]
 

@@ -13,7 +13,7 @@ from vatjax import errors, prompts
 from vatjax.elicit import scorer
 from vatjax.elicit.pieces import Pieces, pieces
 from vatjax.elicit.plan import Cost
-from vatjax.models import Edit, Model, Sampling, generate, stop_tokens, tokens
+from vatjax.models import Edit, Model, Sampling, generate, hosts, stop_tokens, tokens
 from vatjax.prompts import How, Prompts
 
 _BATCH = 32
@@ -79,13 +79,13 @@ def _written(
     filled = [*rows.tolist(), *[int(rows[-1])] * (_BATCH - len(rows))]
     batch = tokens.batch([found.tokens(row) for row in filled], side="left", to=longest)
     sampling = Sampling(tokens=how.written, stop=stop_tokens(model))
-    wrote = generate(model, batch.tokens, batch.mask, sampling, edit=edit)
-    bad = np.flatnonzero(~np.isfinite(np.asarray(wrote.log_probs)).all(-1))
+    wrote = hosts.fetch(generate(model, batch.tokens, batch.mask, sampling, edit=edit))
+    bad = np.flatnonzero(~np.isfinite(wrote.log_probs).all(-1))
     if len(bad):
         raise errors.InputError(f"{name(filled[bad[0]])}: the model's logits are not finite")
     texts = [
         model.tokenizer.decode(ids[:length].tolist(), skip_special_tokens=True)
-        for ids, length in zip(np.asarray(wrote.tokens), np.asarray(wrote.lengths), strict=True)
+        for ids, length in zip(wrote.tokens, wrote.lengths, strict=True)
     ]
     return texts[: len(rows)], batch.tokens.size
 

@@ -9,6 +9,7 @@ models.generate(model, tokens, mask)                 # .tokens, .log_probs, .len
 models.save(model, "folder")                         # what transformers loads
 """
 
+from vatjax.models import hosts
 from vatjax.models.adapters import load_adapter, save_adapter
 from vatjax.models.checkpoint import Found, load, look
 from vatjax.models.config import Config, Rope
@@ -34,6 +35,7 @@ __all__ = [
     "edit_facts",
     "fingerprint",
     "generate",
+    "hosts",
     "load",
     "load_adapter",
     "load_edit",

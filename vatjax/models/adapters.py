@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vatjax import errors, names, store
-from vatjax.models import safetensors
+from vatjax.models import hosts, safetensors
 from vatjax.models import weights as wt
 from vatjax.models.config import Config
 from vatjax.models.edit import PROJECTIONS, Edit, LowRank
@@ -84,6 +84,7 @@ def save_adapter(edit: Edit, config: Config, where: store.Path, base: str = "") 
     if jnp.ndim(edit.strength):
         raise errors.InputError("an adapter is one edit; this is a stack of them")
     wt.check_edit(edit, config)
+    edit = hosts.fetch(edit)
     pending, ranks = [], {}
     for source, parts in _sources(config).items():
         chosen = [part for part in parts if part.name in edit.lora]

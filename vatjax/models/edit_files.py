@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vatjax import errors, store
-from vatjax.models import safetensors
+from vatjax.models import hosts, safetensors
 from vatjax.models import weights as wt
 from vatjax.models.edit import Edit, LowRank, Step
 from vatjax.models.fingerprint import fingerprint
@@ -45,6 +45,7 @@ def save_edit(edit: Edit, model: Model, where: store.Path, meta: Mapping[str, An
     if folder.exists() and not folder.is_dir():
         raise errors.InputError(f"{folder}: an edit is a folder, and this is a file")
     pending = []
+    edit = hosts.fetch(edit)
     for name, array in _parts(edit):
         whole = np.asarray(array, np.float32)
         pending.append(Pending(name, whole.dtype, whole.shape, functools.partial(np.asarray, whole)))

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vatjax.models import hosts
+
 Array = jax.Array
 
 _LANES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F)
@@ -22,7 +24,7 @@ def fingerprint(tree: Any) -> str:
     """32 hexadecimal digits that name a pytree of arrays: a model's weights, or an edit."""
     whole = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for (path, leaf), lanes in zip(leaves, _every([leaf for _, leaf in leaves]), strict=True):
+    for (path, leaf), lanes in zip(leaves, hosts.fetch(_every([leaf for _, leaf in leaves])), strict=True):
         whole.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} ".encode())
         whole.update(np.asarray(lanes).tobytes())
     return whole.hexdigest()[:32]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vatjax import errors, store
-from vatjax.models import safetensors
+from vatjax.models import hosts, safetensors
 from vatjax.models import weights as wt
 from vatjax.models.config import Config
 from vatjax.models.model import Model
@@ -82,7 +82,7 @@ def _make_room(folder: Any, overwrite: bool) -> None:
     old = [path for pattern in _OURS for path in sorted(folder.glob(pattern))] if folder.exists() else []
     if old and not overwrite:
         raise errors.InputError(f"{folder}: there is a checkpoint already ({old[0].name}); overwrite=True replaces it")
-    for path in old:
+    for path in old if store.writes() else ():
         path.unlink()
 
 
@@ -109,7 +109,7 @@ def _one(name: str, parts: list[wt.Parameter], arrays: dict[str, Any], layer: in
 
     def make() -> np.ndarray:
         taken = [arrays[p.name] if layer is None else arrays[p.name][layer] for p in parts]
-        return np.concatenate([wt.turned(p, np.asarray(x)) for p, x in zip(parts, taken, strict=True)])
+        return np.concatenate([wt.turned(p, hosts.fetch(x)) for p, x in zip(parts, taken, strict=True)])
 
     return Pending(name, np.dtype(arrays[parts[0].name].dtype), shape, make)
 

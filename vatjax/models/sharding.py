@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vatjax import errors
+from vatjax.models import hosts
 from vatjax.models import weights as wt
 from vatjax.models.config import Config
 
@@ -99,7 +100,7 @@ def shared(batch: Any, arrays: Any) -> Any:
     rows, share = jax.tree.leaves(batch)[0].shape[0], shares(arrays)
     if rows % share:
         raise errors.InputError(f"{rows} rows can't be shared out over {share} devices; expected a multiple of {share}")
-    return jax.device_put(batch, texts(found))
+    return hosts.put(batch, texts(found))
 
 
 def shares(arrays: Any) -> int:

@@ -17,11 +17,13 @@ from vatjax.store.files import (
     commit_npz,
     create,
     finite,
+    leave_writing,
     load_npz,
     open_binary,
     path,
     read_text,
     reason,
+    writes,
 )
 from vatjax.store.seal import check_seal, seal, sealed
 
@@ -41,6 +43,7 @@ __all__ = [
     "finite",
     "holder",
     "holders",
+    "leave_writing",
     "load_npz",
     "open_binary",
     "path",
@@ -48,4 +51,5 @@ __all__ = [
     "reason",
     "seal",
     "sealed",
+    "writes",
 ]

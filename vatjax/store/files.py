@@ -99,6 +99,23 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+# Who writes -----------------------------------------------------------------------------------------------------------
+# Several processes that work as one all go through the same code; one of them writes what all have made.
+
+_leaves = False
+
+
+def leave_writing() -> None:
+    """From now on nothing that this process commits is written: another one writes the same."""
+    global _leaves
+    _leaves = True
+
+
+def writes() -> bool:
+    """Whether this process writes."""
+    return not _leaves
+
+
 # Committing ---------------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +129,8 @@ def commit(where: Path, data: bytes | bytearray | memoryview | Callable[[BinaryI
         where: local path or bucket URI.
         data: the content, or a function that writes it to an open binary file.
     """
+    if _leaves:
+        return
     target = path(where)
     if not isinstance(target, pathlib.Path):
         target.write_bytes(_collected(data))
@@ -129,6 +148,8 @@ def append(where: Path, line: bytes) -> None:
 
     A bucket's objects can't grow: there the whole file is written anew.
     """
+    if _leaves:
+        return
     target = path(where)
     if not isinstance(target, pathlib.Path):
         target.write_bytes((target.read_bytes() if target.exists() else b"") + line)
@@ -140,6 +161,8 @@ def append(where: Path, line: bytes) -> None:
 
 def create(where: Path, data: bytes) -> bool:
     """Commits a file only if none of that name is there. Of several processes that try at once, one gets True."""
+    if _leaves:
+        return False
     target = path(where)
     if not isinstance(target, pathlib.Path):
         system, name = bucket(target)

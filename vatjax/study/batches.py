@@ -7,13 +7,14 @@ first of them is made, in a file that whoever works on the study reads: one proc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, NamedTuple
 
 from vatjax import errors, store
 from vatjax.elicit import together
+from vatjax.models import hosts
 from vatjax.study.arms import Arm, Expanded
-from vatjax.study.pieces import Kind, Piece, Shelf, ordered
+from vatjax.study.pieces import Kind, Piece, ordered
 from vatjax.study.planned import Planned
 
 # Below so many weights adapters are trained side by side; above, one after the other, with checkpoints to go on from.
@@ -56,28 +57,33 @@ class Batch(NamedTuple):
         return own if self.kind in ("edit", "training") else own[:1]
 
 
-def fixed(planned: Planned, shelf: Shelf) -> list[Batch]:
+def fixed(planned: Planned, there: Set[str]) -> list[Batch]:
     """The batches of whatever was not there when the study was begun; the first who asks fixes them.
 
     What was there then and is gone now comes last, each piece by itself.
+
+    Args:
+        planned: the study.
+        there: addresses of the pieces that are there now.
 
     Raises:
         InputError: where the file is damaged.
     """
     here = {piece.address: (number, piece) for number, one in enumerate(planned.expanded) for piece in _all(one)}
     where = store.path(planned.design.out) / f"batches-{planned.name()[:16]}.json"
-    if not where.exists():
-        missing = {address for address, (_, piece) in here.items() if not shelf.has(piece)}
+    if hosts.first() and not where.exists():
+        missing = set(here) - there
         made = [batch for number, one in enumerate(planned.expanded) for batch in _batches(number, one, missing)]
         store.create(where, json.dumps(_plain(made), indent=1).encode())
+    hosts.meet("batches are fixed")
     try:
         lines = [line["pieces"] for line in json.loads(store.read_text(where))]
         found = [Batch(here[line[0]][0], tuple(here[address][1] for address in line)) for line in lines]
     except (ValueError, KeyError, TypeError, IndexError):
         raise errors.InputError(f"{where}: damaged; remove it, and run the study again") from None
     known = {piece.address for batch in found for piece in batch.pieces}
-    lost = [Batch(number, (piece,)) for address, (number, piece) in here.items() if address not in known]
-    return [*found, *(batch for batch in lost if not shelf.has(batch.pieces[0]))]
+    lost = [(number, piece) for address, (number, piece) in here.items() if address not in known | there]
+    return [*found, *(Batch(number, (piece,)) for number, piece in lost)]
 
 
 def _plain(batches: Sequence[Batch]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from vatjax import errors, store
+from vatjax.models import hosts
 
 # Seconds that a claim lives unless it is renewed. Of a folder: more than any stall. Of a batch: what a lost machine is
 # waited for; one that only stalled is done twice, with the same bits.
@@ -104,6 +105,14 @@ def at_work(folder: Any, one: Shard | None = None) -> Iterator[Held]:
     Raises:
         InputError: where somebody is at work there.
     """
+    held = hosts.on_first(lambda: _begun(folder, one)) or Held([], _FOLDER)
+    try:
+        yield held
+    finally:
+        held.end()
+
+
+def _begun(folder: Any, one: Shard | None) -> Held:
     claims, name = folder / "claims", "run" if one is None else f"shard-{one.number}-of-{one.of}"
     try:
         held = hold(claims, [name], _FOLDER)
@@ -121,10 +130,7 @@ def at_work(folder: Any, one: Shard | None = None) -> Iterator[Held]:
         raise errors.InputError(
             f"{folder}: {'; '.join(said) or _called(name) + ' is at work there'}; wait for it, or end it"
         )
-    try:
-        yield held
-    finally:
-        held.end()
+    return held
 
 
 def once(folder: Any, name: str, work: Callable[[], object]) -> None:

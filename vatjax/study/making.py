@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from vatjax import edits, elicit, errors, models, prompts, states, store, train
@@ -129,7 +128,7 @@ class Workshop:
         course = dataclasses.replace(run.course, probe=every, save=every, log=max(1, every // 10))
 
         def keep(state: train.State, step: int) -> None:
-            if step and not (place / step_folder(step) / "edit.json").exists():
+            if step and not models.hosts.everywhere((place / step_folder(step) / "edit.json").exists()):
                 self._keep(state, piece, step)
 
         ended = train.run(
@@ -163,7 +162,7 @@ class Workshop:
             )
             number = step + 1
             if number == 1 or number in marks or number % max(1, min(marks) // 10) == 0:
-                self._look(batch, number, jax.device_get(logs), lines)
+                self._look(batch, number, models.hosts.fetch(logs), lines)
             if number in marks:
                 for piece, own in zip(batch, train.unstack(state), strict=True):
                     self._keep(own, piece, number)

@@ -98,7 +98,7 @@ class Shelf:
 
 def _remove(folder: Any) -> None:
     """A folder and what is in it, on a disk or in a bucket."""
-    if not folder.exists():
+    if not store.writes() or not folder.exists():
         return
     for entry in list(folder.iterdir()):
         _remove(entry) if entry.is_dir() else entry.unlink()

@@ -88,14 +88,17 @@ def opened(design: Design) -> tuple[Items, Items]:
     return items, test
 
 
-def loader(design: Design) -> Load:
-    """Opens models as a design wants them. The one that was opened last is kept, and let go before another is opened."""
+def loader(design: Design, mesh: jax.sharding.Mesh | None = None) -> Load:
+    """Opens models as a design wants them, spread over a mesh where there is one.
+
+    The one that was opened last is kept, and let go before another is opened.
+    """
     kept: dict[str, models.Model] = {}
 
     def load(name: str) -> models.Model:
         if name not in kept:
             kept.clear()
-            kept[name] = models.load(name, design.dtype)
+            kept[name] = models.load(name, design.dtype, mesh)
         return kept[name]
 
     return load

@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 import vatjax
 from vatjax import config, errors, store
+from vatjax.models import hosts
 from vatjax.study import numbers
 from vatjax.study.batches import Batch, fixed
 from vatjax.study.design import Design
@@ -86,14 +88,12 @@ def run(
     design = planned.design
     folder = store.path(design.out)
     with at_work(folder, shard) as claim:
-        begin(design, folder)
-        shelf = shelf_of(design)
-        every = planned.pieces()
-        work = _Work(planned, shelf, load or loader(design), shard, told, done, claim)
-        missing = {piece.address for piece in every if not shelf.has(piece)}
-        work.all(fixed(planned, shelf), missing)
+        hosts.on_first(lambda: begin(design, folder))
+        work = _Work(planned, shelf_of(design), load or loader(design), shard, told, done, claim)
+        work.all()
         claim.check(design.out)
-        return Ran(planned, work.count, len(every) - work.count - len(work.failed), work.failed)
+        reused = len(work.pieces) - work.count - len(work.failed)
+        return Ran(planned, work.count, reused, work.failed)
 
 
 def begin(design: Design, folder: Any) -> None:
@@ -140,17 +140,19 @@ class _Work:
     claim: Held
 
     def __post_init__(self) -> None:
+        self.pieces = self.planned.pieces()
         self.failed: dict[str, str] = {}
-        self.there: set[str] = set()
-        self.count, self.total, self.settled = 0, 0, 0
+        self.there = {piece.address for piece in self.pieces if self.shelf.has(piece)} if hosts.first() else set()
+        self.total = len(self.pieces) - len(self.there)
+        self.count = self.settled = 0
         self.failures = Failures(store.path(self.planned.design.out) / "failed")
         self.workshops: dict[int, Workshop] = {}
+        self._agree()
 
-    def all(self, batches: list[Batch], missing: set[str]) -> None:
+    def all(self) -> None:
         """Every batch: again and again those that are left, until others have made what they are at work on."""
-        self.total, pause = len(missing), _PAUSE
-        self.there = {piece.address for piece in self.planned.pieces()} - missing
-        left = in_turn([batch for batch in batches if not self._over(batch)], self.shard)
+        pause = _PAUSE
+        left = in_turn(fixed(self.planned, self.there), self.shard)
         while left:
             before = len(left)
             left = [batch for batch in left if not self.attempt(batch)]
@@ -166,28 +168,49 @@ class _Work:
 
     def attempt(self, batch: Batch) -> bool:
         """Makes a batch, if it is its turn. False where what it needs is not there yet, or somebody is at work on it."""
+        turn, held = hosts.on_first(lambda: self._turn(batch)) or (_LATER, None)
+        turn = int(hosts.agreed(np.int32(turn)))
+        if turn == _NOW:
+            try:
+                self._agree()
+                self._make(batch)
+                self._agree()
+            finally:
+                if held is not None:
+                    held.end(done=all(piece.address in self.there for piece in batch.pieces))
+            self.claim.check(self.planned.design.out)
+        return turn != _LATER
+
+    def _turn(self, batch: Batch) -> tuple[int, Held | None]:
+        """Whether a batch is made now; then with the claim on it."""
         own = {piece.address for piece in batch.pieces}
-        for piece in batch.pieces:
-            for need in piece.needs.values():
-                if need.address not in own and not self._known(need):
-                    return False
+        needs = [need for piece in batch.pieces for need in piece.needs.values() if need.address not in own]
+        if not all(self._known(need) for need in needs):
+            return _LATER, None
         if self._over(batch):
-            return True
+            return _OVER, None
         try:
             held = hold(self.shelf.folder / "claims", batch.claims())
         except OSError as error:
             raise errors.InputError(f"{self.shelf.folder}: {store.reason(error)}") from None
         if held is None:
-            return False
-        over = False
-        try:
-            if not (over := self._over(batch)):  # somebody may have made it before it was claimed
-                self._make(batch)
-                over = all(piece.address in self.there for piece in batch.pieces)
-        finally:
-            held.end(done=over)
-        self.claim.check(self.planned.design.out)
-        return True
+            return _LATER, None
+        if self._over(batch):  # somebody has made it before it was claimed
+            held.end(done=True)
+            return _OVER, None
+        return _NOW, held
+
+    def _agree(self) -> None:
+        """What the first process knows of the pieces comes to the others: where they are told nothing, they only compute."""
+        if not hosts.several():
+            return
+        known = [0 if p.address not in self.there else 1 for p in self.pieces]
+        known = [2 if p.address in self.failed else k for p, k in zip(self.pieces, known, strict=True)]
+        for piece, own in zip(self.pieces, hosts.agreed(np.array(known, np.int32)).tolist(), strict=True):
+            if own == 1:
+                self.there.add(piece.address)
+            elif own == 2:
+                self.failed.setdefault(piece.address, piece.label)
 
     def _over(self, batch: Batch) -> bool:
         """Whether nothing is left to do of a batch."""
@@ -220,7 +243,8 @@ class _Work:
             self.batch(batch.pieces, make)
             return
         for piece in batch.pieces:
-            self.batch([piece], make)
+            if batch.of_model or hosts.first():
+                self.batch([piece], make)
 
     def _workshop(self, model: int) -> Workshop:
         """Of one model at a time."""
@@ -234,7 +258,7 @@ class _Work:
         return self.workshops[model]
 
     def _numbers(self, batch: Sequence[Piece]) -> None:
-        """What takes states alone."""
+        """What takes states alone, and so one process."""
         make = {"result": numbers.result, "placebo": numbers.against_placebo, "comparison": numbers.comparison}
         for piece in batch:
             content = make[piece.kind](piece, self.shelf, self.planned.design, self.planned.items)
@@ -243,7 +267,7 @@ class _Work:
     def batch(self, batch: Sequence[Piece], make: Callable[[Sequence[Piece]], None]) -> None:
         """Makes pieces that belong together; where there is no room for all of them, half of them at a time."""
         ready = [piece for piece in batch if self._ready(piece)]
-        if not ready or all(self.shelf.has(piece) for piece in ready):
+        if all(piece.address in self.there for piece in ready):
             return
         start = time.monotonic()
         try:
@@ -258,12 +282,12 @@ class _Work:
                 return
             if isinstance(error, OSError) and error.errno in _FATAL:
                 raise errors.InputError(f"{error.filename or self.shelf.folder}: {store.reason(error)}") from error
-            if not self.shelf.has(ready[0]):  # one that was there is only made again for its batch
+            if ready[0].address not in self.there:  # one that was there is only made again for its batch
                 self._fail(ready[0], error)
             return
         seconds = (time.monotonic() - start) / len(ready)
         for piece in ready:
-            if self.shelf.has(piece):
+            if piece.address in self.there:
                 continue
             self.shelf.put(piece, seconds, _about())
             self.failures.forget(piece.address)
@@ -348,6 +372,7 @@ class Failures:
 # What no other piece could be written under either.
 _FATAL = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
 _LACKING = ": not made, since it needs what failed: "
+_LATER, _OVER, _NOW = range(3)
 _PAUSE, _LONGEST = 0.5, 20.0  # seconds between two looks at what others are at work on
 
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from vatjax import errors, store
-from vatjax.models import fingerprint
+from vatjax.models import fingerprint, hosts
 from vatjax.train.steps import Progress
 
 Array = jax.Array
@@ -191,9 +191,10 @@ class Checkpoints:
 
     def _aside(self, steps: Sequence[int]) -> None:
         """Gives damaged checkpoints a name that is no step."""
-        for step in steps:
+        for step in steps if store.writes() else ():
             names = (self._where / f"damaged-{step}-{number}" for number in itertools.count(1))
             (self._where / str(step)).rename(next(name for name in names if not name.exists()))
+        hosts.meet("damaged checkpoints are aside")
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:

@@ -35,7 +35,7 @@ class Log:
         where.mkdir(parents=True, exist_ok=True)
         self.lines: dict[str, list[Metrics]] = {}
         self._where = where
-        self._boards: list[_Writer] = [_BOARDS[name](where, step, about or {}) for name in boards]
+        self._boards: list[_Writer] = [_BOARDS[name](where, step, about or {}) for name in boards if store.writes()]
         for name in ("metrics", "timing"):
             path = where / f"{name}.jsonl"
             self.lines[name] = [one for one in _lines(path) if one["step"] <= step]

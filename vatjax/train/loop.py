@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from vatjax import errors, store
-from vatjax.models import fingerprint, sharding
+from vatjax.models import fingerprint, hosts, sharding
 from vatjax.train import steps as stepping
 from vatjax.train.checkpoints import Checkpoints
 from vatjax.train.evaluation import evaluate
@@ -247,7 +247,7 @@ class _Run:
                 self.state, ready, self.loss, penalty, course.parts, self.memory, donate=True
             )
             ready = self._batch(step + 1) if step + 1 < course.steps else None  # made while the device is at work
-            self._after(step, jax.device_get(logs), start, losses)
+            self._after(step, hosts.fetch(logs), start, losses)
         self._keep()
         if course.best and self.checkpoints is not None:
             self.state = dataclasses.replace(self.state, progress=self.checkpoints.best(self.state.progress))

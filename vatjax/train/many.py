@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from vatjax import errors
-from vatjax.models import sharding
+from vatjax.models import hosts, sharding
 from vatjax.train import steps
 from vatjax.train.forward import Memory
 from vatjax.train.losses import Loss
@@ -134,7 +134,7 @@ def _placed(stacked: Any, state: State) -> Any:
         return stacked
     count = jax.tree.leaves(stacked)[0].shape[0]
     even = count % sharding.shares(state.base.arrays) == 0
-    return jax.device_put(stacked, sharding.texts(mesh) if even else NamedSharding(mesh, sharding.partition()))
+    return hosts.put(stacked, sharding.texts(mesh) if even else NamedSharding(mesh, sharding.partition()))
 
 
 def _many(

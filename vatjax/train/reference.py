@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from vatjax import errors, store
-from vatjax.models import Model, fingerprint, sharding
+from vatjax.models import Model, fingerprint, hosts, sharding
 from vatjax.train.forward import Memory, text_log_probs
 from vatjax.train.rows import Batch, Data, batch
 
@@ -47,7 +47,7 @@ def with_reference(
     }
     where = None if keep is None else store.path(keep) / f"{store.address(named)}.npz"
     kept = None if where is None else _kept(where)
-    if kept is not None:
+    if hosts.everywhere(kept is not None):
         done(len(data.rows))
         return dataclasses.replace(data, reference=kept)
     found = np.full((len(data.examples), data.each), np.nan)
@@ -55,7 +55,7 @@ def with_reference(
     for start in range(0, len(data.rows), data.shape.rows):
         chosen = range(start, min(start + data.shape.rows, len(data.rows)))
         rows = sharding.shared(batch(dataclasses.replace(data, reference=None), chosen), model.arrays)
-        read = np.asarray(run(model, rows))
+        read = hosts.fetch(run(model, rows))
         for place, row in enumerate(chosen):
             for k, i in enumerate(data.rows[row]):
                 found[i] = read[place, k * data.each : (k + 1) * data.each]

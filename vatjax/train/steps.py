@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from vatjax import errors
-from vatjax.models import Config, Edit, Model, sharding
+from vatjax.models import Config, Edit, Model, hosts, sharding
 from vatjax.train import optimizer, trained
 from vatjax.train.forward import Memory, text_log_probs
 from vatjax.train.losses import Loss
@@ -117,7 +117,7 @@ def _placed(progress: Progress, model: Model) -> Progress:
     arrays = model.arrays
     mesh = sharding.mesh_of(arrays)
     one = jax.tree.leaves(arrays)[0].sharding if mesh is None else NamedSharding(mesh, sharding.partition())
-    made: Progress = jax.tree.map(lambda x: x if x.committed else jax.device_put(x, one), progress)
+    made: Progress = jax.tree.map(lambda x: x if x.committed else hosts.put(x, one), progress)
     return made
 
 

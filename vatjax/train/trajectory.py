@@ -13,7 +13,7 @@ import numpy as np
 
 from vatjax import elicit, errors, metrics, states, store
 from vatjax.items import Items
-from vatjax.models import Edit
+from vatjax.models import Edit, hosts
 from vatjax.prompts import How
 from vatjax.states import ValueState
 from vatjax.train.steps import State, result
@@ -47,7 +47,7 @@ class Probes:
     def __call__(self, state: State, step: int) -> None:
         """Rates the state of a step."""
         place = self._where / f"step-{step:06d}.npz"
-        if place.exists():
+        if hosts.everywhere(place.exists()):
             return
         made = result(state)
         model, edit = (state.base, made) if isinstance(made, Edit) else (made, None)
