@@ -10,6 +10,7 @@ import pytest
 ORDER = (
     "errors",
     "names",
+    "stopping",
     "store",
     "config",
     "tables",

@@ -35,6 +35,8 @@ _COMMON = (
     "--print-config shows what they come to and stops."
 )
 
+_FIRST = " A configuration may be the first word: vatjax {} FILE.yaml."
+
 COMMANDS = (
     Command(
         ("run",),
@@ -89,6 +91,7 @@ def _keep_compilations() -> None:
 
 def _run(arguments: list[str]) -> int:
     from vatjax.errors import InputError
+    from vatjax.stopping import Stopped
 
     try:
         status = _dispatch(arguments)
@@ -108,6 +111,9 @@ def _run(arguments: list[str]) -> int:
         if (error.name or "").partition(".")[0] == "vatjax":
             raise
         return _refuse(f"the package {error.name} is not installed: pip install {error.name}")
+    except Stopped as stop:
+        print(f"stopped by {stop}: the same command goes on from here", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -187,7 +193,7 @@ def _parsed(command: Command, options: Any, rest: list[str]) -> int:
     """Reads `--config FILE` first, lays the flags over it, and runs the command or prints what it would run with."""
     import tyro
 
-    from vatjax import config, devices
+    from vatjax import config, devices, stopping
 
     if command.file and rest and not rest[0].startswith("-"):
         rest = ["--config", *rest]
@@ -199,7 +205,9 @@ def _parsed(command: Command, options: Any, rest: list[str]) -> int:
         options,
         args=rest,
         prog=" ".join(("vatjax", *command.words)),
-        description=" ".join((options.__doc__ or "").split()) + _COMMON,
+        description=" ".join((options.__doc__ or "").split())
+        + (_FIRST.format(*command.words) if command.file else "")
+        + _COMMON,
         **given,
     )
     if printing:
@@ -207,7 +215,8 @@ def _parsed(command: Command, options: Any, rest: list[str]) -> int:
         return 0
     if isinstance(chosen, devices.Devices):
         devices.start(chosen.processes())
-    return int(chosen.run())
+    with stopping.listened() if getattr(options, "resumes", False) else contextlib.nullcontext():
+        return int(chosen.run())
 
 
 def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:

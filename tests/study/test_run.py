@@ -348,7 +348,7 @@ def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
     """The claim is renewed while nothing else happens."""
     import time
 
-    monkeypatch.setattr(holding, "_FOLDER", 0.5)
+    monkeypatch.setattr(store, "FOLDER", 0.5)
     with holding.at_work(tmp_path) as held:
         time.sleep(1.2)
         with pytest.raises(errors.InputError, match="a run is at work there"), holding.at_work(tmp_path):

@@ -141,7 +141,7 @@ def test_kto_has_a_text_of_another_prompt():
     own = [train.Example((p,), ((i,),), True, str(i)) for p, i in ((1, 4), (1, 6), (2, 4), (3, 5))]
     found = train.with_others(own)
     assert [one.behind for one in found] == [((4,), (5,)), ((6,), (4,)), ((4,), (5,)), ((5,), (4,))]
-    with pytest.raises(errors.InputError, match="KTO needs several prompts"):
+    with pytest.raises(errors.InputError, match="KTO measures its drift on completions of other prompts"):
         train.with_others(own[:2])
     with pytest.raises(errors.InputError, match="KTO takes single completions"):
         train.with_others([train.Example((1,), ((4,), (5,)))])

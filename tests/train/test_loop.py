@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from tests.models.checkpoints import checkpoint
 from tests.train.test_rows import drawn, load
-from vatjax import errors, models, train
+from vatjax import errors, models, stopping, train
 from vatjax.train import log
 
 LORA = train.Lora(rank=2, targets=("query", "down"))
@@ -124,6 +125,52 @@ def test_kill_9_at_a_random_step_and_the_same_command_again(tmp_path, root):
     assert found == expected, f"killed at {kill}"
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_run_that_is_asked_to_stop_keeps_the_step_that_it_is_at(tmp_path, number, status):
+    """Between the checkpoints that its course asks for, at a step where it is told to."""
+
+    def ask(metrics, _):
+        if metrics["step"] == 8:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(stopping.Stopped, match=number.name) as stopped, stopping.listened():
+        train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", done=ask)
+    assert stopped.value.status == status
+    assert signal.getsignal(number) not in (None, signal.SIG_IGN)
+    ended = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
+    assert ended.begun == 8
+    assert same(ended.state, train.run(begun(), data(), train.dpo(), COURSE).state)
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once():
+    def twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    with pytest.raises(KeyboardInterrupt), stopping.listened():
+        twice()
+
+
+def test_one_run_at_a_time_in_a_folder(tmp_path):
+    def second(*_):
+        train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
+
+    with pytest.raises(errors.InputError, match=rf"run: a run is at work there: process {os.getpid()} on "):
+        train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", done=second)
+    assert train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run").begun < 12
+
+
+def test_a_gradient_of_nothing_is_no_training():
+    """Thrown so far in one step that nothing reaches it: the loss may even be below that of the beginning."""
+    course = dataclasses.replace(COURSE, steps=40)
+    state = train.begin(load("llama"), LORA, train.Adam(rate=1e9, clip=0), steps=40, key=1)
+    with pytest.raises(
+        train.Diverged, match=r"step \d+: the gradient has been 0 for 20 steps, at a loss of .* on file:\d"
+    ):
+        train.run(state, data(texts=1), train.sft(), course)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     where = tmp_path_factory.mktemp("finished") / "run"
@@ -140,11 +187,11 @@ def run(finished, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": data(seed=5)}, "of another run: their data is [0-9a-f]{32}, that of this run [0-9a-f]{32}"),
-        ({"loss": train.dpo(beta=0.2)}, r'their loss is \["dpo", .*0.1.*\], that of this run \["dpo", .*0.2'),
+        ({"data": data(seed=5)}, r"of another run; what differs: data \([0-9a-f]{32} there, [0-9a-f]{32} here\)"),
+        ({"loss": train.dpo(beta=0.2)}, r'what differs: loss \(\["dpo", .*0.1.*\] there, \["dpo", .*0.2.* here\)'),
         (
             {"state": begun(rate=2e-2)},
-            "their rate is 0.01.*, that of this run 0.02.*; give the same, or another folder",
+            r"what differs: rate \(0.01.* there, 0.02.* here\); give the same, or another folder",
         ),
     ],
     ids=["data", "loss", "rate"],
@@ -157,7 +204,7 @@ def test_another_run_is_refused_by_name(run, change, message):
 
 def test_another_model_is_refused(run):
     state = train.begin(load("mistral"), LORA, train.Adam(rate=1e-2), steps=12, key=1)
-    with pytest.raises(errors.InputError, match=r"their model is [0-9a-f]{32}, that of this run"):
+    with pytest.raises(errors.InputError, match=r"what differs: model \([0-9a-f]{32} there, "):
         train.run(state, data(), train.dpo(), COURSE, run)
 
 
@@ -181,7 +228,11 @@ def test_a_damaged_checkpoint_is_passed_over(run, harm):
     assert same(ended.state, whole)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["12", "9", "damaged-12-1"]
     assert train.run(begun(), data(), train.dpo(), COURSE, run, told=told.append).begun == 12
-    assert len(told) == 1
+    assert [line.split(": ")[1] for line in told] == [
+        "the checkpoint of step 12 is damaged; going on from the one before",
+        "going on from the checkpoint of step 9",
+        "going on from the checkpoint of step 12",
+    ]
 
 
 def test_a_damaged_validation_loss(tmp_path):
@@ -226,7 +277,7 @@ def test_a_disk_without_room_leaves_the_checkpoint_before(tmp_path, root):
     told = []
     ended = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", told=told.append)
     assert ended.begun == 6
-    assert not told
+    assert told == [f"{tmp_path / 'run'}: going on from the checkpoint of step 6"]
     assert same(ended.state, train.run(begun(), data(), train.dpo(), COURSE).state)
 
 

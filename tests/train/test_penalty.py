@@ -158,5 +158,5 @@ def test_a_run_with_a_price_has_checkpoints_of_its_own(tmp_path, monkeypatch):
     assert "penalty" in run("l2").metrics[-1]
     assert run("l2").begun == 2
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
-    with pytest.raises(errors.InputError, match="of another run: their penalty is"):
+    with pytest.raises(errors.InputError, match="of another run; what differs: penalty "):
         run("drift")

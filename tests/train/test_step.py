@@ -76,6 +76,28 @@ def test_parts_are_the_whole(make, parts):
         train.step(state, batch, make(), parts=3)
 
 
+def test_what_is_no_step_is_named():
+    state, batch = begun(), first(laid(texts=2))
+    several, beside = train.stack([begun(), begun()]), train.beside([batch, batch])
+    for call, message in (
+        (lambda: train.step(state, batch, "dpo"), r"loss: expected what train.dpo\(\) gives, found 'dpo'"),
+        (lambda: train.step(state, batch, train.dpo), r"loss: expected what train.dpo\(\) gives, found <function"),
+        (lambda: train.step(state, laid(texts=2), train.dpo()), r"batch: expected what train.batch\(data, ...\) gives"),
+        (
+            lambda: train.step(several, batch, train.dpo()),
+            "state: found that of several adapters; step takes that of one",
+        ),
+        (
+            lambda: train.step(state, beside, train.dpo()),
+            "batch: found that of several adapters; step takes that of one",
+        ),
+        (lambda: train.step_many(several, batch, train.dpo()), r"batch: found that of one; .* several, train.beside"),
+        (lambda: train.step_many(state, beside, train.dpo()), r"state: found that of one; .* several, train.stack"),
+    ):
+        with pytest.raises(errors.InputError, match=message):
+            call()
+
+
 def test_packing_changes_no_number():
     loose, packed = laid(rows=8, texts=1), laid(rows=8, texts=1, pack=True)
     assert len(packed.rows) < len(loose.rows)

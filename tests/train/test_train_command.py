@@ -59,6 +59,13 @@ def test_shipped_configurations_are_read(root, name, capsys):
     [
         (["--target", "Powr"], "Powr.*Power"),
         (["--loss", "dpo", "--settings", "beda", "1"], "settings: dpo .*beda"),
+        (["--loss", "cdpo", "--settings", "beda"], "expected names and numbers in turn"),
+        (["--course.parts", "3"], "course.parts: 8 rows can't be taken in 3 equal parts"),
+        (
+            ["--trained.what", "whole", "--trained.rank", "4"],
+            "rank, alpha, targets and stabilised are of low-rank changes",
+        ),
+        (["--file", "x.jsonl", "--lesson", "actions"], "x.jsonl: no such file|lesson: it is made of items"),
         (["--course.validate", "2"], "validation and course.validate go together"),
         (["--validation", "1"], "validation: expected a share from 0 to below 1"),
         (["--length", "8"], "a row 8: its completion would be cut away"),

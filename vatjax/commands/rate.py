@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import time
 import warnings
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
@@ -56,6 +56,8 @@ class Rate(Devices):
     """Tokens of one pass; by default what suits the device. It decides the last bits of the numbers."""
     json: bool = False
     """Print one JSON document about the state instead of a table."""
+
+    resumes: ClassVar[bool] = True
 
     def run(self) -> int:
         if not self.out.endswith(".npz"):

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -30,6 +30,8 @@ class Run(Design, Devices):
     """Say which pieces there are and what they take, and stop."""
     json: bool = False
     """Print one JSON document instead of tables."""
+
+    resumes: ClassVar[bool] = True
 
     def processes(self) -> Cluster:
         """Of one shard those that are named; what a cluster starts beside it are other shards."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 from vatjax import errors, store
 from vatjax.commands import show
@@ -13,17 +15,37 @@ from vatjax.devices import Devices
 from vatjax.train.settings import Training
 
 
+def _settings(words: Sequence[str]) -> dict[str, float]:
+    if len(words) % 2:
+        raise ValueError("expected names and numbers in turn, such as beta 0.1")
+    return {name: float(number) for name, number in zip(words[::2], words[1::2], strict=True)}
+
+
+_SETTINGS = PrimitiveConstructorSpec[Mapping[str, float]](
+    nargs="*",
+    metavar="NAME NUMBER ...",
+    instance_from_str=_settings,
+    is_instance=lambda found: isinstance(found, Mapping),
+    str_from_instance=lambda found: [word for name, number in found.items() for word in (name, str(number))],
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Train(Training, Devices):
     """Trains a model towards a value or away from it, by SFT or by preferences. What was trained, its log and the way of its
     gain and tax go into a folder; the same command again goes on from the last checkpoint there."""
 
+    settings: Annotated[Mapping[str, float], _SETTINGS] = dataclasses.field(default_factory=dict)
+    """Of the loss, in place of all that are given elsewhere: beta of dpo, cdpo, robust_dpo, ipo, hinge, simpo, orpo, apo_zero
+    and kto; flipped of cdpo and robust_dpo; margin of simpo; good and bad, their weights, of kto."""
     out: str = ""
-    """A folder for what was trained, checkpoints, the log and train.json."""
+    """A folder for what was trained, checkpoints, the log and train.json; needed but for --dry-run."""
     dry_run: bool = False
     """Read the data, compile a step, say what it takes, and stop."""
     json: bool = False
     """Print one JSON document instead of tables."""
+
+    resumes: ClassVar[bool] = True
 
     def run(self) -> int:
         if not self.out and not self.dry_run:
@@ -37,6 +59,8 @@ class Train(Training, Devices):
         model = models.load(self.model, self.dtype, self.spread())
         made = train.prepared(model, self, None if folder is None else folder / "reference", planning=self.dry_run)
         plan = self._plan(model, made)
+        for line in self._remarks(model, plan, folder):
+            _told(line)
         if self.dry_run:
             show.as_json(store.finite(plan)) if self.json else _print_plan(plan)
             return 0
@@ -69,7 +93,7 @@ class Train(Training, Devices):
         """What a run will take: texts, tokens, floating-point operations, and the memory of a step as it is compiled."""
         import jax
 
-        from vatjax import train
+        from vatjax import elicit, train
 
         course, data = self.course, made.data
         tokens = train.tokens_until(data, course.steps, course.seed)
@@ -90,11 +114,30 @@ class Train(Training, Devices):
             "weights": weights,
             "trained": own,
             "flops": flops,
+            "seconds": elicit.seconds_for(model, 3 * tokens),
         }
         if self.dry_run:
             first = train.batch(data, train.at(data, 0, course.seed))
             plan["memory"] = train.memory_of(made.state, first, made.loss, made.penalty, course.parts, self.memory)
         return plan
+
+    def _remarks(self, model: Any, plan: dict[str, Any], folder: Any) -> list[str]:
+        """What is allowed, and seldom meant."""
+        found = []
+        narrow = min(model.config.width, model.config.kv_heads * model.config.head_size)
+        if self.trained.what == "lora" and self.trained.rank > narrow:
+            found.append(
+                f"rank {self.trained.rank:,} is more than the {narrow:,} of the narrowest matrix that it changes"
+            )
+        if plan["rows"] > plan["examples"]:
+            found.append(
+                f"a batch of {plan['rows']:,} rows has more than the {plan['examples']:,} examples: some twice"
+            )
+        if folder is not None and (folder / "checkpoints").exists():
+            found.append(
+                f"{self.out}: there are checkpoints of a run already; the same run goes on, another one is refused"
+            )
+        return found
 
     def _settings(self) -> dict[str, Any]:
         """What decides a run, as plain data."""
@@ -125,6 +168,7 @@ class Train(Training, Devices):
             "direction": self.direction,
             "steps": int(ended.state.progress.step),
             "ended": ended.why,
+            "reached": int(ended.metrics[-1]["step"]) if ended.metrics else int(ended.state.progress.step),
             "metrics": _last(ended),
         }
         if isinstance(result, models.Edit):
@@ -145,6 +189,20 @@ class Train(Training, Devices):
         return content
 
 
+def _why(content: dict[str, Any]) -> str:
+    """Why a run ended where it did, if that is not its last step."""
+    if content["ended"] == "patience":
+        return f", the run ended at {content['reached']:,}: no better validation"
+    best = content["settings"]["course"]["best"]
+    return (
+        f" of {content['reached']:,}: the best by validation" if best and content["reached"] != content["steps"] else ""
+    )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**29 else f"{count / 2**20:,.1f} MiB"
+
+
 def _last(ended: Any) -> dict[str, Any]:
     """The line of the step whose state was taken."""
     step = int(ended.state.progress.step)
@@ -163,23 +221,25 @@ class _Progress:
         self.course = course
         self.bar: Any = None
         self.task: Any = None
-        self.begun: tuple[float, float, float] | None = None
+        self.first: float | None = None
+        self.before, self.spent = 0.0, 0.0
 
     def done(self, metrics: dict[str, float], seconds: float) -> None:
-        step, now = metrics["step"], time.monotonic()
-        if self.begun is None:  # what is told of the pace begins behind the first step, which compiles
-            self.begun = step, metrics["num_tokens"], now
-        first, tokens, start = self.begun
-        spent = max(now - start, 1e-9)
+        step = metrics["step"]
+        if self.first is None:  # what is told of the pace begins behind the first step, which compiles
+            self.first, self.before = step, metrics["num_tokens"]
+        else:  # of steps alone, without what is rated and validated between them
+            self.spent += seconds
+        first, spent = self.first, max(self.spent, 1e-9)
         rate = f"loss {metrics['loss']:.4g}"
-        rate += f", {(metrics['num_tokens'] - tokens) / spent:,.0f} tokens a second" if step > first else ""
+        rate += f", {(metrics['num_tokens'] - self.before) / spent:,.0f} tokens a second" if step > first else ""
         if sys.stderr.isatty():
             if self.bar is None:
                 self.bar, self.task = show.bar(self.course.steps, int(step) - 1)
             self.bar.update(self.task, completed=step, rate=rate)
         elif step % self.course.log == 0 or step in (first, self.course.steps):
             left = (self.course.steps - step) * spent / max(step - first, 1)
-            more = f", {show.duration(left)} left" if first < step < self.course.steps else ""
+            more = f", {show.duration(left)} of steps left" if first < step < self.course.steps else ""
             _told(f"step {step:,} of {self.course.steps:,}: {rate}{more}")
 
     def close(self) -> None:
@@ -196,10 +256,10 @@ def _print_plan(plan: dict[str, Any]) -> None:
         ("epochs", f"{plan['epochs']:.2f}"),
         ("tokens", f"{plan['tokens']:,}"),
         ("trained", f"{plan['trained']:,} of {plan['weights']:,} weights"),
-        ("operations", f"{plan['flops']:.2e}"),
+        ("operations", f"{plan['flops']:.2e} in all, at least {show.duration(plan['seconds'])} here"),
         (
             "memory",
-            f"{memory['total'] / 2**30:.2f} GiB: {memory['arguments'] / 2**30:.2f} held, {memory['working'] / 2**30:.2f} in a step",
+            f"{_bytes(memory['total'])}: {_bytes(memory['arguments'])} held, {_bytes(memory['working'])} in a step",
         ),
     ]
     show.table((f"{plan['model']}, {plan['loss']}", ""), rows)
@@ -208,11 +268,16 @@ def _print_plan(plan: dict[str, Any]) -> None:
 def _print(content: dict[str, Any]) -> None:
     last = content["metrics"]
     shown = ("loss", "eval_loss", "rewards/accuracies", "rewards/margins", "penalty", "num_tokens")
-    ended = ", no better validation" if content["ended"] == "patience" else ""
-    rows = [("step", f"{content['steps']:,}{ended}")]
-    rows += [(name, f"{last[name]:,.4g}") for name in shown if last.get(name) is not None]
+    rows = [("step", f"{content['steps']:,}{_why(content)}")]
+    rows += [
+        (name, f"{last[name]:,.0f}" if name == "num_tokens" else f"{last[name]:,.4g}")
+        for name in shown
+        if last.get(name) is not None
+    ]
     rows += [("written", where) for where in content["written"]]
-    show.table((f"{content['direction']} {content['target']}", ""), rows)
+    settings = content["settings"]
+    source = settings["file"] or f"{content['direction']} {content['target']}"
+    show.table((f"{settings['loss']}: {source}", ""), rows)
     if "trajectory" not in content:
         return
     found = content["trajectory"]

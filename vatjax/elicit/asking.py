@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vatjax import errors, prompts, store
+from vatjax import errors, prompts, stopping, store
 from vatjax.elicit import provenance, scorer, written
 from vatjax.elicit.pieces import Option, Pieces, digest, options, pieces
 from vatjax.elicit.plan import Cost, Size
@@ -242,6 +242,7 @@ def scored(
             logs[order][shard.prompts] = shard.log_probs
             if kept is not None:
                 kept.put(order, shard.number, shard.prompts, shard.log_probs)
+                stopping.point()
             run.done(len(shard.prompts))
     return Scored(logs, costs, now)
 

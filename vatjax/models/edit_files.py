@@ -109,7 +109,9 @@ def edit_facts(where: str | Path) -> dict[str, Any]:
             raise errors.InputError(f"{folder / _FACTS}: format {facts['format']!r}; this version reads {_FORMAT}")
         _ = facts["model"]["family"], facts["positions"], [step["kind"] for step in facts["steps"]], facts["tensors"]
     except FileNotFoundError:
-        raise errors.InputError(f"{folder}: no {_FACTS} there, so it is no edit") from None
+        inside = folder / "edit"
+        hint = f"; did you mean {inside}?" if (inside / _FACTS).exists() else ""
+        raise errors.InputError(f"{folder}: no {_FACTS} there, so it is no edit{hint}") from None
     except KeyError as error:
         raise errors.InputError(f"{folder / _FACTS}: not what an edit says of itself: no {error}") from None
     except (OSError, ValueError, TypeError) as error:

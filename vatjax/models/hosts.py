@@ -64,6 +64,11 @@ def agreed(x: Any) -> Any:
     return multihost_utils.broadcast_one_to_all(x)
 
 
+def most(x: int) -> int:
+    """The largest of all processes' numbers."""
+    return -least(-x)
+
+
 def least(x: int) -> int:
     """The least of all processes' numbers."""
     if not several():

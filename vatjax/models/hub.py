@@ -46,7 +46,8 @@ def folder(where: str | Path) -> Path:
     name, _, revision = str(where).partition("@")
     if not _NAME.fullmatch(name) or name.startswith("."):
         near = names.nearest(path.name, [p.name for p in path.parent.iterdir()]) if os.path.isdir(path.parent) else None
-        hint = f"; did you mean {path.parent / near}?" if near else ""
+        near = names.nearest(str(where), [POCKET]) or (near and str(path.parent / near))
+        hint = f"; did you mean {near}?" if near else ""
         raise errors.InputError(
             f"{where}: no such folder, and neither {POCKET} nor a name on the Hub such as owner/name{hint}"
         )

@@ -25,13 +25,17 @@ from vatjax.store.files import (
     reason,
     writes,
 )
+from vatjax.store.held import FOLDER, Held, alone, hold
 from vatjax.store.seal import check_seal, seal, sealed
 
 __all__ = [
+    "FOLDER",
     "Claim",
+    "Held",
     "Holder",
     "Path",
     "address",
+    "alone",
     "append",
     "check_seal",
     "claim",
@@ -41,6 +45,7 @@ __all__ = [
     "create",
     "file_address",
     "finite",
+    "hold",
     "holder",
     "holders",
     "leave_writing",

@@ -21,6 +21,7 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
+from vatjax import names
 from vatjax.errors import InputError
 
 Path = str | os.PathLike[str]
@@ -72,7 +73,7 @@ def open_binary(where: Path) -> IO[bytes]:
     try:
         return target.open("rb")  # type: ignore[no-any-return]
     except OSError as error:
-        raise InputError(f"{where}: {reason(error)}") from None
+        raise InputError(f"{where}: {reason(error)}{_near(target)}") from None
     except Exception as error:
         if isinstance(target, pathlib.Path):
             raise
@@ -92,6 +93,14 @@ def read_text(where: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{where}:{line}: not UTF-8 text; save the file as UTF-8") from None
+
+
+def _near(target: Any) -> str:
+    """The file beside one that is not there whose name is nearest to it."""
+    if not isinstance(target, pathlib.Path) or target.exists() or not target.parent.is_dir():
+        return ""
+    found = names.nearest(target.name, [one.name for one in target.parent.iterdir()], cutoff=0.75)
+    return f"; did you mean {target.with_name(found)}?" if found else ""
 
 
 def reason(error: OSError) -> str:

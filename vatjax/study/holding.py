@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from vatjax import errors, store
 from vatjax.models import hosts
 
-# Seconds that a claim lives unless it is renewed. Of a folder: more than any stall. Of a batch: what a lost machine is
-# waited for; one that only stalled is done twice, with the same bits.
-_FOLDER, _BATCH = 900.0, 300.0
 _SHARD = re.compile(r"(\d+)/(\d+)")
 
 
@@ -48,56 +44,8 @@ def shard(text: str) -> Shard | None:
     return Shard(int(match[1]), int(match[2]))
 
 
-class Held:
-    """Claims that are renewed by a thread until they end."""
-
-    def __init__(self, claims: Sequence[store.Claim], life: float) -> None:
-        self._life = life
-        self._claims, self._ended, self._lost = list(claims), threading.Event(), False
-        self._thread = threading.Thread(target=self._renew, daemon=True)
-        self._thread.start()
-
-    def _renew(self) -> None:
-        while not self._ended.wait(self._life / 10):
-            for claim in self._claims:
-                with contextlib.suppress(OSError):  # a folder that can't be reached for a moment
-                    if not claim.renew():
-                        self._lost = True
-                        return
-
-    def lost(self) -> bool:
-        """Whether somebody else has one of them now."""
-        return self._lost
-
-    def check(self, where: str) -> None:
-        """Stops a run whose folder somebody else has now."""
-        if self._lost:
-            raise errors.InputError(f"{where}: another run has taken this folder over; this one stops")
-
-    def end(self, done: bool = False) -> None:
-        """Gives them back; where their work is done for good, without a trace."""
-        self._ended.set()
-        self._thread.join()
-        for claim in self._claims if done or not self._lost else ():
-            with contextlib.suppress(OSError):
-                claim.settle() if done else claim.release()
-
-
-def hold(folder: Any, names: Sequence[str], life: float = _BATCH) -> Held | None:
-    """Claims on all of some names, or on none where somebody has one of them."""
-    found: list[store.Claim] = []
-    for name in names:
-        claim = store.claim(folder, name, life)
-        if claim is None:
-            for other in found:
-                other.release()
-            return None
-        found.append(claim)
-    return Held(found, life)
-
-
 @contextlib.contextmanager
-def at_work(folder: Any, one: Shard | None = None) -> Iterator[Held]:
+def at_work(folder: Any, one: Shard | None = None) -> Iterator[store.Held]:
     """Holds a study's folder, however long the work takes.
 
     Nobody else can work in it at the same time, but for other shards of the same study where one of them does.
@@ -105,17 +53,17 @@ def at_work(folder: Any, one: Shard | None = None) -> Iterator[Held]:
     Raises:
         InputError: where somebody is at work there.
     """
-    held = hosts.on_first(lambda: _begun(folder, one)) or Held([], _FOLDER)
+    held = hosts.on_first(lambda: _begun(folder, one)) or store.Held([], store.FOLDER)
     try:
         yield held
     finally:
         held.end()
 
 
-def _begun(folder: Any, one: Shard | None) -> Held:
+def _begun(folder: Any, one: Shard | None) -> store.Held:
     claims, name = folder / "claims", "run" if one is None else f"shard-{one.number}-of-{one.of}"
     try:
-        held = hold(claims, [name], _FOLDER)
+        held = store.hold(claims, [name], store.FOLDER)
         others = {
             other: who
             for other, who in store.holders(claims).items()
@@ -145,7 +93,7 @@ def once(folder: Any, name: str, work: Callable[[], object]) -> None:
     while True:
         if _marked(mark, name):
             return
-        held = hold(folder / "claims", ["results"])
+        held = store.hold(folder / "claims", ["results"])
         if held is None:
             time.sleep(1)
             continue

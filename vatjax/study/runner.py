@@ -18,12 +18,12 @@ import jax
 import numpy as np
 
 import vatjax
-from vatjax import config, errors, store
+from vatjax import config, errors, stopping, store
 from vatjax.models import hosts
 from vatjax.study import numbers
 from vatjax.study.batches import Batch, fixed
 from vatjax.study.design import Design
-from vatjax.study.holding import Held, Shard, at_work, hold
+from vatjax.study.holding import Shard, at_work
 from vatjax.study.making import Workshop
 from vatjax.study.pieces import Piece, Shelf
 from vatjax.study.planned import Load, Planned, loader, shelf_of
@@ -137,7 +137,7 @@ class _Work:
     shard: Shard | None
     told: Told
     done: Callable[[Progress], None]
-    claim: Held
+    claim: store.Held
 
     def __post_init__(self) -> None:
         self.pieces = self.planned.pieces()
@@ -156,6 +156,7 @@ class _Work:
         while left:
             before = len(left)
             left = [batch for batch in left if not self.attempt(batch)]
+            stopping.point()
             pause = _PAUSE if len(left) < before else min(2 * pause, _LONGEST)
             if left and len(left) == before:
                 self._wait(left, pause)
@@ -172,6 +173,7 @@ class _Work:
         turn = int(hosts.agreed(np.int32(turn)))
         if turn == _NOW:
             try:
+                stopping.point()
                 self._agree()
                 self._make(batch)
                 self._agree()
@@ -181,7 +183,7 @@ class _Work:
             self.claim.check(self.planned.design.out)
         return turn != _LATER
 
-    def _turn(self, batch: Batch) -> tuple[int, Held | None]:
+    def _turn(self, batch: Batch) -> tuple[int, store.Held | None]:
         """Whether a batch is made now; then with the claim on it."""
         own = {piece.address for piece in batch.pieces}
         needs = [need for piece in batch.pieces for need in piece.needs.values() if need.address not in own]
@@ -190,7 +192,7 @@ class _Work:
         if self._over(batch):
             return _OVER, None
         try:
-            held = hold(self.shelf.folder / "claims", batch.claims())
+            held = store.hold(self.shelf.folder / "claims", batch.claims())
         except OSError as error:
             raise errors.InputError(f"{self.shelf.folder}: {store.reason(error)}") from None
         if held is None:

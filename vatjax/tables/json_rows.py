@@ -42,7 +42,7 @@ def read_lines(file: BinaryIO, table: Table, limit: int) -> None:
             try:
                 content = _DECODER.decode(text)
             except json.JSONDecodeError as error:
-                table.bad(number, f"invalid JSON at column {error.colno}: {error.msg.lower()}")
+                table.bad(number, f"invalid JSON at column {error.colno}: {error.msg.lower().removesuffix(' at')}")
             except (RecursionError, ValueError) as error:
                 table.bad(number, _json_problem(error))
             else:
@@ -155,7 +155,10 @@ def _record(window: _Window, table: Table, limit: int, line: int) -> bool:
             if len(window.text) > limit and not window.ended:
                 table.stop(line, f"invalid JSON: no record ends within {limit:,} characters")
             else:
-                table.stop(line + window.text.count("\n", 0, error.pos), f"invalid JSON: {error.msg.lower()}")
+                table.stop(
+                    line + window.text.count("\n", 0, error.pos),
+                    f"invalid JSON: {error.msg.lower().removesuffix(' at')}",
+                )
             return False
         except (RecursionError, ValueError) as error:
             table.stop(line, _json_problem(error))

@@ -164,13 +164,12 @@ class Checkpoints:
             return None
         if store.address(about) != named:
             return None
-        for name in dict.fromkeys([*self._about, *about]):
-            mine, theirs = self._about.get(name), about.get(name)
-            if mine != theirs:
-                raise errors.InputError(
-                    f"{self._where}: the checkpoints there are of another run: their {name} is {theirs}, that of this run {mine}; "
-                    "give the same, or another folder"
-                )
+        differs = [name for name in dict.fromkeys([*self._about, *about]) if self._about.get(name) != about.get(name)]
+        if differs:
+            told = ", ".join(f"{name} ({about.get(name)} there, {self._about.get(name)} here)" for name in differs)
+            raise errors.InputError(
+                f"{self._where}: the checkpoints there are of another run; what differs: {told}; give the same, or another folder"
+            )
         plain = _plain(like)
         wanted = {name: _shape(x) for name, x in plain.items()}
         try:

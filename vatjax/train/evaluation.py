@@ -33,7 +33,7 @@ def evaluate(state: State, data: Data, loss: Loss, memory: Memory = KEEP) -> dic
 
 def measure(state: State, rows: Batch, loss: Loss, memory: Memory = KEEP) -> tuple[Array, Sums]:
     """(the sum of a loss over a batch, what it is to be divided by and what is logged), without a step."""
-    check(loss, rows, rows.tokens.shape[0])
+    check(state, rows, loss)
     found: tuple[Array, Sums] = _measure(state, rows, loss, memory)
     return found
 

@@ -24,6 +24,8 @@ from vatjax.train.rows import Example
 
 Lesson = Literal["actions", "judgements", "preferences"]
 LESSONS: tuple[Lesson, ...] = get_args(Lesson)
+_COLUMNS = ("prompt", "completion", "chosen", "rejected", "messages", "label")
+_ROLES = ("system", "user", "assistant", "tool", "developer")
 
 
 class Record(NamedTuple):
@@ -64,7 +66,10 @@ def read(where: store.Path, chat: Chat | None = None, full: Chat | None = None) 
         except errors.InputError as error:
             problems.append(errors.Problem(table.source, line, str(error)))
     if problems:
-        raise errors.all_of(sorted(problems, key=lambda one: one.line or 0), "Nothing was trained.")
+        alike = len(problems) == len(table.rows) > 1 and len({one.message for one in problems}) == 1
+        shown = problems[:1] if alike else sorted(problems, key=lambda one: one.line or 0)
+        every = f"All {len(problems):,} rows are like this one. " if alike else ""
+        raise errors.all_of(shown, f"{every}Nothing was trained.")
     if not found:
         raise errors.InputError(f"{where}: there is no example in it")
     counts = {len(one.texts) for one in found}
@@ -77,12 +82,15 @@ def read(where: store.Path, chat: Chat | None = None, full: Chat | None = None) 
 def _record(row: Mapping[str, Any], where: str, chat: Chat | None, full: Chat | None) -> Record:
     keys = {"messages"} if "messages" in row else {"prompt", "chosen", "rejected"} if "chosen" in row else set()
     keys = keys or {"prompt", "completion"}
-    missing = sorted(key for key in keys if row.get(key) in (None, "", []))
+    missing = sorted(key for key in keys if _empty(row.get(key)))
     if missing:
         found = ", ".join(map(repr, row)) or "nothing"
+        near = {key: names.nearest(key, [own for own in row if own not in _COLUMNS]) for key in missing}
+        meant = [f"did you mean {key!r} by {own!r}?" for key, own in near.items() if own is not None]
         raise errors.InputError(
             f"expected prompt and completion, prompt, chosen and rejected, or messages; {', '.join(map(repr, missing))} "
             f"{'is' if len(missing) == 1 else 'are'} missing or empty, found {found}"
+            + "".join(f"; {one}" for one in meant)
         )
     label = row.get("label")
     label = {"true": True, "false": False}.get(label.lower(), label) if isinstance(label, str) else label
@@ -105,13 +113,23 @@ def _record(row: Mapping[str, Any], where: str, chat: Chat | None, full: Chat | 
     return Record(*_conversation(before, answers, chat, full), where=where, good=label, templated=True)
 
 
+def _empty(found: Any) -> bool:
+    return found is None or found == [] or (isinstance(found, str) and not found.strip())
+
+
 def _messages(found: Any, key: str) -> list[dict[str, str]]:
+    text = "" if key == "messages" else "text or "
     fits = isinstance(found, list) and all(
         isinstance(one, dict) and isinstance(one.get("role"), str) and isinstance(one.get("content"), str)
         for one in found
     )
     if not fits or not found:
-        raise errors.InputError(f"{key}: expected a list of messages, each with role and content, found {found!r:.80}")
+        raise errors.InputError(
+            f"{key}: expected {text}a list of messages, each with role and content, found {names.shown(found)}"
+        )
+    strange = [one["role"] for one in found if one["role"] not in _ROLES]
+    if strange:
+        raise errors.InputError(f"{key}: {names.unknown('role', strange[0], _ROLES)}")
     return [{"role": one["role"], "content": one["content"]} for one in found]
 
 
@@ -253,7 +271,10 @@ def with_others(examples: Sequence[Example]) -> list[Example]:
             raise errors.InputError(f"{one.where}: KTO takes single completions with a label, found {len(one.texts)}")
         other = next((o for k in range(1, len(examples)) if _other(one, o := examples[(i + k) % len(examples)])), None)
         if other is None:
-            raise errors.InputError("KTO needs several prompts, each with a completion of its own")
+            raise errors.InputError(
+                f"{one.where}: KTO measures its drift on completions of other prompts; no example has another prompt and "
+                "another completion than this one"
+            )
         found.append(one._replace(foreign=other.texts[0]))
     return found
 

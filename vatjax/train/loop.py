@@ -12,16 +12,17 @@ last checkpoint and ends, on one device whose sums have an order, with the same 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from vatjax import errors, store
+from vatjax import errors, stopping, store
 from vatjax.models import fingerprint, hosts, sharding
 from vatjax.train import steps as stepping
 from vatjax.train.checkpoints import Checkpoints
@@ -34,6 +35,7 @@ from vatjax.train.steps import KEEP, Penalty, State
 
 # A loss that stays so many times above where it began is one that a too high rate has driven away.
 _LOST, _WINDOW = 3.0, 20
+_SOLVED = 1e-4  # a loss with nothing left to learn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +127,8 @@ def run(
 ) -> Finished:
     """Trains until the course is run, from the newest checkpoint in the folder if there is one.
 
+    A run that is asked to stop (`stopping.listened`) writes a checkpoint and ends behind the step that it is at.
+
     Args:
         state: before the first step; its arrays can't be used any more afterwards.
         data: what is trained on.
@@ -140,7 +144,7 @@ def run(
         told: is told what is unusual.
 
     Raises:
-        InputError: for checkpoints of another run, and for a full disk.
+        InputError: for checkpoints of another run, a folder that somebody else trains in, and a full disk.
         Diverged: for a loss that is no number or runs away.
     """
     course.check()
@@ -155,15 +159,30 @@ def run(
         return _Run(state, data, loss, course, penalty, validation, probe, memory, None, None, done).run()
     named = _named(state, data, loss, course, penalty, validation, about or {})
     where = store.path(folder)
-    with Checkpoints(where / "checkpoints", named, course.keep, best=bool(course.validate)) as checkpoints:
+    with (
+        _held(where),
+        Checkpoints(where / "checkpoints", named, course.keep, best=bool(course.validate)) as checkpoints,
+    ):
         found = checkpoints.latest(state.progress, told)
         if found is not None:
             state = dataclasses.replace(state, progress=found)
+            told(f"{folder}: going on from the checkpoint of step {int(found.step):,}")
         log = Log(where, int(state.progress.step), course.boards, named)
         try:
             return _Run(state, data, loss, course, penalty, validation, probe, memory, checkpoints, log, done).run()
         finally:
             log.close()
+
+
+@contextlib.contextmanager
+def _held(folder: Any) -> Iterator[None]:
+    """Nobody else trains in a folder meanwhile."""
+    held = hosts.on_first(lambda: store.alone(folder))
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.end()
 
 
 def _named(
@@ -230,6 +249,7 @@ class _Run:
         self.lines: list[Metrics] = [] if self.log is None else self.log.lines["metrics"]
         self.recent: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self.first = _unpriced(self.lines[0]) if self.lines else float("nan")
+        self.still = 0
 
     def run(self) -> Finished:
         course, begun = self.course, self.begun
@@ -240,6 +260,9 @@ class _Run:
             if self._waited(losses):
                 why = "patience"
                 break
+            if stopping.wanted():
+                self._keep()
+                stopping.point()
             assert ready is not None
             start = time.perf_counter()
             penalty = self.penalty if step % course.penalise == 0 else None
@@ -297,11 +320,22 @@ class _Run:
         self.recent.append(found)
         now = float(np.mean(self.recent))
         if len(self.recent) == _WINDOW and now > max(_LOST * self.first, self.first + 1):
-            raise Diverged(
-                f"step {step + 1}: the loss has gone from {self.first:.3g} to {now:.3g}: the learning rate, "
-                f"{float(self.state.progress.pace.rate):.3g} at its highest, is too high",
-                self.state,
-            )
+            raise self._diverged(step, f"the loss has gone from {self.first:.3g} to {now:.3g}")
+        # Exactly none, while there is something to learn: what is trained has been thrown where nothing reaches it.
+        self.still = self.still + 1 if float(logs["grad_norm"]) == 0 and abs(found) > _SOLVED else 0
+        if self.still == _WINDOW:
+            raise self._diverged(step, f"the gradient has been 0 for {_WINDOW} steps, at a loss of {found:.3g}")
+
+    def _diverged(self, step: int, what: str) -> Diverged:
+        """A run that is lost, and what is left of it."""
+        kept = [] if self.checkpoints is None else self.checkpoints.steps
+        there = f"; checkpoints are kept of step {', '.join(map(str, kept))}" if kept else ""
+        rate = float(self.state.progress.pace.rate)
+        return Diverged(
+            f"step {step + 1}: {what}, on {self._members(step)}: the learning rate, {rate:.3g} at its highest, is too "
+            f"high{there}",
+            self.state,
+        )
 
     def _keep(self) -> None:
         """Writes the last good state, where it is not written yet, and waits for what is being written."""

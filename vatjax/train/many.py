@@ -103,10 +103,10 @@ def step_many(
             about
             640 tokens in a part, an even share of them.
     """
+    steps.check(state, batch, loss, parts, many=True)
     adapters, rows, time = batch.tokens.shape
     if adapters != state.progress.step.shape[0]:
         raise errors.InputError(f"expected batches of {state.progress.step.shape[0]} adapters, found {adapters}")
-    steps.check(loss, batch, rows, parts)
     if at_once is None:
         alone = jax.default_backend() == "cpu" and sharding.mesh_of(state.base.arrays) is None
         fits = CPU_TOKENS * parts // (rows * time) if alone else adapters

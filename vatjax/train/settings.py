@@ -84,9 +84,11 @@ class Training:
     loss: LossName = "sft"
     """What is lessened."""
     settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Of the loss, such as beta."""
+    """Of the loss: beta of dpo, cdpo, robust_dpo, ipo, hinge, simpo, orpo, apo_zero and kto; flipped of cdpo and robust_dpo;
+    margin of simpo; good and bad, their weights, of kto."""
     file: str = ""
-    """Examples to train on, in place of those that are made of items."""
+    """Examples to train on, in place of those that are made of items: rows of prompt and completion, of prompt, chosen and
+    rejected, or of messages; kto wants a label too."""
     lesson: Literal["", "actions", "judgements", "preferences"] = ""
     """What is made of items: actions, judgements, or preferences; by default what the loss takes."""
     placebo: Placebo = "none"
@@ -129,7 +131,10 @@ class Training:
         known = [name for name, _ in make().options]
         for key in self.settings:
             if key not in known:
-                raise errors.InputError(f"settings: {self.loss} {names.unknown('setting', key, known)}")
+                own = ", ".join(known) or "none"
+                near = names.nearest(key, known)
+                hint = f"; did you mean {near!r}?" if near else ""
+                raise errors.InputError(f"settings: {self.loss} has no {key!r}; it has {own}{hint}")
         return make(**self.settings)
 
 
@@ -167,6 +172,12 @@ def prepared(model: Model, training: Training, keep: store.Path | None = None, p
     """
     loss, course = training.made_loss(), training.course
     course.check()
+    if training.rows % course.parts:
+        raise errors.InputError(f"course.parts: {training.rows} rows can't be taken in {course.parts} equal parts")
+    if training.trained.what == "whole" and training.trained != Trained("whole", training.trained.layers):
+        raise errors.InputError(
+            "trained: rank, alpha, targets and stabilised are of low-rank changes, not of whole weights"
+        )
     if not 0 <= training.validation < 1:
         raise errors.InputError(f"validation: expected a share from 0 to below 1, found {training.validation}")
     if bool(training.validation) != bool(course.validate):
@@ -236,6 +247,13 @@ def records(model: Model, training: Training, items: Items, loss: Loss) -> list[
         raise errors.InputError(f"{training.file or 'the items'}: {loss.name} takes {what} behind each prompt")
     unsaid = next((one for one in found if one.good is None), None)
     bad = next((one for one in found if one.good is False), None)
+    if training.file and training.lesson:
+        raise errors.InputError(f"lesson: it is made of items, and {training.file} is given in their place")
+    verdicts = {one.good for one in found}
+    if loss.kind == "judged" and training.file and unsaid is None and len(verdicts) == 1:
+        raise errors.InputError(
+            f"{training.file}: kto takes good completions and bad ones; every label is {found[0].good}"
+        )
     if loss.kind == "judged" and unsaid is not None:
         raise errors.InputError(f"{unsaid.where}: kto needs a label of every completion: true or false")
     if loss.kind == "texts" and bad is not None:

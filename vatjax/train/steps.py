@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from vatjax import errors
+from vatjax import errors, names
 from vatjax.models import Config, Edit, Model, hosts, sharding
 from vatjax.train import optimizer, trained
 from vatjax.train.forward import Memory, text_log_probs
@@ -165,7 +165,7 @@ def step(
         (the new state; what there is to log, as scalars, under the names that trl gives them). Where the loss or its
         gradient is no number the state is the one that was given in, and `logs["finite"]` is False.
     """
-    check(loss, batch, batch.tokens.shape[0], parts)
+    check(state, batch, loss, parts)
     run = _donating if donate else _pure
     progress, logs = run(state.base, state.progress, batch, loss, state.what, state.adam, penalty, parts, memory)
     return dataclasses.replace(state, progress=progress), logs
@@ -186,8 +186,28 @@ def memory_of(
     return {"arguments": held, "working": more, "total": held + more}
 
 
-def check(loss: Loss, batch: Batch, rows: int, parts: int = 1) -> None:
-    """Refuses rows that a loss can't be made of, and parts that they can't be cut into."""
+def check(state: State, batch: Batch, loss: Loss, parts: int = 1, many: bool = False) -> None:
+    """Refuses what a step can't be taken of: other things than a state, a batch and a loss; one adapter in place of several;
+    rows that the loss can't be made of, and parts that they can't be cut into."""
+    for name, found, kind, hint in (
+        ("state", state, State, "train.begin(model)"),
+        ("batch", batch, Batch, "train.batch(data, ...)"),
+        ("loss", loss, Loss, "train.dpo()"),
+    ):
+        if not isinstance(found, kind):
+            raise errors.InputError(f"{name}: expected what {hint} gives, found {names.shown(found)}")
+    for name, wide, hint in (
+        ("state", state.progress.step.ndim == 1, "train.stack(states)"),
+        ("batch", batch.tokens.ndim == 3, "train.beside(batches)"),
+    ):
+        if wide != many:
+            should = (
+                f"step_many takes that of several, {hint}"
+                if many
+                else "step takes that of one; step_many takes several"
+            )
+            raise errors.InputError(f"{name}: found that of {'several adapters' if wide else 'one'}; {should}")
+    rows = batch.tokens.shape[-2]
     if rows % parts:
         raise errors.InputError(f"a batch of {rows} rows can't be taken in {parts} equal parts")
     if loss.kind != batch.kind:
