@@ -85,7 +85,7 @@ def to_dict(config: Any) -> Any:
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved configuration as YAML that `parse` reads back to an equal one."""
+    """The resolved configuration, or plain data of it, as YAML that `parse` reads back to an equal one."""
     return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 

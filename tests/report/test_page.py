@@ -13,7 +13,7 @@ import pytest
 
 from vatjax import analysis, items, organism, report, store
 from vatjax.report import chosen, figures, page, words
-from vatjax.study import Study, results
+from vatjax.study import Study, numbers, results
 from vatjax.study.arms import Arm, Cell
 from vatjax.study.design import Design, Intervention, Lessons
 
@@ -70,10 +70,13 @@ def study(tmp_path_factory):
                     "perplexity": None,
                     "broken": name == "dpo" and place == 3,
                 }
+                for own in levels:
+                    content["levels"][own]["off_target_shift"] = numbers._off_target(found, DATA.taxonomy, cell, own)
                 arm = Arm(cell, level, placebo)
                 contents[name, level, placebo, 0] = content
                 for own in levels:
-                    blind = {"over_placebo": "", **results._three("over_placebo_gain", {}), "over_placebo_nvat_p": None}
+                    blind = {"over_placebo": "", **results._three("over_placebo_gain", {})}
+                    blind |= {"over_placebo_nvat": "", "over_placebo_nvat_p": None}
                     rows.append(results._row(arm, content, own, own == "types") | blind)
     results._discoveries(rows)
     results._front(rows)
@@ -149,11 +152,13 @@ def test_words_are_those_of_the_numbers(study, written):
     said = dict(line.split(": ", 1) for line in words.moved(aim))
     best = aim.spokesmen()["examples with a long name"]
     assert best["amount"] == 8
-    assert f"Power rose by {best['gain']:.2f}" in said["examples with a long name (8 examples)"]
+    assert f"Power rose by {best['gain']:.2f}" in said["examples with a long name, 8 examples"]
     assert aim.spokesmen()["dpo"]["amount"] == 20  # at 30 steps it is broken
     untold = words.untold([aim])
-    assert any(line.startswith("1 arm leaves the model broken: dpo +Power (30 steps)") for line in untold)
-    assert list(words.contests(study, aim)) == ["At a gain of 0.50 dpo moves the others less than vector, by 0.20 GND."]
+    assert any(line.startswith("1 arm leaves the model broken: dpo +Power, 30 steps") for line in untold)
+    assert list(words.contests(study, aim)) == [
+        "At a gain of 0.50 the others move less under dpo than under vector, by 0.20 [0.10, 0.30] GND."
+    ]
     drift = list(words.drift(study, aim))
     assert re.fullmatch(
         r"dpo: half of the target's values had 95 % of their last shift by step 30, .* of 30\.", drift[0]
@@ -162,6 +167,15 @@ def test_words_are_those_of_the_numbers(study, written):
     assert "can't be told from 0, so nothing is said about its price" in words._did(blank, "Power")
     fell = words._did(dict(best, direction="suppress", off_target_shift=None), "Power")
     assert fell.startswith(f"Power fell by {best['gain']:.2f} [")
+    assert "No placebo stands beside it." in fell
+    over = {
+        "over_placebo": "random",
+        "over_placebo_gain": 0.1,
+        "over_placebo_gain_low": 0.05,
+        "over_placebo_gain_high": 0.15,
+    }
+    beyond = words._did(best | over, "Power")
+    assert "Beyond its placebo (random) that is 0.10 [0.05, 0.15] of gain, and so most of the gain is what" in beyond
     blank = dict(best, nvat_p=0.4)
     assert words._did(blank, "Power").endswith("That values moved together can't be told from noise.")
 

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_every_arm_has_its_numbers(whole):
         [
             ("examples", "neutral shots", 2),
             *[("vector", name, level) for name in ("random", "shuffled labels") for level in (0.5, 1)],
-            ("sft", "neutral text", 6),
+            *[("sft", "neutral text", step) for step in (2, 4, 6)],
         ]
     )
     assert {row["target"] for row in found.rows} == {"Power"}
@@ -254,6 +255,53 @@ def test_what_failed_in_another_shard_is_not_tried_again_and_in_an_earlier_run_i
     assert runner.Failures(tmp_path).before == {}
 
 
+def test_a_damaged_piece_is_made_again_and_a_moved_shelf_is_the_one_that_is_given(whole, tmp_path):
+    _, found = whole
+    own = dataclasses.replace(found.design, out=str(tmp_path / "d"), pieces=str(tmp_path / "shelf"))
+    shutil.copytree(found.folder / "pieces", tmp_path / "shelf")
+    planned, shelf = study.plan(own), plans.shelf_of(own)
+    pieces = {piece.label: piece for piece in planned.pieces()}
+    told = []
+    names = {
+        "pocket: vector towards Power, 1 strength": "state.npz",
+        "pocket: vector towards Power: finding it": "edit",
+    }
+    for label, name in names.items():
+        place = shelf.place(pieces[label]) / name
+        file = place / "edit.safetensors" if place.is_dir() else place
+        file.chmod(0o644)
+        file.write_bytes(file.read_bytes()[:-9])
+    again = study.run(planned, told.append)
+    assert again.made == 2
+    assert [line.split(" is damaged")[0].split(": /")[0] for line in told if "damaged" in line] == sorted(names)[::-1]
+    study.write(again)
+    agree(tmp_path / "d", found)
+    # Another shelf, with the same pieces on it.
+    (tmp_path / "shelf").rename(tmp_path / "elsewhere")
+    moved = dataclasses.replace(own, pieces=str(tmp_path / "elsewhere"))
+    assert study.run(study.plan(moved)).made == 0
+    assert study.open_study(tmp_path / "d").design.pieces == str(tmp_path / "elsewhere")
+    result = shelf.place(pieces["pocket: vector towards Power, 1 strength: its numbers"]).relative_to(shelf.folder)
+    (tmp_path / "elsewhere" / result / "numbers.json").write_text("{")
+    opened = study.open_study(tmp_path / "d")
+    row = opened.where(level="types", intervention="vector", amount=1.0, placebo="")[0]
+    with pytest.raises(errors.InputError, match=r"numbers.json: damaged; run the study again"):
+        opened.result(row)
+
+
+def test_a_strength_more_is_all_that_is_made(whole, tmp_path):
+    _, found = whole
+    kinds = {"vector": found.design.interventions["vector"]}
+    more = {"vector": dataclasses.replace(kinds["vector"], strengths=(0.5, 1.0, 2.0))}
+    own = dataclasses.replace(
+        found.design, out=str(tmp_path / "m"), pieces=str(found.folder / "pieces"), interventions=more
+    )
+    shelf = plans.shelf_of(own)
+    new = [piece.label for piece in study.plan(own).pieces() if not shelf.has(piece)]
+    assert new
+    assert all("2 strength" in label for label in new)
+
+
 @pytest.mark.thorough
 def test_a_group_that_was_cut_in_two_gives_the_same_bits(whole, tmp_path):
     """What a kill between two pieces of a group leaves: the rest is computed among the same others."""
@@ -387,7 +435,13 @@ def test_an_intervention_that_can_not_be_is_named_with_its_line(text, message):
         ({"models: [pocket]": "models: [pockt]"}, "pockt: no such folder"),
         ({'layers: ["0"]': 'layers: ["7"]'}, "layer 7: the model has layers 0 to 3"),
         ({"  vector:": "  examples:"}, "the key 'interventions.examples' is given twice"),
-        ({"placebos: 1": "placebos: -1"}, "placebos: expected 0 or more, found -1"),
+        ({"placebos: 1": "placebos: -1"}, "placebos: expected 0 to 1,000, found -1"),
+        ({"scenes: 16": "seeds: [-1]"}, "seeds: expected numbers from 0 to 2,147,483,647, found -1"),
+        ({"resamples: 100": "resamples: 10000000"}, "resamples: expected 100 to 1,000,000, found 10,000,000"),
+        ({"kind: shots, counts": "counts"}, "kind: an intervention needs one of shots, instruction, residual"),
+        ({"kind: shots, counts": "kind: conva, counts"}, "kind conva has no such setting; it has layers, strengths"),
+        ({"{kind: sft, training: {": "{kind: sft, training: {loss: dpo, "}, "training.loss: sft is a loss itself"),
+        ({"  sft:": "  Vector: {kind: instruction}\n  sft:"}, "would share their files where case makes no difference"),
         ({"scenes: 16": "directions: []"}, "directions: expected at least one"),
         ({"scenes: 16": "how: {protocol: labelled}"}, "a study asks paired, dense or stated"),
         ({"scenes: 16": "items: {type: [Security]}"}, "no pair of Power among the "),
@@ -413,7 +467,13 @@ def test_a_folder_that_can_not_be_written_to(capsys, tmp_path):
     file.write_text(TEXT.format(out=tmp_path / "plain" / "z"))
     status, _, err = run(capsys, "run", str(file))
     assert status == 2
-    assert "not a directory" in err
+    assert f"out: {tmp_path / 'plain'} is a file; give a folder" in err
+    file.write_text(TEXT.format(out=tmp_path / "fine") + f"pieces: {tmp_path / 'plain'}\n")
+    for more in ((), ("--dry-run",)):
+        status, _, err = run(capsys, "run", str(file), *more)
+        assert status == 2
+        assert f"pieces: {tmp_path / 'plain'} is a file; give a folder" in err
+    assert not (tmp_path / "fine").exists()
 
 
 def test_the_command_says_what_is_to_be_done_and_what_was(capsys, whole, tmp_path):
@@ -513,7 +573,11 @@ def test_what_decides_each_kind_of_piece(tmp_path):
     assert found[0] == found[2] != found[1]
     swept = dict(own, vector=Intervention("residual", layers=("0",), strengths=(0.5, 1.0, 3.0)))
     assert "pocket: unedited" not in changed(interventions=swept)
-    assert "pocket: vector towards Power: finding it" in changed(interventions=swept)
+    assert "pocket: vector towards Power: finding it" not in changed(interventions=swept)  # its place is given
+    tried = dict(own, vector=Intervention("residual", layers=("0", "1"), strengths=(0.5, 1.0)))
+    more = dict(own, vector=Intervention("residual", layers=("0", "1"), strengths=(0.5, 1.0, 3.0)))
+    first, second = addresses(interventions=tried), addresses(interventions=more)
+    assert first["pocket: vector towards Power: finding it"] != second["pocket: vector towards Power: finding it"]
     moral = dataclasses.replace(data.taxonomy, title="another")
     other = dataclasses.replace(data, taxonomy=moral)
     assert kinds_of(data=other, asked=dataclasses.replace(asked, taxonomy=moral)) == kinds
@@ -585,4 +649,4 @@ def test_one_value_is_judged_among_values_and_an_instruction_beside_a_plain_sent
     assert told["gain"] == pytest.approx(-np.nanmean(after.state[:, column] - before.state[:, column]), abs=1e-4)
     assert told["over_placebo_gain_low"] > 0
     text = report.write(found).read_text()
-    assert f"said (1): Wealth fell by {told['gain']:.2f} [" in text
+    assert f"said: Wealth fell by {told['gain']:.2f} [" in text

@@ -46,12 +46,13 @@ class Run(Design, Devices):
             warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
             warnings.showwarning = lambda message, *_, **__: _told(str(message))
             shard = study.shard(self.shard)
+            study.refuse_places(design)
             load = study.loader(design, self.spread())
             planned = study.plan(design, load)
             costs = study.costs(planned, load)
             show.as_json(costs) if self.json and self.dry_run else _print_plan(costs)
             if self.dry_run:
-                return 0
+                return int(any(piece["fails"] for piece in costs["pieces"]))
             progress = _Progress()
             try:
                 ran = study.run(planned, progress.told, progress.done, load, shard)
@@ -120,10 +121,14 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
         ready = sum(piece["there"] for piece in pieces)
         tokens = sum(piece["tokens"] for piece in pieces if not piece["there"])
         seconds = sum(piece["seconds"] for piece in pieces if not piece["there"])
-        rows.append((group, kind, f"{len(pieces):,}", f"{ready:,}", f"{tokens:,}", show.duration(seconds)))
+        worth = (f"{tokens:,}", show.duration(seconds)) if kind in ("edit", "training", "state") else ("-", "-")
+        rows.append((group, kind, f"{len(pieces):,}", f"{ready:,}", *worth))
+    ready, tokens, seconds = (sum(piece[key] for piece in costs["pieces"]) for key in ("there", "tokens", "seconds"))
+    rows.append(("", "", f"{len(costs['pieces']):,}", f"{ready:,}", f"{tokens:,}", show.duration(seconds)))
     for why in dict.fromkeys(piece["fails"] for piece in costs["pieces"] if piece["fails"]):
         _told(f"sure to fail: {why}")
     show.table(("", "piece", "how many", "there", "tokens to compute", "at least"), rows, sys.stderr)
+    _told("at least: what the model's arithmetic takes; on a small model compiling and resampling take more")
 
 
 def _print(opened: Any, ran: Any, page: Any) -> None:

@@ -134,6 +134,8 @@ def cost(
     rows = list(protocols.ask(items, how.protocol).rows)
     made = asking.posed(rows, how, asking.Condition(shots, instruction), asking.template(model, how))
     read_as = [asking.tokenised(model, one, how) for one in made]
+    for found, options in read_as:
+        scorer.check(found, model, options, lambda prompt: asking.named(rows, prompt))
     planned = scorer.plans(model, read_as, size or scorer.size_for(model))
     return asking.total(part.plan.cost for parts in planned for part in parts)
 

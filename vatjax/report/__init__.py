@@ -16,7 +16,7 @@ from typing import Any
 from vatjax import store
 from vatjax.items.source import taxonomy_of
 from vatjax.report import figures, page, words
-from vatjax.report.chosen import Aim, Row, aims
+from vatjax.report.chosen import Aim, Row, Spread, aims, spreads
 from vatjax.report.page import Figure
 from vatjax.study import Study
 
@@ -46,7 +46,7 @@ class _Writer:
         self.taxonomy = taxonomy_of(study.design.items)
         self.aims = aims(study)
         self.looks = figures.looks(list(study.design.interventions))
-        self.title = f"The tax of {len(study.design.interventions)} interventions: {study.folder.name}"
+        self.title = f"The tax of {words.several(len(study.design.interventions), 'intervention')}: {study.folder.name}"
         spoken = [row for aim in self.aims for row in aim.spokesmen().values()]
         spoken.sort(key=lambda row: -(row["nvat_debiased"] or 0))
         self.shown = [id(row) for row in spoken[:portraits]]
@@ -63,8 +63,11 @@ class _Writer:
             parts += [page.heading("What can't be told", 2, "untold"), page.listed(untold)]
         if study.failed:
             parts += [page.heading("What failed", 2, "failed"), page.listed(study.failed)]
+        if study.rows:
+            parts.append(page.folded("How to read the tables", [page.listed(words.LEGEND)]))
         for aim in self.aims:
             parts += self.aim(aim)
+        parts += self.seeds()
         if self.left:
             parts.append(page.paragraph(f"{self.left} more arms have no figure of their own here.", "dim"))
         return parts + self.rests()
@@ -87,14 +90,12 @@ class _Writer:
         parts.append(page.listed(words.drift(self.study, aim)))
         for name, row in aim.spokesmen().items():
             if id(row) in self.shown:
-                parts.append(
-                    page.folded(f"{name}, {row['amount']:g} {row['unit']}: types and values", [self.portrait(aim, row)])
-                )
+                parts.append(page.folded(f"{words.named(name, row)}: types and values", [self.portrait(aim, row)]))
         return parts
 
     def portrait(self, aim: Aim, row: Row) -> str:
         """The figure of one arm."""
-        title = f"{aim.title}: {row['intervention']}, {row['amount']:g} {row['unit']}"
+        title = f"{aim.title}: {words.named(row['intervention'], row)}"
         drawn = figures.portrait(self.study.result(row), self.taxonomy, title, self.looks[row["intervention"]][0])
         says = (
             f"{title}: coupling of the types in the order of the circle, their places on it, each value's shift and VAT"
@@ -116,21 +117,31 @@ class _Writer:
             "",
             "amount",
             "gain",
+            "beyond placebo",
             "others' shift",
             "GND of others",
             "nVAT debiased",
-            "floor",
+            "noise",
             "p",
             "q",
             "success",
             "mass",
-            "over placebo",
         )
         rows = []
         for name, own in aim.real.items():
             rows += [("", _cells(row)) for row in own]
             rows += [("blind", _cells(row)) for row in aim.blind.get(name, ())]
         return page.table(columns, rows, f"all arms, {aim.title}")
+
+    def seeds(self) -> list[str]:
+        """Every arm over the seeds of the study."""
+        found = spreads(self.study)
+        if not found:
+            return []
+        rows = [("", _over_seeds(one)) for one in found]
+        columns = ("", "amount", "seeds", "gain", "others' shift", "nVAT debiased")
+        said = "Mean and standard deviation over what is drawn: examples, pairs, orders of training data."
+        return [page.heading("Over seeds", 2, "seeds"), page.paragraph(said), page.table(columns, rows, "over seeds")]
 
     def rests(self) -> list[str]:
         """What the numbers rest on, and what they took."""
@@ -153,7 +164,11 @@ class _Writer:
             )
         )
         parts.append(
-            page.paragraph("results.csv has every number of this page, index.json says where each comes from.", "dim")
+            page.paragraph(
+                "results.csv has the numbers of the tables, comparisons.csv those of two interventions at the same gain, and "
+                "the file that index.json names for an arm everything else about it: coupling, values, floors.",
+                "dim",
+            )
         )
         return parts
 
@@ -169,7 +184,8 @@ def _cells(row: Row) -> list[str]:
         name,
         f"{row['amount']:g}",
         _interval(row, "gain") + ("" if row["resolved"] else " ~"),
-        _shown(row["off_target_shift"]),
+        over,
+        _interval(row, "off_target_shift"),
         _interval(row, "off_target"),
         _interval(row, "nvat_debiased"),
         _shown(row["nvat_floor_95"]),
@@ -177,8 +193,14 @@ def _cells(row: Row) -> list[str]:
         _shown(row["nvat_q"], 3),
         "-" if row["success"] is None else f"{row['success']:.0%}",
         _shown(row["mass"]) + (" broken" if row["broken"] else ""),
-        over,
     ]
+
+
+def _over_seeds(one: Spread) -> list[str]:
+    way = "+" if one.direction == "express" else "-"
+    numbers = [one.gain, one.off_target_shift, one.nvat_debiased]
+    told = ["-" if pair is None else f"{pair[0]:.2f} \N{PLUS-MINUS SIGN} {pair[1]:.2f}" for pair in numbers]
+    return [f"{one.model}: {one.intervention} {way}{one.target}", f"{one.amount:g}", f"{one.seeds}", *told]
 
 
 def _interval(row: Row, key: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any, NamedTuple
 
 from vatjax.study import Study
 
 Row = dict[str, Any]
-
-_AIM = ("model", "target", "direction", "seed")
 
 
 class Aim(NamedTuple):
@@ -18,6 +17,7 @@ class Aim(NamedTuple):
         model, target, direction, seed: what they have in common.
         real: of interventions, each by its levels.
         blind: of placebos, by intervention.
+        seeds: how many the study has.
     """
 
     model: str
@@ -26,12 +26,13 @@ class Aim(NamedTuple):
     seed: int
     real: dict[str, list[Row]]
     blind: dict[str, list[Row]]
+    seeds: int = 1
 
     @property
     def title(self) -> str:
         """In words."""
         way = "towards" if self.direction == "express" else "away from"
-        return f"{self.model}, {way} {self.target}" + (f", seed {self.seed}" if self.seed else "")
+        return f"{self.model}, {way} {self.target}" + (f", seed {self.seed}" if self.seeds > 1 else "")
 
     @property
     def name(self) -> str:
@@ -50,11 +51,48 @@ class Aim(NamedTuple):
 def aims(study: Study) -> list[Aim]:
     """The rows of a study, by what they aim at."""
     found: dict[tuple[Any, ...], Aim] = {}
+    seeds = study.design.seeds
     for row in study.rows:
         if not row["headline"]:
             continue
-        model, target, direction, seed = key = tuple(row[name] for name in _AIM)
-        aim = found.setdefault(key, Aim(model, target, direction, seed, {}, {}))
-        side = aim.blind if row["placebo"] else aim.real
-        side.setdefault(row["intervention"], []).append(row)
+        for seed in seeds if row["kind"] == "instruction" else (row["seed"],):  # which is the same from every seed
+            key = (row["model"], row["target"], row["direction"], seed)
+            aim = found.setdefault(key, Aim(*key, {}, {}, len(seeds)))
+            side = aim.blind if row["placebo"] else aim.real
+            side.setdefault(row["intervention"], []).append(row)
     return list(found.values())
+
+
+class Spread(NamedTuple):
+    """One arm over the seeds of a study.
+
+    Attributes:
+        model, target, direction, intervention, amount, unit: which.
+        seeds: how many it was made from.
+        gain, off_target_shift, nvat_debiased: (mean, standard deviation) over them; None where there are not two numbers.
+    """
+
+    model: str
+    target: str
+    direction: str
+    intervention: str
+    amount: float
+    unit: str
+    seeds: int
+    gain: tuple[float, float] | None
+    off_target_shift: tuple[float, float] | None
+    nvat_debiased: tuple[float, float] | None
+
+
+def spreads(study: Study) -> list[Spread]:
+    """Every arm over seeds, where there are several."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in study.rows:
+        if row["headline"] and not row["placebo"] and row["kind"] != "instruction":
+            groups.setdefault(tuple(row[name] for name in Spread._fields[:6]), []).append(row)
+    found = []
+    for key, rows in groups.items():
+        numbers = [[row[name] for row in rows if row[name] is not None] for name in Spread._fields[7:]]
+        told = [(statistics.mean(own), statistics.stdev(own)) if len(own) > 1 else None for own in numbers]
+        found.append(Spread._make((*key, len(rows), *told)))
+    return [one for one in found if one.seeds > 1]

@@ -17,6 +17,7 @@ from vatjax.values import Taxonomy
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 # Stand for the page's own colours in what is drawn: for text and lines, for grids, and for what is under the floor.
+_LINE = 0.17  # between two names on the circle, in its radii
 INK, GRID, FAINT = "#16181d", "#d5d7dc", "#b4b7be"
 
 
@@ -86,15 +87,16 @@ def plane(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
         front = sorted(
             (row for rows in aim.real.values() for row in rows if row["front"]), key=lambda row: float(row["gain"])
         )
-        axes[0].step(
-            [row["gain"] for row in front],
-            [row["off_target_shift"] for row in front],
-            where="pre",
-            color=INK,
-            linewidth=1,
-            linestyle=":",
-            label="front",
-        )
+        if len(front) > 1:
+            axes[0].step(
+                [row["gain"] for row in front],
+                [row["off_target_shift"] for row in front],
+                where="pre",
+                color=INK,
+                linewidth=1,
+                linestyle=":",
+                label="front",
+            )
         if aim.blind:
             axes[0].plot([], [], "o", color=FAINT, markersize=3, label="placebos")
         axes[0].legend(fontsize=8)
@@ -227,20 +229,45 @@ def _circle(axis: Any, types: Mapping[str, Any], taxonomy: Taxonomy, colour: str
     theory = np.stack([np.cos(taxonomy.angles), np.sin(taxonomy.angles)], 1)
     turn = np.linspace(0, 2 * np.pi, 200)
     axis.plot(np.cos(turn), np.sin(turn), color=GRID, linewidth=0.8)
-    sectors = taxonomy.sector_of.tolist()
-    for i, (name, own, wanted) in enumerate(zip(types["names"], places, theory, strict=True)):
-        second = sectors[i] in sectors[:i]  # of two types in one sector: its name goes below
+    for own, wanted in zip(places, theory, strict=True):
         axis.plot(*zip(own, wanted, strict=True), color=FAINT, linewidth=0.7)
         axis.plot(*wanted, "o", color=FAINT, markersize=3)
         axis.plot(*own, "o", color=colour, markersize=5)
+    for name, own, height in zip(types["names"], places, _apart(places), strict=True):
+        right = own[0] >= 0
         axis.annotate(
-            _short(name, 16), own, textcoords="offset points", xytext=(5, -9 if second else 4), fontsize=7, color=INK
+            _short(name, 16),
+            own,
+            xytext=(own[0] + (0.08 if right else -0.08), height),
+            ha="left" if right else "right",
+            va="center",
+            fontsize=7,
+            color=INK,
         )
+    axis.plot([], [], "o", color=colour, markersize=5, label="measured")
+    axis.plot([], [], "o", color=FAINT, markersize=3, label="theory")
+    axis.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1.04, -0.06))
     axis.set_aspect("equal")
     axis.set(xticks=[], yticks=[], xlim=(-1.7, 1.9), ylim=(-1.6, 1.6))
     for side in axis.spines.values():
         side.set_visible(False)
     axis.set_title(f"circle: congruence {float(fit.congruence):.2f}, chance {float(fit.null_95):.2f}")
+
+
+def _apart(places: np.ndarray) -> np.ndarray:
+    """Heights for names beside places, on each side far enough from each other to be read."""
+    found = places[:, 1].astype(float).copy()
+    for side in (places[:, 0] >= 0, places[:, 0] < 0):
+        order = np.flatnonzero(side)[np.argsort(found[side], kind="stable")]
+        for _ in range(50):
+            gaps = np.diff(found[order])
+            for i in np.flatnonzero(gaps < _LINE):
+                push = (_LINE - gaps[i]) / 2
+                found[order[i]] -= push
+                found[order[i + 1]] += push
+            if (np.diff(found[order]) >= _LINE - 1e-3).all():
+                break
+    return found
 
 
 def _bars(axis: Any, level: Mapping[str, Any], key: str, title: str, colour: str) -> None:
@@ -261,9 +288,9 @@ def _bars(axis: Any, level: Mapping[str, Any], key: str, title: str, colour: str
     if key == "vat":
         floor = [np.nan if high.get(n) is None else high[n] for n in names]
         axis.plot(x, floor, "_", color=INK, markersize=5, label="what noise reaches")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
     axis.axhline(0, color=GRID, linewidth=0.8)
-    axis.set_xticks(x, [_short(name, 22) for name in names], rotation=90 if len(names) > 12 else 45, fontsize=6.5)
+    axis.set_xticks(x, [_short(name, 30) for name in names], rotation=90 if len(names) > 12 else 45, fontsize=6.5)
     if len(names) <= 12:
         for label in axis.get_xticklabels():
             label.set_ha("right")

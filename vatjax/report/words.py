@@ -8,6 +8,20 @@ from typing import Any
 from vatjax.report.chosen import Aim, Row
 from vatjax.study import Study
 
+LEGEND = (
+    "gain: how far the target moved the way it was pushed, in rating points; ~ behind it: not told from 0.",
+    "beyond placebo: the gain less that of the placebo that leaves least of it. Draws that break the model, and such that change "
+    "nothing, are no evidence.",
+    "others' shift: mean absolute shift of what is not the target, in points; GND of others: the same for each point of gain.",
+    "nVAT debiased: how far values move together from context to context, without what noise alone gives; noise: the nVAT, not "
+    "debiased, that 95 % of permutations of scenes stay under; p: of that test; q: p corrected for all arms of the study.",
+    "success: contexts in which the model leans to the target as wanted; mass: its probability for the options of the scale, "
+    "below which it does not answer the question.",
+    "* nothing else with the same aim has more gain at less shift of the others.",
+    "At the same gain: what an intervention does between two of its levels, and between none and the first, is taken from both "
+    "sides; these comparisons are not corrected for their number.",
+)
+
 
 def studied(study: Study) -> str:
     """What was done, in a sentence."""
@@ -15,8 +29,8 @@ def studied(study: Study) -> str:
     first = study.rows[0] if study.rows else {}
     real = {(row["intervention"], row["amount"]) for row in study.rows if not row["placebo"]}
     return (
-        f"{_several(len(design.models), 'model')} under {_several(len(design.interventions), 'intervention')} "
-        f"({_several(len(real), 'level')} in all), judged by {first.get('n', 0):,} contexts in "
+        f"{several(len(design.models), 'model')} under {several(len(design.interventions), 'intervention')} "
+        f"({several(len(real), 'level')} in all), judged by {first.get('n', 0):,} contexts in "
         f"{first.get('clusters', 0):,} scenes that no intervention was made from."
     )
 
@@ -24,7 +38,7 @@ def studied(study: Study) -> str:
 def moved(aim: Aim) -> Iterator[str]:
     """Of each intervention what it did where it has the most gain."""
     for name, row in aim.spokesmen().items():
-        yield f"{name} ({_amount(row)}): {_did(row, aim.target)}"
+        yield f"{named(name, row)}: {_did(row, aim.target)}"
 
 
 def _did(row: Row, target: str) -> str:
@@ -43,7 +57,7 @@ def _did(row: Row, target: str) -> str:
         text += f"; the others moved by {row['off_target_shift']:.2f} on average"
     if row["off_target"] is not None:
         text += f" ({row['off_target']:.2f} for each point of gain)"
-    text += ". "
+    text += ". " + _beyond(row)
     if row["nvat_p"] is not None and row["nvat_p"] <= 0.05:
         text += f"Values moved together: nVAT {row['nvat_debiased']:.2f} without noise, p {_p(row['nvat_p'])}"
         text += _style(row)
@@ -52,6 +66,16 @@ def _did(row: Row, target: str) -> str:
     if row["broken"]:
         text += f" The model is broken: it answers with {row['mass']:.0%} of its probability."
     return text
+
+
+def _beyond(row: Row) -> str:
+    """What is left of the gain beside a placebo."""
+    over, low = row["over_placebo_gain"], row["over_placebo_gain_low"]
+    if not row["over_placebo"] or over is None:
+        return "No placebo stands beside it. "
+    interval = f"{over:.2f}" if low is None else f"{over:.2f} [{low:.2f}, {row['over_placebo_gain_high']:.2f}]"
+    most = " and so most of the gain is what any such push does" if over < 0.5 * row["gain"] else ""
+    return f"Beyond its placebo ({row['over_placebo']}) that is {interval} of gain{',' * bool(most)}{most}. "
 
 
 def _style(row: Row) -> str:
@@ -80,16 +104,23 @@ def untold(aims: Sequence[Aim]) -> list[str]:
         )
     like = [row for row in rows if row["over_placebo"] and (row["over_placebo_gain_low"] or 0) <= 0]
     if like:
-        found.append(f"No more than their placebo gain {_several(len(like), 'arm')}: {_names(like)}.")
+        found.append(f"No more than their placebo gain {several(len(like), 'arm')}: {_names(like)}.")
     nvat = [row for row in rows if row["over_placebo_nvat_p"] is not None and row["over_placebo_nvat_p"] > 0.05]
     if nvat:
         found.append(
-            f"In {_several(len(nvat), 'arm')} the co-movement is no other than that under a placebo: what any push does to this model."
+            f"In {several(len(nvat), 'arm')} the co-movement can't be told from that under a placebo (p above .05): "
+            f"{_names(nvat)}."
+        )
+    empty = [row for aim in aims for own in aim.blind.values() for row in own if "nothing was found" in row["warnings"]]
+    if empty:
+        found.append(
+            f"{several(len(empty), 'placebo')} changed nothing, since its finder found nothing in shuffled labels, and so is "
+            f"no evidence: {_names(empty)}."
         )
     broken = [row for row in rows if row["broken"]]
     if broken:
         verb = "leaves" if len(broken) == 1 else "leave"
-        found.append(f"{_several(len(broken), 'arm')} {verb} the model broken: {_names(broken)}.")
+        found.append(f"{several(len(broken), 'arm')} {verb} the model broken: {_names(broken)}.")
     return found
 
 
@@ -117,6 +148,12 @@ def choices(study: Study) -> list[str]:
         found.append(
             f"Over the wordings gains differ by up to {gain:.2f} and nVAT by up to {nvat:.2f} (standard deviations)."
         )
+    levels = [row["agreement_levels"] for row in study.rows if row["agreement_levels"] is not None]
+    if levels:
+        found.append(
+            f"Types ranked by their own VAT agree with types ranked by that of their values by {min(levels):.2f} to "
+            f"{max(levels):.2f} (rank correlation)."
+        )
     firm = [row for row in study.rows if row["agreement_kendall"] is not None]
     if firm:
         least = [
@@ -138,11 +175,14 @@ def contests(study: Study, aim: Aim) -> Iterator[str]:
             continue
         told = (row["off_target_low"] or 0) > 0 or (row["off_target_high"] or 0) < 0
         less, more = (row["other"], row["one"]) if row["off_target"] > 0 else (row["one"], row["other"])
-        size = f"{abs(row['off_target']):.2f}"
+        ends = sorted(abs(row[f"off_target_{end}"] or 0) for end in ("low", "high"))
+        size, at = f"{abs(row['off_target']):.2f}", f"At a gain of {row['same_gain']:.2f}"
         if told:
-            yield f"At a gain of {row['same_gain']:.2f} {less} moves the others less than {more}, by {size} GND."
+            yield f"{at} the others move less under {less} than under {more}, by {size} [{ends[0]:.2f}, {ends[1]:.2f}] GND."
         else:
-            yield f"At a gain of {row['same_gain']:.2f} {row['one']} and {row['other']} can't be told apart ({size} GND)."
+            low, high = row["off_target_low"], row["off_target_high"]
+            interval = "" if low is None or high is None else f", {row['off_target']:.2f} [{low:.2f}, {high:.2f}] GND"
+            yield f"{at} {row['one']} and {row['other']} can't be told apart{interval}."
 
 
 def drift(study: Study, aim: Aim) -> Iterator[str]:
@@ -171,21 +211,31 @@ def _nan(x: float | None) -> float:
     return float("nan") if x is None else x
 
 
-def _amount(row: Row) -> str:
-    return f"{row['amount']:g} {row['unit']}".rstrip() if row["unit"] != "strength" else f"strength {row['amount']:g}"
+def named(name: str, row: Row) -> str:
+    """An arm: its intervention and how far that was taken."""
+    return f"{name}, {amount(row)}" if row["unit"] else name
+
+
+def amount(row: Row) -> str:
+    """How far an intervention was taken; nothing for one that has no levels."""
+    if row["unit"] == "strength":
+        return f"strength {row['amount']:g}"
+    one = row["unit"].removesuffix("s") if row["amount"] == 1 else row["unit"]
+    return f"{row['amount']:g} {one}" if one else ""
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> str:
     texts = [
-        f"{row['intervention']} {'+' if row['direction'] == 'express' else '-'}{row['target']} ({_amount(dict(row))})"
+        named(f"{row['intervention']} {'+' if row['direction'] == 'express' else '-'}{row['target']}", dict(row))
         for row in rows[:8]
     ]
-    return ", ".join(texts) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+    return "; ".join(texts) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
 
 
 def _p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "below .001"
 
 
-def _several(count: int, what: str) -> str:
+def several(count: int, what: str) -> str:
+    """A number of things."""
     return f"{count} {what}{'s' * (count != 1)}"

@@ -20,7 +20,7 @@ from vatjax.study.holding import Shard, once, shard
 from vatjax.study.planned import loader, plan
 from vatjax.study.plots import sweep_figure
 from vatjax.study.results import Study, open_study, write
-from vatjax.study.runner import Ran, run
+from vatjax.study.runner import Ran, refuse_places, run
 from vatjax.study.steering import Blind, Push, Trial, blind, trials
 from vatjax.study.validation import Measured, Row, judge, measure
 from vatjax.study.variants import Pushed, judge_kind, push
@@ -57,6 +57,7 @@ __all__ = [
     "places",
     "plan",
     "push",
+    "refuse_places",
     "run",
     "shard",
     "some_scenes",

@@ -183,7 +183,9 @@ class _Expansion:
         if exchanged is not None:
             label = f"{cell}: shuffled labels {exchanged + 1}"
             return Piece("edit", label, {"exchanged": exchanged}, {"real": self.edit(cell)}, (cell, exchanged))
-        decides |= {"layers": list(what.layers), "strengths": list(what.strengths), "scenes": what.scenes}
+        decides["layers"] = list(what.layers)
+        if what.sweeps:  # else the place hangs on nothing that is measured
+            decides |= {"strengths": list(what.strengths), "scenes": what.scenes}
         return Piece("edit", f"{cell}: finding it", decides, task=(cell, None))
 
     def training(self, cell: Cell, draw: int | None = None) -> Piece:
@@ -278,20 +280,13 @@ class _Expansion:
 
 
 def arms(cell: Cell, placebos: int) -> Iterator[Arm]:
-    """Every push of a cell, and the draws of its placebos: of edits at every strength, of the rest at the last level."""
+    """Every push of a cell, and at each of its levels the draws of its placebos."""
     what = cell.what
     levels = what.levels()
     for level in levels:
         yield Arm(cell, level)
-    if what.edits:
-        for level, name, draw in itertools.product(levels, ("random", "shuffled labels"), range(placebos)):
-            yield Arm(cell, level, name, draw)
-    elif what.kind in ("shots", "instruction"):
-        for draw in range(placebos):
-            yield Arm(cell, max(levels), "neutral shots" if what.kind == "shots" else "neutral sentence", draw)
-    elif what.trains:
-        for draw in range(placebos):
-            yield Arm(cell, max(levels), what.placebo_of_training(), draw)
+    for level, name, draw in itertools.product(levels, what.placebo_names(), range(placebos)):
+        yield Arm(cell, level, name, draw)
 
 
 def instruction(arm: Arm, taxonomy: Taxonomy) -> str:

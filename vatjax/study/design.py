@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
-from vatjax import errors, names, prompts
+from vatjax import config, errors, names, prompts
 from vatjax.edits import METHODS, Method
 from vatjax.edits.pairs import PAIRS, Way
 from vatjax.edits.stream import Method as Along
@@ -52,8 +52,8 @@ _NAME = re.compile(r"[\w][\w .+-]{0,63}")
 class Lessons:
     """How an intervention trains; `vatjax train` has the same settings."""
 
-    loss: LossName = "dpo"
-    """Of tax-aware: what the price is added to. The other kinds name their loss."""
+    loss: Literal["", LossName] = ""
+    """Of tax-aware: what the price is added to, by default dpo. The other kinds name their loss."""
     settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Of the loss, such as beta."""
     file: str = ""
@@ -130,10 +130,17 @@ class Intervention:
     """Of training: how."""
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):  # not given
+            raise errors.InputError(f"kind: an intervention needs one of {', '.join(get_args(Kind))}")
         for field in dataclasses.fields(self)[1:]:
             default = field.default if field.default is not dataclasses.MISSING else Lessons()
             if getattr(self, field.name) != default and not self._knows(field.name):
-                raise errors.InputError(f"{field.name}: an intervention of the kind {self.kind} has no such setting")
+                own = ", ".join(one.name for one in dataclasses.fields(self)[1:] if self._knows(one.name))
+                raise errors.InputError(
+                    f"{field.name}: an intervention of the kind {self.kind} has no such setting; it has {own}"
+                )
+        if self.training.loss and self.kind != "tax-aware":
+            raise errors.InputError(f"training.loss: {self.kind} is a loss itself; the kind tax-aware has one")
         for name in ("counts", "strengths"):
             own = getattr(self, name)
             if not own or len(set(own)) != len(own):
@@ -154,7 +161,7 @@ class Intervention:
 
     def _check_placebo(self) -> None:
         """Refuses placebos that a loss can't be trained on."""
-        loss = self.training.loss if self.kind == "tax-aware" else self.kind
+        loss = self.loss
         wanted = "neutral text" if loss == "sft" else "shuffled labels"
         if self.trains and self.training.placebo not in ("", wanted):
             raise errors.InputError(f"training.placebo: that of {loss} is {wanted}, found {self.training.placebo}")
@@ -183,6 +190,31 @@ class Intervention:
         return self.kind in LOSSES or self.kind == "tax-aware"
 
     @property
+    def loss(self) -> str:
+        """Of a training: what is lessened, without a price."""
+        return (self.training.loss or "dpo") if self.kind == "tax-aware" else self.kind
+
+    @property
+    def sweeps(self) -> bool:
+        """Of an edit: whether its place is chosen among several, by what it does there."""
+        return len(self.layers) > 1 or (self.kind == "residual" and not self.layers)
+
+    def placebo_names(self) -> tuple[str, ...]:
+        """What stands beside it."""
+        if self.edits:
+            return "random", "shuffled labels"
+        if self.trains:
+            return (self.placebo_of_training(),)
+        return ("neutral shots",) if self.kind == "shots" else ("neutral sentence",)
+
+    def plain(self) -> dict[str, Any]:
+        """Its settings, without those that its kind does not have."""
+        found = {key: x for key, x in config.to_dict(self).items() if key == "kind" or self._knows(key)}
+        if self.trains and self.kind != "tax-aware":
+            found["training"] = {key: x for key, x in found["training"].items() if key not in ("loss", "price")}
+        return found
+
+    @property
     def finder_method(self) -> Method:
         """Of `edits.search`."""
         return self.method if self.kind == "residual" else cast(Method, self.kind)
@@ -206,7 +238,7 @@ class Intervention:
 
     def placebo_of_training(self) -> str:
         """What its placebo trains on."""
-        loss = self.training.loss if self.kind == "tax-aware" else self.kind
+        loss = self.loss
         return self.training.placebo or ("neutral text" if loss == "sft" else "shuffled labels")
 
     def run(
@@ -214,7 +246,7 @@ class Intervention:
     ) -> Training:
         """The training run of one target."""
         own = self.training
-        loss: Any = own.loss if self.kind == "tax-aware" else self.kind
+        loss: Any = self.loss
         blind = self.placebo_of_training()
         return Training(
             model,
@@ -285,7 +317,12 @@ class Design:
             raise errors.InputError(
                 "interventions: a study needs at least one, in a file such as configs/quickstart.yaml"
             )
+        folded = {name.lower(): name for name in self.interventions}
         for name in self.interventions:
+            if folded[name.lower()] != name:
+                raise errors.InputError(
+                    f"interventions: {name} and {folded[name.lower()]} would share their files where case makes no difference"
+                )
             if not _NAME.fullmatch(name):
                 raise errors.InputError(
                     f"interventions: expected a name of letters, digits and ' .+-_', at most 64, found {name!r}"
@@ -298,9 +335,18 @@ class Design:
             raise errors.InputError("how.protocol: examples show actions, and stated asks about none")
         if self.how.reading == "generate":
             raise errors.InputError("how.reading: a study reads probabilities: expected or argmax")
-        for name, least in (("placebos", 0), ("scenes", 0), ("resamples", 100)):
-            if getattr(self, name) < least:
-                raise errors.InputError(f"{name}: expected {least} or more, found {getattr(self, name)}")
+        for name, least, most in (("placebos", 0, 1000), ("scenes", 0, 10**9), ("resamples", 100, 1_000_000)):
+            if not least <= getattr(self, name) <= most:
+                raise errors.InputError(f"{name}: expected {least:,} to {most:,}, found {getattr(self, name):,}")
+        for seed in self.seeds if isinstance(self.seeds, tuple) else ():
+            if not 0 <= seed < 2**31:
+                raise errors.InputError(f"seeds: expected numbers from 0 to {2**31 - 1:,}, found {seed:,}")
+
+    def text(self) -> str:
+        """The design as YAML, as it was resolved; interventions with the settings of their kind."""
+        own = config.to_dict(self)
+        own["interventions"] = {name: one.plain() for name, one in self.interventions.items()}
+        return config.to_yaml(own)
 
     def aims(self, taxonomy: Taxonomy) -> tuple[str, ...]:
         """The targets by their names in a taxonomy.

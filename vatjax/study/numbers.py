@@ -49,11 +49,15 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
         not arm.placebo,
     )
     content = analysis.as_json(found)
+    for level in levels:
+        content["levels"][level]["off_target_shift"] = _off_target(found, taxonomy, cell, level)
     content |= _control(found, taxonomy, cell)
     content |= _answered(piece, shelf, wordings)
     content["agreement"] = _agreement(piece, shelf, wordings)
     content["wordings"] = _wordings(piece, shelf, wordings, taxonomy, cell)
     content["robust"] = _robust(found, taxonomy) if piece.decides.get("robust") else None
+    if arm.placebo and not np.nanmax(np.abs(found.joined.post.state - found.joined.pre.state)):
+        content["warnings"] = [*content["warnings"], f"{arm.placebo}: nothing was found, so that it changes nothing"]
     return content
 
 
@@ -63,7 +67,11 @@ def level_of(taxonomy: Taxonomy, target: str) -> analysis.Level:
 
 
 def _state(piece: Piece, shelf: Shelf, need: str, name: str = "state.npz") -> ValueState:
-    return states.load(shelf.place(piece.needs[need]) / name)
+    where = shelf.place(piece.needs[need])
+    try:
+        return states.load(where / name)
+    except errors.InputError as error:
+        raise errors.InputError(f"{error}; remove {where} and run the study again") from None
 
 
 def _mean_state(found: Sequence[ValueState]) -> ValueState:
@@ -104,6 +112,22 @@ def _control(found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell) -> dict[s
         },
         "leakage": {**analysis.estimate(made.leakage), "by_distance": near},
     }
+
+
+def _off_target(
+    found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell, level: analysis.Level
+) -> dict[str, float | None]:
+    """Mean absolute shift of what is not the target, in points; its interval takes the signs as they were measured."""
+    before, after = (states.align(one, taxonomy) for one in (found.joined.pre, found.joined.post))
+    shift = np.where(before.mask & after.mask, np.float64(after.state) - np.float64(before.state), np.nan)
+    x = np.asarray(taxonomy.aggregate(shift, ~np.isnan(shift), level), np.float64)
+    x = x[:, ~taxonomy.columns(cell.target, level) & ~np.isnan(x).all(0)]
+    if not x.size:
+        return {"estimate": None, "low": None, "high": None}
+    there = ~np.isnan(x)
+    share = len(x) / there.sum(0) / x.shape[1]  # so that the mean over contexts is the mean over values of their means
+    signed = np.where(there, x * np.sign(np.nanmean(x, 0)) * share, 0).sum(1)
+    return {key: analysis.number(y) for key, y in _over_scenes(signed, found.joined.pre.clusters).items()}
 
 
 def _answered(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str, Any]:
@@ -253,7 +277,10 @@ def at_gain(shifts: Sequence[np.ndarray], gains: Sequence[float], wanted: float)
 
 
 def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str, Any]:
-    """An arm minus the draws of its placebo at the same level: of gains their mean, of nVAT the draw that comes nearest."""
+    """An arm minus the draws of its placebo at the same level: of gains their mean, of nVAT the draw that comes nearest.
+
+    A draw that breaks the model, and one that changes nothing, since its finder found nothing, is no evidence.
+    """
     arm: Arm = piece.task
     taxonomy, wordings = items.taxonomy, design.wordings()
     before = _mean_state([_state(piece, shelf, f"before {w}") for w in wordings])
@@ -265,13 +292,20 @@ def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) ->
         found: np.ndarray = _columns(after, taxonomy, target) - start
         return found
 
-    draws = piece.decides["draws"]
-    moved, others = shift("after"), [shift(f"blind {number}") for number in range(draws)]
+    def broken(side: str) -> bool:
+        return bool(breaks(*_wholeness([shelf.json(piece.needs[f"{side} {w}"], "about.json") for w in wordings])))
+
+    sides = [f"blind {number}" for number in range(piece.decides["draws"])]
+    moved, others = shift("after"), [shift(side) for side in sides if not broken(side)]
+    others = [other for other in others if np.nanmax(np.abs(other)) > 0]
+    if not others:
+        nothing = {"estimate": None, "low": None, "high": None}
+        return {"gain": nothing, "nvat": nothing, "p_nvat": None, "draws": 0}
     clusters, sign = before.clusters, arm.cell.sign
     gain = _difference([moved, np.mean(others, 0)], own, clusters, sign)["gain"]
     each = [_difference([moved, other], own, clusters, sign) for other in others]
     nearest = max(each, key=lambda one: -1.0 if one["p_nvat"] is None else one["p_nvat"])
-    return {"gain": gain, "nvat": nearest["nvat"], "p_nvat": nearest["p_nvat"], "draws": draws}
+    return {"gain": gain, "nvat": nearest["nvat"], "p_nvat": nearest["p_nvat"], "draws": len(others)}
 
 
 def _difference(pair: Sequence[np.ndarray], own: np.ndarray, clusters: np.ndarray, sign: int) -> dict[str, Any]:

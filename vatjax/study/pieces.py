@@ -1,18 +1,19 @@
 """Pieces of a study: each is named by everything that decides it, made once, and taken again by every study that has it.
 
-pieces/3f/3f09.../piece.json     what it is and what decides it; written last, so that a piece is there whole or not
+pieces/3f/3f09.../piece.json     what it is, what decides it, its files; written last, so that a piece is there whole or not
 pieces/3f/3f09.../...            what was made
 pieces/3f/3f09.../time.json      how long that took, and where
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import json
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import vatjax
@@ -21,7 +22,9 @@ from vatjax import errors, store
 Kind = Literal["edit", "training", "state", "result", "placebo", "comparison"]
 
 # What a piece is made by; a change of what it computes is a new number, and old pieces are no longer taken.
-VERSIONS: Mapping[Kind, int] = {"edit": 1, "training": 1, "state": 1, "result": 1, "placebo": 1, "comparison": 1}
+VERSIONS: Mapping[Kind, int] = {"edit": 1, "training": 1, "state": 1, "result": 2, "placebo": 2, "comparison": 1}
+
+_MARK = "piece.json"
 
 # What is only needed while a piece is made: checkpoints of a training, its reference, shards of answers.
 RUN, REFERENCE, SHARDS = SCRATCH = ("run", "reference", "shards")
@@ -67,8 +70,30 @@ class Shelf:
         return self.folder / piece.address[:2] / piece.address
 
     def has(self, piece: Piece) -> bool:
-        """Whether a piece is there, whole."""
-        return bool((self.place(piece) / "piece.json").exists())
+        """Whether a piece is there."""
+        return bool((self.place(piece) / _MARK).exists())
+
+    def there(self, pieces: Sequence[Piece]) -> tuple[set[str], list[Piece]]:
+        """Addresses of the pieces that are there and as long as they were when they were made; and those that are not."""
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:  # in a bucket each look takes its time
+            looks = list(pool.map(self._whole, pieces))
+        whole = {piece.address for piece, look in zip(pieces, looks, strict=True) if look}
+        return whole, [piece for piece, look in zip(pieces, looks, strict=True) if look is False]
+
+    def _whole(self, piece: Piece) -> bool | None:
+        """Whether a piece is whole; None where it is not there."""
+        place = self.place(piece)
+        try:
+            if not (place / _MARK).exists():
+                return None
+            sizes = json.loads(store.read_text(place / _MARK))["files"]
+            return all((place / name).stat().st_size == size for name, size in sizes.items())
+        except (ValueError, KeyError, TypeError, OSError):
+            return False
+
+    def drop(self, piece: Piece) -> None:
+        """Takes a damaged piece from the shelf."""
+        _remove(self.place(piece))
 
     def put(self, piece: Piece, seconds: float, about: Mapping[str, Any]) -> None:
         """Says that everything of a piece is there, and removes what was only needed to make it.
@@ -82,10 +107,11 @@ class Shelf:
         store.commit_json(place / "time.json", {"seconds": round(seconds, 3), "host": socket.gethostname(), **about})
         content = {"kind": piece.kind, "label": piece.label, "decides": piece.decides}
         needs = {name: need.address for name, need in piece.needs.items()}
-        store.commit_json(place / "piece.json", {**content, "needs": needs})
         for part in SCRATCH if piece.kind in ("training", "state") else ():
             with contextlib.suppress(OSError):
                 _remove(place / part)
+        sizes = dict(_sizes(place)) if store.writes() else {}
+        store.commit_json(place / _MARK, {**content, "needs": needs, "files": sizes})
 
     def json(self, piece: Piece, name: str) -> Any:
         """A JSON file of a piece."""
@@ -94,6 +120,15 @@ class Shelf:
             return json.loads(store.read_text(where))
         except ValueError:
             raise errors.InputError(f"{where}: damaged; remove {self.place(piece)} and run the study again") from None
+
+
+def _sizes(folder: Any, within: str = "") -> Iterator[tuple[str, int]]:
+    """The files of a folder and of those in it, each with its bytes."""
+    for entry in sorted(folder.iterdir(), key=lambda one: one.name):
+        if entry.is_dir():
+            yield from _sizes(entry, f"{within}{entry.name}/")
+        elif entry.name not in (_MARK, "error.txt"):
+            yield within + entry.name, int(entry.stat().st_size)
 
 
 def _remove(folder: Any) -> None:

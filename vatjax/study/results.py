@@ -99,7 +99,11 @@ class Study:
 
     def result(self, row: Row) -> dict[str, Any]:
         """Everything about an arm: the data of `vatjax tax --json`, and how far its target is controlled."""
-        found: dict[str, Any] = json.loads(store.read_text(self._piece(self._of(row)["piece"]) / "numbers.json"))
+        where = self._piece(self._of(row)["piece"]) / "numbers.json"
+        try:
+            found: dict[str, Any] = json.loads(store.read_text(where))
+        except ValueError:
+            raise errors.InputError(f"{where}: damaged; run the study again") from None
         return found
 
     def states(self, row: Row) -> tuple[ValueState, ValueState]:
@@ -118,7 +122,10 @@ class Study:
         """
         own = self._of(row)
         if "edit" not in own:
-            raise errors.InputError(f"{row['intervention']}: {row['kind']} is no edit")
+            what = (
+                f"a {row['placebo']} placebo is drawn anew each time" if row["placebo"] else f"{row['kind']} is no edit"
+            )
+            raise errors.InputError(f"{row['intervention']}: {what}")
         found = models.load_edit(self._piece(own["edit"]) / own["inside"], model)
         return found if own["inside"] != "edit" else float(row["amount"]) * found
 
@@ -185,7 +192,7 @@ def _row(arm: Arm, content: Mapping[str, Any], level: str, headline: bool) -> Ro
         "gain_p": own["p"]["gain"],
         "resolved": own["resolved"],
         **_three("off_target", own["off_target"]),
-        "off_target_shift": _off_target(own),
+        **_three("off_target_shift", own["off_target_shift"]),
         "off_target_p": own["p"]["off_target"],
         "nvat": own["nvat"]["estimate"],
         "nvat_floor": own["floor"]["nvat"],
@@ -224,35 +231,36 @@ def _three(name: str, estimate: Mapping[str, Any]) -> Row:
     }
 
 
-def _off_target(own: Mapping[str, Any]) -> float | None:
-    """Mean absolute shift of what is not the target, in points."""
-    shifts = [one["estimate"] for name, one in own["shift"].items() if name not in own["target_names"]]
-    there = [abs(x) for x in shifts if x is not None]
-    return float(np.mean(there)) if there else None
-
-
 def _spread(numbers: Iterable[float | None]) -> float | None:
     there = [x for x in numbers if x is not None]
     return float(np.std(there, ddof=1)) if len(there) > 1 else None
 
 
 def _beyond(arm: Arm, headline: bool, expanded: Expanded, shelf: Shelf, failed: Mapping[str, str]) -> Row:
-    """How far an arm goes beyond its placebos: of several the one that leaves least."""
-    empty = {"over_placebo": "", **_three("over_placebo_gain", {}), "over_placebo_nvat_p": None}
+    """How far an arm goes beyond its placebos: of several the one that leaves least of the gain, and the one whose
+    co-movement comes nearest."""
+    empty: Row = {
+        "over_placebo": "",
+        **_three("over_placebo_gain", {}),
+        "over_placebo_nvat": "",
+        "over_placebo_nvat_p": None,
+    }
     if arm.placebo or not headline:
         return empty
     found = []
     for (own, name), piece in expanded.placebos.items():
         if own == arm and piece.address not in failed:
             found.append((name, shelf.json(piece, "numbers.json")))
+    found = [(name, content) for name, content in found if content["draws"]]
     if not found:
         return empty
     name, least = min(found, key=lambda one: -np.inf if one[1]["gain"]["low"] is None else one[1]["gain"]["low"])
-    p = [one["p_nvat"] for _, one in found if one["p_nvat"] is not None]
+    p, nearest = max(((one["p_nvat"], name) for name, one in found if one["p_nvat"] is not None), default=(None, ""))
     return {
         "over_placebo": name,
         **_three("over_placebo_gain", least["gain"]),
-        "over_placebo_nvat_p": max(p, default=None),
+        "over_placebo_nvat": nearest,
+        "over_placebo_nvat_p": p,
     }
 
 
@@ -364,10 +372,13 @@ def _slug(name: str, piece: Piece) -> str:
 
 def _linked(source: Any, target: Any) -> None:
     if target.exists():
-        return
+        if target.stat().st_size == source.stat().st_size:
+            return
+        target.unlink()  # of a piece that was damaged, and made again
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, pathlib.Path) and isinstance(target, pathlib.Path):
         with contextlib.suppress(OSError):
+            source.chmod(0o444)  # what is written into one name is there under the other, and in other studies
             os.link(source, target)
             return
     store.commit(target, source.read_bytes())
@@ -400,6 +411,7 @@ _TEXTS = (
     "other",
     "at",
     "over_placebo",
+    "over_placebo_nvat",
     "warnings",
 )
 

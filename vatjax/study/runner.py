@@ -7,8 +7,11 @@ import dataclasses
 import errno
 import importlib.metadata
 import json
+import os
+import pathlib
 import platform
 import secrets
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -103,7 +106,8 @@ def begin(design: Design, folder: Any) -> None:
         InputError: where the folder can't be written to, or holds another study.
     """
     where = folder / "study.yaml"
-    text = config.to_yaml(design)
+    text = design.text()
+    refuse_places(design)
     try:
         if where.exists():
             there = config.parse(Design, store.read_text(where), str(where))
@@ -114,12 +118,39 @@ def begin(design: Design, folder: Any) -> None:
                     f"{design.out}: another study is there: it differs in {', '.join(differs)}; give another out (with the "
                     f"same pieces, {shelf_of(there).folder}, what both have is taken again)"
                 )
+            if own != other:  # the places alone
+                store.commit(where, text.encode())
             return
         if folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir()))):
             raise errors.InputError(f"{design.out}: something is there that is no study; give another out")
         store.commit(where, text.encode())
     except OSError as error:
         raise errors.InputError(f"{design.out}: {store.reason(error)}") from None
+
+
+def refuse_places(design: Design) -> None:
+    """Refuses folders that can't be written to, before anything is written.
+
+    Raises:
+        InputError: for such a folder of results or of pieces.
+    """
+    for name, where in (("out", store.path(design.out)), ("pieces", shelf_of(design).folder)):
+        if not isinstance(where, pathlib.Path):
+            continue
+        above = next(folder for folder in (where, *where.absolute().parents) if folder.exists())
+        if not above.is_dir():
+            raise errors.InputError(f"{name}: {above} is a file; give a folder")
+        if not os.access(above, os.W_OK | os.X_OK) or (above != where and not _makes(above)):
+            raise errors.InputError(f"{name}: {above} can't be written to; give another folder")
+
+
+def _makes(folder: pathlib.Path) -> bool:
+    """Whether folders can be made in a folder; of some file systems only trying tells."""
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=folder))
+        return True
+    except OSError:
+        return False
 
 
 def _foreign(path: Any) -> bool:
@@ -142,12 +173,20 @@ class _Work:
     def __post_init__(self) -> None:
         self.pieces = self.planned.pieces()
         self.failed: dict[str, str] = {}
-        self.there = {piece.address for piece in self.pieces if self.shelf.has(piece)} if hosts.first() else set()
+        self.there = self._on_the_shelf() if hosts.first() else set()
         self.total = len(self.pieces) - len(self.there)
         self.count = self.settled = 0
         self.failures = Failures(store.path(self.planned.design.out) / "failed")
         self.workshops: dict[int, Workshop] = {}
         self._agree()
+
+    def _on_the_shelf(self) -> set[str]:
+        """What is there already; damaged pieces are taken away, to be made again."""
+        there, damaged = self.shelf.there(self.pieces)
+        for piece in damaged:
+            self.told(f"{piece.label}: {self.shelf.place(piece)} is damaged: it is made again")
+            self.shelf.drop(piece)
+        return there
 
     def all(self) -> None:
         """Every batch: again and again those that are left, until others have made what they are at work on."""
