@@ -167,6 +167,7 @@ class _Reader:
         hints = typing.get_type_hints(kind)
         fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
         given: dict[str, Any] = {}
+        places: dict[str, yaml.Node] = {}
         before = len(self.problems)
         for name_node, value_node in node.value:
             name = name_node.value if isinstance(name_node, yaml.ScalarNode) else _found(name_node)
@@ -177,6 +178,7 @@ class _Reader:
                 self.bad(name_node, f"the key {path!r} is given twice")
             else:
                 given[name] = self.value(hints[name], value_node, path)
+                places[name] = name_node
         for name, field in fields.items():
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             if required and name not in given and self.absent is not _REQUIRED:
@@ -188,8 +190,8 @@ class _Reader:
             return _BAD
         try:
             return kind(**given)
-        except errors.InputError as error:  # a dataclass's own __post_init__ check
-            return self.bad(node, f"{_at(key)}{error}")
+        except errors.InputError as error:  # a dataclass's own __post_init__ check, which begins with the key
+            return self.bad(places.get(str(error).partition(":")[0].partition(".")[0], node), f"{_at(key)}{error}")
 
     def sequence(self, kind: Any, node: yaml.Node, key: str) -> Any:
         if not isinstance(node, yaml.SequenceNode):

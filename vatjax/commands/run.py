@@ -124,7 +124,7 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
         worth = (f"{tokens:,}", show.duration(seconds)) if kind in ("edit", "training", "state") else ("-", "-")
         rows.append((group, kind, f"{len(pieces):,}", f"{ready:,}", *worth))
     ready, tokens, seconds = (sum(piece[key] for piece in costs["pieces"]) for key in ("there", "tokens", "seconds"))
-    rows.append(("", "", f"{len(costs['pieces']):,}", f"{ready:,}", f"{tokens:,}", show.duration(seconds)))
+    rows.append(("in all", "", f"{len(costs['pieces']):,}", f"{ready:,}", f"{tokens:,}", show.duration(seconds)))
     for why in dict.fromkeys(piece["fails"] for piece in costs["pieces"] if piece["fails"]):
         _told(f"sure to fail: {why}")
     show.table(("", "piece", "how many", "there", "tokens to compute", "at least"), rows, sys.stderr)

@@ -37,6 +37,7 @@ td.number, th.number { text-align: right; }
 tr.blind td { color: var(--dim); }
 details { margin: .5rem 0; }
 summary { cursor: pointer; padding: .35rem 0; font-weight: 600; }
+@media (min-width: 66rem) { .wide:has(table) { margin-inline: calc(29.75rem - min(50vw - 1.5rem, 40rem)); } }
 @media print { details:not([open]) > *:not(summary) { display: block; } .wide { overflow: visible; } }
 """
 

@@ -114,8 +114,8 @@ def untold(aims: Sequence[Aim]) -> list[str]:
     empty = [row for aim in aims for own in aim.blind.values() for row in own if "nothing was found" in row["warnings"]]
     if empty:
         found.append(
-            f"{several(len(empty), 'placebo')} changed nothing, since its finder found nothing in shuffled labels, and so is "
-            f"no evidence: {_names(empty)}."
+            f"{several(len(empty), 'placebo')} changed nothing, since a finder found nothing in shuffled labels: no "
+            f"evidence: {_names(empty)}."
         )
     broken = [row for row in rows if row["broken"]]
     if broken:
