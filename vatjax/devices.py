@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -16,6 +18,7 @@ from vatjax import errors, store
 
 # Seconds without a sign of life after which the others end. JAX's own are 100.
 HEARTBEAT = 30
+WAIT = 300  # seconds that the processes wait for each other at the start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,13 +119,15 @@ def start(cluster: Cluster) -> None:
         jax.config.update("jax_cpu_enable_async_dispatch", False)  # type: ignore[no-untyped-call]
     given: dict[str, Any] = {}
     if cluster.coordinator != "auto":
+        if cluster.index:
+            _reach(cluster.coordinator)
         given = {
             "coordinator_address": cluster.coordinator,
             "num_processes": cluster.processes,
             "process_id": cluster.index,
         }
     try:
-        jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(**given, initialization_timeout=WAIT, heartbeat_timeout_seconds=HEARTBEAT)
     except ValueError as error:
         if not given and "should be defined" in str(error):  # no cluster: a process by itself
             return
@@ -134,6 +139,22 @@ def start(cluster: Cluster) -> None:
     if jax.process_index():
         store.leave_writing()
         _fall_silent()
+
+
+def _reach(address: str) -> None:
+    """Waits until somebody listens at an address."""
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + WAIT
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise errors.InputError(
+                    f"distributed: nobody answers at {address} ({store.reason(error)}); the process with index 0 listens there"
+                ) from None
+            time.sleep(0.2)
 
 
 def _fall_silent() -> None:

@@ -1,0 +1,168 @@
+"""Where a run happens: several processes give the numbers of one, on every mesh; and how they are named."""
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests import spmd
+from vatjax import config, devices, errors
+from vatjax.commands.rate import Rate
+
+SPLITS = [split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == 8]
+
+
+def free():
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def together(count, root, *words, env=None):
+    """Processes that are started at the same time: (status, output) of each."""
+    port = str(free())
+    started = [
+        subprocess.Popen(
+            [sys.executable, *(word.format(index=i, count=count, port=port) for word in words)],
+            cwd=root,
+            env={
+                **os.environ,
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+                "JAX_PLATFORMS": "cpu",
+                **(env or {}),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(count)
+    ]
+    said = [process.communicate(timeout=900)[0] for process in started]
+    return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return spmd.measured()
+
+
+@pytest.mark.parametrize(
+    ("count", "splits"),
+    [
+        (2, [(2, 2, 1)]),
+        pytest.param(2, [(4, 1, 1), (1, 4, 1), (1, 1, 4), (1, 2, 2)], marks=pytest.mark.thorough),
+        pytest.param(4, SPLITS, marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
+def test_processes_give_the_numbers_of_one(alone, count, splits, root, tmp_path):
+    names = [",".join(map(str, split)) for split in splits]
+    ended = together(count, root, "-m", "tests.spmd", "{index}", "{count}", "{port}", str(tmp_path), *names)
+    assert [status for status, _ in ended] == [0] * count, ended
+    for name in names:
+        found = np.load(tmp_path / f"{name}.npz")
+        assert set(found) == set(alone)
+        for key, expected in alone.items():
+            close = 1e-4 if "sft" in key or "dpo" in key or "many" in key else 1e-5
+            np.testing.assert_allclose(found[key], expected, rtol=0, atol=close, err_msg=f"{key} on {name}")
+
+
+def test_the_command_writes_once_and_only_the_first_process_speaks(root, tmp_path):
+    options = [
+        "rate",
+        "--model",
+        "pocket",
+        "--out",
+        str(tmp_path / "state.npz"),
+        "--part",
+        "test",
+        "--country",
+        "Egypt",
+    ]
+    cluster = [
+        "--distributed",
+        "127.0.0.1:{port}",
+        "--distributed.processes",
+        "{count}",
+        "--distributed.index",
+        "{index}",
+    ]
+    (first, told), (second, silent) = together(2, root, "-m", "vatjax", *options, *cluster)
+    assert (first, second) == (0, 0), (told, silent)
+    assert "option mass" in told
+    assert "option mass" not in silent
+    assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("distributed: on", "distributed: coordinator: expected auto, off or host:port, found 'on'"),
+        ("distributed: {coordinator: 'a:1', processes: 2, index: 2}", "expected an index from 0 to 1, found 2 of 2"),
+        ("distributed: {coordinator: auto, processes: 2}", "coordinator: auto counts processes itself"),
+        ("mesh: {data: -1}", "mesh: data: expected 0 or more, found -1"),
+    ],
+)
+def test_what_is_no_cluster_is_named(text, message):
+    with pytest.raises(errors.InputError, match=message):
+        config.parse(Rate, f"model: pocket\nout: x.npz\n{text}\n", "rate.yaml")
+
+
+def test_words_and_flags():
+    read = config.parse(Rate, "model: pocket\nout: x.npz\ndistributed: off\nmesh: {fsdp: 8}\n", "rate.yaml")
+    assert read.distributed == devices.Cluster("off")
+    assert read.spread().shape == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert Rate("pocket", "x.npz").spread() is None  # eight devices of one CPU are one
+
+
+def test_a_coordinator_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(devices, "WAIT", 1)
+    with pytest.raises(
+        errors.InputError, match=r"nobody answers at 127.0.0.1:\d+ \(connection refused\); the process with"
+    ):
+        devices.start(devices.Cluster(f"127.0.0.1:{free()}", 2, 1))
+
+
+LOST = """
+import sys
+from vatjax import cli, devices, stopping
+devices.HEARTBEAT = 5
+if sys.argv[1] == "1":
+    import os, signal
+    from vatjax.elicit import running
+    real, calls = running.advance, []
+    def advance(*args, **options):
+        calls.append(0)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **options)
+    running.advance = advance
+cli.main(sys.argv[2:])
+"""
+
+
+def test_a_process_that_is_lost_ends_the_others(root, tmp_path):
+    """They say so, and do not wait for ever; what is done is kept for the same command."""
+    out = tmp_path / "state.npz"
+    options = ["rate", "--model", "pocket", "--out", str(out), "--part", "test", "--country", "Egypt"]
+    cluster = [
+        "--distributed",
+        "127.0.0.1:{port}",
+        "--distributed.processes",
+        "{count}",
+        "--distributed.index",
+        "{index}",
+    ]
+    (first, told), (second, _) = together(2, root, "-c", LOST, "{index}", *options, *cluster)
+    assert second == -9
+    assert first not in (0, 2)
+    assert "another task died" in told or "gloo" in told.lower(), told
+    assert not out.exists()
+    status, _ = together(1, root, "-m", "vatjax", *options)[0]
+    assert status == 0
+    assert out.exists()
