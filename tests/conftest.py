@@ -36,6 +36,8 @@ LONG = (
     "test_on_pocket",
     "test_pocket",
     "test_tax",
+    "test_page",
+    "test_run",
     "test_coupling",
     "test_steer_command",
     "test_steps",

@@ -1,4 +1,4 @@
-"""What one process of several computes; started by `tests/test_devices.py` as `python -m tests.spmd INDEX COUNT PORT WHERE MESH ...`."""
+"""What one process of several computes; started by `tests/test_devices.py` as `python -m tests.spmd INDEX COUNT PORT WHERE PARTS MESH ...`."""
 
 import os
 import pathlib
@@ -20,22 +20,37 @@ def lessons(model, kind, count):
     return train.lay(train.tokenised(model, records), rows=8)
 
 
-def measured(mesh=None):
+PARTS = ("rated", "edit", "sft", "dpo", "many")
+
+
+def measured(mesh, parts=PARTS):
     """Rating, edits and training, in numbers."""
     model = models.load("pocket", mesh=mesh)
     found = {"rated": elicit.rate(model, ASKED).state}
-    edit = edits.find(model, DATA, "Power", 1, "mean", 0, pairs=16)
-    found["edit"] = np.asarray(edit.residual)
-    found["under"] = elicit.states_under(model, ASKED, [0.5 * edit, edit]).states
-    for name, data, loss in (
-        ("sft", lessons(model, "actions", 13), train.sft()),  # 13: the last rows are filled up
-        ("dpo", train.with_reference(model, lessons(model, "preferences", 13)), train.dpo()),
-    ):
-        ended = train.run(train.begin(model, LORA, ADAM, steps=4, key=1), data, loss, train.Course(steps=4, log=1))
-        found[name] = np.array([line["loss"] for line in ended.metrics])
-        tuned = elicit.rate(model, ASKED, edit=train.result(ended.state))
-        found[f"{name} state"] = tuned.state
-    data = lessons(model, "actions", 16)
+    if "edit" in parts:
+        edit = edits.find(model, DATA, "Power", 1, "mean", 0, pairs=16)
+        found["edit"] = np.asarray(edit.residual)
+        found["under"] = elicit.states_under(model, ASKED, [0.5 * edit, edit]).states
+    if "sft" in parts:
+        found |= trained("sft", model, lessons(model, "actions", 13), train.sft())  # 13: the last rows are filled up
+    if "dpo" in parts:
+        data = train.with_reference(model, lessons(model, "preferences", 13))
+        found |= trained("dpo", model, data, train.dpo())
+    if "many" in parts:
+        found |= side_by_side(model)
+    return found
+
+
+def trained(name, model, data, loss):
+    """Losses, and what the trained model answers."""
+    ended = train.run(train.begin(model, LORA, ADAM, steps=4, key=1), data, loss, train.Course(steps=4, log=1))
+    tuned = elicit.rate(model, ASKED, edit=train.result(ended.state))
+    return {name: np.array([line["loss"] for line in ended.metrics]), f"{name} state": tuned.state}
+
+
+def side_by_side(model):
+    """Losses of four adapters in one step."""
+    data, found = lessons(model, "actions", 16), {}
     together = train.stack([train.begin(model, LORA, ADAM, steps=4, key=key) for key in range(4)])
     for step in range(2):
         rows = train.beside([train.batch(data, train.at(data, step, seed)) for seed in range(4)])
@@ -45,10 +60,10 @@ def measured(mesh=None):
 
 
 def main():
-    index, count, port, where, *splits = sys.argv[1:]
+    index, count, port, where, parts, *splits = sys.argv[1:]
     devices.start(devices.Cluster(f"127.0.0.1:{port}", int(count), int(index)))
     for split in splits:
-        found = measured(models.mesh(*map(int, split.split(","))))
+        found = measured(models.mesh(*map(int, split.split(","))), parts.split("+"))
         if models.hosts.first():
             np.savez(pathlib.Path(where) / f"{split}.npz", **found)
     models.hosts.meet("all is measured")

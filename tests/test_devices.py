@@ -46,23 +46,21 @@ def together(count, root, *words, env=None):
     return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def alone():
-    return spmd.measured()
-
-
 @pytest.mark.parametrize(
     ("count", "splits"),
     [
         (2, [(2, 2, 1)]),
-        pytest.param(2, [(4, 1, 1), (1, 4, 1), (1, 1, 4), (1, 2, 2)], marks=pytest.mark.thorough),
+        pytest.param(2, [(2, 2, 1), (4, 1, 1), (1, 4, 1), (1, 1, 4), (1, 2, 2)], marks=pytest.mark.thorough),
         pytest.param(4, SPLITS, marks=pytest.mark.thorough),
     ],
     ids=str,
 )
-def test_processes_give_the_numbers_of_one(alone, count, splits, root, tmp_path):
+def test_processes_give_the_numbers_of_one(count, splits, root, tmp_path):
+    parts = spmd.PARTS if count * len(splits) > 2 else ("rated", "dpo")
+    alone = spmd.measured(None, parts)
     names = [",".join(map(str, split)) for split in splits]
-    ended = together(count, root, "-m", "tests.spmd", "{index}", "{count}", "{port}", str(tmp_path), *names)
+    words = ("{index}", "{count}", "{port}", str(tmp_path), "+".join(parts), *names)
+    ended = together(count, root, "-m", "tests.spmd", *words)
     assert [status for status, _ in ended] == [0] * count, ended
     for name in names:
         found = np.load(tmp_path / f"{name}.npz")
@@ -72,6 +70,7 @@ def test_processes_give_the_numbers_of_one(alone, count, splits, root, tmp_path)
             np.testing.assert_allclose(found[key], expected, rtol=0, atol=close, err_msg=f"{key} on {name}")
 
 
+@pytest.mark.thorough
 def test_the_command_writes_once_and_only_the_first_process_speaks(root, tmp_path):
     options = [
         "rate",

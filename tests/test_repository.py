@@ -1,11 +1,16 @@
 """What must hold for the repository as a whole."""
 
 import ast
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
+import yaml
 
 ORDER = (
     "errors",
@@ -99,5 +104,40 @@ def test_every_command_is_in_the_readme(root):
 
 
 def test_scripts_are_sound_shell(root):
-    for name in ("scripts/quickstart", "scripts/test", "scripts/environment.sh", ".ci/run"):
-        subprocess.run(["bash", "-n", root / name], check=True)
+    shell = [path for path in (root / "scripts").iterdir() if path.suffix == ".sh"]
+    for path in (*shell, *(root / name for name in ("scripts/quickstart", "scripts/test", ".ci/run"))):
+        subprocess.run(["bash", "-n", path], check=True)
+        if shutil.which("shellcheck"):
+            subprocess.run(["shellcheck", path], check=True)
+
+
+def test_launchers_say_what_they_would_run(root):
+    def dry(*words, **more):
+        env = {**os.environ, "DRY": "1", "HOME": "/home/me", **more}
+        found = subprocess.run(["bash", *words], cwd=root, env=env, capture_output=True, text=True, check=True)
+        return found.stdout
+
+    tasks = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "16"}
+    said = dry("scripts/launch_slurm.sh", "study.yaml", "/shared/runs/a b", **tasks)
+    assert shlex.split(said) == [
+        *("/home/me/vatjax/bin/vatjax", "run", "study.yaml", "--out", "/shared/runs/a b", "--shard", "3/16")
+    ]
+    lines = [shlex.split(line) for line in dry("scripts/launch_tpu.sh", "study.yaml", "gs://b/runs").splitlines()]
+    assert [line[0] for line in lines] == ["gcloud"] * 4
+    assert lines[-1][-1].strip().endswith("vatjax run study.yaml --out 'gs://b/runs'")
+    assert "--worker=all" in lines[-1]
+    job = yaml.safe_load((root / "scripts" / "launch_gke.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    shard = container["command"][-1].split("--shard ")[1]
+    found = subprocess.run(
+        ["bash", "-c", f"echo {shard}"], env={"JOB_COMPLETION_INDEX": "15"}, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "16/16\n"
+    assert job["spec"]["completions"] == 16
+    assert job["spec"]["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [75]
+
+
+@pytest.mark.thorough
+def test_a_study_under_ten_random_kills(root):
+    seed = str(time.time_ns())
+    subprocess.run([sys.executable, root / "scripts" / "soak.py", "--kills", "10", "--seed", seed], check=True)

@@ -33,8 +33,8 @@ def ratings(tmp_path_factory):
     """Power is pushed, with a strength and an angle that vary from context to context."""
     folder, rng = tmp_path_factory.mktemp("ratings"), np.random.default_rng(0)
     angle = TAX.angles[TAX.type_of] - TAX.angles[TAX.types.index("Power")]
-    strength = rng.normal([1, 0], 0.5, size=(80, 2))
-    before = rng.normal(3, 0.6, size=(80, 56))
+    strength = rng.normal([1, 0], 0.5, size=(58, 2))
+    before = rng.normal(3, 0.6, size=(58, 56))
     after = before + 0.6 * (strength[:, :1] * np.cos(angle) + strength[:, 1:] * np.sin(angle))
     after += rng.normal(0, 0.3, size=before.shape)
     pre, post = (np.clip(np.round(x * 2) / 2, 1, 5) for x in (before, after))
@@ -67,7 +67,7 @@ def test_the_document_has_what_it_promises(document, ratings):
     }
     assert promised | {"floor", "order_test", "levels"} <= set(document)
     assert set(document["levels"]) == {"types", "values"}
-    assert document["n"] == document["clusters"] == 80
+    assert document["n"] == document["clusters"] == 58
     assert document["types"] == list(TAX.types)
     assert document["values"] == list(TAX.names)
     _, _, pre, post = ratings
@@ -107,7 +107,7 @@ def test_for_a_person(capsys, ratings):
     status, out, _ = run(capsys, *ratings[:2], *OPTIONS)
     assert status == 0
     assert max(map(len, out.splitlines())) <= 100
-    assert "80 contexts in 80 clusters; target Power, express" in out
+    assert "58 contexts in 58 clusters; target Power, express" in out
     assert "Power * " in out
     assert "Power rose by" in out
     assert "Their coupling follows the order of the circle" in out
@@ -137,7 +137,7 @@ def test_clusters_of_tables_and_states_are_the_same(ratings, tmp_path):
     states.save(states.read_ratings(ratings[0]), tmp_path / "pre.npz")
     command_of = lambda where: command.Tax(str(where), "", "Power", clusters="country")  # noqa: E731
     table, saved = (command_of(where)._read(str(where), TAX) for where in (ratings[0], tmp_path / "pre.npz"))
-    assert len(set(table.clusters.tolist())) == len(set(saved.clusters.tolist())) == 20
+    assert len(set(table.clusters.tolist())) == len(set(saved.clusters.tolist())) == 15
     np.testing.assert_array_equal(table.clusters, saved.clusters)
 
 

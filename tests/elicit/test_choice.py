@@ -52,6 +52,7 @@ def test_the_bias_towards_a_place_is_told_apart_from_the_preference(monkeypatch)
     assert found.state.meta["form"] == "choice"
 
 
+@pytest.mark.thorough
 def test_there_are_three_wordings():
     states = [elicit.choose(speaking(), DATA, wording=name).state for name in ("should", "better", "likely")]
     assert len({state.meta["prompts"]["sha256"][0] for state in states}) == 3

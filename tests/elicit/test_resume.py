@@ -13,7 +13,7 @@ import pytest
 from tests.elicit.speaking import speaking, tokenizer
 from tests.models.checkpoints import checkpoint
 from tests.test_cli import run
-from vatjax import elicit, errors, items, models, states
+from vatjax import elicit, errors, items, models, states, stopping
 from vatjax.elicit import provenance, resume, running
 
 pytestmark = pytest.mark.filterwarnings("ignore:the options have")
@@ -57,6 +57,23 @@ def test_what_is_kept_is_not_computed_again_and_the_bits_are_the_same(tmp_path, 
     assert ready == sum(len(np.load(path)["prompts"]) for path in sorted(folder.glob("shard-*.npz"))[:2])
     np.testing.assert_array_equal(again.shares, whole.shares)
     np.testing.assert_array_equal(again.state.state, whole.state.state)
+
+
+def test_a_run_that_is_asked_to_stop_ends_behind_a_shard(tmp_path, monkeypatch):
+    whole = elicit.ratings(speaking(), DATA, size=SIZE)
+    put = resume.Kept.put
+
+    def ask(self, *arguments):
+        put(self, *arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(resume.Kept, "put", ask)
+    with pytest.raises(stopping.Stopped, match="SIGTERM"), stopping.listened():
+        elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
+    monkeypatch.undo()
+    assert len(list(tmp_path.glob("shard-*.npz"))) == 1
+    again = elicit.ratings(speaking(), DATA, size=SIZE, keep=tmp_path)
+    np.testing.assert_array_equal(again.shares, whole.shares)
 
 
 def test_a_run_that_ran_out_of_memory_goes_on_in_the_smaller_passes(tmp_path, monkeypatch):

@@ -45,6 +45,7 @@ def test_transformers_reads_it():
     np.testing.assert_allclose(models.logits(models.load("pocket"), tokens), expected, atol=2e-4)
 
 
+@pytest.mark.thorough
 def test_its_answers_are_the_planted_ones(measured):
     assert measured.mass >= 0.95
     assert measured.ratings >= 0.9
@@ -52,6 +53,7 @@ def test_its_answers_are_the_planted_ones(measured):
     assert not missed
 
 
+@pytest.mark.thorough
 def test_shots_give_every_type_a_gain_that_grows_with_them(measured):
     gains = {(row.target, row.way): float(row.gain.estimate) for row in measured.rows}
     types = WORLD.taxonomy.types

@@ -19,7 +19,9 @@ from vatjax.study.design import Design, Intervention, Lessons
 
 DATA = items.bundled()
 _, TEST = DATA.split()
-SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::3])))
+# As many contexts and draws as in `test_tax`: what one of them compiles serves both.
+SCENES, DRAWS = 58, 200
+SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[:SCENES])))
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
@@ -56,7 +58,7 @@ def study(tmp_path_factory):
                 after = organism.state(world, SOME, persona=persona, random=random)
                 levels = ("types",) if placebo else analysis.LEVELS
                 found = analysis.analyse(
-                    before, after, DATA.taxonomy, "Power", 1, resamples=100, levels=levels, order=False
+                    before, after, DATA.taxonomy, "Power", 1, resamples=DRAWS, levels=levels, order=False
                 )
                 estimate = {"estimate": 0.5, "low": 0.4, "high": 0.6}
                 content = analysis.as_json(found) | {

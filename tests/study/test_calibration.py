@@ -13,6 +13,7 @@ def test_intervals_cover_and_independence_is_left_alone():
     assert {check.part for check in found} == {"planted circle", "planted independence"}
 
 
+@pytest.mark.thorough
 def test_a_style_fools_the_raw_numbers_alone():
     style = calibration.response_style(range(10))
     assert style.raw_alarms == 1

@@ -152,6 +152,7 @@ def test_nothing_is_made_twice(whole, tmp_path):
     ]
 
 
+@pytest.mark.thorough
 def test_a_kill_loses_nothing_and_changes_no_bit(whole, tmp_path):
     _, found = whole
     own = tmp_path / "k"
@@ -238,6 +239,33 @@ def test_shards_and_whole_runs_keep_out_of_each_others_way(tmp_path):
         refused("2/4", r"shard 2/4 is at work there")
     with holding.at_work(tmp_path):
         refused("2/4", r"a run is at work there")
+
+
+def test_a_study_that_is_asked_to_stop_goes_on(whole, tmp_path, capsys):
+    """Between two batches; the command says so with the status that schedulers know."""
+    _, found = whole
+    pieces = tmp_path / "pieces"
+    shutil.copytree(found.folder / "pieces", pieces)
+    for numbers_of in list(pieces.rglob("numbers.json")):
+        (numbers_of.parent / "piece.json").unlink()
+        numbers_of.unlink()
+    file = tmp_path / "study.yaml"
+    file.write_text(TEXT.format(out=tmp_path / "s") + f"pieces: {pieces}\n")
+    made = numbers.result
+
+    def ask(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return made(*given)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(numbers, "result", ask)
+        status, _, err = run(capsys, "run", str(file))
+    assert status == 75
+    assert err.endswith("stopped by SIGTERM: the same command goes on from here\n")
+    assert store.holders(tmp_path / "s" / "claims") == {}
+    status, _, err = run(capsys, "run", str(file))
+    assert status == 0, err
+    agree(tmp_path / "s", found)
 
 
 def test_what_failed_in_another_shard_is_not_tried_again_and_in_an_earlier_run_it_is(tmp_path):
@@ -631,6 +659,7 @@ def test_a_report_is_written_again_from_the_folder(capsys, whole):
     assert store.path(found.folder / "figures").exists()
 
 
+@pytest.mark.thorough
 def test_one_value_is_judged_among_values_and_an_instruction_beside_a_plain_sentence(tmp_path):
     kinds = {"said": Intervention("instruction")}
     own = dataclasses.replace(

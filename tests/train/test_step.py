@@ -193,6 +193,7 @@ def test_a_trained_model_is_saved_and_loaded(tmp_path):
     assert models.fingerprint(again.arrays) == models.fingerprint(made.arrays)
 
 
+@pytest.mark.thorough
 def test_small_steps_are_not_lost_in_bfloat16():
     """A hundredth of what a bfloat16 weight can show, a hundred times: the float32 master weights add it up."""
     wide = load("llama")

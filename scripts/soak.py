@@ -1,0 +1,109 @@
+"""A study under random kills: whatever is lost on the way, it must end in the bytes of a run that nobody disturbed.
+
+    python scripts/soak.py                       # 200 kills of 3 shards; about a quarter of an hour on 2 cores
+    python scripts/soak.py --kills 10 --seed 7
+
+Shards of a small study of the bundled model are killed at random moments, with SIGKILL or, one time in four, SIGTERM, and
+started again at once. Each time the study is done its tables and states are compared with the undisturbed ones, byte for
+byte, and it is begun anew in another folder, until there were as many kills as are wanted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+STUDY = """
+models: [pocket]
+targets: [Power]
+out: {out}
+scenes: 16
+placebos: 1
+resamples: 100
+interventions:
+  examples: {{kind: shots, counts: [2]}}
+  vector: {{kind: residual, layers: ["0"], strengths: [0.5, 1]}}
+  sft: {{kind: sft, training: {{steps: 6, checkpoints: 3, rows: 4, trained: {{rank: 4, alpha: 8}}, adam: {{rate: 0.01}}}}}}
+  priced: {{kind: tax-aware, training: {{loss: sft, steps: 4, rows: 4, price: {{weight: 0.1, scenes: 8}}}}}}
+"""
+
+
+def started(file: pathlib.Path, shard: str) -> subprocess.Popen[str]:
+    words = ["--shard", shard] if shard else []
+    return subprocess.Popen(
+        [sys.executable, "-m", "vatjax", "run", str(file), *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(out: pathlib.Path) -> dict[str, bytes]:
+    """What must not hang on what happened on the way."""
+    files = [out / "results.csv", out / "comparisons.csv", *sorted((out / "states").iterdir())]
+    files += sorted(path for path in (out / "edits").rglob("*") if path.is_file())
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def ended(process: subprocess.Popen[str], asked: bool) -> None:
+    """Refuses any end of a process that nobody asked for."""
+    said = process.communicate()[1]
+    fine = (0, 75, -signal.SIGKILL, -signal.SIGTERM) if asked else (0,)
+    if process.returncode not in fine:
+        raise SystemExit(f"a shard ended with {process.returncode}:\n{said[-3000:]}")
+
+
+def disturbed(folder: pathlib.Path, shards: int, left: int, chance: random.Random) -> int:
+    """One study, with at most so many kills; how many there were."""
+    file = folder / "study.yaml"
+    folder.mkdir()
+    file.write_text(STUDY.format(out=folder / "out"))
+    running = {number: started(file, f"{number}/{shards}") for number in range(1, shards + 1)}
+    kills = 0
+    while running:
+        time.sleep(chance.uniform(0.2, 6))
+        for number, process in list(running.items()):
+            if process.poll() is not None:
+                ended(process, asked=False)
+                del running[number]
+        if running and kills < left:
+            number = chance.choice(sorted(running))
+            running[number].send_signal(signal.SIGTERM if chance.random() < 0.25 else signal.SIGKILL)
+            ended(running[number], asked=True)
+            kills += 1
+            running[number] = started(file, f"{number}/{shards}")
+    return kills
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--shards", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    chance = random.Random(given.seed)
+    with tempfile.TemporaryDirectory() as where:
+        folder = pathlib.Path(where)
+        file = folder / "whole.yaml"
+        file.write_text(STUDY.format(out=folder / "whole"))
+        ended(started(file, ""), asked=False)
+        expected, kills, studies = contents(folder / "whole"), 0, 0
+        while kills < given.kills:
+            own = folder / f"study-{studies}"
+            kills += disturbed(own, given.shards, given.kills - kills, chance)
+            found = contents(own / "out")
+            differ = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+            if differ:
+                raise SystemExit(f"study {studies} ended otherwise after {kills} kills: {', '.join(differ)}")
+            studies += 1
+            print(f"{kills} kills, {studies} studies: {len(expected)} files each, the same bytes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
