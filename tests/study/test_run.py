@@ -16,7 +16,7 @@ import pytest
 from tests.test_cli import run
 from vatjax import config, edits, elicit, errors, items, models, prompts, report, states, store, study
 from vatjax.items import Source
-from vatjax.study import arms, holding, numbers, runner
+from vatjax.study import arms, folder, holding, numbers, runner
 from vatjax.study import planned as plans
 from vatjax.study.design import Design, Intervention
 from vatjax.study.pieces import Piece, Shelf, ordered
@@ -190,11 +190,11 @@ def shards(file, count, killed=()):
     return [(process.communicate(timeout=600), process.returncode) for process in started]
 
 
-def agree(folder, found):
+def agree(where, found):
     """Whether a study came to the same bytes as another one, but for its name."""
     for name in ("results.csv", "comparisons.csv"):
-        assert (folder / name).read_bytes() == (found.folder / name).read_bytes()
-    for mine in (folder / "states").iterdir():
+        assert (where / name).read_bytes() == (found.folder / name).read_bytes()
+    for mine in (where / "states").iterdir():
         assert mine.read_bytes() == (found.folder / "states" / mine.name).read_bytes()
 
 
@@ -394,14 +394,14 @@ def test_one_run_at_a_time_and_one_study_a_folder(whole, tmp_path):
         study.run(study.plan(found.design))
     other = dataclasses.replace(found.design, scenes=12)
     with pytest.raises(errors.InputError, match="another study is there: it differs in scenes; give another out"):
-        runner.begin(other, found.folder)
+        folder.begin(other, found.folder)
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "notes.txt").write_text("mine")
     with pytest.raises(errors.InputError, match="something is there that is no study"):
-        runner.begin(other, tmp_path / "x")
+        folder.begin(other, tmp_path / "x")
     with pytest.raises(errors.InputError, match="no study there"):
         study.open_study(tmp_path / "x")
-    runner.begin(design(tmp_path / "y"), tmp_path / "y")
+    folder.begin(design(tmp_path / "y"), tmp_path / "y")
     with pytest.raises(errors.InputError, match="a study without results: run it to its end"):
         study.open_study(tmp_path / "y")
 

@@ -16,11 +16,12 @@ from vatjax.study.checks import Check
 from vatjax.study.costs import costs
 from vatjax.study.design import Design, Intervention, Lessons, places
 from vatjax.study.finding import WORKS, Candidate, Finder, candidate, placebos, some_scenes
+from vatjax.study.folder import refuse_places
 from vatjax.study.holding import Shard, once, shard
 from vatjax.study.planned import loader, plan
 from vatjax.study.plots import sweep_figure
 from vatjax.study.results import Study, open_study, write
-from vatjax.study.runner import Ran, refuse_places, run
+from vatjax.study.runner import Ran, run
 from vatjax.study.steering import Blind, Push, Trial, blind, trials
 from vatjax.study.validation import Measured, Row, judge, measure
 from vatjax.study.variants import Pushed, judge_kind, push

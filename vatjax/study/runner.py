@@ -7,11 +7,8 @@ import dataclasses
 import errno
 import importlib.metadata
 import json
-import os
-import pathlib
 import platform
 import secrets
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,11 +18,11 @@ import jax
 import numpy as np
 
 import vatjax
-from vatjax import config, errors, stopping, store
+from vatjax import errors, stopping, store
 from vatjax.models import hosts
 from vatjax.study import numbers
 from vatjax.study.batches import Batch, fixed
-from vatjax.study.design import Design
+from vatjax.study.folder import begin
 from vatjax.study.holding import Shard, at_work
 from vatjax.study.making import Workshop
 from vatjax.study.pieces import Piece, Shelf
@@ -97,65 +94,6 @@ def run(
         claim.check(design.out)
         reused = len(work.pieces) - work.count - len(work.failed)
         return Ran(planned, work.count, reused, work.failed)
-
-
-def begin(design: Design, folder: Any) -> None:
-    """Writes the resolved design into the folder of its results.
-
-    Raises:
-        InputError: where the folder can't be written to, or holds another study.
-    """
-    where = folder / "study.yaml"
-    text = design.text()
-    refuse_places(design)
-    try:
-        if where.exists():
-            there = config.parse(Design, store.read_text(where), str(where))
-            own, other = config.to_dict(design), config.to_dict(there)
-            differs = [key for key in own if own[key] != other[key] and key not in ("out", "pieces")]
-            if differs:
-                raise errors.InputError(
-                    f"{design.out}: another study is there: it differs in {', '.join(differs)}; give another out (with the "
-                    f"same pieces, {shelf_of(there).folder}, what both have is taken again)"
-                )
-            if own != other:  # the places alone
-                store.commit(where, text.encode())
-            return
-        if folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir()))):
-            raise errors.InputError(f"{design.out}: something is there that is no study; give another out")
-        store.commit(where, text.encode())
-    except OSError as error:
-        raise errors.InputError(f"{design.out}: {store.reason(error)}") from None
-
-
-def refuse_places(design: Design) -> None:
-    """Refuses folders that can't be written to, before anything is written.
-
-    Raises:
-        InputError: for such a folder of results or of pieces.
-    """
-    for name, where in (("out", store.path(design.out)), ("pieces", shelf_of(design).folder)):
-        if not isinstance(where, pathlib.Path):
-            continue
-        above = next(folder for folder in (where, *where.absolute().parents) if folder.exists())
-        if not above.is_dir():
-            raise errors.InputError(f"{name}: {above} is a file; give a folder")
-        if not os.access(above, os.W_OK | os.X_OK) or (above != where and not _makes(above)):
-            raise errors.InputError(f"{name}: {above} can't be written to; give another folder")
-
-
-def _makes(folder: pathlib.Path) -> bool:
-    """Whether folders can be made in a folder; of some file systems only trying tells."""
-    try:
-        os.rmdir(tempfile.mkdtemp(dir=folder))
-        return True
-    except OSError:
-        return False
-
-
-def _foreign(path: Any) -> bool:
-    """Whether a file is none that a run leaves before it has written its design."""
-    return not (path.name == "claims" or (path.name.startswith(".study.yaml") and path.name.endswith(".tmp")))
 
 
 @dataclasses.dataclass
