@@ -16,6 +16,7 @@ import pytest
 from tests.test_cli import run
 from vatjax import config, edits, elicit, errors, items, models, prompts, report, states, store, study
 from vatjax.items import Source
+from vatjax.store import held as held_by
 from vatjax.study import arms, folder, holding, numbers, runner
 from vatjax.study import planned as plans
 from vatjax.study.design import Design, Intervention
@@ -424,7 +425,7 @@ def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
     """The claim is renewed while nothing else happens."""
     import time
 
-    monkeypatch.setattr(store, "FOLDER", 0.5)
+    monkeypatch.setattr(held_by, "FOLDER", 0.5)
     with holding.at_work(tmp_path) as held:
         time.sleep(1.2)
         with pytest.raises(errors.InputError, match="a run is at work there"), holding.at_work(tmp_path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vatjax import errors
-from vatjax.store.claims import Claim, claim, holder
+from vatjax.store.claims import Claim, claim, holders
 from vatjax.store.files import Path, path, reason
 
 LIFE = 300.0  # seconds that a lost machine is waited for; work of one that only stalled is done twice
@@ -62,19 +62,36 @@ def hold(folder: Path, names: Sequence[str], life: float = LIFE) -> Held | None:
     return Held(found, life)
 
 
-def alone(folder: Path) -> Held:
+def alone(
+    folder: Path,
+    name: str = "run",
+    rival: Callable[[str], bool] = lambda _: False,
+    called: Callable[[str], str] = lambda _: "a run",
+) -> Held:
     """Holds a folder that one run works in.
 
+    Args:
+        folder: of the run.
+        name: of the claim.
+        rival: which other claims there stand in its way.
+        called: what a claim is called to a person.
+
     Raises:
-        InputError: where another one does, and where the folder can't be written to.
+        InputError: where somebody is at work there, and where the folder can't be written to.
     """
     claims = path(folder) / "claims"
     try:
-        held = hold(claims, ["run"], FOLDER)
-        who = holder(claims, "run")
+        held = hold(claims, [name], FOLDER)
+        others = {
+            other: who for other, who in holders(claims).items() if (held is None and other == name) or rival(other)
+        }
     except OSError as error:
         raise errors.InputError(f"{folder}: {reason(error)}") from None
-    if held is None:
-        named = "somebody" if who is None else f"process {who.pid} on {who.host}"
-        raise errors.InputError(f"{folder}: a run is at work there: {named}; wait for it, or end it")
-    return held
+    if held is not None and not others:
+        return held
+    if held is not None:
+        held.end(done=True)
+    said = [f"{called(other)} is at work there: process {who.pid} on {who.host}" for other, who in others.items()]
+    raise errors.InputError(
+        f"{folder}: {'; '.join(said) or called(name) + ' is at work there: somebody'}; wait for it, or end it"
+    )

@@ -61,24 +61,9 @@ def at_work(folder: Any, one: Shard | None = None) -> Iterator[store.Held]:
 
 
 def _begun(folder: Any, one: Shard | None) -> store.Held:
-    claims, name = folder / "claims", "run" if one is None else f"shard-{one.number}-of-{one.of}"
-    try:
-        held = store.hold(claims, [name], store.FOLDER)
-        others = {
-            other: who
-            for other, who in store.holders(claims).items()
-            if (held is None and other == name) or (other == "run" if one else other.startswith("shard-"))
-        }
-    except OSError as error:
-        raise errors.InputError(f"{folder}: {store.reason(error)}") from None
-    if held is None or others:
-        if held is not None:
-            held.end(done=True)
-        said = [f"{_called(other)} is at work there: process {who.pid} on {who.host}" for other, who in others.items()]
-        raise errors.InputError(
-            f"{folder}: {'; '.join(said) or _called(name) + ' is at work there'}; wait for it, or end it"
-        )
-    return held
+    if one is None:
+        return store.alone(folder, rival=lambda other: other.startswith("shard-"), called=_called)
+    return store.alone(folder, f"shard-{one.number}-of-{one.of}", lambda other: other == "run", _called)
 
 
 def once(folder: Any, name: str, work: Callable[[], object]) -> None:
