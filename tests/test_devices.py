@@ -16,6 +16,15 @@ from vatjax.commands.rate import Rate
 SPLITS = [split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == 8]
 
 
+# The flags by which processes that `together` starts find each other.
+CLUSTER = ["--distributed", "127.0.0.1:{port}", "--distributed.processes", "{count}", "--distributed.index", "{index}"]
+
+
+def rating(out):
+    """A short command."""
+    return ["rate", "--model", "pocket", "--out", str(out), "--part", "test", "--country", "Egypt"]
+
+
 def free():
     """A port that nobody listens on."""
     with socket.socket() as one:
@@ -72,26 +81,8 @@ def test_processes_give_the_numbers_of_one(count, splits, root, tmp_path):
 
 @pytest.mark.thorough
 def test_the_command_writes_once_and_only_the_first_process_speaks(root, tmp_path):
-    options = [
-        "rate",
-        "--model",
-        "pocket",
-        "--out",
-        str(tmp_path / "state.npz"),
-        "--part",
-        "test",
-        "--country",
-        "Egypt",
-    ]
-    cluster = [
-        "--distributed",
-        "127.0.0.1:{port}",
-        "--distributed.processes",
-        "{count}",
-        "--distributed.index",
-        "{index}",
-    ]
-    (first, told), (second, silent) = together(2, root, "-m", "vatjax", *options, *cluster)
+    options = rating(tmp_path / "state.npz")
+    (first, told), (second, silent) = together(2, root, "-m", "vatjax", *options, *CLUSTER)
     assert (first, second) == (0, 0), (told, silent)
     assert "option mass" in told
     assert "option mass" not in silent
@@ -148,16 +139,8 @@ cli.main(sys.argv[2:])
 def test_a_process_that_is_lost_ends_the_others(root, tmp_path):
     """They say so, and do not wait for ever; what is done is kept for the same command."""
     out = tmp_path / "state.npz"
-    options = ["rate", "--model", "pocket", "--out", str(out), "--part", "test", "--country", "Egypt"]
-    cluster = [
-        "--distributed",
-        "127.0.0.1:{port}",
-        "--distributed.processes",
-        "{count}",
-        "--distributed.index",
-        "{index}",
-    ]
-    (first, told), (second, _) = together(2, root, "-c", LOST, "{index}", *options, *cluster)
+    options = rating(out)
+    (first, told), (second, _) = together(2, root, "-c", LOST, "{index}", *options, *CLUSTER)
     assert second == -9
     assert first not in (0, 2)
     assert "another task died" in told or "gloo" in told.lower(), told

@@ -26,9 +26,6 @@ class Shard(NamedTuple):
     number: int
     of: int
 
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
-
 
 def shard(text: str) -> Shard | None:
     """A shard from a text such as 3/16; None for an empty one.
