@@ -15,6 +15,7 @@ import yaml
 ORDER = (
     "errors",
     "names",
+    "hardware",
     "stopping",
     "store",
     "config",

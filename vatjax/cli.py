@@ -45,6 +45,13 @@ COMMANDS = (
         "Run",
         True,
     ),
+    Command(
+        ("plan",),
+        "what a study takes on accelerators that are not here: hours, memory, money",
+        "vatjax.commands.plan",
+        "Plan",
+        True,
+    ),
     Command(("report",), "the page and the figures of a study", "vatjax.commands.report", "Report"),
     Command(("rate",), "ask a model about items and write its value state", "vatjax.commands.rate", "Rate"),
     Command(("tax",), "what an intervention did, from ratings before and after", "vatjax.commands.tax", "Tax"),

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from vatjax import errors, store
@@ -85,8 +86,8 @@ class Devices:
         """Those that take part."""
         return self.distributed
 
-    def spread(self) -> Any:
-        """The mesh of all devices; None for a single one."""
+    def spread(self, devices: Sequence[Any] | None = None) -> Any:
+        """The mesh of all devices, or of some that need not be here; None for a single one."""
         import jax
 
         from vatjax import models
@@ -94,9 +95,9 @@ class Devices:
         own = self.mesh
         plain = own == Mesh()
         alone = jax.device_count() == 1 or (jax.default_backend() == "cpu" and jax.process_count() == 1)
-        if plain and alone:
+        if plain and alone and devices is None:
             return None
-        return models.mesh(own.data or -1, own.fsdp or 1, own.tensor or 1)
+        return models.mesh(own.data or -1, own.fsdp or 1, own.tensor or 1, devices)
 
 
 def start(cluster: Cluster) -> None:

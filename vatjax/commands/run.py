@@ -26,6 +26,9 @@ class Run(Design, Devices):
     shard: str = ""
     """Which of how many runs of this study, such as 3/16: started together, on as many machines as there are with one folder
     or bucket, they share the work out among themselves, take over what a lost one had begun, and the last writes the report."""
+    compile_only: str = ""
+    """Compile the rating and the trainings for a slice such as v5e-256, which need not be here (libtpu must), or for what is
+    here, say what each program needs of a device, and stop. Weights are not read."""
     dry_run: bool = False
     """Say which pieces there are and what they take, and stop."""
     json: bool = False
@@ -47,6 +50,8 @@ class Run(Design, Devices):
             warnings.showwarning = lambda message, *_, **__: _told(str(message))
             shard = study.shard(self.shard)
             study.refuse_places(design)
+            if self.compile_only:
+                return self._compile(design)
             load = study.loader(design, self.spread())
             planned = study.plan(design, load)
             costs = study.costs(planned, load)
@@ -78,6 +83,26 @@ class Run(Design, Devices):
         }
         show.as_json(content) if self.json else _print(opened, ran, page)
         return 1 if ran.failed else 0
+
+    def _compile(self, design: Design) -> int:
+        from vatjax.study import compiling
+
+        own = None if self.compile_only == compiling.HERE else compiling.devices(self.compile_only)
+        found = compiling.programs(design, self.spread(own), lambda one: _told(f"{one.model}: {one.label}"))
+        if self.json:
+            show.as_json([one._asdict() for one in found])
+        else:
+            names = show.shortened(one.model for one in found)
+            rows = [(names[one.model], one.label, *_sizes(one), show.duration(one.seconds)) for one in found]
+            show.table(("", "program", "GB held", "GB beside", "compiled in"), rows)
+        for one in found:
+            if one.why:
+                _told(f"{one.model}: {one.label} does not fit: {one.why}")
+        return int(any(one.why for one in found))
+
+
+def _sizes(one: Any) -> tuple[str, ...]:
+    return ("no room", "-") if one.why else (f"{one.held / 1e9:.2f}", f"{one.working / 1e9:.2f}")
 
 
 def _told(line: str) -> None:

@@ -36,6 +36,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def shortened(places: Iterable[str]) -> dict[str, str]:
+    """Models by the last part of where they are; in full where two would share it."""
+    every = list(dict.fromkeys(places))
+    last = {place: place.rstrip("/").rpartition("/")[2] for place in every}
+    alone = len(set(last.values())) == len(every)
+    return last if alone else {place: place for place in every}
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], out: TextIO | None = None) -> None:
     """Prints a table, on standard output by default; columns whose entries are all numbers are set to the right."""
     from rich import box

@@ -13,9 +13,10 @@ from vatjax.elicit import labels
 from vatjax.elicit.choice import Chosen, choose
 from vatjax.elicit.gap import stated_and_acted
 from vatjax.elicit.labels import Labels, label
+from vatjax.elicit.lowered import programs
 from vatjax.elicit.neutral import neutral_shots
-from vatjax.elicit.plan import Cost, Plan, Size
-from vatjax.elicit.rating import Rated, cost, rate, ratings
+from vatjax.elicit.plan import Cost, Plan, Size, need
+from vatjax.elicit.rating import Rated, cost, layout, rate, ratings
 from vatjax.elicit.resume import drop
 from vatjax.elicit.scorer import seconds_for, size_for
 from vatjax.elicit.under import Under, choices_under, states_under
@@ -36,7 +37,10 @@ __all__ = [
     "drop",
     "label",
     "labels",
+    "layout",
+    "need",
     "neutral_shots",
+    "programs",
     "rate",
     "ratings",
     "seconds_for",

@@ -14,6 +14,7 @@ from vatjax import errors, store
 from vatjax.elicit import asking, protocols, provenance, scorer
 from vatjax.elicit.labels import Labels
 from vatjax.elicit.plan import Cost, Size
+from vatjax.elicit.running import Part
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.prompts import How, Protocol, Scale, Shot
@@ -130,6 +131,18 @@ def cost(
     size: Size | None = None,
 ) -> Cost:
     """What `ratings` would take, without computing it; arguments as there."""
+    return asking.total(part.plan.cost for part in layout(model, items, how, shots, instruction, size))
+
+
+def layout(
+    model: Model,
+    items: Items,
+    how: How | None = None,
+    shots: Sequence[Shot] = (),
+    instruction: str = "",
+    size: Size | None = None,
+) -> list[Part]:
+    """The passes by which `ratings` would be computed; arguments as there, of a model that may be an outline."""
     how = how or How()
     rows = list(protocols.ask(items, how.protocol).rows)
     made = asking.posed(rows, how, asking.Condition(shots, instruction), asking.template(model, how))
@@ -137,7 +150,7 @@ def cost(
     for found, options in read_as:
         scorer.check(found, model, options, lambda prompt: asking.named(rows, prompt))
     planned = scorer.plans(model, read_as, size or scorer.size_for(model))
-    return asking.total(part.plan.cost for parts in planned for part in parts)
+    return [part for parts in planned for part in parts]
 
 
 def _signs(labels: np.ndarray | Labels | None, items: Items, how: How) -> np.ndarray | None:

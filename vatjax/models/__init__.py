@@ -18,6 +18,7 @@ from vatjax.models.edit_files import edit_facts, load_edit, save_edit
 from vatjax.models.fingerprint import fingerprint
 from vatjax.models.generation import Sampling, Written, generate, stop_tokens
 from vatjax.models.model import Model, logits, positions_of
+from vatjax.models.outline import outline, stand_in
 from vatjax.models.saving import save
 from vatjax.models.scoring import log_probs
 from vatjax.models.sharding import mesh
@@ -43,9 +44,11 @@ __all__ = [
     "logits",
     "look",
     "mesh",
+    "outline",
     "positions_of",
     "save",
     "save_adapter",
     "save_edit",
+    "stand_in",
     "stop_tokens",
 ]

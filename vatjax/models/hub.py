@@ -18,13 +18,14 @@ _WANTED = ("*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "*.txt"
 _NAME = re.compile(r"[\w-][\w.-]{0,94}/[\w-][\w.-]{0,94}")
 
 
-def folder(where: str | Path) -> Path:
+def folder(where: str | Path, weights: bool = True) -> Path:
     """The local folder of a checkpoint; what is named on the Hub is downloaded unless it is in its cache.
 
     `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` hold as everywhere in Hugging Face's libraries.
 
     Args:
         where: a folder, "pocket", or `owner/name` on the Hub, with `@revision` behind it where one is wanted.
+        weights: whether they are wanted too.
 
     Raises:
         InputError: for none of them, and where the files of the bundled model, or of a folder with a `sha256.json`, are
@@ -51,15 +52,15 @@ def folder(where: str | Path) -> Path:
         raise errors.InputError(
             f"{where}: no such folder, and neither {POCKET} nor a name on the Hub such as owner/name{hint}"
         )
-    return _fetch(name, revision or None)
+    return _fetch(name, revision or None, [own for own in _WANTED if weights or "safetensors" not in own])
 
 
-def _fetch(name: str, revision: str | None) -> Path:
+def _fetch(name: str, revision: str | None, wanted: list[str]) -> Path:
     import huggingface_hub
     from huggingface_hub import errors as hub_errors
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
     except hub_errors.GatedRepoError:
         message = "its owner wants to be asked first: accept the terms on the Hub and set HF_TOKEN"
     except hub_errors.RevisionNotFoundError:

@@ -48,7 +48,7 @@ class Model(nnx.Module):
     def arrays(self) -> dict[str, Any]:
         """The weights as plain arrays."""
         plain: dict[str, Any] = jax.tree.map(
-            lambda p: p[...], self.weights, is_leaf=lambda x: isinstance(x, nnx.Variable)
+            lambda p: p.get_value(), self.weights, is_leaf=lambda x: isinstance(x, nnx.Variable)
         )
         return plain
 

@@ -97,10 +97,26 @@ def shared(batch: Any, arrays: Any) -> Any:
     found = mesh_of(arrays)
     if found is None:
         return batch
+    _check_even(batch, arrays)
+    return hosts.put(batch, texts(found))
+
+
+def shared_shapes(batch: Any, arrays: Any) -> Any:
+    """What `shared` would give, as shapes; of weights that may be shapes themselves."""
+    found = mesh_of(arrays)
+    _check_even(batch, arrays)
+    where = jax.tree.leaves(arrays)[0].sharding if found is None else texts(found)
+
+    def one(x: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # type: ignore[no-untyped-call]
+
+    return jax.tree.map(one, batch)
+
+
+def _check_even(batch: Any, arrays: Any) -> None:
     rows, share = jax.tree.leaves(batch)[0].shape[0], shares(arrays)
     if rows % share:
         raise errors.InputError(f"{rows} rows can't be shared out over {share} devices; expected a multiple of {share}")
-    return hosts.put(batch, texts(found))
 
 
 def shares(arrays: Any) -> int:

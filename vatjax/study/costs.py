@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
 
 from vatjax import elicit, errors, prompts, train
 from vatjax.items import Items
 from vatjax.models import Model
-from vatjax.prompts import Shot
+from vatjax.prompts import How, Shot
 from vatjax.study.arms import Arm, Cell
 from vatjax.study.finding import some_scenes
 from vatjax.study.pieces import Piece, ordered
 from vatjax.study.planned import Planned, loader, shelf_of
 
 _BACKWARD = 3  # a step of training takes about three forward passes of its tokens
+
+
+class Work(NamedTuple):
+    """What a piece takes.
+
+    Attributes:
+        tokens: that go through the model; of a training, three times those of its steps.
+        operations: of products, each multiplication and each addition.
+    """
+
+    tokens: int
+    operations: float
+
+    def __mul__(self, times: int) -> Work:  # type: ignore[override]
+        return Work(times * self.tokens, times * self.operations)
+
+    def __add__(self, other: Work) -> Work:  # type: ignore[override]
+        return Work(self.tokens + other.tokens, self.operations + other.operations)
+
+
+NOTHING = Work(0, 0.0)
 
 
 def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[str, Any]:
@@ -27,19 +50,20 @@ def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[
 
     Returns:
         Plain data: of each piece its address and the addresses of those that it needs, its group, kind and label, whether
-        it is there already, the tokens that go through the model, and the seconds that these take at least on this device.
+        it is there already, the tokens that go through the model, the operations of their products, and the seconds that the
+        tokens take at least on this device.
         Where a piece is sure to fail it says why.
     """
     design = planned.design
     load, shelf = load or loader(design), shelf_of(design)
     found = []
     for expanded in planned.expanded:
-        meter = _Meter(planned, load(expanded.model))
+        meter = Meter(planned, load(expanded.model))
         for piece in ordered(expanded.pieces()):
             there = shelf.has(piece)
-            tokens, why = 0, ""
+            work, why = NOTHING, ""
             try:
-                tokens = 0 if there else meter.tokens(piece)
+                work = NOTHING if there else meter.work(piece)
             except errors.InputError as error:
                 why = str(error)
             found.append(
@@ -51,8 +75,9 @@ def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[
                     "kind": piece.kind,
                     "label": piece.label,
                     "there": there,
-                    "tokens": tokens,
-                    "seconds": elicit.seconds_for(meter.model, tokens),
+                    "tokens": work.tokens,
+                    "operations": work.operations,
+                    "seconds": elicit.seconds_for(meter.model, work.tokens),
                 }
             )
     return {"out": design.out, "shelf": str(shelf.folder), "pieces": found}
@@ -68,36 +93,54 @@ def _group(piece: Piece, model: str) -> str:
     return f"{model}: unedited" if cell is None else f"{model}: {cell.name}"
 
 
-class _Meter:
-    """Counts the tokens of pieces; what many have in common is counted once."""
+class Meter:
+    """Counts what pieces take; what many have in common is counted once.
 
-    def __init__(self, planned: Planned, model: Model) -> None:
-        self.planned, self.model = planned, model
-        self.known: dict[Any, int] = {}
+    Args:
+        planned: of `plan`.
+        model: whose pieces they are; an outline will do.
+        size: how much is computed at one time.
+    """
 
-    def tokens(self, piece: Piece) -> int:
-        """Of one piece; 0 for one that takes no model."""
+    def __init__(self, planned: Planned, model: Model, size: elicit.Size | None = None) -> None:
+        self.planned, self.model, self.size = planned, model, size
+        self.weights = sum(leaf.size for leaf in jax.tree.leaves(model.arrays["layers"]))
+        self.known: dict[Any, Work] = {}
+
+    def work(self, piece: Piece) -> Work:
+        """Of one piece; nothing for one that takes no model."""
         if piece.kind == "state":
             arm, wording = piece.task
             shots = int(arm.level) if arm is not None and arm.cell.what.kind == "shots" else 0
             shown = self._shots(arm.cell, shots) if shots else []
-            return self._once(("state", shots, wording), lambda: self._asked(self.planned.asked, wording, shown))
+            return self._once(
+                ("state", shots, wording), lambda: self._asked(self.planned.asked, self._how(wording), shown)
+            )
         if piece.kind == "training":
             cell, draw = piece.task
             return self._once(("training", piece.address), lambda: self._trained(cell, draw))
         if piece.kind == "edit":
             cell, exchanged = piece.task
             return self._once(("edit", piece.address), lambda: self._found(cell, exchanged))
-        return 0
+        return NOTHING
 
-    def _once(self, key: Any, count: Callable[[], int]) -> int:
+    def _once(self, key: Any, count: Callable[[], Work]) -> Work:
         if key not in self.known:
             self.known[key] = count()
         return self.known[key]
 
-    def _asked(self, items: Items, wording: str, shots: Sequence[Shot] = ()) -> int:
-        how = dataclasses.replace(self.planned.design.how, wording=wording)
-        return elicit.cost(self.model, items, how, shots=shots).computed
+    def _forward(self, tokens: int, seen: float, read: int) -> Work:
+        """One pass: the weights of the layers, attention to what is seen, and the vocabulary where an answer is read."""
+        config = self.model.config
+        attention = 4 * config.layers * config.heads * config.head_size * seen
+        return Work(tokens, tokens * (2 * self.weights + attention) + 2 * read * config.width * config.vocabulary)
+
+    def _how(self, wording: str) -> How:
+        return dataclasses.replace(self.planned.design.how, wording=wording)
+
+    def _asked(self, items: Items, how: How, shots: Sequence[Shot] = ()) -> Work:
+        cost = elicit.cost(self.model, items, how, shots=shots, size=self.size)
+        return self._forward(cost.computed, cost.full / max(1, cost.prompts), cost.prompts)
 
     def _shots(self, cell: Cell, count: int) -> list[Shot]:
         source = self.planned.design.items
@@ -105,25 +148,25 @@ class _Meter:
             self.planned.items, cell.target, cell.sign, count, test=source.test, seed=source.seed
         )
 
-    def _trained(self, cell: Cell, draw: int | None) -> int:
+    def _trained(self, cell: Cell, draw: int | None) -> Work:
         design = self.planned.design
         run = cell.training(design, draw)
-        made = train.prepared(self.model, run, planning=True)
-        return _BACKWARD * train.tokens_until(made.data, run.course.steps, run.course.seed)
+        data = train.laid(self.model, run).data
+        tokens = train.tokens_until(data, run.course.steps, run.course.seed)
+        return self._forward(tokens, data.tokens / max(1, len(data.examples)), tokens) * _BACKWARD
 
-    def _found(self, cell: Cell, exchanged: int | None) -> int:
+    def _found(self, cell: Cell, exchanged: int | None) -> Work:
         """The contrast pairs, and for a real edit the places that are tried."""
         design, what = self.planned.design, cell.what
         side, _ = self.planned.items.split(design.items.test, design.items.seed)
-        wording = design.wordings()[0]
-        own = some_scenes(side, cell.target, 0)
-        mask = own.taxonomy.mask(cell.target)[own.value]
-        pairs = self._once(("pairs", cell.target), lambda: self._asked(own.take(mask.nonzero()[0]), wording))
+        mask = side.taxonomy.mask(cell.target)[side.value]
+        some = side.take(mask.nonzero()[0][: 2 * what.pairs])
+        pairs = self._once(("pairs", cell.target, what.pairs), lambda: self._asked(some, How()))
         if exchanged is not None:
-            return pairs if what.kind in ("split", "conva", "neurons", "conditional") else 0
+            return pairs if what.kind in ("split", "conva", "neurons", "conditional") else NOTHING
         places = what.places(self.model.config.layers) or [(0,)] * (6 if what.kind == "residual" else 1)
         if len(places) < 2:
             return pairs
-        some = some_scenes(side, cell.target, what.scenes, design.items.seed)
-        swept = self._once(("swept", cell.target, what.scenes), lambda: self._asked(some, wording))
-        return pairs + len(places) * len(what.strengths) * swept
+        tried = some_scenes(side, cell.target, what.scenes, design.items.seed)
+        swept = self._once(("swept", cell.target, what.scenes), lambda: self._asked(tried, How()))
+        return pairs + swept * (len(places) * len(what.strengths))

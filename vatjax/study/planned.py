@@ -44,17 +44,18 @@ class Planned(NamedTuple):
         return store.address([piece.address for piece in self.pieces()])
 
 
-def plan(design: Design, load: Load | None = None) -> Planned:
+def plan(design: Design, load: Load | None = None, named: Callable[[models.Model], str] | None = None) -> Planned:
     """Lays a study out; every model is opened, for the name of its weights.
 
     Args:
         design: the study.
         load: opens a model.
+        named: gives a model's name in the addresses of pieces; by default `identity`.
 
     Raises:
         InputError: for a target, an item or a layer that is not there.
     """
-    load = load or loader(design)
+    load, named = load or loader(design), named or identity
     items, asked = opened(design)
     found = []
     for name in design.models:
@@ -62,7 +63,7 @@ def plan(design: Design, load: Load | None = None) -> Planned:
         for what in design.interventions.values():
             what.places(model.config.layers)  # refused before anything is computed
         weights = sum(leaf.size for leaf in jax.tree.leaves(model.arrays))
-        found.append(dataclasses.replace(arms.expand(design, name, identity(model), items, asked), weights=weights))
+        found.append(dataclasses.replace(arms.expand(design, name, named(model), items, asked), weights=weights))
         del model
     return Planned(design, items, asked, found)
 

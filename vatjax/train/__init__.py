@@ -38,8 +38,8 @@ from vatjax.train.optimizer import Adam
 from vatjax.train.penalty import TaxPenalty, tax_penalty
 from vatjax.train.reference import with_reference
 from vatjax.train.rows import Batch, Data, Example, at, batch, batches, lay, tokens_until
-from vatjax.train.settings import Training, prepared
-from vatjax.train.steps import Penalty, Progress, State, begin, memory_of, result, step
+from vatjax.train.settings import Training, laid, prepared
+from vatjax.train.steps import Penalty, Progress, State, begin, lowered, memory_of, outlined, result, step
 from vatjax.train.sums import Sums
 from vatjax.train.trained import Lora, Whole
 from vatjax.train.trajectory import Probes, Trajectory, drift_time, trajectory
@@ -86,11 +86,14 @@ __all__ = [
     "hinge",
     "ipo",
     "kto",
+    "laid",
     "lay",
     "lessons",
+    "lowered",
     "measure",
     "memory_of",
     "orpo",
+    "outlined",
     "prepared",
     "result",
     "robust_dpo",

@@ -158,6 +158,15 @@ class Prepared(NamedTuple):
     penalty: TaxPenalty | None
 
 
+class Laid(NamedTuple):
+    """The examples of a run as rows; arguments of `Prepared`."""
+
+    items: Items
+    data: Data
+    validation: Data | None
+    loss: Loss
+
+
 def prepared(model: Model, training: Training, keep: store.Path | None = None, planning: bool = False) -> Prepared:
     """What a run takes.
 
@@ -169,6 +178,22 @@ def prepared(model: Model, training: Training, keep: store.Path | None = None, p
 
     Raises:
         InputError: for settings, files and items that don't go together.
+    """
+    items, data, validation, loss = laid(model, training)
+    state = begin(model, training.trained.choice(), training.adam, training.course.steps, training.course.seed)
+    if loss.reference and planning:
+        data = dataclasses.replace(data, reference=np.zeros((len(data.examples), data.each)))
+    elif loss.reference:
+        data = with_reference(model, data, keep, training.memory)
+        validation = None if validation is None else with_reference(model, validation, keep, training.memory)
+    return Prepared(items, state, data, validation, loss, _penalty(model, training, items))
+
+
+def laid(model: Model, training: Training) -> Laid:
+    """The examples of a run as rows; of the model only its tokenizer and its configuration are needed.
+
+    Raises:
+        InputError: as `prepared` does.
     """
     loss, course = training.made_loss(), training.course
     course.check()
@@ -190,14 +215,7 @@ def prepared(model: Model, training: Training, keep: store.Path | None = None, p
         taught, held = lessons.with_others(taught), lessons.with_others(held)
     options: dict[str, Any] = {"rows": training.rows, "length": training.length or None, "pack": training.pack}
     data = lay(taught, **options)
-    validation = lay(held, **options) if held else None
-    state = begin(model, training.trained.choice(), training.adam, course.steps, course.seed)
-    if loss.reference and planning:
-        data = dataclasses.replace(data, reference=np.zeros((len(data.examples), data.each)))
-    elif loss.reference:
-        data = with_reference(model, data, keep, training.memory)
-        validation = None if validation is None else with_reference(model, validation, keep, training.memory)
-    return Prepared(items, state, data, validation, loss, _penalty(model, training, items))
+    return Laid(items, data, lay(held, **options) if held else None, loss)
 
 
 def _divided(found: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -100,23 +100,45 @@ def begin(model: Model, what: What, adam: Adam, steps: int, key: Array | int = 0
     Raises:
         InputError: for settings that no training can go by.
     """
+    progress = _first(model, what, adam, steps, jax.random.key(key) if isinstance(key, int) else key)
+    return State(model, _placed(progress, model), what, _fixed(adam))
+
+
+def outlined(model: Model, what: What, adam: Adam, steps: int) -> State:
+    """What `begin` gives, as shapes; the model may be an outline."""
+    shapes = jax.eval_shape(lambda: _first(model, what, adam, steps, jax.random.key(0)))
+    where = _where(model)
+
+    def one(x: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # type: ignore[no-untyped-call]
+
+    return State(model, jax.tree.map(one, shapes), what, _fixed(adam))
+
+
+def _first(model: Model, what: What, adam: Adam, steps: int, key: Array) -> Progress:
     adam.check()
     if steps < 1:
         raise errors.InputError(f"steps: expected at least 1, found {steps}")
-    key = jax.random.key(key) if isinstance(key, int) else key
     own = trained.begin(model, what, jax.random.fold_in(key, 0))
     pace = Pace(jnp.float32(adam.rate), jnp.int32(steps))
-    # The rate and the number of steps are data: one compiled step serves all of them.
-    fixed = dataclasses.replace(adam, rate=1.0)
-    progress = Progress(own, optimizer.start(adam, own), jnp.int32(0), jax.random.fold_in(key, 1), pace)
-    return State(model, _placed(progress, model), what, fixed)
+    return Progress(own, optimizer.start(adam, own), jnp.int32(0), jax.random.fold_in(key, 1), pace)
+
+
+def _fixed(adam: Adam) -> Adam:
+    """The rate and the number of steps are data: one compiled step serves all of them."""
+    return dataclasses.replace(adam, rate=1.0)
+
+
+def _where(model: Model) -> Any:
+    """Where what is trained lies: on every device that the model lies on."""
+    arrays = model.arrays
+    mesh = sharding.mesh_of(arrays)
+    return jax.tree.leaves(arrays)[0].sharding if mesh is None else NamedSharding(mesh, sharding.partition())
 
 
 def _placed(progress: Progress, model: Model) -> Progress:
     """Where the model is, so that the first step finds what every later one does, and is compiled once."""
-    arrays = model.arrays
-    mesh = sharding.mesh_of(arrays)
-    one = jax.tree.leaves(arrays)[0].sharding if mesh is None else NamedSharding(mesh, sharding.partition())
+    one = _where(model)
     made: Progress = jax.tree.map(lambda x: x if x.committed else hosts.put(x, one), progress)
     return made
 
@@ -171,6 +193,14 @@ def step(
     return dataclasses.replace(state, progress=progress), logs
 
 
+def lowered(
+    state: State, batch: Batch, loss: Loss, penalty: Penalty | None = None, parts: int = 1, memory: Memory = KEEP
+) -> Any:
+    """A step, lowered and not yet compiled; shapes will do (`outlined`)."""
+    batch = sharding.shared_shapes(batch, state.base.arrays)
+    return _donating.lower(state.base, state.progress, batch, loss, state.what, state.adam, penalty, parts, memory)
+
+
 def memory_of(
     state: State, batch: Batch, loss: Loss, penalty: Penalty | None = None, parts: int = 1, memory: Memory = KEEP
 ) -> dict[str, int]:
@@ -179,9 +209,7 @@ def memory_of(
     Returns:
         `arguments`, the model and what is trained; `working`, what a step needs beyond them; and their `total`.
     """
-    batch = sharding.shared(batch, state.base.arrays)
-    lowered = _donating.lower(state.base, state.progress, batch, loss, state.what, state.adam, penalty, parts, memory)
-    found: Any = lowered.compile().memory_analysis()
+    found: Any = lowered(state, batch, loss, penalty, parts, memory).compile().memory_analysis()
     held, more = int(found.argument_size_in_bytes), int(found.temp_size_in_bytes)
     return {"arguments": held, "working": more, "total": held + more}
 
