@@ -48,6 +48,26 @@ def trained(name, model, data, loss):
     return {name: np.array([line["loss"] for line in ended.metrics]), f"{name} state": tuned.state}
 
 
+class Off(Exception):
+    """A run is broken off."""
+
+
+def course(mesh, folder, until=0):
+    """A training of whole weights, broken off behind a step where one is given; losses by step, and what was said."""
+    told = []
+
+    def off(metrics, _):
+        if metrics["step"] == until:
+            raise Off
+
+    model = models.load("pocket", mesh=mesh)
+    state = train.begin(model, train.Whole(), train.Adam(rate=1e-4), steps=6, key=1)
+    settings = train.Course(steps=6, log=1, save=2)
+    data = lessons(model, "actions", 13)
+    ended = train.run(state, data, train.sft(), settings, folder, done=off, told=told.append)
+    return np.array([line["loss"] for line in ended.metrics]), told
+
+
 def side_by_side(model):
     """Losses of four adapters in one step."""
     data, found = lessons(model, "actions", 16), {}
@@ -62,6 +82,16 @@ def side_by_side(model):
 def main():
     index, count, port, where, parts, *splits = sys.argv[1:]
     devices.start(devices.Cluster(f"127.0.0.1:{port}", int(count), int(index)))
+    if parts in ("broken", "resumed"):
+        mesh = models.mesh(*map(int, splits[0].split(",")))
+        try:
+            losses, told = course(mesh, pathlib.Path(where) / "run", 5 if parts == "broken" else 0)
+        except Off:
+            os._exit(0)  # as a kill does, and behind the checkpoint of step 4
+        if models.hosts.first():
+            np.save(pathlib.Path(where) / "losses.npy", losses)
+            print("\n".join(told))
+        splits = []
     for split in splits:
         found = measured(models.mesh(*map(int, split.split(","))), parts.split("+"))
         if models.hosts.first():

@@ -17,6 +17,7 @@ ORDER = (
     "names",
     "hardware",
     "stopping",
+    "lost",
     "store",
     "config",
     "tables",

@@ -86,7 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # names in any script must not end a run on a plain terminal
             stream.reconfigure(errors="backslashreplace")
     _keep_compilations()
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+    from vatjax import lost
+
+    status = _run(list(sys.argv[1:] if arguments is None else arguments))
+    if status > 1 and lost.one_of_several():
+        lost.leave(status)
+    sys.exit(status)
 
 
 def _keep_compilations() -> None:
@@ -97,6 +102,7 @@ def _keep_compilations() -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    from vatjax import lost
     from vatjax.errors import InputError
     from vatjax.stopping import Stopped
 
@@ -120,10 +126,14 @@ def _run(arguments: list[str]) -> int:
         return _refuse(f"the package {error.name} is not installed: pip install {error.name}")
     except Stopped as stop:
         print(f"stopped by {stop}: the same command goes on from here", file=sys.stderr)
-        return stop.status
+        sys.exit(stop.status)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
+    except Exception as error:
+        if lost.one_of_several():
+            lost.ended_by(error)
+        raise
 
 
 def _refuse(message: str) -> int:

@@ -15,11 +15,16 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from vatjax import errors, store
+from vatjax import errors, lost, store
 
 # Seconds without a sign of life after which the others end. JAX's own are 100.
 HEARTBEAT = 30
 WAIT = 300  # seconds that the processes wait for each other at the start
+
+_NOT_FOUND = (
+    "distributed: not all processes were there within {} seconds; each index from 0 to one less than their number belongs to "
+    "one of them, and all name the same coordinator"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,16 +132,20 @@ def start(cluster: Cluster) -> None:
             "num_processes": cluster.processes,
             "process_id": cluster.index,
         }
+    lost.listen(_NOT_FOUND.format(WAIT), 2)
     try:
         jax.distributed.initialize(**given, initialization_timeout=WAIT, heartbeat_timeout_seconds=HEARTBEAT)
     except ValueError as error:
+        lost.stop_listening()
         if not given and "should be defined" in str(error):  # no cluster: a process by itself
             return
         raise errors.InputError(f"distributed: {error}") from None
     except RuntimeError as error:
+        lost.stop_listening()
         if not given and "before any JAX" in str(error):  # called from a program that computes already, by itself
             return
         raise errors.InputError(f"distributed: the processes did not find each other: {error}") from None
+    lost.listen() if jax.process_count() > 1 else lost.stop_listening()
     if jax.process_index():
         store.leave_writing()
         _fall_silent()

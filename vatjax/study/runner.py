@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 import vatjax
-from vatjax import errors, stopping, store
+from vatjax import errors, lost, stopping, store
 from vatjax.models import hosts
 from vatjax.study import numbers
 from vatjax.study.batches import Batch, fixed
@@ -215,6 +215,8 @@ class _Work:
             try:
                 make = self._workshop(batch.model).make
             except Exception as error:
+                if lost.is_lost(error):
+                    raise
                 for piece in batch.pieces:
                     self._fail(piece, error)
                 return
@@ -252,6 +254,8 @@ class _Work:
         try:
             make(ready)
         except Exception as error:
+            if lost.is_lost(error):
+                raise
             if len(ready) > 1:
                 why = "too many for the memory" if _no_room(error) else f"not made together ({_first_line(error)})"
                 half = len(ready) // 2

@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ import jax.numpy as jnp
 from vatjax import errors, store
 from vatjax.models import fingerprint, hosts
 from vatjax.train.steps import Progress
+
+T = TypeVar("T")
 
 Array = jax.Array
 Told = Callable[[str], None]
@@ -156,12 +158,10 @@ class Checkpoints:
         Raises:
             InputError: where it is of another run.
         """
-        try:
-            facts = self._series.metadata(step).custom_metadata
-            about, named, sealed = (facts[key] for key in ("about", "named", "sealed"))
-        except Exception as error:  # of many kinds, by what is damaged
-            self._beyond(error)
+        facts = self._read(lambda: self._facts(step))
+        if facts is None:
             return None
+        about, named, sealed = facts
         if store.address(about) != named:
             return None
         differs = [name for name in dict.fromkeys([*self._about, *about]) if self._about.get(name) != about.get(name)]
@@ -172,14 +172,27 @@ class Checkpoints:
             )
         plain = _plain(like)
         wanted = {name: _shape(x) for name, x in plain.items()}
-        try:
-            found = self._series.load(step, wanted)
-            if fingerprint(found) != sealed:
-                return None
-        except Exception as error:  # tensorstore, JSON and Orbax each have their own
-            self._beyond(error)
+        found = self._read(lambda: self._series.load(step, wanted))
+        if found is None or fingerprint(found) != sealed:
             return None
         return _progress(found, like)
+
+    def _facts(self, step: int) -> tuple[Any, ...]:
+        facts = self._series.metadata(step).custom_metadata
+        return tuple(facts[key] for key in ("about", "named", "sealed"))
+
+    def _read(self, work: Callable[[], T]) -> T | None:
+        """What work gives; None, in every process, where one of them finds damage."""
+        found: T | None = None
+        beyond: Exception | None = None
+        try:
+            found = work()
+        except Exception as error:  # of many kinds, by what is damaged: tensorstore, JSON and Orbax each have their own
+            beyond = error
+        whole = hosts.everywhere(found is not None)
+        if beyond is not None:
+            self._beyond(beyond)
+        return found if whole else None
 
     def _beyond(self, error: Exception) -> None:
         """Raises what is no damage: a checkpoint that may be whole, and can't be read for another reason."""
