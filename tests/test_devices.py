@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests import spmd
-from vatjax import config, devices, errors, models
+from vatjax import config, devices, errors, models, study
 from vatjax.commands.rate import Rate
+from vatjax.study.design import Design
 
 SPLITS = [split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == 8]
 
@@ -53,7 +54,11 @@ def together(count, root, *words, env=None):
         )
         for i in range(count)
     ]
-    said = [process.communicate(timeout=900)[0] for process in started]
+    try:
+        said = [process.communicate(timeout=900)[0] for process in started]
+    finally:
+        for process in started:  # none is left behind, whatever happens
+            process.kill()
     return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
 
 
@@ -62,12 +67,12 @@ def together(count, root, *words, env=None):
     [
         (2, [(2, 2, 1)]),
         pytest.param(2, [(2, 2, 1), (4, 1, 1), (1, 4, 1), (1, 1, 4), (1, 2, 2)], marks=pytest.mark.thorough),
-        pytest.param(4, SPLITS, marks=pytest.mark.thorough),
+        *[pytest.param(4, [split], marks=pytest.mark.thorough) for split in SPLITS],
     ],
     ids=str,
 )
 def test_processes_give_the_numbers_of_one(count, splits, root, tmp_path):
-    parts = spmd.PARTS if count * len(splits) > 2 else ("rated", "dpo")
+    parts = ("rated", "dpo") if (count, len(splits)) == (2, 1) else spmd.PARTS
     alone = spmd.measured(None, parts)
     names = [",".join(map(str, split)) for split in splits]
     words = ("{index}", "{count}", "{port}", str(tmp_path), "+".join(parts), *names)
@@ -175,19 +180,22 @@ def test_a_process_that_nobody_joins_says_so(root, tmp_path):
 
 
 LOST = """
-import sys
-from vatjax import cli, devices, stopping
+import importlib, os, signal, sys
+from vatjax import cli, devices
 devices.HEARTBEAT = 5
-if sys.argv[1] == "1":
-    import os, signal
-    from vatjax.elicit import running
-    real, calls = running.advance, []
-    def advance(*args, **options):
-        calls.append(0)
-        if len(calls) == 1:
+index, who, module, *names, left = sys.argv[1].split()
+if index == who:
+    left, place = int(left), importlib.import_module(module)
+    for name in names[:-1]:
+        place = getattr(place, name)
+    real = getattr(place, names[-1])
+    def dying(*args, **options):
+        global left
+        left -= 1
+        if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*args, **options)
-    running.advance = advance
+    setattr(place, names[-1], dying)
 cli.main(sys.argv[2:])
 """
 
@@ -196,7 +204,9 @@ def test_a_process_that_is_lost_ends_the_others(root, tmp_path):
     """They say so, and do not wait for ever; what is done is kept for the same command."""
     out = tmp_path / "state.npz"
     options = rating(out)
-    (first, told), (second, _) = together(2, root, "-c", LOST, "{index}", *options, *CLUSTER)
+    (first, told), (second, _) = together(
+        2, root, "-c", LOST, "{index} 1 vatjax.elicit.running advance 0", *options, *CLUSTER
+    )
     assert second == -9
     assert first == 75
     assert "vatjax: another process of this run is gone; the same command" in told
@@ -205,3 +215,80 @@ def test_a_process_that_is_lost_ends_the_others(root, tmp_path):
     status, _ = together(1, root, "-m", "vatjax", *options)[0]
     assert status == 0
     assert out.exists()
+
+
+STUDY = """
+models: [pocket]
+targets: [Power]
+out: {out}
+scenes: 8
+placebos: 1
+resamples: 100
+interventions:
+  examples: {{kind: shots, counts: [2]}}
+  vector: {{kind: residual, layers: ["0"], strengths: [0.5, 1]}}
+  sft: {{kind: sft, training: {{steps: 4, checkpoints: 2, rows: 4, trained: {{rank: 4, alpha: 8}}, adam: {{rate: 0.01}}}}}}
+  priced: {{kind: tax-aware, training: {{loss: sft, steps: 4, rows: 4, price: {{weight: 0.1, scenes: 8}}}}}}
+"""
+
+
+def studied(folder, name):
+    """A study file, and its folder."""
+    file = folder / f"{name}.yaml"
+    file.write_text(STUDY.format(out=folder / name))
+    return file, folder / name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What one process makes of the study."""
+    file, _ = studied(tmp_path_factory.mktemp("studies"), "alone")
+    return study.write(study.run(study.plan(config.read(Design, str(file)))))
+
+
+def same_numbers(out, expected):
+    rows = study.open_study(out).rows
+    assert len(rows) == len(expected.rows)
+    for ours, theirs in zip(rows, expected.rows, strict=True):
+        assert set(ours) == set(theirs)
+        for key, number in theirs.items():
+            if isinstance(number, float):
+                np.testing.assert_allclose(ours[key], number, atol=1e-4, rtol=1e-4, err_msg=f"{key} of {theirs}")
+            elif key != "seconds":
+                assert ours[key] == number
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_study_has_the_numbers_of_one_process(count, undisturbed, root, tmp_path):
+    file, out = studied(tmp_path, "several")
+    ended = together(count, root, "-m", "vatjax", "run", str(file), *CLUSTER, "--mesh.fsdp", "2")
+    assert [status for status, _ in ended] == [0] * count, ended
+    same_numbers(out, undisturbed)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("who", "where"),
+    [
+        (1, "vatjax.elicit.running advance 4"),
+        (0, "vatjax.train.steps _donating 2"),
+        (1, "vatjax.train.loop Checkpoints save 1"),
+        (0, "vatjax.train.checkpoints fingerprint 1"),
+        (0, "vatjax.report write 0"),
+    ],
+    ids=["rating", "training", "a checkpoint", "a checkpoint of the first", "the report"],
+)
+def test_whatever_a_process_is_lost_at_the_others_end_and_the_rest_goes_on(who, where, undisturbed, root, tmp_path):
+    file, out = studied(tmp_path, "several")
+    begun = time.monotonic()
+    ended = together(2, root, "-c", LOST, f"{{index}} {who} {where}", "run", str(file), *CLUSTER)
+    assert ended[who][0] == -9
+    assert ended[1 - who][0] == 75, ended[1 - who][1]
+    assert "another process of this run is gone" in ended[1 - who][1]
+    assert time.monotonic() - begun < 400
+    made = len(list((out / "pieces").rglob("piece.json")))
+    ended = together(2, root, "-m", "vatjax", "run", str(file), *CLUSTER)
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert f"{made} were there" in ended[0][1]
+    same_numbers(out, undisturbed)
