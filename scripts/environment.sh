@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv with vatjax and the given extra in it, once, and puts it on the PATH.
 #   . scripts/environment.sh        what running needs
 #   . scripts/environment.sh test   and what the tests need

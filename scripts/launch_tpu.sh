@@ -29,4 +29,4 @@ done
 say gcloud compute tpus tpu-vm scp "$study" "$name:study.yaml" --zone "$zone" --worker=all
 on_all "python3 -m pip install -q -U '$wheel'"
 # The processes find each other (--distributed auto); status 75 is a machine that was asked to go.
-on_all "~/.local/bin/vatjax run study.yaml --out '$out' $mesh"
+on_all "\$HOME/.local/bin/vatjax run study.yaml --out '$out' $mesh"

@@ -109,8 +109,8 @@ def test_scripts_are_sound_shell(root):
     shell = [path for path in (root / "scripts").iterdir() if path.suffix == ".sh"]
     for path in (*shell, *(root / name for name in ("scripts/quickstart", "scripts/test", ".ci/run"))):
         subprocess.run(["bash", "-n", path], check=True)
-        if shutil.which("shellcheck"):
-            subprocess.run(["shellcheck", path], check=True)
+        if shutil.which("shellcheck"):  # its wheels are for common systems
+            subprocess.run(["shellcheck", "-x", path], cwd=root, check=True)
 
 
 def test_launchers_say_what_they_would_run(root):

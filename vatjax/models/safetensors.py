@@ -31,20 +31,26 @@ class Tensor(NamedTuple):
     """Where a tensor lies.
 
     Attributes:
-        file: its file.
+        file: its path, local or in a bucket.
         dtype: as the file names it.
         shape: of the tensor.
         start: of its data, in bytes from the beginning of the file.
     """
 
-    file: Path
+    file: Any
     dtype: str
     shape: tuple[int, ...]
     start: int
 
     def open(self) -> np.ndarray:
-        """A view of the data that reads what is looked at."""
-        return np.memmap(self.file, DTYPES[self.dtype], "r", self.start, self.shape)
+        """A view of the data that reads what is looked at; of a file in a bucket all of it."""
+        if isinstance(self.file, Path):
+            return np.memmap(self.file, DTYPES[self.dtype], "r", self.start, self.shape)
+        count = int(np.prod(self.shape, dtype=object))
+        with store.open_binary(self.file) as opened:
+            opened.seek(self.start)
+            content = opened.read(count * np.dtype(DTYPES[self.dtype]).itemsize)
+        return np.frombuffer(content, DTYPES[self.dtype], count).reshape(self.shape)
 
 
 class Pending(NamedTuple):
@@ -105,7 +111,7 @@ def tensors(file: Path) -> dict[str, Tensor]:
     Raises:
         InputError: for a file that is cut short, or whose header is no header or does not fit the data.
     """
-    size = file.stat().st_size
+    size = store.size(file)
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if size < 8 or length > min(size - 8, _LARGEST_HEADER):

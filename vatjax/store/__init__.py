@@ -23,6 +23,7 @@ from vatjax.store.files import (
     path,
     read_text,
     reason,
+    size,
     writes,
 )
 from vatjax.store.held import FOLDER, Held, alone, hold
@@ -56,5 +57,6 @@ __all__ = [
     "reason",
     "seal",
     "sealed",
+    "size",
     "writes",
 ]

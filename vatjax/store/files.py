@@ -63,6 +63,12 @@ def path(where: Path) -> Any:
     return epath.Path(where)
 
 
+def size(where: Path) -> int:
+    """How many bytes a file has."""
+    found = path(where).stat()
+    return int(found.st_size if hasattr(found, "st_size") else found.length)
+
+
 def open_binary(where: Path) -> IO[bytes]:
     """Opens a file for reading.
 

@@ -87,7 +87,7 @@ class Shelf:
             if not (place / _MARK).exists():
                 return None
             sizes = json.loads(store.read_text(place / _MARK))["files"]
-            return all((place / name).stat().st_size == size for name, size in sizes.items())
+            return all(store.size(place / name) == size for name, size in sizes.items())
         except (ValueError, KeyError, TypeError, OSError):
             return False
 
@@ -128,7 +128,7 @@ def _sizes(folder: Any, within: str = "") -> Iterator[tuple[str, int]]:
         if entry.is_dir():
             yield from _sizes(entry, f"{within}{entry.name}/")
         elif entry.name not in (_MARK, "error.txt"):
-            yield within + entry.name, int(entry.stat().st_size)
+            yield within + entry.name, store.size(entry)
 
 
 def _remove(folder: Any) -> None:
@@ -137,7 +137,8 @@ def _remove(folder: Any) -> None:
         return
     for entry in list(folder.iterdir()):
         _remove(entry) if entry.is_dir() else entry.unlink()
-    folder.rmdir()
+    with contextlib.suppress(NotADirectoryError):  # in a bucket a folder is gone with what was in it
+        folder.rmdir()
 
 
 def ordered(wanted: Iterable[Piece]) -> list[Piece]:

@@ -372,7 +372,7 @@ def _slug(name: str, piece: Piece) -> str:
 
 def _linked(source: Any, target: Any) -> None:
     if target.exists():
-        if target.stat().st_size == source.stat().st_size:
+        if store.size(target) == store.size(source):
             return
         target.unlink()  # of a piece that was damaged, and made again
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,69 @@
+"""A study whose folder is in a bucket."""
+
+import pytest
+
+from tests.test_cli import run
+from vatjax import config, report, study
+from vatjax.study.design import Design
+
+TEXT = """
+models: [pocket]
+targets: [power]
+out: {out}
+scenes: 8
+placebos: 1
+resamples: 100
+interventions:
+  examples: {{kind: shots, counts: [2]}}
+  vector: {{kind: residual, layers: ["0"], strengths: [0.5, 1]}}
+"""
+
+
+def design(out):
+    return config.parse(Design, TEXT.format(out=out), "study.yaml")
+
+
+def test_a_study_in_a_bucket_is_that_on_a_disk(bucket, tmp_path):
+    found = []
+    for out in (bucket, tmp_path / "out"):
+        own = design(out)
+        study.refuse_places(own)
+        ran = study.run(study.plan(own), shard=study.shard("1/2"))
+        assert ran.failed == {}
+        found.append(study.write(ran))
+        report.write(found[-1])
+    there, here = found
+    assert there.rows == here.rows
+    assert {path.name for path in (there.folder / "states").iterdir()} == {
+        path.name for path in (here.folder / "states").iterdir()
+    }
+    assert "</html>" in (there.folder / report.PAGE).read_text()
+    again = study.run(study.plan(design(bucket)))
+    assert again.made == 0
+    damaged = next(path for path in (there.folder / "pieces").glob("*/*/state.npz"))
+    damaged.write_bytes(b"cut")
+    told = []
+    assert study.run(study.plan(design(bucket)), told.append).made == 1
+    assert "is damaged: it is made again" in told[0]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError("Forbidden: 403")])
+def test_a_bucket_that_can_not_be_written_to(bucket, tmp_path, capsys, monkeypatch, error):
+    import fsspec
+
+    kind = fsspec.get_filesystem_class("gs")
+    real = kind._open
+
+    def refused(self, path, mode="rb", **options):
+        if mode != "rb":
+            raise error
+        return real(self, path, mode, **options)
+
+    monkeypatch.setattr(kind, "_open", refused)
+    file = tmp_path / "study.yaml"
+    file.write_text(TEXT.format(out=bucket))
+    status, _, said = run(capsys, "run", str(file))
+    assert status == 2
+    assert "Traceback" not in said
+    assert bucket in said
+    assert ("permission denied" in said) or ("forbidden" in said)
