@@ -23,6 +23,7 @@ ORDER = (
     "tables",
     "values",
     "items",
+    "human",
     "states",
     "metrics",
     "analysis",

@@ -75,6 +75,10 @@ COMMANDS = (
         ("items", "check"), "read items and say what is in them and what is wrong", "vatjax.commands.items", "Check"
     ),
     Command(
+        ("human", "sample"), "a sample of items, and sheets for people to judge them", "vatjax.commands.human", "Sample"
+    ),
+    Command(("human", "score"), "how far the people agree, and who stands out", "vatjax.commands.human", "Score"),
+    Command(
         ("models", "check"), "say what a checkpoint is and whether it runs here", "vatjax.commands.models", "Check"
     ),
 )
