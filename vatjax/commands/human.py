@@ -32,6 +32,8 @@ class Sample:
     """Another number, another draw."""
     items: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
     """Which items, and how to read them."""
+    json: bool = False
+    """Print one JSON document instead of the names of the files."""
 
     def run(self) -> int:
         from vatjax import human
@@ -43,7 +45,8 @@ class Sample:
         drawn = human.sample(open_source(self.items), self.cases, self.strata, self.draw)
         written = human.write(drawn, self.annotators, folder, self.draw)
         human.save(drawn, folder)
-        print("\n".join([*written, str(folder / "sample.json")]))
+        written.append(str(folder / "sample.json"))
+        show.as_json({"cases": len(drawn.cases), "files": written}) if self.json else print("\n".join(written))
         return 0
 
 
