@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from vatjax import errors
 from vatjax.models import decoder
 from vatjax.models.checkpoint import Found
 from vatjax.models.config import Config
-from vatjax.models.edit import WRITTEN, Edit
+from vatjax.models.edit import PROMPT, WRITTEN, Edit
 from vatjax.models.model import Model, kind_of, positions_of, read
 
 Array = jax.Array
@@ -79,6 +80,7 @@ def generate(
     sampling: Sampling | None = None,
     key: Array | None = None,
     edit: Edit | None = None,
+    trunk: Any = None,
 ) -> Written:
     """Continues each prompt.
 
@@ -91,8 +93,11 @@ def generate(
         tokens: [batch, time] int32, padded on the left.
         mask: [batch, time], 0 for padding; by default nothing is.
         sampling: how; by default 64 tokens, each the likeliest.
-        key: PRNG key, needed where tokens are drawn.
+        key: PRNG key, needed where tokens are drawn; or one for each prompt, [batch], which it then has to itself, whatever
+            stands beside it.
         edit: a change of the computation, for the prompt and for what is written.
+        trunk: what all prompts begin with, [time] int32, computed once for all of them; `tokens` are what comes behind it.
+            Negative tokens at its beginning are padding: trunks of one length share a compilation.
 
     Raises:
         InputError: where the prompt and what is to be written don't fit the model's context, and for prompts that are
@@ -102,7 +107,8 @@ def generate(
     if sampling.stop is None:
         sampling = dataclasses.replace(sampling, stop=stop_tokens(model))
     tokens, present = read(model.config, tokens, mask)
-    check_room(model.config, tokens.shape[1], sampling.tokens)
+    trunk = np.asarray([] if trunk is None else trunk, np.int32)
+    check_room(model.config, int((trunk >= 0).sum()) + tokens.shape[1], sampling.tokens)
     if not isinstance(present, jax.core.Tracer) and not bool(present[:, -1].all()):
         raise errors.InputError("prompts must be padded on the left, so that each ends at the last place")
     if sampling.temperature > 0 and key is None:
@@ -110,28 +116,39 @@ def generate(
     key = jax.random.key(0) if key is None else key
     original = max((rope.original for rope in model.config.ropes if rope.long is not None), default=0)
     if original and not isinstance(present, jax.core.Tracer):
-        room = original - int(present.sum(-1).max()) + 1  # tokens chosen before the text is a long one
+        room = (
+            original - int((trunk >= 0).sum() + present.sum(-1).max()) + 1
+        )  # tokens chosen before the text is a long one
         if 0 < room < sampling.tokens:
-            return _crossing(model, tokens, present, key, edit, sampling, room)
-    reach = jnp.max(jnp.sum(present, -1)) + sampling.tokens - 1
+            return _crossing(model, tokens, present, key, edit, sampling, room, trunk)
+    reach = (trunk >= 0).sum() + jnp.max(jnp.sum(present, -1)) + sampling.tokens - 1
     none, kind = jnp.zeros(len(tokens), bool), kind_of(present)
-    written: Written = _generate(model, tokens, present, kind, key, edit, reach, none, 0, sampling)
+    written: Written = _generate(model, tokens, present, kind, key, edit, reach, none, 0, trunk, sampling)
     return written
 
 
 def _crossing(
-    model: Model, tokens: Array, present: Array, key: Array, edit: Edit | None, sampling: Sampling, room: int
+    model: Model,
+    tokens: Array,
+    present: Array,
+    key: Array,
+    edit: Edit | None,
+    sampling: Sampling,
+    room: int,
+    trunk: np.ndarray,
 ) -> Written:
     """Two parts: tokens that are chosen while the text is short, and the others, with everything computed anew."""
     before, behind = (dataclasses.replace(sampling, tokens=n) for n in (room, sampling.tokens - room))
-    short = jnp.max(jnp.sum(present, -1)) + room - 1
+    short = (trunk >= 0).sum() + jnp.max(jnp.sum(present, -1)) + room - 1
     none, kind = jnp.zeros(len(tokens), bool), kind_of(present)
-    first: Written = _generate(model, tokens, present, kind, key, edit, short, none, 0, before)
+    first: Written = _generate(model, tokens, present, kind, key, edit, short, none, 0, trunk, before)
     ended = jnp.any(jnp.isin(first.tokens, jnp.asarray(sampling.stop, jnp.int32)), axis=1)
     tokens = jnp.concatenate([tokens, first.tokens], axis=1)
     present = jnp.concatenate([present, jnp.ones(first.tokens.shape, bool)], axis=1)
     kind = jnp.concatenate([kind, jnp.full(first.tokens.shape, WRITTEN)], axis=1)
-    rest: Written = _generate(model, tokens, present, kind, key, edit, short + behind.tokens, ended, room, behind)
+    rest: Written = _generate(
+        model, tokens, present, kind, key, edit, short + behind.tokens, ended, room, trunk, behind
+    )
     return Written(
         jnp.concatenate([first.tokens, rest.tokens], axis=1),
         jnp.concatenate([first.log_probs, rest.log_probs], axis=1),
@@ -158,14 +175,15 @@ def _generate(
     reach: Array,
     done: Array,
     offset: Array | int,
+    trunk: Array,
     sampling: Sampling,
 ) -> Written:
     """The compiled part: `done` are texts that have ended already, `offset` is how many tokens were drawn before."""
     weights, config = model.arrays, model.config
     batch, time = tokens.shape
-    places = time + sampling.tokens - 1  # the last token written is not read
-    positions = positions_of(present)
-    cache = decoder.empty_cache(config, batch, places, weights["embedding"].dtype)
+    places = trunk.shape[0] + time + sampling.tokens - 1  # the last token written is not read
+    positions = jnp.sum(trunk >= 0) + positions_of(present)
+    cache = _begun(model, trunk, batch, places, edit, reach)
 
     def advance(
         cache: decoder.Cache, tokens: Array, positions: Array, present: Array, kind: Array
@@ -183,7 +201,8 @@ def _generate(
 
     def take(step: Array, done: Array, logits: Array, text: Written) -> tuple[Array, Array, Written]:
         """The next token of each text, put behind what is written; a text that is done gets padding."""
-        chosen = choose(logits, jax.random.fold_in(key, step + offset), sampling)
+        fold = jax.vmap(jax.random.fold_in, (0, None)) if key.ndim else jax.random.fold_in
+        chosen = choose(logits, fold(key, step + offset), sampling)
         share = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), chosen[:, None], -1)[:, 0]
         text = Written(
             text.tokens.at[:, step].set(jnp.where(done, sampling.pad, chosen)),
@@ -218,12 +237,36 @@ def _generate(
     return text
 
 
+def _begun(model: Model, trunk: Array, batch: int, places: int, edit: Edit | None, reach: Array) -> decoder.Cache:
+    """A cache that holds the trunk, computed once, for every text of a batch."""
+    weights, config = model.arrays, model.config
+    dtype, length = weights["embedding"].dtype, trunk.shape[0]
+    if not length:
+        return decoder.empty_cache(config, batch, places, dtype)
+    present = (trunk >= 0)[None]
+    hidden = decoder.embed(weights, config, jnp.maximum(trunk, 0)[None])
+    one = decoder.empty_cache(config, 1, length, dtype)
+    kind = jnp.full((1, length), PROMPT)
+    run = decoder.layers(
+        weights, config, hidden, positions_of(present), present, cache=one, edit=edit, reach=reach, kind=kind
+    )
+    assert run.cache is not None
+
+    def spread(x: Array, axis: int) -> Array:
+        room = [(0, 0)] * x.ndim
+        room[axis + 1] = (0, places - length)
+        return jnp.pad(jnp.repeat(x, batch, axis), room)
+
+    key, value, there, filled = run.cache
+    return decoder.Cache(spread(key, 1), spread(value, 1), spread(there, 0), filled)
+
+
 def choose(logits: Array, key: Array, sampling: Sampling) -> Array:
     """The next token of each text, [batch] int32.
 
     Args:
         logits: [batch, vocabulary].
-        key: PRNG key.
+        key: PRNG key, or one for each text.
         sampling: how.
     """
     if sampling.temperature == 0:
@@ -235,7 +278,8 @@ def choose(logits: Array, key: Array, sampling: Sampling) -> Array:
         before = jnp.cumsum(share, axis=-1) - share  # the likeliest token is always kept
         least = jnp.min(jnp.where(before < sampling.top_p, ordered, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits >= least, logits, -jnp.inf)
-    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+    draw = jax.vmap(jax.random.categorical) if key.ndim else jax.random.categorical
+    return draw(key, logits).astype(jnp.int32)
 
 
 def stop_tokens(model: Model | Found) -> tuple[int, ...]:
