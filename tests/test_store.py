@@ -288,6 +288,14 @@ def folder(request, tmp_path):
     return str(tmp_path / "claims") if request.param == "local" else request.getfixturevalue("bucket")
 
 
+def test_a_piece_whose_folder_is_tidied_away_meanwhile_is_not_taken(tmp_path, monkeypatch):
+    def gone(*_):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("vatjax.store.claims.create", gone)
+    assert store.claim(tmp_path, "piece") is None
+
+
 def test_one_at_a_time(folder):
     with store.claim(folder, "piece-1") as mine:
         assert mine is not None

@@ -16,6 +16,10 @@ class InputError(ValueError):
     """The input is wrong: what was found, where, what was expected, and the nearest right thing."""
 
 
+class LocalError(InputError):
+    """What is wrong in this process, and need not be in others that compute the same: a full disk, a network that is away."""
+
+
 class Problem(NamedTuple):
     """One thing that is wrong at one place of a file."""
 

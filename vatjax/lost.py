@@ -31,29 +31,33 @@ class _Ending(NamedTuple):
 
 
 _ending: _Ending | None = None
+_before: Any = None  # who listened until then
 _handler: Any = None  # a callback of C's must outlive the call that names it
 
 
 def listen(said: str = _GONE, status: int = PREEMPTED) -> None:
     """Says why where the runtime aborts this process, which it does in a thread of its own, whatever Python is at."""
-    global _ending, _handler
-    _ending = _Ending(said, status)
+    global _ending, _handler, _before
     if _handler is None:
         _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_aborted)
-    _handle(_handler)
+    before = _handle(ctypes.cast(_handler, ctypes.c_void_p))
+    _before = before if _ending is None else _before
+    _ending = _Ending(said, status)
 
 
 def stop_listening() -> None:
     """This process is alone: what aborts it is no other one."""
-    global _ending
-    _ending = None
-    _handle(None)  # the system's own
+    global _ending, _before
+    if _ending is not None:
+        _ending = None
+        _handle(_before)
 
 
-def _handle(handler: Any) -> None:
+def _handle(handler: Any) -> Any:
+    """Puts a handler in the place of the one that is there, which is given back."""
     signal_of_c = ctypes.CDLL(None).signal
     signal_of_c.restype, signal_of_c.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-    signal_of_c(int(signal.SIGABRT), None if handler is None else ctypes.cast(handler, ctypes.c_void_p))
+    return signal_of_c(int(signal.SIGABRT), handler)
 
 
 def _aborted(_: int) -> None:
@@ -73,7 +77,12 @@ def is_lost(error: BaseException) -> bool:
         return False
     import jax
 
-    return isinstance(error, jax.errors.JaxRuntimeError) and bool(_NETWORK.search(str(error)))
+    said = str(error)
+    return (
+        isinstance(error, jax.errors.JaxRuntimeError)
+        and "RESOURCE_EXHAUSTED" not in said
+        and bool(_NETWORK.search(said))
+    )
 
 
 def leave(status: int, said: str = "") -> NoReturn:
@@ -90,6 +99,11 @@ def ended_by(error: BaseException) -> NoReturn:
     """Ends this process of several after an error, in the words that belong to it."""
     if is_lost(error):
         leave(PREEMPTED, _GONE)
+    if "RESOURCE_EXHAUSTED" in str(error):
+        leave(
+            2,
+            "this process has no memory for what all of them compute: give smaller passes, or more devices to a model",
+        )
     import traceback
 
     traceback.print_exception(error, file=sys.__stderr__)

@@ -19,7 +19,7 @@ from vatjax.items import Source
 from vatjax.store import held as held_by
 from vatjax.study import arms, folder, holding, numbers, runner
 from vatjax.study import planned as plans
-from vatjax.study.design import Design, Intervention
+from vatjax.study.design import Design, Intervention, Lessons
 from vatjax.study.pieces import Piece, Shelf, ordered
 from vatjax.train import Adam
 
@@ -421,11 +421,83 @@ def test_a_clock_that_jumps_takes_no_folder_away(whole, monkeypatch):
         pass
 
 
+def elsewhere(folder, piece, seconds):
+    """A claim of a process on another machine."""
+    from vatjax.store import claims
+
+    mine = claims.claim(folder / "claims", piece, seconds)
+    other = dataclasses.replace(mine, holder=mine.holder._replace(host="another-machine"))
+    other.renew()
+    return other
+
+
+def test_a_folder_of_a_machine_that_is_gone_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(held_by, "_LOOK", 0.1)
+    elsewhere(tmp_path, "run", 1.0)
+    told = []
+    with holding.at_work(tmp_path, told=told.append) as held:
+        assert not held.lost()
+    assert re.search(
+        r"a run is at work there: process \d+ on another-machine; if it is gone, the folder is free in", told[0]
+    )
+    assert len(told) == 1
+
+
+def test_a_folder_of_a_machine_that_works_is_refused(tmp_path, monkeypatch):
+    import threading
+
+    monkeypatch.setattr(held_by, "_LOOK", 0.1)
+    other = elsewhere(tmp_path, "run", 60.0)
+    threading.Timer(0.5, other.renew).start()
+    with (
+        pytest.raises(errors.InputError, match=r"a run is at work there: .* on another-machine; wait for it"),
+        holding.at_work(tmp_path),
+    ):
+        pass
+
+
+def test_a_training_of_a_machine_that_is_gone_is_made_by_another_shard(tmp_path, monkeypatch):
+    """Its batch's claim is what counts: none of its own keeps the training's folder."""
+    lessons = Intervention("sft", training=Lessons(steps=2, rows=4))
+    own = design(tmp_path / "a", interventions={"sft": lessons}, placebos=0, pieces=str(tmp_path / "pieces"))
+    planned = study.plan(own)
+    (training,) = (piece for piece in planned.pieces() if piece.kind == "training")
+    place = plans.shelf_of(own).place(training)
+    elsewhere(place / "run", "run", 900.0)
+    ran = study.run(planned, shard=study.shard("1/2"))
+    assert ran.failed == {}
+
+
+def test_a_client_that_fails_in_words_of_its_own_loses_no_claim_and_is_noticed_in_time(tmp_path, monkeypatch):
+    import time
+
+    from vatjax.store import claims
+
+    held = store.hold(tmp_path / "claims", ["piece"], 1.0)
+    real, away = claims.Claim.renew, [True]
+
+    def renew(self):
+        if away[0]:
+            raise RuntimeError("the token could not be refreshed")
+        return real(self)
+
+    monkeypatch.setattr(claims.Claim, "renew", renew)
+    time.sleep(0.5)
+    assert not held.lost()
+    away[0] = False
+    time.sleep(0.5)
+    assert store.claim(tmp_path / "claims", "piece") is None
+    away[0] = True
+    time.sleep(1.5)
+    assert held.lost()
+    held.end()
+
+
 def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
     """The claim is renewed while nothing else happens."""
     import time
 
-    monkeypatch.setattr(held_by, "FOLDER", 0.5)
+    monkeypatch.setattr(held_by, "LIFE", 0.5)
     with holding.at_work(tmp_path) as held:
         time.sleep(1.2)
         with pytest.raises(errors.InputError, match="a run is at work there"), holding.at_work(tmp_path):

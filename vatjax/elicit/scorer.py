@@ -233,7 +233,7 @@ class _Fitting:
             try:
                 return self._shard(number)
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+                if "RESOURCE_EXHAUSTED" not in str(error) or hosts.several():  # the others go on with the larger ones
                     raise
                 if self.size.tokens < _LEAST:
                     raise errors.InputError(

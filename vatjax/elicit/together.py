@@ -94,7 +94,7 @@ def score(
         try:
             return _scored(model, found, options, edits, parts, count, size)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if "RESOURCE_EXHAUSTED" not in str(error) or hosts.several():
                 raise
             if count == 1:
                 raise errors.InputError(

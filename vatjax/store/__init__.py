@@ -26,11 +26,10 @@ from vatjax.store.files import (
     size,
     writes,
 )
-from vatjax.store.held import FOLDER, Held, alone, hold
+from vatjax.store.held import Held, alone, hold
 from vatjax.store.seal import check_seal, seal, sealed
 
 __all__ = [
-    "FOLDER",
     "Claim",
     "Held",
     "Holder",

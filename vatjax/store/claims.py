@@ -49,13 +49,16 @@ class Holder(NamedTuple):
     generation: int
 
     @property
+    def here(self) -> bool:
+        """Whether its process can be looked at from this one."""
+        return bool(self.space) and (self.host, self.space) == (socket.gethostname(), _space())
+
+    @property
     def live(self) -> bool:
         """Whether the piece is taken: in time, and its process, where it can be looked at from here, runs."""
         if not self.until > time.time():
             return False
-        if self.space and (self.host, self.space) == (socket.gethostname(), _space()):
-            return _runs(self.pid, self.started)
-        return True
+        return _runs(self.pid, self.started) if self.here else True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +126,11 @@ def claim(folder: Path, piece: str, seconds: float = 300.0) -> Claim | None:
         return None
     generation = 1 + max((other.generation for other in before), default=-1)
     mine = Claim(folder, piece, seconds, _this_process(generation, seconds))
-    if not create(_file(folder, piece, generation), _encoded(mine.holder)):
+    try:
+        made = create(_file(folder, piece, generation), _encoded(mine.holder))
+    except FileNotFoundError:  # its folder has just been tidied away: whoever did so is done with the piece
+        made = False
+    if not made:
         return None
     others = [other for other in _claims(folder, piece) if other.token != mine.holder.token]
     if any(other.generation > generation or other.live for other in others):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from vatjax import errors
@@ -11,25 +12,38 @@ from vatjax.store.claims import Claim, claim, holders
 from vatjax.store.files import Path, path, reason
 
 LIFE = 300.0  # seconds that a lost machine is waited for; work of one that only stalled is done twice
-FOLDER = 900.0  # the same for a folder that belongs to one run: more than any stall
+_RENEWED = 10  # times in a life
+_LOOK = 5.0  # seconds between two looks at somebody else's claim
 
 
 class Held:
     """Claims that are renewed by a thread until they end."""
 
-    def __init__(self, claims: Sequence[Claim], life: float) -> None:
-        self._life = life
-        self._claims, self._ended, self._lost = list(claims), threading.Event(), False
+    def __init__(self, life: float | None = None) -> None:
+        self._life = LIFE if life is None else life
+        self._claims: list[Claim] = []
+        self._ended, self._lost = threading.Event(), False
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
 
+    def add(self, one: Claim) -> None:
+        """Renews one more."""
+        self._claims.append(one)
+
     def _renew(self) -> None:
-        while not self._ended.wait(self._life / 10):
-            for one in self._claims:
-                with contextlib.suppress(OSError):  # a folder that can't be reached for a moment
-                    if not one.renew():
-                        self._lost = True
-                        return
+        """A folder that can't be reached is tried again, in whatever words its client says so, for as long as claims live."""
+        reached = time.monotonic()
+        while not self._ended.wait(self._life / _RENEWED):
+            try:
+                kept = [one.renew() for one in list(self._claims)]
+                if not all(kept):
+                    self._lost = True
+                    return
+                reached = time.monotonic()
+            except Exception:
+                if time.monotonic() - reached > self._life:
+                    self._lost = True
+                    return
 
     def lost(self) -> bool:
         """Whether somebody else has one of them now."""
@@ -49,17 +63,17 @@ class Held:
                 one.settle() if done else one.release()
 
 
-def hold(folder: Path, names: Sequence[str], life: float = LIFE) -> Held | None:
-    """Claims on all of some names, or on none where somebody has one of them."""
-    found: list[Claim] = []
+def hold(folder: Path, names: Sequence[str], life: float | None = None) -> Held | None:
+    """Claims on all of some names, or on none where somebody has one of them; without renewal they live for `LIFE`."""
+    life = LIFE if life is None else life
+    held = Held(life)
     for name in names:
         one = claim(folder, name, life)
         if one is None:
-            for other in found:
-                other.release()
+            held.end()
             return None
-        found.append(one)
-    return Held(found, life)
+        held.add(one)
+    return held
 
 
 def alone(
@@ -67,31 +81,41 @@ def alone(
     name: str = "run",
     rival: Callable[[str], bool] = lambda _: False,
     called: Callable[[str], str] = lambda _: "a run",
+    told: Callable[[str], None] = lambda _: None,
 ) -> Held:
     """Holds a folder that one run works in.
+
+    A claim of a machine that is gone is waited for until it has run out; one that is renewed meanwhile is somebody's.
 
     Args:
         folder: of the run.
         name: of the claim.
         rival: which other claims there stand in its way.
         called: what a claim is called to a person.
+        told: is told who is waited for.
 
     Raises:
         InputError: where somebody is at work there, and where the folder can't be written to.
     """
     claims = path(folder) / "claims"
-    try:
-        held = hold(claims, [name], FOLDER)
-        others = {
-            other: who for other, who in holders(claims).items() if (held is None and other == name) or rival(other)
-        }
-    except OSError as error:
-        raise errors.InputError(f"{folder}: {reason(error)}") from None
-    if held is not None and not others:
-        return held
-    if held is not None:
-        held.end(done=True)
-    said = [f"{called(other)} is at work there: process {who.pid} on {who.host}" for other, who in others.items()]
-    raise errors.InputError(
-        f"{folder}: {'; '.join(said) or called(name) + ' is at work there: somebody'}; wait for it, or end it"
-    )
+    seen: dict[str, float] = {}
+    while True:
+        try:
+            held = hold(claims, [name])
+            every = holders(claims)
+        except OSError as error:
+            raise errors.LocalError(f"{folder}: {reason(error)}") from None
+        others = {other: who for other, who in every.items() if (held is None and other == name) or rival(other)}
+        if held is not None and not others:
+            return held
+        if held is not None:
+            held.end(done=True)
+        said = [f"{called(other)} is at work there: process {who.pid} on {who.host}" for other, who in others.items()]
+        alive = [other for other, who in others.items() if who.here or who.until > seen.get(other, who.until)]
+        if alive:
+            raise errors.InputError(f"{folder}: {'; '.join(said)}; wait for it, or end it")
+        if not seen and said:
+            left = max(who.until for who in others.values()) - time.time()
+            told(f"{folder}: {'; '.join(said)}; if it is gone, the folder is free in {left:.0f} seconds")
+        seen |= {other: who.until for other, who in others.items() if other not in seen}
+        time.sleep(_LOOK)

@@ -58,7 +58,8 @@ def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[
     load, shelf = load or loader(design), shelf_of(design)
     found = []
     for expanded in planned.expanded:
-        meter = Meter(planned, load(expanded.model))
+        model = load(expanded.model)
+        meter = Meter(planned, model, elicit.size_for(model))  # told once: several processes agree on it
         for piece in ordered(expanded.pieces()):
             there = shelf.has(piece)
             work, why = NOTHING, ""

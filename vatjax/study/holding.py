@@ -42,7 +42,9 @@ def shard(text: str) -> Shard | None:
 
 
 @contextlib.contextmanager
-def at_work(folder: Any, one: Shard | None = None) -> Iterator[store.Held]:
+def at_work(
+    folder: Any, one: Shard | None = None, told: Callable[[str], None] = lambda _: None
+) -> Iterator[store.Held]:
     """Holds a study's folder, however long the work takes.
 
     Nobody else can work in it at the same time, but for other shards of the same study where one of them does.
@@ -50,17 +52,17 @@ def at_work(folder: Any, one: Shard | None = None) -> Iterator[store.Held]:
     Raises:
         InputError: where somebody is at work there.
     """
-    held = hosts.on_first(lambda: _begun(folder, one)) or store.Held([], store.FOLDER)
+    held = hosts.on_first(lambda: _begun(folder, one, told)) or store.Held()
     try:
         yield held
     finally:
         held.end()
 
 
-def _begun(folder: Any, one: Shard | None) -> store.Held:
+def _begun(folder: Any, one: Shard | None, told: Callable[[str], None]) -> store.Held:
     if one is None:
-        return store.alone(folder, rival=lambda other: other.startswith("shard-"), called=_called)
-    return store.alone(folder, f"shard-{one.number}-of-{one.of}", lambda other: other == "run", _called)
+        return store.alone(folder, rival=lambda other: other.startswith("shard-"), called=_called, told=told)
+    return store.alone(folder, f"shard-{one.number}-of-{one.of}", lambda other: other == "run", _called, told)
 
 
 def once(folder: Any, name: str, work: Callable[[], object]) -> None:

@@ -141,6 +141,7 @@ class Workshop:
             probe=keep,
             memory=run.memory,
             told=self.told,
+            held=True,  # by the claim on its batch
         )
         _commit_lines(place / "metrics.jsonl", ended.metrics)
 

@@ -87,7 +87,7 @@ def run(
     """
     design = planned.design
     folder = store.path(design.out)
-    with at_work(folder, shard) as claim:
+    with at_work(folder, shard, told) as claim:
         hosts.on_first(lambda: begin(design, folder))
         work = _Work(planned, shelf_of(design), load or loader(design), shard, told, done, claim)
         work.all()
@@ -158,6 +158,8 @@ class _Work:
                 if held is not None:
                     held.end(done=all(piece.address in self.there for piece in batch.pieces))
             self.claim.check(self.planned.design.out)
+        elif turn == _OVER:
+            self._agree()
         return turn != _LATER
 
     def _turn(self, batch: Batch) -> tuple[int, store.Held | None]:
@@ -186,6 +188,10 @@ class _Work:
         known = [0 if p.address not in self.there else 1 for p in self.pieces]
         known = [2 if p.address in self.failed else k for p, k in zip(self.pieces, known, strict=True)]
         for piece, own in zip(self.pieces, hosts.agreed(np.array(known, np.int32)).tolist(), strict=True):
+            if own == 1 and piece.address in self.failed:
+                raise RuntimeError(
+                    f"{piece.label}: made in the first process and failed here: {self.failed[piece.address]}"
+                )
             if own == 1:
                 self.there.add(piece.address)
             elif own == 2:
@@ -215,8 +221,7 @@ class _Work:
             try:
                 make = self._workshop(batch.model).make
             except Exception as error:
-                if lost.is_lost(error):
-                    raise
+                _raise_local(error)
                 for piece in batch.pieces:
                     self._fail(piece, error)
                 return
@@ -254,8 +259,9 @@ class _Work:
         try:
             make(ready)
         except Exception as error:
-            if lost.is_lost(error):
-                raise
+            _raise_local(error)
+            if isinstance(error, OSError) and error.errno in _FATAL:
+                raise errors.InputError(f"{error.filename or self.shelf.folder}: {store.reason(error)}") from error
             if len(ready) > 1:
                 why = "too many for the memory" if _no_room(error) else f"not made together ({_first_line(error)})"
                 half = len(ready) // 2
@@ -263,8 +269,6 @@ class _Work:
                 self.batch(ready[:half], make)
                 self.batch(ready[half:], make)
                 return
-            if isinstance(error, OSError) and error.errno in _FATAL:
-                raise errors.InputError(f"{error.filename or self.shelf.folder}: {store.reason(error)}") from error
             if ready[0].address not in self.there:  # one that was there is only made again for its batch
                 self._fail(ready[0], error)
             return
@@ -329,7 +333,7 @@ class Failures:
     def __init__(self, folder: Any) -> None:
         self.folder = folder
         before = list(folder.iterdir()) if folder.exists() else []
-        self.before = {file.name: store.read_text(file) for file in before if file.suffix == ".json"}
+        self.before = {file.name: self._read(file) for file in before if file.suffix == ".json"}
 
     def add(self, address: str, why: str) -> None:
         """Says why a piece could not be made."""
@@ -346,10 +350,17 @@ class Failures:
     def why(self, address: str) -> str | None:
         """Why a piece could not be made since this run began; None where nobody has failed to."""
         where = self.folder / f"{address}.json"
-        if not where.exists():
-            return None
-        text = store.read_text(where)
-        return None if text == self.before.get(where.name) else str(json.loads(text)["why"])
+        text = self._read(where) if where.exists() else ""
+        return str(json.loads(text)["why"]) if text and text != self.before.get(where.name) else None
+
+    def _read(self, where: Any) -> str:
+        """The text of a failure; nothing of one that another shard has just got over."""
+        try:
+            return store.read_text(where)
+        except errors.InputError:
+            if where.exists():
+                raise
+            return ""
 
 
 # What no other piece could be written under either.
@@ -357,6 +368,14 @@ _FATAL = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
 _LACKING = ": not made, since it needs what failed: "
 _LATER, _OVER, _NOW = range(3)
 _PAUSE, _LONGEST = 0.5, 20.0  # seconds between two looks at what others are at work on
+
+
+def _raise_local(error: Exception) -> None:
+    """Of several processes one can't go on alone, whatever has happened to it: what all of them meet is an `InputError`."""
+    if lost.is_lost(error):
+        raise error
+    if hosts.several() and (not isinstance(error, errors.InputError) or isinstance(error, errors.LocalError)):
+        raise error
 
 
 def _first_line(error: Exception) -> str:

@@ -213,13 +213,13 @@ class Checkpoints:
         try:
             yield
         except OSError as error:
-            raise errors.InputError(f"{self._where}: the checkpoint can't be written: {store.reason(error)}") from None
+            raise errors.LocalError(f"{self._where}: the checkpoint can't be written: {store.reason(error)}") from None
         except ValueError as error:  # tensorstore's, with the system's own reason in it
             found = re.search(r"os_error_code='(\d+)'", str(error))
             if found is None:
                 raise
             why = os.strerror(int(found[1])).lower()
-            raise errors.InputError(f"{self._where}: the checkpoint can't be written: {why}") from None
+            raise errors.LocalError(f"{self._where}: the checkpoint can't be written: {why}") from None
 
 
 def _unreadable(where: Any) -> list[int]:

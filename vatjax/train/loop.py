@@ -124,6 +124,7 @@ def run(
     about: Mapping[str, Any] | None = None,
     done: Callable[[Metrics, float], None] = lambda *_: None,
     told: Callable[[str], None] = lambda _: None,
+    held: bool = False,
 ) -> Finished:
     """Trains until the course is run, from the newest checkpoint in the folder if there is one.
 
@@ -142,6 +143,7 @@ def run(
         about: what else decides the outcome, as plain data: checkpoints belong to it.
         done: is told the metrics of every step, and its seconds.
         told: is told what is unusual.
+        held: whether the caller sees to it that nobody else trains in the folder.
 
     Raises:
         InputError: for checkpoints of another run, a folder that somebody else trains in, and a full disk.
@@ -160,7 +162,7 @@ def run(
     named = _named(state, data, loss, course, penalty, validation, about or {})
     where = store.path(folder)
     with (
-        _held(where),
+        contextlib.nullcontext() if held else _held(where, told),
         Checkpoints(where / "checkpoints", named, course.keep, best=bool(course.validate)) as checkpoints,
     ):
         found = checkpoints.latest(state.progress, told)
@@ -175,9 +177,9 @@ def run(
 
 
 @contextlib.contextmanager
-def _held(folder: Any) -> Iterator[None]:
+def _held(folder: Any, told: Callable[[str], None]) -> Iterator[None]:
     """Nobody else trains in a folder meanwhile."""
-    held = hosts.on_first(lambda: store.alone(folder))
+    held = hosts.on_first(lambda: store.alone(folder, told=told))
     try:
         yield
     finally:
