@@ -4,6 +4,7 @@
 #   DRY=1 bash scripts/launch_slurm.sh study.yaml /shared/runs/study      prints what a task would run
 #SBATCH --job-name=vatjax
 #SBATCH --array=1-16              # CHANGE: how many shards
+#SBATCH --ntasks=1
 #SBATCH --gpus-per-task=1         # CHANGE: what one shard has; more are used as copies of the model, or with --mesh.fsdp
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=64G

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One study on all hosts of a TPU slice, as one run. Spot machines come back: the same command goes on where it was.
+# One study on all hosts of a TPU slice, as one run. A spot slice that was taken away is asked for anew, and the study goes on.
 #   scripts/launch_tpu.sh study.yaml gs://my-bucket/runs/study
 #   DRY=1 scripts/launch_tpu.sh ...        prints the commands and runs none
 # The study's items and models must be reachable from the hosts: bundled, on the Hub, or gs:// addresses.
@@ -18,15 +18,31 @@ mesh="${MESH:-}"                               # CHANGE for models larger than a
 say() { if [ -n "${DRY:-}" ]; then printf '%q ' "$@" && echo; else "$@"; fi; }
 on_all() { say gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker=all --command "$1"; }
 
-if ! say gcloud compute tpus queued-resources describe "$name" --zone "$zone" >/dev/null 2>&1 || [ -n "${DRY:-}" ]; then
-  say gcloud compute tpus queued-resources create "$name" --node-id "$name" --zone "$zone" \
-    --accelerator-type "$kind" --runtime-version "$runtime" --spot
-fi
-until [ -n "${DRY:-}" ] ||
-  gcloud compute tpus queued-resources describe "$name" --zone "$zone" --format 'value(state.state)' | grep -q ACTIVE; do
-  sleep 30
+queued() { gcloud compute tpus queued-resources "$1" "$name" --zone "$zone" "${@:2}"; }
+
+machine() { # there and ready; one that was taken away does not come back by itself
+  if [ -n "${DRY:-}" ]; then state=""; else state="$(queued describe --format 'value(state.state)' 2>/dev/null || true)"; fi
+  case "$state" in
+    SUSPENDED | FAILED) say queued delete --force --quiet ;;&
+    "" | SUSPENDED | FAILED)
+      say gcloud compute tpus queued-resources create "$name" --node-id "$name" --zone "$zone" \
+        --accelerator-type "$kind" --runtime-version "$runtime" --spot || exit 1
+      ;;
+  esac
+  until [ -n "${DRY:-}" ] || [ "$state" = ACTIVE ]; do
+    sleep 30
+    state="$(queued describe --format 'value(state.state)')"
+    case "$state" in SUSPENDED | FAILED) return 1 ;; esac
+  done
+  say gcloud compute tpus tpu-vm scp "$study" "$name:study.yaml" --zone "$zone" --worker=all
+  on_all "python3 -m pip install -q -U '$wheel'"
+}
+
+status=75
+while [ "$status" != 0 ]; do
+  machine || continue
+  # The processes find each other (--distributed auto). 75 is a machine that was asked to go, 255 one that is gone.
+  status=0
+  on_all "\$HOME/.local/bin/vatjax run study.yaml --out '$out' $mesh" || status=$?
+  case "$status" in 0 | 75 | 255) ;; *) exit "$status" ;; esac
 done
-say gcloud compute tpus tpu-vm scp "$study" "$name:study.yaml" --zone "$zone" --worker=all
-on_all "python3 -m pip install -q -U '$wheel'"
-# The processes find each other (--distributed auto); status 75 is a machine that was asked to go.
-on_all "\$HOME/.local/bin/vatjax run study.yaml --out '$out' $mesh"

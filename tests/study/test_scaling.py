@@ -54,7 +54,8 @@ def test_tokens_are_those_that_a_run_computes(tmp_path):
     assert load.works[unedited.address].tokens > 0
     assert load.weights == sum(leaf.size for leaf in jax.tree.leaves(model.arrays))
     data = train.laid(model, load.of("training")[0].task[0].training(own)).data
-    assert load.work("training").tokens == 3 * train.tokens_until(data, 6, 0)
+    batch = train.batch(data, train.at(data, 0, 0))
+    assert load.work("training").tokens == 3 * 6 * batch.tokens.size
     assert len(asked) > own.scenes
 
     plain = elicit.ratings(model, scaling.plan(own).asked, size=scaling.SIZE).cost
@@ -79,7 +80,7 @@ def test_more_items_scale_what_is_rated_and_leave_trainings_alone(tmp_path):
     own = design(tmp_path)
     (once,), (thrice,) = scaling.loads(own), scaling.loads(own, 3 * len(scaling.plan(own).asked))
     assert thrice.work("state").tokens == pytest.approx(3 * once.work("state").tokens, abs=5)
-    assert thrice.work("training") == once.work("training")
+    assert thrice.work("training", "edit") == once.work("training", "edit")
     assert thrice.answers == pytest.approx(3 * once.answers, abs=5)
 
 
@@ -88,8 +89,9 @@ def load_of(works: dict[str, tuple[str, float, tuple[str, ...]]], held: int = 10
     made: dict[str, Piece] = {}
     for name, (kind, _, needs) in works.items():
         made[name] = Piece(kind, name, {"name": name}, {need: made[need] for need in needs})
+    pieces, each = list(made.values()), [[one] for one in made.values()]
     return scaling.Load(
-        "m", 10**9, held, 0, False, list(made.values()), {made[n].address: Work(0, w[1]) for n, w in works.items()}, 0
+        "m", 10**9, held, 0, False, pieces, each, {made[n].address: Work(0, w[1]) for n, w in works.items()}, 0
     )
 
 
@@ -104,6 +106,29 @@ def test_hours_are_those_of_shards_side_by_side_behind_what_they_need():
     assert (found.copy, found.shards) == (1, 2)
     assert found.hours * 3600 == pytest.approx(12, abs=0.01)  # one: the training and what follows; the other: a, b, c
     assert found.money == pytest.approx(found.hours * 8 * 2)
+
+
+def test_what_a_shard_makes_together_is_not_shared_out(tmp_path):
+    """Two strengths of one edit are one batch: a second shard takes nothing of them."""
+    (load,) = scaling.loads(design(tmp_path))
+    together = [len(batch) for batch in load.batches]
+    assert sorted(together) == [1, 1, 1, 1, 1, 2]
+    assert sum(together) == len(load.pieces)
+
+
+def test_operations_of_a_step_are_those_that_are_compiled(tmp_path):
+    """XLA's own count, of a step that keeps everything and whose layers are no loop, is that of the arithmetic to a sixth."""
+    own = design(tmp_path)
+    model = models.load("pocket")
+    (load,) = scaling.loads(own)
+    piece = load.of("training")[0]
+    run = piece.task[0].training(own)
+    data = train.laid(model, run).data
+    state = train.begin(model, run.trained.choice(), run.adam, 6)
+    memory = train.Memory(remat="none", unroll=model.config.layers)
+    lowered = train.lowered(state, train.batch(data, train.at(data, 0, 0)), train.sft(), memory=memory)
+    counted = lowered.compile().cost_analysis()["flops"]
+    assert load.works[piece.address].operations / 6 == pytest.approx(counted, rel=1 / 6)
 
 
 def test_a_model_is_spread_until_it_fits_and_refused_where_it_never_does():

@@ -24,7 +24,7 @@ class Plan(Design):
     on: tuple[str, ...]
     """Which accelerators: slices such as v5e-256 or v5p-128 (which counts cores), and 8xH200."""
     count: int = 0
-    """How many items are asked about, in place of those that the study asks: what is rated is scaled."""
+    """How many items are asked about, in place of those that the study asks: states are scaled."""
     assumed: Assumed = dataclasses.field(default_factory=Assumed)
     """What arithmetic does not tell."""
     json: bool = False
@@ -99,9 +99,8 @@ def _print(found: Sequence[Estimate], taken: Sequence[Load], assumed: Assumed) -
         f"assumed: {assumed.rating:.0%} of the peak in bfloat16 while rating, {assumed.training:.0%} while training; "
         f"dollars for a chip and an hour: {prices}; {assumed.reading / 1e9:g} GB of weights a second and host"
     )
-    print(
-        "trained: three forward passes for each token of a step   not counted: compiling, resampling, waiting for machines"
-    )
+    print("trained: three forward passes for each token of a step, one for a reference")
+    print("not counted: compiling, resampling, prices on trainings, waiting for machines; the memory of trainings")
     borrowed = [load.model for load in taken if load.borrowed]
     if borrowed:
         print(f"vatjax: no tokenizer in {', '.join(borrowed)}: a stand-in counts the words", file=sys.stderr)

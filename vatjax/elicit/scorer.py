@@ -53,7 +53,10 @@ def size_for(model: Model, tokens: int = 0, shard: int = 0, memory: int = 0) -> 
 
 def _room(model: Model) -> int:
     """Bytes that a device still has, where it tells, but for a tenth; 0 where it does not."""
-    devices = {device for leaf in jax.tree.leaves(model.arrays) for device in leaf.devices()}
+    leaves = jax.tree.leaves(model.arrays)
+    if not all(isinstance(leaf, jax.Array) for leaf in leaves):  # an outline lies nowhere
+        return 0
+    devices = {device for leaf in leaves for device in leaf.devices()}
     free = []
     for device in devices:
         if device.process_index != jax.process_index():  # its own process looks at it

@@ -73,7 +73,7 @@ def fixed(planned: Planned, there: Set[str]) -> list[Batch]:
     where = store.path(planned.design.out) / f"batches-{planned.name()[:16]}.json"
     if hosts.first() and not where.exists():
         missing = set(here) - there
-        made = [batch for number, one in enumerate(planned.expanded) for batch in _batches(number, one, missing)]
+        made = [batch for number, one in enumerate(planned.expanded) for batch in grouped(number, one, missing)]
         store.create(where, json.dumps(_plain(made), indent=1).encode())
     hosts.meet("batches are fixed")
     try:
@@ -102,7 +102,7 @@ def _all(expanded: Expanded) -> list[Piece]:
     return ordered(expanded.pieces())
 
 
-def _batches(model: int, expanded: Expanded, missing: Iterable[str]) -> list[Batch]:
+def grouped(model: int, expanded: Expanded, missing: Iterable[str]) -> list[Batch]:
     """The missing pieces of a model: edits, then adapters side by side, then states under like edits, then numbers."""
     wanted = set(missing)
     own = [piece for piece in _all(expanded) if piece.address in wanted]
@@ -129,8 +129,8 @@ def _beside(piece: Piece, weights: int) -> Any:
         priced = bool(cell.what.training.price.weight)
         return (cell.name, draw is None) if weights < _SMALL and not priced else piece.address
     arm, wording = piece.task
-    if arm is None or not piece.needs:
-        return piece.address
+    if arm is None or not piece.needs or (arm.cell.what.trains and weights >= _SMALL):
+        return piece.address  # low-rank changes of a whole model have no layers in common that could be computed once
     return _form(arm), wording
 
 

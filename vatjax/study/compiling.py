@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,15 +65,16 @@ def devices(name: str) -> Sequence[Any]:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=found.topology).devices)
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise errors.InputError(
-            f"compile_only: JAX can't compile for {found.topology} here ({first}); it needs libtpu: pip install libtpu"
-        ) from None
+        hint = "" if importlib.util.find_spec("libtpu") else "; it needs libtpu: pip install libtpu"
+        raise errors.InputError(f"compile_only: JAX can't compile for {found.topology} here ({first}){hint}") from None
 
 
 def programs(
     design: Design, mesh: jax.sharding.Mesh | None, done: Callable[[Program], None] = lambda _: None
 ) -> list[Program]:
-    """Compiles what a study runs longest: of each model the rating, and a step of each training, without its price.
+    """Compiles a rating of each model, and a step of each training, without its price, for one adapter.
+
+    What a study computes of several edits or adapters at one time takes more than these.
 
     Args:
         design: the study; no weights are read.
@@ -92,7 +94,7 @@ def programs(
         return made
 
     with _uncached() if elsewhere else contextlib.nullcontext():
-        _every(design, mesh, compiled)
+        _every(design, mesh, SIZE if elsewhere else None, compiled)
     return found
 
 
@@ -111,13 +113,15 @@ def _uncached() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _every(design: Design, mesh: jax.sharding.Mesh | None, compiled: Callable[[str, str, Any], Any]) -> None:
+def _every(
+    design: Design, mesh: jax.sharding.Mesh | None, size: elicit.Size | None, compiled: Callable[[str, str, Any], Any]
+) -> None:
     items, asked = opened(design)
     words = models.stand_in(" ".join(own) for own in zip(items.scene, items.action, strict=True))
     for name in design.models:
         model = models.outline(name, design.dtype, mesh, words)
         for wording in design.wordings():
-            parts = elicit.layout(model, asked, dataclasses.replace(design.how, wording=wording), size=SIZE)
+            parts = elicit.layout(model, asked, dataclasses.replace(design.how, wording=wording), size=size)
             elicit.programs(model, parts, functools.partial(compiled, name))
         trained = {cell.name: cell for cell in reversed(cells(design, name, items)) if cell.what.trains}
         for cell in reversed(trained.values()):

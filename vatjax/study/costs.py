@@ -24,7 +24,8 @@ class Work(NamedTuple):
     """What a piece takes.
 
     Attributes:
-        tokens: that go through the model; of a training, three times those of its steps.
+        tokens: that go through the model, padding included; of a training, three times those of its steps, and once those
+            that its reference reads. A price on a training is not counted.
         operations: of products, each multiplication and each addition.
     """
 
@@ -152,9 +153,15 @@ class Meter:
     def _trained(self, cell: Cell, draw: int | None) -> Work:
         design = self.planned.design
         run = cell.training(design, draw)
-        data = train.laid(self.model, run).data
-        tokens = train.tokens_until(data, run.course.steps, run.course.seed)
-        return self._forward(tokens, data.tokens / max(1, len(data.examples)), tokens) * _BACKWARD
+        laid = train.laid(self.model, run)
+        data, shape = laid.data, laid.data.shape
+        seen = data.tokens / max(1, len(data.examples))
+        rows = run.course.steps * shape.rows
+        steps = self._forward(rows * shape.time, seen, rows * shape.learned) * _BACKWARD
+        if not laid.loss.reference:
+            return steps
+        every = len(data.rows)
+        return steps + self._forward(every * shape.time, seen, every * shape.learned)
 
     def _found(self, cell: Cell, exchanged: int | None) -> Work:
         """The contrast pairs, and for a real edit the places that are tried."""

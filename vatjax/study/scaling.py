@@ -16,6 +16,7 @@ from vatjax.hardware import Slice
 from vatjax.items import open_source
 from vatjax.models import Model
 from vatjax.study.arms import Expanded
+from vatjax.study.batches import grouped
 from vatjax.study.costs import NOTHING, Meter, Work
 from vatjax.study.design import Design
 from vatjax.study.pieces import Piece, ordered
@@ -59,6 +60,7 @@ class Load(NamedTuple):
         working: bytes of a pass beside them.
         borrowed: whether it has no tokenizer, and tokens are those of a stand-in.
         pieces: that take the model, each behind what it needs.
+        batches: which of them one shard makes together, each behind what it needs.
         works: of each by its address; finding an edit is rating.
         answers: bytes of all states.
     """
@@ -69,6 +71,7 @@ class Load(NamedTuple):
     working: int
     borrowed: bool
     pieces: Sequence[Piece]
+    batches: Sequence[Sequence[Piece]]
     works: Mapping[str, Work]
     answers: int
 
@@ -113,7 +116,7 @@ def loads(design: Design, count: int = 0) -> list[Load]:
 
     Args:
         design: the study.
-        count: how many items are asked about, in place of those that the design asks: what is rated is scaled.
+        count: how many items are asked about, in place of those that the design asks: states are scaled.
 
     Raises:
         InputError: for a design that can't be carried out.
@@ -147,18 +150,22 @@ def on(load: Load, where: Slice, assumed: Assumed | None = None) -> Estimate:
         for piece in load.pieces
     }
     reading = load.held / (assumed.reading * math.ceil(together / chip.host))
-    hours = (_end(load.pieces, seconds, shards) + reading) / 3600
+    hours = (_end(load.batches, seconds, shards) + reading) / 3600
     return Estimate(load, where, copy, memory, shards, hours, price)
 
 
 def _load(planned: Planned, expanded: Expanded, model: Model, borrowed: bool, factor: float) -> Load:
     pieces = [piece for piece in ordered(expanded.pieces()) if piece.kind in ("state", "training", "edit")]
-    pieces.sort(key=lambda piece: len(ordered([piece])))  # what needs nothing is made first
+    addresses = {piece.address for piece in pieces}
+    batches = [list(batch.pieces) for batch in grouped(0, expanded, addresses)]
+    batches.sort(key=lambda batch: max(len(ordered([piece])) for piece in batch))  # what needs nothing is made first
     meter = Meter(planned, model, SIZE)
     works = {}
     for piece in pieces:
         tokens, operations = meter.work(piece)
-        scale = 1.0 if piece.kind == "training" else factor  # as many steps, whatever there is to ask
+        scale = (
+            factor if piece.kind == "state" else 1.0
+        )  # edits and trainings take the train side, whatever is asked about
         works[piece.address] = Work(round(tokens * scale), operations * scale)
     leaves = jax.tree.leaves(model.arrays)
     numbers = len(expanded.states) * _cells(planned) * factor
@@ -169,6 +176,7 @@ def _load(planned: Planned, expanded: Expanded, model: Model, borrowed: bool, fa
         _working(planned, model),
         borrowed,
         pieces,
+        batches,
         works,
         round(numbers) * 5,  # float32, and a byte of the mask
     )
@@ -192,13 +200,15 @@ def _working(planned: Planned, model: Model) -> int:
     return max(elicit.need(part.plan.shapes, model.config, item) for part in parts)
 
 
-def _end(pieces: Sequence[Piece], seconds: Mapping[str, float], shards: int) -> float:
-    """When the last piece is done: each goes to the shard that is free first, behind what it needs."""
+def _end(batches: Sequence[Sequence[Piece]], seconds: Mapping[str, float], shards: int) -> float:
+    """When the last batch is done: each goes to the shard that is free first, behind what it needs."""
     free, ends = [0.0] * shards, dict[str, float]()
-    for piece in pieces:
-        ready = max((ends[need.address] for need in piece.needs.values() if need.address in ends), default=0.0)
-        ends[piece.address] = max(heapq.heappop(free), ready) + seconds[piece.address]
-        heapq.heappush(free, ends[piece.address])
+    for batch in batches:
+        needs = [need.address for piece in batch for need in piece.needs.values()]
+        ready = max((ends[need] for need in needs if need in ends), default=0.0)
+        end = max(heapq.heappop(free), ready) + sum(seconds[piece.address] for piece in batch)
+        heapq.heappush(free, end)
+        ends |= {piece.address: end for piece in batch}
     return max(ends.values(), default=0.0)
 
 
