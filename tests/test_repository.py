@@ -32,6 +32,7 @@ ORDER = (
     "devices",
     "elicit",
     "organism",
+    "build",
     "train",
     "edits",
     "study",

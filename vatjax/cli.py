@@ -75,6 +75,13 @@ COMMANDS = (
         ("items", "check"), "read items and say what is in them and what is wrong", "vatjax.commands.items", "Check"
     ),
     Command(
+        ("build-items",),
+        "items of your own: scenes, actions, gates, a data card",
+        "vatjax.commands.build_items",
+        "BuildItems",
+        True,
+    ),
+    Command(
         ("human", "sample"), "a sample of items, and sheets for people to judge them", "vatjax.commands.human", "Sample"
     ),
     Command(("human", "score"), "how far the people agree, and who stands out", "vatjax.commands.human", "Score"),

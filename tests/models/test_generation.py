@@ -142,3 +142,37 @@ def test_a_text_that_becomes_a_long_one_ends_and_is_drawn_as_any_other():
         assert (ended.tokens[row, length:] == 5).all()
         assert (ended.log_probs[row, length:] == 0).all()
     assert len(set(np.asarray(ended.lengths).tolist())) > 1
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "phi3"])
+def test_a_trunk_is_what_every_prompt_begins_with(family):
+    """With padding before it, too; also where the texts become long ones, which have other rotary positions."""
+    model = models.load(checkpoint(family).folder)
+    tokens, mask = prompts()
+    trunk = np.random.default_rng(1).integers(3, 96, 20)
+    whole = np.concatenate([np.repeat(trunk[None], 3, 0), tokens], 1)
+    # A row whose rest is padded is no text with a gap: its own tokens follow the trunk.
+    rows = [np.concatenate([trunk, row[there.astype(bool)]]) for row, there in zip(tokens, mask, strict=True)]
+    padded = np.zeros_like(whole)
+    there = np.zeros_like(whole)
+    for i, row in enumerate(rows):
+        padded[i, -len(row) :], there[i, -len(row) :] = row, 1
+    expected = models.generate(model, padded, there, Sampling(30, stop=()))
+    for front in (0, 12):
+        begin = np.concatenate([np.full(front, -1), trunk])
+        found = models.generate(model, tokens, mask, Sampling(30, stop=()), trunk=begin)
+        np.testing.assert_array_equal(found.tokens, expected.tokens)
+        np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-4)
+
+
+def test_a_text_with_a_key_of_its_own_is_drawn_alike_beside_any_other():
+    model = models.load(checkpoint("llama").folder)
+    tokens, mask = prompts()
+    keys = jax.vmap(jax.random.key)(np.arange(3, dtype=np.uint32))
+    sampling = Sampling(12, temperature=1.0, stop=())
+    whole = models.generate(model, tokens, mask, sampling, keys)
+    turned = models.generate(model, tokens[::-1], mask[::-1], sampling, keys[::-1])
+    np.testing.assert_array_equal(turned.tokens[::-1], whole.tokens)
+    assert len({tuple(row) for row in np.asarray(whole.tokens).tolist()}) == 3
+    same = models.generate(model, np.repeat(tokens[:1], 3, 0), np.repeat(mask[:1], 3, 0), sampling, keys)
+    assert len({tuple(row) for row in np.asarray(same.tokens).tolist()}) == 3

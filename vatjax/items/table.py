@@ -201,7 +201,7 @@ class Items:
         """
         if not 0 < test < 1:
             raise errors.InputError(f"the share of test scenes must be more than 0 and less than 1, found {test}")
-        to_test = np.array([_draw(scene.text, seed) < test for scene in self.scenes], np.bool_)
+        to_test = np.array([on_test_side(scene.text, test, seed) for scene in self.scenes], np.bool_)
         chosen = to_test[self.scene_of]
         return self.take(~chosen), self.take(chosen)
 
@@ -238,6 +238,11 @@ def _number(keys: Iterable[Any]) -> tuple[tuple[Any, ...], np.ndarray]:
 def plain(text: str) -> str:
     """Text as it is compared and kept: composed accents, single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def on_test_side(scene: str, test: float = 0.25, seed: int = 0) -> bool:
+    """On which side of `Items.split` a scene falls."""
+    return _draw(scene, seed) < test
 
 
 def _draw(text: str, seed: int) -> float:

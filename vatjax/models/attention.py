@@ -110,17 +110,24 @@ def precision(x: Array) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
-def allowed(present: Array, time: int, start: Array | int = 0) -> tuple[Array, Array]:
+def allowed(present: Array, time: int, start: Array | int = 0, gaps: bool = False) -> tuple[Array, Array]:
     """Which keys each of the last tokens may see: those before it that are no padding.
 
     Args:
         present: [batch, keys] bool, False for padding and for places not yet filled.
         time: how many query tokens there are.
         start: the place of the first of them among the keys.
+        gaps: whether there may be padding inside of a text; a place of padding is no step back.
 
     Returns:
-        (allowed [batch, time, keys] bool; how far back each key lies [1, time, keys], for windows).
+        (allowed [batch, time, keys] bool; how far back each key lies, for windows, [1, time, keys], or with gaps [batch,
+        time, keys]).
     """
+    if gaps:
+        order = jnp.cumsum(present.astype(jnp.int32), axis=1)
+        asking = lax.dynamic_slice_in_dim(order, start, time, axis=1)
+        before = start + jnp.arange(time)[:, None] >= jnp.arange(present.shape[1])[None, :]
+        return present[:, None, :] & before[None], asking[:, :, None] - order[:, None, :]
     back = (start + jnp.arange(time))[:, None] - jnp.arange(present.shape[1])[None, :]
     return present[:, None, :] & (back >= 0)[None], back[None]
 

@@ -108,6 +108,7 @@ def layers(
     tree: at.Tree | None = None,
     unroll: int = 1,
     remat: Remat = "none",
+    gaps: bool = False,
 ) -> Run:
     """Runs the layers from `first` to before `last`: what is below an edit can be run once for many edits.
 
@@ -128,6 +129,7 @@ def layers(
         unroll: how many layers one step of the scan holds.
         remat: what the backward pass finds kept and what it computes anew: all is kept ("none"), of each layer its
             products with weights ("products"), or only what goes into it ("layers").
+        gaps: whether there may be padding inside of a text, in its cache.
     """
     last = config.layers if last is None else last
     touched = touched_by(edit, kind)
@@ -138,7 +140,7 @@ def layers(
         allowed, back = at.allowed(present, hidden.shape[1])
     else:
         present = lax.dynamic_update_slice(cache.present, present, (0, cache.length))
-        allowed, back = at.allowed(present, hidden.shape[1], cache.length)
+        allowed, back = at.allowed(present, hidden.shape[1], cache.length, gaps)
 
     def step(carry: Any, along: Any) -> tuple[Any, Array | None]:
         h, keys, values = carry

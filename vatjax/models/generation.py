@@ -184,13 +184,14 @@ def _generate(
     places = trunk.shape[0] + time + sampling.tokens - 1  # the last token written is not read
     positions = jnp.sum(trunk >= 0) + positions_of(present)
     cache = _begun(model, trunk, batch, places, edit, reach)
+    gaps = bool(trunk.shape[0])  # prompts of several lengths stand behind a trunk of one
 
     def advance(
         cache: decoder.Cache, tokens: Array, positions: Array, present: Array, kind: Array
     ) -> tuple[decoder.Cache, Array]:
         hidden = decoder.embed(weights, config, tokens)
         run = decoder.layers(
-            weights, config, hidden, positions, present, cache=cache, edit=edit, reach=reach, kind=kind
+            weights, config, hidden, positions, present, cache=cache, edit=edit, reach=reach, kind=kind, gaps=gaps
         )
         assert run.cache is not None
         return run.cache, decoder.head(weights, config, run.hidden[:, -1])

@@ -29,11 +29,11 @@ class Shot(NamedTuple):
 
     Attributes:
         fields: what the wording's levels ask for, such as `scene` and `action`.
-        rating: the answer, on the rising scale.
+        rating: the answer, on the rising scale; or in words, where these are asked for.
     """
 
     fields: Mapping[str, str]
-    rating: int
+    rating: int | str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ def _frame(
 ) -> tuple[str, str]:
     """What stands before the first level of every prompt, and what stands behind its last."""
     rubric = "\n".join(text for text in (instruction, wording.rubric(scale)) if text)
-    asked = [(_shown(s, wording), scale.answer(s.rating)) for s in shots]
+    asked = [(_shown(s, wording), s.rating if isinstance(s.rating, str) else scale.answer(s.rating)) for s in shots]
     if chat is None:
         examples = "".join(f"{text}\n{wording.answer} {answer}\n\n" for text, answer in asked)
         return f"{rubric}\n\n{examples}", f"\n{wording.answer}"

@@ -19,6 +19,7 @@ from vatjax.study.planned import Planned
 
 # Below so many weights adapters are trained side by side; above, one after the other, with checkpoints to go on from.
 _SMALL = 500_000_000
+_FEW = 4  # states of a larger model that are made together: more would save little, and leave other shards without work
 _MODEL: tuple[Kind, ...] = ("edit", "training", "state")  # what takes the model itself
 _NUMBERS: tuple[Kind, ...] = ("result", "placebo", "comparison")
 _SHEETS = 16  # pieces of numbers that one claim is worth
@@ -113,7 +114,8 @@ def grouped(model: int, expanded: Expanded, missing: Iterable[str]) -> list[Batc
             if piece.kind == kind:
                 groups.setdefault(_beside(piece, expanded.weights), []).append(piece)
         for group in groups.values():
-            size = {"state": together.AT_ONCE, "training": len(group)}.get(kind, _SHEETS)
+            states = together.AT_ONCE if expanded.weights < _SMALL else _FEW
+            size = {"state": states, "training": len(group)}.get(kind, _SHEETS)
             found += [Batch(model, tuple(group[start : start + size])) for start in range(0, len(group), size)]
     return found
 

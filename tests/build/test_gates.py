@@ -1,0 +1,134 @@
+"""Gates that need no model, on actions written by hand, good and bad."""
+
+import gzip
+import json
+
+import pytest
+
+from vatjax import build, items, values
+from vatjax.build import plain
+from vatjax.build.records import Request, Text
+from vatjax.build.settings import Gates
+
+SCENE = "The clerk at the post office in Lyon asks who was first, and two of us answer."
+PROMPT = f"Read the situation and say one concrete thing that the person in it does. Situation: {SCENE}"
+WORDS = build.words_for(values.schwartz())
+
+
+def action(text, value="Helpful", ended=True, settings=None):
+    request = Request("action", {"scene": SCENE, "value": value, "polarity": "express"}, "zero-shot")
+    return plain.gates(Text(text, ended), plain.Asked(request, PROMPT, WORDS[value], settings or Gates()))
+
+
+GOOD = [
+    "I let the man with the crutches go before me and hold the door for him.",
+    "I tell the clerk that I came second, and step back into the line.",
+    "I say nothing, take out my parcel and push it over the counter before he can speak.",
+    "We agree to ask the clerk for two forms and to fill them in side by side.",
+]
+BAD = [
+    ("", "whole: empty"),
+    ("  \n", "whole: empty"),
+    ("... !?", "whole: no word in it"),
+    ("I go.", "length: 2 words, expected 4 to 50"),
+    ("I wait and " * 20, "length: 60 words, expected 4 to 50"),
+    (SCENE, "echo: 100% of it is the prompt's"),
+    ("say one concrete thing that the person in it does", "echo: 100% of it is the prompt's"),
+    ("Ich lasse den alten Mann vor und halte ihm die Tür auf, bis er draußen ist.", "language: de with probability"),
+    ("Je laisse passer le vieux monsieur et je lui tiens la porte jusqu'à la rue.", "language: fr with probability"),
+    ("Dejo pasar al señor mayor y le sujeto la puerta hasta que está en la calle.", "language: es with probability"),
+    ("I am helpful and let the man with the crutches go first.", "leak: it says 'helpful'"),
+    ("With all my helpfulness I let the man go before me.", "leak: it says 'helpfulness'"),
+    ("I enjoy helping the man with the crutches to the counter.", "leak: it says 'helping'"),
+]
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_good_actions_pass(text):
+    assert [one.gate for one in action(text) if one.passed] == ["whole", "length", "echo", "language", "leak"]
+
+
+@pytest.mark.parametrize(("text", "why"), BAD)
+def test_bad_actions_are_refused_with_their_reason(text, why):
+    found = action(text)
+    assert f"{found[-1].gate}: {found[-1].why}".startswith(why)
+    assert found[-1].passed is False
+    assert all(one.passed for one in found[:-1])
+
+
+def test_a_text_without_an_end_is_refused_unless_that_is_wanted():
+    assert action(GOOD[0], ended=False)[-1].why == "it has no end"
+    assert action(GOOD[0], ended=False, settings=Gates(ended=False))[-1].passed
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "word"),
+    [
+        ("Wealth", "I buy shares and grow wealthy.", "wealthy"),
+        ("Obedient", "I do it out of obedience.", "obedience"),
+        ("Social Power", "I speak of power, and of social things.", "social power"),
+        ("Social Power", "I switch the power off.", ""),
+        ("Self-Respect", "I keep my self-respect.", "respect"),
+        ("Self-Respect", "I seat myself by the door.", ""),
+        ("Equality", "Everybody gets an equal part.", "equal"),
+        ("Honest", "Honestly, I leave.", "Honestly"),
+        ("A World at Peace", "I work for peace in the world.", "world peace"),
+        ("Freedom", "I pick up the keys and drive to the sea.", ""),
+        ("Clean", "I sweep the hall and the stairs.", ""),
+    ],
+)
+def test_a_value_that_is_named_is_found(value, text, word):
+    assert build.leaked(WORDS[value], text) == word
+
+
+def test_the_bundled_actions_pass():
+    """They were written by people who knew the rules."""
+    data = items.bundled()
+    some = data.take(list(range(0, len(data), 97)))
+    for item in some:
+        request = Request("action", {"scene": item.scene, "value": item.value, "polarity": item.polarity}, "")
+        found = plain.gates(Text(item.action), plain.Asked(request, item.scene, WORDS[item.value], Gates()))
+        assert all(one.passed for one in found if one.gate != "leak"), (item, found)
+
+
+def test_published_actions_are_english(value_actions):
+    with gzip.open(value_actions, "rt") as file:
+        rows = [json.loads(line) for line in file][::50]
+    texts = [next(row[key] for key in row if "action" in key.lower() and isinstance(row[key], str)) for row in rows]
+    refused = [
+        text for text in texts if any(one.gate == "language" and not one.passed for one in action(text, "Wisdom"))
+    ]
+    assert len(refused) <= len(texts) // 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "share"),
+    [
+        ("I ask the clerk for two forms.", "i ASK the clerk for two forms!", 1.0),
+        ("I ask the clerk for two forms.", "I ask the clerk for three forms.", 3 / 7),
+        ("I ask the clerk for two forms.", "We walk home along the river.", 0.0),
+        ("我拒绝了邀请留在家里", "我拒绝了邀请留在家里", 1.0),
+        ("", "", 0.0),
+    ],
+)
+def test_near_duplicates(one, other, share):
+    index = build.Index()
+    index.add("a", one)
+    found = index.nearest(other)
+    assert (found.share if found else 0.0) == pytest.approx(share)
+    sets = build.shingles(one), build.shingles(other)
+    if sets[0] | sets[1]:
+        assert len(sets[0] & sets[1]) / len(sets[0] | sets[1]) == pytest.approx(share)
+
+
+def test_the_nearest_is_that_of_every_pair():
+    data = items.bundled()
+    texts = [item.action for item in data.take(list(range(0, 3000, 13)))]
+    index = build.Index()
+    for number, text in enumerate(texts):
+        sets = [build.shingles(other) for other in texts[:number]]
+        own = build.shingles(text)
+        best = max((len(own & other) / len(own | other) for other in sets), default=0.0)
+        found = index.nearest(text)
+        assert (found.share if found else 0.0) == pytest.approx(best)
+        index.add(str(number), text)

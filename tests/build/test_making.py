@@ -1,0 +1,351 @@
+"""Two stages with writers that do everything wrong, with tables, and with the bundled model."""
+
+import collections
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.test_cli import run
+from vatjax import build, errors, items, models, values
+from vatjax.build import judges, making, writers
+from vatjax.build.records import Verdict
+
+SCENES = {
+    "Kenya": "The tenants in Nakuru must clean the water tank, and the caretaker is away. All of them look at me now.",
+    "Norway": "A shift at the fish plant in Bodø is short of two people, and the leader asks who stays until midnight.",
+}
+GOOD = {
+    "express": "I fetch the long ladder from the yard and carry the first bucket up.",
+    "suppress": "I lock my door, turn the radio up and let them call.",
+}
+
+
+class Writing:
+    """A writer that gives, at each attempt, what a function says."""
+
+    name = "test"
+
+    def __init__(self, text):
+        self.text, self.asked = text, []
+
+    def write(self, requests, attempt):
+        self.asked.append((attempt, len(requests)))
+        found = [self.text(request, attempt) for request in requests]
+        return [own if own is None else writers.Written(build.Text(*own), "Say one concrete thing.") for own in found]
+
+
+class Pleased:
+    """A judge that passes everything but what a function refuses."""
+
+    name = "pleased"
+
+    def __init__(self, refuse=lambda fields: None):
+        self.refuse, self.seen = refuse, 0
+
+    def judge(self, stage, fields, settings):
+        self.seen += len(fields)
+        return [[Verdict("judge", self.refuse(own) is None, self.refuse(own) or "", 1.0, 1.0)] for own in fields]
+
+
+def settings(tmp_path, **changes):
+    own = {"out": str(tmp_path), "countries": ("Kenya", "Norway"), "topics": ("Work",), "values": ("Wealth",)}
+    return build.Build(**{**own, **changes})
+
+
+def scene(request, attempt):
+    return (SCENES[request.fields["country"]],)
+
+
+def made(own, action, judge=None, scenes=scene):
+    both = {"scene": Writing(scenes), "action": Writing(action)}
+    return build.make(own, values.schwartz(), both, judge or Pleased()), both
+
+
+def told(request, attempt):
+    """Good actions, another one in each scene."""
+    place = request.fields["country"]
+    return (f"{GOOD[request.fields['polarity']]} In {place} nobody minds, says the {place} of my mother.",)
+
+
+def test_all_good(tmp_path):
+    found, both = made(settings(tmp_path), told)
+    assert (len(found.scenes), len(found.actions), found.apart) == (2, 4, [])
+    assert both["action"].asked == [(0, 4)]
+    data = build.items_of(found, values.schwartz())
+    assert sorted({(item.country, item.polarity) for item in data}) == [
+        (country, side) for country in ("Kenya", "Norway") for side in ("express", "suppress")
+    ]
+    assert len(data.pair().express) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "gate", "why"),
+    [
+        (lambda *_: ("",), "whole", "empty"),
+        (lambda *_: ("I carry water up and " * 6, False), "whole", "it has no end"),
+        (lambda *_: ("Ich trage das Wasser nach oben und rufe den Hausmeister an.",), "language", "de with"),
+        (lambda *_: ("Say one concrete thing.",), "echo", "100%"),
+        (lambda *_: ("I carry the first bucket up and count my wealth.",), "leak", "it says 'wealth'"),
+        (lambda *_: ("I carry the first bucket up to the tank and come back.",), "duplicate", "in the same scene"),
+    ],
+    ids=["empty", "endless", "language", "prompt", "leak", "same"],
+)
+def test_a_writer_that_never_learns_is_kept_apart_with_the_reason(tmp_path, text, gate, why):
+    found, both = made(settings(tmp_path, countries=("Kenya",)), text)
+    assert both["action"].asked[0] == (0, 2)
+    assert len(both["action"].asked) == 3  # twice more, as the budget says
+    assert found.apart
+    assert all(one.why.startswith(gate) and why in one.why for one in found.apart)
+    assert len(found.actions) + len(found.apart) == 2
+    assert len(found.records) == 1 + 2 + 2 * len(found.apart)
+
+
+def test_what_fails_once_is_written_again(tmp_path):
+    found, both = made(settings(tmp_path), lambda request, attempt: told(request, attempt) if attempt else ("",))
+    assert both["action"].asked == [(0, 4), (1, 4)]
+    assert [one.attempt for one in found.actions] == [1] * 4
+    assert [(one.attempt, one.passed) for one in found.records[2:]] == [(0, False)] * 4 + [(1, True)] * 4
+
+
+def test_the_same_action_in_another_scene_says_where(tmp_path):
+    found, _ = made(settings(tmp_path, budget=0), lambda request, _: (GOOD[request.fields["polarity"]],))
+    assert len(found.actions) == 2
+    sides = {items.table.on_test_side(text) for text in SCENES.values()}
+    where = "across the split" if len(sides) == 2 else "in another scene"
+    assert all(one.why.endswith(where) for one in found.apart)
+
+
+def test_what_no_gate_passed_the_judge_is_not_asked_about(tmp_path):
+    judge = Pleased(lambda fields: "no" if fields.get("polarity") == "suppress" else None)
+    found, _ = made(settings(tmp_path, budget=0), told, judge)
+    assert judge.seen == 2 + 4
+    assert [one.why for one in found.apart] == ["judge: no"] * 2
+    silent = Pleased()
+    made(settings(tmp_path, budget=0), lambda *_: ("",), silent)
+    assert silent.seen == 2
+
+
+def test_no_scene_no_build(tmp_path):
+    with pytest.raises(
+        errors.InputError, match="no scene has passed, so that there is nothing to act in: 2 fail at whole"
+    ):
+        made(settings(tmp_path), told, scenes=lambda *_: ("",))
+
+
+def test_nothing_is_dropped(tmp_path):
+    """Whatever happens at random, every request is an item, apart, or not in the table; and the card's sums are right."""
+    random = np.random.default_rng(0)
+    words = ["ladder", "bucket", "yard", "radio", "tank", "river", "market", "bus", "letter", "bread", "roof", "wall"]
+
+    def anything(request, attempt):
+        chance = random.random()
+        if chance < 0.2:
+            return ("",)
+        if chance < 0.3:
+            return None
+        a, b, c, d = random.choice(words, 4)
+        return (f"I take the {a} behind the {b} and bring it to the {c} near the {d} before dark.",)
+
+    own = settings(tmp_path, values=("Power", "Security"), variants=("zero-shot", "few-shot"))
+    found, _ = made(own, anything)
+    wanted = 2 * (5 + 7) * 2
+    assert len(found.actions) + len(found.apart) + len(found.unwritten) == wanted
+    content = build.publish(own, found, values.schwartz())
+    assert content["actions"]["wanted"] == wanted
+    for key in ("countries", "topics"):
+        outcomes = content[key].values()
+        assert sum(one["passed"] + one["apart"] for one in outcomes) == wanted - len(found.unwritten) + 2
+    for gate in content["gates"].values():
+        assert gate["seen"] == gate["passed"] + gate["failed"] + gate["abstained"]
+    assert sum(one["asked"] for one in content["variants"].values()) == sum(not one.attempt for one in found.records)
+    back = items.read(tmp_path / "items.jsonl")
+    assert len(back) == len(found.actions)
+    assert set(back.extra) == {"id", "attempt", "variant", "prompts", "writer", "judge", "seed"}
+    sides = [
+        items.read(tmp_path / "hub" / "data" / f"{side}.jsonl")
+        for side in ("train", "test")
+        if (tmp_path / "hub" / "data" / f"{side}.jsonl").stat().st_size
+    ]
+    assert sum(map(len, sides)) == len(back)
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == len(found.records)
+    assert "| actions | 48 |" in (tmp_path / "card.md").read_text()
+
+
+# Tables -------------------------------------------------------------------------------------------------------------
+
+
+def tables(tmp_path):
+    scenes = tmp_path / "scenes.csv"
+    scenes.write_text("country,topic,scene\n" + "".join(f'{place},Work,"{text}"\n' for place, text in SCENES.items()))
+    rows = [
+        (text, "Wealth", side, told(making.Request("action", {"country": place, "polarity": side}, ""), 0)[0])
+        for place, text in SCENES.items()
+        for side in GOOD
+    ]
+    actions = tmp_path / "actions.jsonl"
+    keys = ("scene", "value", "polarity", "action")
+    actions.write_text("".join(json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in rows))
+    return scenes, actions
+
+
+def test_a_users_own_texts_pass_the_same_gates(tmp_path):
+    scenes, actions = tables(tmp_path)
+    own = settings(tmp_path / "out", countries=(), topics=(), scenes_file=str(scenes), actions_file=str(actions))
+    both = {"scene": build.TableWriter(str(scenes), "scene"), "action": build.TableWriter(str(actions), "action")}
+    found = build.make(own, values.schwartz(), both, Pleased())
+    assert len(found.actions) == 4
+    lines = actions.read_text().splitlines()
+    actions.write_text("\n".join(lines[1:]) + "\n")
+    both["action"] = build.TableWriter(str(actions), "action")
+    found = build.make(own, values.schwartz(), both, Pleased())
+    assert [(one.fields["value"], one.fields["polarity"]) for one in found.unwritten] == [("Wealth", "express")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("country,topik,scene\nKenya,Work,x\n", r"scenes.csv:1: no column 'topic'; did you mean 'topik' by it"),
+        ("country,topic\nKenya,Work\n", r"scenes.csv:1: no column 'scene'"),
+        ("country,topic,scene\nKenya,Work\n", r"scenes.csv:2: expected 3 cells"),
+    ],
+)
+def test_tables_that_are_none(tmp_path, text, message):
+    file = tmp_path / "scenes.csv"
+    file.write_text(text)
+    with pytest.raises(errors.InputError, match=message):
+        build.TableWriter(str(file), "scene")
+
+
+# The bundled model --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return models.load("pocket")
+
+
+def open_settings(tmp_path, **changes):
+    gates = build.Gates(False, (1, 200), (1, 100), "", plausible=0, grounding=1, richness=1, duplicate=1, mass=0)
+    own = {"temperature": 1.0, "top_p": 1.0, "scene_tokens": 12, "action_tokens": 12, "rows": 4, "gates": gates}
+    return settings(tmp_path, **{**own, "budget": 0, **changes})
+
+
+def on_pocket(own, model, folder):
+    writer = build.ModelWriter(model, own, folder / "written")
+    judge = build.ModelJudge(model, folder / "judged")
+    return build.make(own, values.schwartz(), {"scene": writer, "action": writer}, judge)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_settings_give_the_same_bytes_and_what_is_kept_is_not_written_again(pocket, tmp_path, monkeypatch):
+    folders, found = [tmp_path / name for name in ("a", "b")], []
+    for folder in folders:
+        own = open_settings(tmp_path / "out")
+        found.append(on_pocket(own, pocket, folder))
+        build.publish(own, found[-1], values.schwartz())
+        found[-1] = contents(tmp_path / "out")
+    assert found[0] == found[1]
+    written = sorted((folders[0] / "written").iterdir())
+    assert len(written) == 3  # two scenes together, then two actions in each of them
+    calls = collections.Counter()
+    real = models.generate
+    monkeypatch.setattr(
+        models, "generate", lambda *args, **options: (calls.update(["call"]), real(*args, **options))[1]
+    )
+    written[-1].unlink()
+    written[0].write_text("[")
+    for file in (folders[0] / "judged").iterdir():
+        file.write_bytes(b"torn")
+    own = open_settings(tmp_path / "out")
+    build.publish(own, on_pocket(own, pocket, folders[0]), values.schwartz())
+    assert calls["call"] == 2
+    assert contents(tmp_path / "out") == found[0]
+
+
+def test_another_seed_writes_other_texts(pocket, tmp_path):
+    one, other = (
+        [scene.text for scene in on_pocket(open_settings(tmp_path, seed=seed), pocket, tmp_path / str(seed)).scenes]
+        for seed in (0, 1)
+    )
+    assert one != other
+
+
+def test_a_judge_that_does_not_answer_abstains(pocket, tmp_path):
+    """The bundled model knows numbers and no yes or no."""
+    own = open_settings(tmp_path)
+    judge = build.ModelJudge(pocket, tmp_path / "judged")
+    fields = {"scene": "x", "action": "y", "value": "Wealth", "definition": "z", "polarity": "express"}
+    ((verdict,),) = judge.judge("action", [fields], dataclasses.replace(own.gates, mass=0.5))
+    assert verdict.passed is None
+    assert re.fullmatch(r"the judge abstains: its answers have 0\.\d\d of the probability", verdict.why)
+    rich = judge.judge("scene", [{"country": "Egypt", "scene": "x"}], dataclasses.replace(own.gates, richness=5))[0]
+    assert [one.gate for one in rich] == ["grounding", "richness"]
+    assert [one.passed for one in rich] == [True, False]
+    assert rich[1].mass > 0.9
+    assert "expected 5 or more" in rich[1].why
+
+
+def test_a_judges_score_is_the_mean_of_its_options(pocket, tmp_path):
+    """Asked one by one, from the model's own log-probabilities of the five numbers."""
+    from vatjax import prompts
+    from vatjax.elicit import asking
+    from vatjax.prompts import How, Scale
+
+    row = {"country": "Egypt", "scene": "In Cairo the office is closed."}
+    judge = build.ModelJudge(pocket, tmp_path / "judged")
+    found = judge.judge("scene", [row], build.Gates())[0][0]
+    wording = judges.wordings()["grounding"]
+    made = prompts.assemble([row], wording, Scale(), (), asking.template(pocket, How()))
+    ids = pocket.tokenizer(made.text(0), add_special_tokens=False)["input_ids"]
+    logits = np.asarray(models.logits(pocket, np.array([ids])))[0, -1].astype(np.float64)
+    share = np.exp(logits - logits.max())
+    share /= share.sum()
+    five = share[[pocket.tokenizer(str(n), add_special_tokens=False)["input_ids"][0] for n in range(1, 6)]]
+    assert found.score == pytest.approx((five * [1, 2, 3, 4, 5]).sum() / five.sum(), abs=1e-4)
+    assert found.mass == pytest.approx(five.sum(), abs=1e-3)
+
+
+def test_the_command(tmp_path, capsys):
+    file = tmp_path / "build.yaml"
+    file.write_text(
+        "countries: [Kenya]\ntopics: [Work]\nvalues: [Wealth]\nvariants: [zero-shot, few-shot]\nbudget: 0\n"
+        f"scene_tokens: 12\naction_tokens: 12\nrows: 2\nout: {tmp_path / 'out'}\n"
+        "gates: {ended: false, scene_words: [1, 200], action_words: [1, 100], language: '', plausible: 0, grounding: 1, "
+        "richness: 1, duplicate: 1}\n"
+    )
+    status, out, said = run(capsys, "build-items", str(file))
+    assert status == 0, said
+    assert "the judge is the writer" in said
+    assert "action expressing: the judge abstained from 1 of 1 texts" in said
+    assert "kept apart" in out
+    assert len(items.read(tmp_path / "out" / "items.jsonl")) == 2
+    status, out, _ = run(capsys, "build-items", str(file), "--json")
+    assert status == 0
+    assert json.loads(out)["actions"]["passed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--topics"], "countries and topics: at least one of each is needed"),
+        (["--values", "Welth"], "did you mean 'Wealth'"),
+        (["--gates.duplicate", "2"], "duplicate: expected 0 to 1, found 2"),
+        (["--gates.action-words", "9", "3"], "action_words: expected the least number of words, then the most"),
+        (["--budget", "-1"], "budget: expected at least 0, found -1"),
+        (["--temperature", "0"], "budget: at temperature 0"),
+        (["--scenes-file", "nowhere.csv"], "nowhere.csv"),
+        (["--scene-tokens", "2000"], "longer than the writer's context of 1,024"),
+    ],
+)
+def test_settings_that_can_not_be(tmp_path, capsys, change, message):
+    words = ["--out", str(tmp_path / "o"), "--countries", "Kenya", "--topics", "Work", "--values", "Wealth"]
+    status, _, said = run(capsys, "build-items", *words, *change)
+    assert status == 2
+    assert message in " ".join(said.replace("│", " ").split())
+    assert "Traceback" not in said

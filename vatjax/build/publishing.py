@@ -1,0 +1,102 @@
+"""What a build leaves: items, scenes, what was kept apart, every attempt, the card, and a folder as the Hub wants it.
+
+items.jsonl      what `vatjax.items.read` reads, with where each item came from
+scenes.jsonl     the scenes that passed
+apart.jsonl      what never passed, with its reason
+records.jsonl    every attempt, with what each gate said
+card.json, card.md
+hub/             README.md and data/train.jsonl, data/test.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vatjax import config, store
+from vatjax.build.card import card, markdown
+from vatjax.build.making import Made
+from vatjax.build.records import Record
+from vatjax.build.settings import Build
+from vatjax.items import Items, write
+from vatjax.values import Taxonomy
+
+_SIGN = {"express": 1, "suppress": -1}
+
+
+def items_of(made: Made, taxonomy: Taxonomy) -> Items | None:
+    """The actions that passed, as items; None where there are none."""
+    if not made.actions:
+        return None
+
+    def column(texts: Iterable[Any]) -> np.ndarray:
+        own = list(texts)
+        found = np.empty(len(own), object)
+        found[:] = own
+        return found
+
+    fields = [one.request.fields for one in made.actions]
+    extra = ["id", "attempt", "variant", "prompts", "writer", "judge", "seed"]
+    origins = [_origin(one) for one in made.actions]
+    return Items(
+        taxonomy,
+        column(own["country"] for own in fields),
+        column(own["topic"] for own in fields),
+        column(own["scene"] for own in fields),
+        np.array([taxonomy.index(own["value"]) for own in fields], np.int32),
+        np.array([_SIGN[own["polarity"]] for own in fields], np.int8),
+        column(one.text for one in made.actions),
+        np.arange(1, len(fields) + 1, dtype=np.int32),
+        "built",
+        {name: column(own[name] for own in origins) for name in extra},
+    )
+
+
+def _origin(record: Record) -> dict[str, Any]:
+    return {"id": record.request.name, "attempt": record.attempt, "variant": record.request.variant, **record.origin}
+
+
+def publish(settings: Build, made: Made, taxonomy: Taxonomy) -> dict[str, Any]:
+    """Writes everything; equal builds give equal bytes.
+
+    Returns:
+        The card.
+    """
+    folder = store.path(settings.out)
+    items = items_of(made, taxonomy)
+    content = card(settings, made, taxonomy, items)
+    for name, records in (("scenes", made.scenes), ("apart", made.apart), ("records", made.records)):
+        _lines(folder / f"{name}.jsonl", (one.plain() for one in records))
+    _lines(folder / "unwritten.jsonl", ({"stage": one.stage, **one.fields} for one in made.unwritten))
+    if items is not None:
+        write(items, folder / "items.jsonl")
+        train, test = items.split(settings.test)
+        for side, own in (("train", train), ("test", test)):
+            write(own, folder / "hub" / "data" / f"{side}.jsonl")
+        store.commit(folder / "hub" / "README.md", _readme(content).encode())
+    text = markdown(content)
+    store.commit_json(folder / "card.json", store.finite(content))
+    store.commit(folder / "card.md", text.encode())
+    return content
+
+
+def _lines(where: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    text = "".join(json.dumps(store.finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    store.commit(where, text.encode())
+
+
+def _readme(content: Mapping[str, Any]) -> str:
+    """The card behind the header by which the Hub knows the files."""
+    header = {
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": side, "path": f"data/{side}.jsonl"} for side in ("train", "test")],
+            }
+        ],
+        "language": content["settings"]["gates"]["language"] or "und",
+    }
+    return f"---\n{config.to_yaml(header)}---\n{markdown(content)}"

@@ -1,0 +1,124 @@
+"""What a data set is made from, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+from vatjax import errors
+
+Variant = Literal["zero-shot", "few-shot"]
+Person = Literal["first", "third"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gates:
+    """What a text must pass."""
+
+    ended: bool = True
+    """Whether it must have come to an end by itself."""
+    scene_words: tuple[int, int] = (20, 120)
+    """The least and the most words of a scene."""
+    action_words: tuple[int, int] = (4, 50)
+    """Those of an action."""
+    language: str = "en"
+    """The language by its code; empty is any."""
+    sure: float = 0.8
+    """How sure it must be that a text is of another language, for it to fail."""
+    echo: float = 0.5
+    """From which share of its words, four at a time, a text repeats its prompt."""
+    leak: bool = True
+    """Whether an action must not name its value, or a word for it."""
+    duplicate: float = 0.7
+    """From which share of words in common, three at a time, two texts are one."""
+    plausible: float = 0.5
+    """The least probability of yes: that an action expresses its value, or goes against it."""
+    grounding: float = 3.0
+    """The least expected rating of how a scene belongs to its country, from 1 to 5."""
+    richness: float = 3.0
+    """The least expected rating of how many ways to act a scene leaves, from 1 to 5."""
+    mass: float = 0.5
+    """The least probability of all answers together; below it a judge abstains, and the text is let through."""
+
+    def __post_init__(self) -> None:
+        for name in ("scene_words", "action_words"):
+            low, high = getattr(self, name)
+            if not 1 <= low <= high:
+                raise errors.InputError(
+                    f"{name}: expected the least number of words, then the most, found {low}, {high}"
+                )
+        for name in ("sure", "echo", "duplicate", "plausible", "mass"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise errors.InputError(f"{name}: expected 0 to 1, found {getattr(self, name):g}")
+        for name in ("grounding", "richness"):
+            if not 1 <= getattr(self, name) <= 5:
+                raise errors.InputError(f"{name}: expected 1 to 5, found {getattr(self, name):g}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Build:
+    """A data set: scenes of countries and topics, and in each scene actions for and against values."""
+
+    out: str
+    """A folder for the items, what was kept apart, and the data card."""
+    writer: str = "pocket"
+    """Who writes: a folder in Hugging Face's layout, a name on the Hub, or pocket."""
+    judge: str = ""
+    """Who judges; by default the writer, which is easily pleased with itself."""
+    scenes_file: str = ""
+    """Scenes that are there already, in place of written ones: a table with country, topic and scene."""
+    actions_file: str = ""
+    """Actions likewise: a table with scene, value, polarity and action."""
+    countries: tuple[str, ...] = ()
+    """Of the scenes."""
+    topics: tuple[str, ...] = ()
+    """Of the scenes."""
+    each: int = 1
+    """How many scenes of each country and topic."""
+    values: tuple[str, ...] = ("values",)
+    """Values and types; values is all of them."""
+    taxonomy: str = "schwartz"
+    """The values: schwartz, or the path of a taxonomy in YAML."""
+    person: Person = "first"
+    """Who acts in an action."""
+    language: str = "English"
+    """The language's name, as the writer is asked for it."""
+    variants: tuple[Variant, ...] = ("zero-shot",)
+    """How the writer is asked; with both, every other text is asked for with examples, and the card compares them."""
+    budget: int = 2
+    """How often a text that fails is written again."""
+    temperature: float = 0.8
+    """Of the writer; 0 takes the likeliest words."""
+    top_p: float = 0.95
+    """Words are drawn from the likeliest that reach this probability together."""
+    scene_tokens: int = 160
+    """The most tokens of a scene; one without an end by then fails."""
+    action_tokens: int = 80
+    """The most tokens of an action."""
+    rows: int = 16
+    """How many texts are written at one time."""
+    seed: int = 0
+    """Of what is drawn."""
+    test: float = 0.25
+    """The share of scenes that is kept for testing; near-duplicates across the division are named."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the models' weights."""
+    gates: Gates = dataclasses.field(default_factory=Gates)
+    """What a text must pass."""
+
+    def __post_init__(self) -> None:
+        for name in ("countries", "topics", "values", "variants"):
+            own = getattr(self, name)
+            if isinstance(own, tuple) and len(set(own)) < len(own):
+                raise errors.InputError(f"{name}: one is named twice: {', '.join(own)}")
+        if not self.scenes_file and not (self.countries and self.topics):
+            raise errors.InputError("countries and topics: at least one of each is needed, or a scenes_file")
+        if not self.variants or not set(self.variants) <= set(get_args(Variant)):
+            raise errors.InputError(f"variants: expected {' or '.join(get_args(Variant))}, found {list(self.variants)}")
+        for name, least in (("each", 1), ("budget", 0), ("scene_tokens", 1), ("action_tokens", 1), ("rows", 1)):
+            if getattr(self, name) < least:
+                raise errors.InputError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+        if not 0 < self.test < 1:
+            raise errors.InputError(f"test: expected a share between 0 and 1, found {self.test:g}")
+        if self.temperature == 0 and self.budget:
+            raise errors.InputError("budget: at temperature 0 a text that fails is written as it was; give budget: 0")

@@ -1,0 +1,85 @@
+"""`vatjax build-items`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from vatjax import store
+from vatjax.build.settings import Build
+from vatjax.commands import show
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildItems(Build):
+    """Makes items: a writer tells scenes and actions, gates refuse what is too long, in another language, a repetition, or
+    gives its value away, a judge says whether the rest is what it should be; what fails is written again, and then kept
+    apart with its reason. The same command goes on after a kill."""
+
+    json: bool = False
+    """Print the data card as JSON."""
+
+    resumes: ClassVar[bool] = True
+
+    def run(self) -> int:
+        from vatjax import build, models
+        from vatjax.items.source import Source, taxonomy_of
+
+        settings = Build(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Build)})
+        taxonomy = taxonomy_of(Source(taxonomy=self.taxonomy))
+        for name in self.values:
+            if name not in ("values", "all"):
+                taxonomy.mask(name)  # refused before a model is loaded
+        folder = store.path(self.out)
+        held = store.alone(folder, told=_told)
+        try:
+            loaded: dict[str, Any] = {}
+
+            def model(name: str) -> Any:
+                return (
+                    loaded.setdefault(name, None)
+                    or loaded.update({name: models.load(name, self.dtype)})
+                    or loaded[name]
+                )
+
+            writers: dict[Any, Any] = {}
+            for stage, file in (("scene", self.scenes_file), ("action", self.actions_file)):
+                writers[stage] = (
+                    build.TableWriter(file, stage, self.each if stage == "scene" else 1)  # type: ignore[arg-type]
+                    if file
+                    else build.ModelWriter(model(self.writer), settings, folder / "written")
+                )
+            judge = build.ModelJudge(model(self.judge or self.writer), folder / "judged")
+            if judge.name in {writer.name for writer in writers.values()}:
+                _told("the judge is the writer, which is easily pleased with itself: --judge names another one")
+            made = build.make(settings, taxonomy, writers, judge, _told)
+            content = build.publish(settings, made, taxonomy)
+        finally:
+            held.end()
+        for gate, own in content["gates"].items():
+            if own["abstained"]:
+                _told(
+                    f"{gate}: the judge abstained from {own['abstained']:,} of {own['seen']:,} texts; they were let through"
+                )
+        show.as_json(store.finite(content)) if self.json else _print(content, self.out)
+        return 0
+
+
+def _told(line: str) -> None:
+    print(f"vatjax: {line}", file=sys.stderr)
+
+
+def _print(content: Mapping[str, Any], out: str) -> None:
+    rows = [
+        (name, *(f"{content[name][key]:,}" for key in ("wanted", "passed", "rewritten", "apart", "unwritten")))
+        for name in ("scenes", "actions")
+    ]
+    show.table(("", "wanted", "passed", "written again", "kept apart", "not in the table"), rows)
+    rows = [
+        (gate, *(f"{own[key]:,}" for key in ("seen", "passed", "failed", "abstained")))
+        for gate, own in content["gates"].items()
+    ]
+    show.table(("gate", "seen", "passed", "failed", "abstained"), rows)
+    print(f"{out}: items.jsonl, scenes.jsonl, apart.jsonl, records.jsonl, card.md, hub")
