@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 
+PATIENCE = 1800  # seconds from the last kill to the end
+
 STUDY = """
 models: [pocket]
 targets: [Power]
@@ -65,8 +67,21 @@ def disturbed(folder: pathlib.Path, shards: int, left: int, chance: random.Rando
     folder.mkdir()
     file.write_text(STUDY.format(out=folder / "out"))
     running = {number: started(file, f"{number}/{shards}") for number in range(1, shards + 1)}
-    kills = 0
+    try:
+        return _watched(file, shards, left, chance, running)
+    finally:
+        for process in running.values():
+            process.kill()
+
+
+def _watched(
+    file: pathlib.Path, shards: int, left: int, chance: random.Random, running: dict[int, subprocess.Popen[str]]
+) -> int:
+    """Kills shards and starts them again until the study is done; how many kills there were."""
+    kills, quiet = 0, time.monotonic()
     while running:
+        if kills == left and time.monotonic() - quiet > PATIENCE:
+            raise SystemExit(f"the study is not done {PATIENCE} seconds after the last kill")
         time.sleep(chance.uniform(0.2, 6))
         for number, process in list(running.items()):
             if process.poll() is not None:
@@ -76,7 +91,7 @@ def disturbed(folder: pathlib.Path, shards: int, left: int, chance: random.Rando
             number = chance.choice(sorted(running))
             running[number].send_signal(signal.SIGTERM if chance.random() < 0.25 else signal.SIGKILL)
             ended(running[number], asked=True)
-            kills += 1
+            kills, quiet = kills + 1, time.monotonic()
             running[number] = started(file, f"{number}/{shards}")
     return kills
 

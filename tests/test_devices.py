@@ -97,6 +97,7 @@ def test_the_command_writes_once_and_only_the_first_process_speaks(root, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
 
 
+@pytest.mark.thorough
 def test_what_one_process_alone_refuses_ends_all_of_them(root, tmp_path):
     options = rating(tmp_path / "state.npz")
     code = (
@@ -172,6 +173,7 @@ def test_a_coordinator_that_is_not_there(monkeypatch):
         devices.start(devices.Cluster(f"127.0.0.1:{free()}", 2, 1))
 
 
+@pytest.mark.thorough
 def test_a_process_that_nobody_joins_says_so(root, tmp_path):
     code = "import sys\nfrom vatjax import cli, devices\ndevices.WAIT = 4\ncli.main(sys.argv[1:])"
     cluster = [word.replace("{count}", "2") for word in CLUSTER]

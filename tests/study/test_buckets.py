@@ -11,7 +11,7 @@ models: [pocket]
 targets: [power]
 out: {out}
 scenes: 8
-placebos: 1
+placebos: 0
 resamples: 100
 interventions:
   examples: {{kind: shots, counts: [2]}}

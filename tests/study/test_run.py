@@ -269,6 +269,26 @@ def test_a_study_that_is_asked_to_stop_goes_on(whole, tmp_path, capsys):
     agree(tmp_path / "s", found)
 
 
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (errors.InputError("the logits are not finite"), False),  # all of them meet it
+        (errors.LocalError("no space left on device"), True),
+        (OSError(28, "No space left on device"), True),
+        (MemoryError(), True),
+        (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), True),
+    ],
+)
+def test_of_several_processes_none_goes_on_alone(monkeypatch, error, ends):
+    runner._raise_local(error)
+    monkeypatch.setattr(models.hosts, "several", lambda: True)
+    if not ends:
+        runner._raise_local(error)
+        return
+    with pytest.raises(type(error)):
+        runner._raise_local(error)
+
+
 def test_what_failed_in_another_shard_is_not_tried_again_and_in_an_earlier_run_it_is(tmp_path):
     early = runner.Failures(tmp_path)
     other = runner.Failures(tmp_path)
