@@ -56,6 +56,12 @@ def test_bad_actions_are_refused_with_their_reason(text, why):
     assert all(one.passed for one in found[:-1])
 
 
+def test_a_script_without_spaces_has_as_many_words_as_letters():
+    found = action("我让拄着拐杖的老人先走,替他扶着门。", settings=Gates(language="zh"))
+    assert [one.passed for one in found] == [True] * 5
+    assert found[1].score == 16
+
+
 def test_a_text_without_an_end_is_refused_unless_that_is_wanted():
     assert action(GOOD[0], ended=False)[-1].why == "it has no end"
     assert action(GOOD[0], ended=False, settings=Gates(ended=False))[-1].passed

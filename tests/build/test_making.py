@@ -128,11 +128,16 @@ def test_what_no_gate_passed_the_judge_is_not_asked_about(tmp_path):
     assert silent.seen == 2
 
 
-def test_no_scene_no_build(tmp_path):
-    with pytest.raises(
-        errors.InputError, match="no scene has passed, so that there is nothing to act in: 2 fail at whole"
-    ):
-        made(settings(tmp_path), told, scenes=lambda *_: ("",))
+def test_no_scene_no_items(tmp_path):
+    said = []
+    both = {"scene": Writing(lambda *_: ("",)), "action": Writing(told)}
+    found = build.make(settings(tmp_path), values.schwartz(), both, Pleased(), said.append)
+    assert said[-1] == "no scene has passed, so that there is nothing to act in: 2 fail at whole"
+    (tmp_path / "items.jsonl").write_text("of an earlier build")
+    content = build.publish(settings(tmp_path), found, values.schwartz())
+    assert content["balance"]["items"] == 0
+    assert not (tmp_path / "items.jsonl").exists()
+    assert len((tmp_path / "apart.jsonl").read_text().splitlines()) == 2
 
 
 def test_nothing_is_dropped(tmp_path):
@@ -164,11 +169,8 @@ def test_nothing_is_dropped(tmp_path):
     back = items.read(tmp_path / "items.jsonl")
     assert len(back) == len(found.actions)
     assert set(back.extra) == {"id", "attempt", "variant", "prompts", "writer", "judge", "seed"}
-    sides = [
-        items.read(tmp_path / "hub" / "data" / f"{side}.jsonl")
-        for side in ("train", "test")
-        if (tmp_path / "hub" / "data" / f"{side}.jsonl").stat().st_size
-    ]
+    folder = tmp_path / "hub" / "data"
+    sides = [items.read(folder / f"{side}.jsonl") for side in ("train", "test") if (folder / f"{side}.jsonl").exists()]
     assert sum(map(len, sides)) == len(back)
     assert len((tmp_path / "records.jsonl").read_text().splitlines()) == len(found.records)
     assert "| actions | 48 |" in (tmp_path / "card.md").read_text()
@@ -210,6 +212,7 @@ def test_a_users_own_texts_pass_the_same_gates(tmp_path):
         ("country,topik,scene\nKenya,Work,x\n", r"scenes.csv:1: no column 'topic'; did you mean 'topik' by it"),
         ("country,topic\nKenya,Work\n", r"scenes.csv:1: no column 'scene'"),
         ("country,topic,scene\nKenya,Work\n", r"scenes.csv:2: expected 3 cells"),
+        ("country,topic,scene\nKenya,,x\n", r"scenes.csv:2: topic: expected a text, found ''"),
     ],
 )
 def test_tables_that_are_none(tmp_path, text, message):
@@ -217,6 +220,36 @@ def test_tables_that_are_none(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(errors.InputError, match=message):
         build.TableWriter(str(file), "scene")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value": "Welth"}, "did you mean 'Wealth'"),
+        ({"polarity": "for"}, "polarity: expected 'express' or 'suppress'"),
+        ({"action": 3}, "action: expected a text, found 3"),
+        ({"scene": ""}, "scene: expected a text, found ''"),
+    ],
+)
+def test_every_cell_of_a_table_is_looked_at(tmp_path, change, message):
+    _, actions = tables(tmp_path)
+    rows = [json.loads(line) for line in actions.read_text().splitlines()]
+    rows[2] |= change
+    actions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(errors.InputError, match=f"actions.jsonl:3: .*{message}"):
+        build.TableWriter(str(actions), "action", values.schwartz())
+
+
+def test_rows_that_nobody_wants_are_counted(tmp_path):
+    scenes, actions = tables(tmp_path)
+    with actions.open("a") as file:
+        row = {"scene": "Nobody has told this one.", "value": "wealth", "polarity": "+1", "action": "I go."}
+        file.write(json.dumps(row) + "\n")
+    own = settings(tmp_path / "out", countries=(), topics=(), scenes_file=str(scenes), actions_file=str(actions))
+    writer = build.TableWriter(str(actions), "action", values.schwartz())
+    both = {"scene": build.TableWriter(str(scenes), "scene"), "action": writer}
+    assert len(build.make(own, values.schwartz(), both, Pleased()).actions) == 4
+    assert writer.unused() == [5]
 
 
 # The bundled model --------------------------------------------------------------------------------------------------
@@ -335,6 +368,8 @@ def test_the_command(tmp_path, capsys):
     [
         (["--topics"], "countries and topics: at least one of each is needed"),
         (["--values", "Welth"], "did you mean 'Wealth'"),
+        (["--gates.language", "klingon"], "unknown language 'klingon'"),
+        (["--temperature", "-1"], "temperature: expected 0 or more"),
         (["--gates.duplicate", "2"], "duplicate: expected 0 to 1, found 2"),
         (["--gates.action-words", "9", "3"], "action_words: expected the least number of words, then the most"),
         (["--budget", "-1"], "budget: expected at least 0, found -1"),

@@ -180,9 +180,10 @@ def test_numbers_are_those_of_the_formulas(folder):
             lambda text: re.sub(r"\n\w{10},", "\n0123456789,", text, count=1),
             r"the case '0123456789' is not in the sample",
         ),
+        (lambda text: text.replace(",express,", ",suppress,", 1), r"polarity: not what the case \w+ has in the sample"),
         (lambda text: text.replace(",ann,", ",,", 1), r"sheet-ann.csv:2: no annotator is named"),
     ],
-    ids=["column", "range", "half", "twice", "case", "nobody"],
+    ids=["column", "range", "half", "twice", "case", "edited", "nobody"],
 )
 def test_bad_sheets_are_named_with_their_lines(folder, capsys, change, message):
     path = filled(folder, "ann", lambda *_: 3)
@@ -195,10 +196,18 @@ def test_bad_sheets_are_named_with_their_lines(folder, capsys, change, message):
     assert re.search(message, said)
 
 
+def test_blank_rows_and_the_page_itself(folder):
+    path = filled(folder, "ann", lambda *_: 3)
+    path.write_text(path.read_text() + "," * 16 + "\n")
+    assert human.read(human.load(folder), [path]).annotators == ("ann",)
+    with pytest.raises(errors.InputError, match=r"sheet-ann.html: this is the page; give the CSV that it saves"):
+        human.read(human.load(folder), [folder / "sheet-ann.html"])
+
+
 def test_two_sheets_of_one_annotator(folder):
     path = filled(folder, "ann", lambda *_: 3)
     copy = folder / "again.csv"
-    copy.write_text(path.read_text())
+    copy.write_text(path.read_text().replace(",ann,", ",Ann ,"))
     with pytest.raises(errors.InputError) as caught:
         human.read(human.load(folder), [path, copy])
     assert "ann has rated the case" in str(caught.value)

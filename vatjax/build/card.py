@@ -28,7 +28,7 @@ def card(settings: Build, made: Made, taxonomy: Taxonomy, items: Items | None) -
     types = {name: taxonomy.types[int(kind)] for name, kind in zip(taxonomy.names, taxonomy.type_of, strict=True)}
     last = [*made.scenes, *made.actions, *made.apart]
     return {
-        "settings": config.to_dict(settings),
+        "settings": {key: x for key, x in config.to_dict(settings).items() if key != "out"},
         "scenes": _stage(made, made.scenes, "scene"),
         "actions": _stage(made, made.actions, "action"),
         "gates": _gates(made.records),

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from vatjax import errors, stopping
+from vatjax import stopping
 from vatjax.build import plain
 from vatjax.build.judges import Judge
 from vatjax.build.near import Index
 from vatjax.build.records import Record, Request, Stage, Text, Verdict
 from vatjax.build.settings import Build
-from vatjax.build.writers import Writer, Written, shipped
+from vatjax.build.writers import TableWriter, Writer, Written, shipped
 from vatjax.items.table import on_test_side
 from vatjax.values import Taxonomy
 
@@ -51,13 +51,15 @@ def make(
         told: hears how far it is.
 
     Raises:
-        InputError: where no scene passes, and for values that there are not.
+        InputError: for values that there are not, and a language that nobody could tell.
     """
+    plain.check_language(settings.gates.language)
     made = Made([], [], [], [], [])
     found = _stage(settings, taxonomy, scene_requests(settings, writers["scene"]), writers["scene"], judge, made, told)
     made.scenes.extend(found)
     if not made.scenes:
-        raise errors.InputError(f"no scene has passed, so that there is nothing to act in: {_reasons(made)}")
+        told(f"no scene has passed, so that there is nothing to act in: {_reasons(made)}")
+        return made
     requests = action_requests(settings, taxonomy, made.scenes)
     made.actions.extend(_stage(settings, taxonomy, requests, writers["action"], judge, made, told))
     return made
@@ -76,15 +78,24 @@ def _reasons(made: Made) -> str:
 
 def scene_requests(settings: Build, writer: Writer) -> list[Request]:
     """Each country and topic, so many times; of a table those that are in it, where none are named."""
-    places = list(itertools.product(settings.countries, settings.topics))
-    if not places:
-        places = list(getattr(writer, "places", ()))
     fields = [
         {"country": country, "topic": topic, "number": str(number)}
-        for country, topic in places
-        for number in range(1, settings.each + 1)
+        for country, topic, count in _places(settings, writer)
+        for number in range(1, count + 1)
     ]
     return [Request("scene", own, _variant(settings, i)) for i, own in enumerate(fields)]
+
+
+def _places(settings: Build, writer: Writer) -> list[tuple[str, str, int]]:
+    """Countries and topics, and how many scenes of each are wanted."""
+    if not isinstance(writer, TableWriter):
+        return [(*place, settings.each) for place in itertools.product(settings.countries, settings.topics)]
+    return [
+        (country, topic, writer.count(country, topic))
+        for country, topic in writer.places
+        if (not settings.countries or country in settings.countries)
+        and (not settings.topics or topic in settings.topics)
+    ]
 
 
 def action_requests(settings: Build, taxonomy: Taxonomy, scenes: Sequence[Record]) -> list[Request]:

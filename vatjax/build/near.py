@@ -1,6 +1,6 @@
 """Near-duplicates: texts that share most of their words, three at a time.
 
-    J(a, b) = |S(a) & S(b)| / |S(a) | S(b)|        S: sets of three words in a row; of a text without spaces, of three letters
+    J(a, b) = |S(a) & S(b)| / |S(a) | S(b)|        S: sets of three words in a row; of a few words, of three letters
 
 Exact, by an index from each triple to the texts that have it.
 """
@@ -8,10 +8,9 @@ Exact, by an index from each triple to the texts that have it.
 from __future__ import annotations
 
 import collections
-import re
 from typing import NamedTuple
 
-_WORDS = re.compile(r"\w+")
+from vatjax.build.words import words
 
 
 class Twin(NamedTuple):
@@ -23,7 +22,7 @@ class Twin(NamedTuple):
 
 def shingles(text: str) -> frozenset[tuple[str, ...]]:
     """Its words three at a time, whatever their case; of a text with fewer than four words, its letters."""
-    parts: list[str] = _WORDS.findall(text.casefold())
+    parts = words(text.casefold())
     if len(parts) < 4:
         parts = list("".join(parts))
     return frozenset(tuple(parts[i : i + 3]) for i in range(max(1, len(parts) - 2))) if parts else frozenset()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from vatjax import config
+from vatjax import config, errors, names
 from vatjax.build.records import Request, Text, Verdict
 from vatjax.build.settings import Gates
+from vatjax.build.words import words
 from vatjax.values import Taxonomy
 
-_WORDS = re.compile(r"\w+(?:['’]\w+)*")
 _SMALL = frozenset(["a", "an", "and", "in", "of", "on", "the", "to", "for", "with", "self"])
 
 
@@ -52,7 +51,7 @@ def gates(text: Text, asked: Asked) -> list[Verdict]:
 
 
 def _whole(text: Text, asked: Asked) -> Verdict:
-    if not _WORDS.search(text.text):
+    if not words(text.text):
         return Verdict("whole", False, "empty" if not text.text.strip() else "no word in it")
     whole = text.ended or not asked.settings.ended
     return Verdict("whole", whole, "" if whole else "it has no end")
@@ -60,13 +59,13 @@ def _whole(text: Text, asked: Asked) -> Verdict:
 
 def _length(text: Text, asked: Asked) -> Verdict:
     low, high = asked.settings.scene_words if asked.request.stage == "scene" else asked.settings.action_words
-    count = len(_WORDS.findall(text.text))
+    count = len(words(text.text))
     fits = low <= count <= high
     return Verdict("length", fits, "" if fits else f"{count} words, expected {low} to {high}", float(count))
 
 
 def _echo(text: Text, asked: Asked) -> Verdict:
-    own, theirs = (_WORDS.findall(part.casefold()) for part in (text.text, asked.prompt))
+    own, theirs = (words(part.casefold()) for part in (text.text, asked.prompt))
     fours = [tuple(own[i : i + 4]) for i in range(len(own) - 3)]
     known = {tuple(theirs[i : i + 4]) for i in range(len(theirs) - 3)}
     share = sum(four in known for four in fours) / len(fours) if fours else float(" ".join(own) in " ".join(theirs))
@@ -82,6 +81,20 @@ def _language(text: Text, asked: Asked) -> Verdict | None:
     other = language != expected and sure >= asked.settings.sure
     said = f"{language} with probability {sure:.2f}, expected {expected}" if other else ""
     return Verdict("language", not other, said, float(sure))
+
+
+def check_language(code: str) -> None:
+    """Refuses a language that no text could be told to be of."""
+    known = _labels() if code else ()
+    if code and code not in known:
+        raise errors.InputError(names.unknown("language", code, known))
+
+
+def _labels() -> list[str]:
+    from py3langid import langid
+
+    model = pathlib.Path(langid.__file__).parent / langid.MODEL_FILE
+    return sorted(langid.LanguageIdentifier.from_modelpath(model).labels)
 
 
 @functools.cache
@@ -105,11 +118,11 @@ def leaked(phrases: Sequence[str], text: str) -> str:
 
     A phrase is named where all of its words stand in the text, each in any of its forms.
     """
-    words = {_stem(word): word for word in _WORDS.findall(text.replace("-", " "))}
+    there = {_stem(word): word for word in words(text.replace("-", " "))}
     for phrase in phrases:
-        wanted = [_stem(word) for word in _WORDS.findall(phrase.replace("-", " ")) if word.casefold() not in _SMALL]
-        if wanted and all(stem in words for stem in wanted):
-            return " ".join(words[stem] for stem in wanted)
+        wanted = [_stem(word) for word in words(phrase.replace("-", " ")) if word.casefold() not in _SMALL]
+        if wanted and all(stem in there for stem in wanted):
+            return " ".join(there[stem] for stem in wanted)
     return ""
 
 

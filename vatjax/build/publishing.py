@@ -24,6 +24,7 @@ from vatjax.build.settings import Build
 from vatjax.items import Items, write
 from vatjax.values import Taxonomy
 
+_OF_ITEMS = ("items.jsonl", "hub/README.md", "hub/data/train.jsonl", "hub/data/test.jsonl")
 _SIGN = {"express": 1, "suppress": -1}
 
 
@@ -71,16 +72,28 @@ def publish(settings: Build, made: Made, taxonomy: Taxonomy) -> dict[str, Any]:
     for name, records in (("scenes", made.scenes), ("apart", made.apart), ("records", made.records)):
         _lines(folder / f"{name}.jsonl", (one.plain() for one in records))
     _lines(folder / "unwritten.jsonl", ({"stage": one.stage, **one.fields} for one in made.unwritten))
-    if items is not None:
+    if items is None:  # of an earlier build with other settings
+        for name in _OF_ITEMS:
+            _gone(folder / name)
+    else:
         write(items, folder / "items.jsonl")
         train, test = items.split(settings.test)
         for side, own in (("train", train), ("test", test)):
-            write(own, folder / "hub" / "data" / f"{side}.jsonl")
-        store.commit(folder / "hub" / "README.md", _readme(content).encode())
+            file = folder / "hub" / "data" / f"{side}.jsonl"
+            write(own, file) if len(own) else _gone(file)
+        store.commit(
+            folder / "hub" / "README.md",
+            _readme(content, [side for side, own in (("train", train), ("test", test)) if len(own)]).encode(),
+        )
     text = markdown(content)
     store.commit_json(folder / "card.json", store.finite(content))
     store.commit(folder / "card.md", text.encode())
     return content
+
+
+def _gone(file: Any) -> None:
+    if file.exists():
+        file.unlink()
 
 
 def _lines(where: Any, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -88,13 +101,13 @@ def _lines(where: Any, rows: Iterable[Mapping[str, Any]]) -> None:
     store.commit(where, text.encode())
 
 
-def _readme(content: Mapping[str, Any]) -> str:
+def _readme(content: Mapping[str, Any], sides: list[str]) -> str:
     """The card behind the header by which the Hub knows the files."""
     header = {
         "configs": [
             {
                 "config_name": "default",
-                "data_files": [{"split": side, "path": f"data/{side}.jsonl"} for side in ("train", "test")],
+                "data_files": [{"split": side, "path": f"data/{side}.jsonl"} for side in sides],
             }
         ],
         "language": content["settings"]["gates"]["language"] or "und",

@@ -66,9 +66,11 @@ class Build:
     judge: str = ""
     """Who judges; by default the writer, which is easily pleased with itself."""
     scenes_file: str = ""
-    """Scenes that are there already, in place of written ones: a table with country, topic and scene."""
+    """Scenes that are there already, in place of written ones: a table with country, topic and scene; all of them are taken,
+    or those of the countries and topics that are named."""
     actions_file: str = ""
-    """Actions likewise: a table with scene, value, polarity and action."""
+    """Actions likewise: a table with scene, value, polarity (express or suppress) and action; further rows with the same of
+    these are tried where the ones before fail."""
     countries: tuple[str, ...] = ()
     """Of the scenes."""
     topics: tuple[str, ...] = ()
@@ -118,6 +120,10 @@ class Build:
         for name, least in (("each", 1), ("budget", 0), ("scene_tokens", 1), ("action_tokens", 1), ("rows", 1)):
             if getattr(self, name) < least:
                 raise errors.InputError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+        if not self.temperature >= 0:
+            raise errors.InputError(f"temperature: expected 0 or more, found {self.temperature:g}")
+        if not 0 < self.top_p <= 1:
+            raise errors.InputError(f"top_p: expected a probability above 0, found {self.top_p:g}")
         if not 0 < self.test < 1:
             raise errors.InputError(f"test: expected a share between 0 and 1, found {self.test:g}")
         if self.temperature == 0 and self.budget:

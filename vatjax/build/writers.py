@@ -17,8 +17,10 @@ from vatjax.build.records import Request, Stage, Text
 from vatjax.build.settings import Build
 from vatjax.elicit import asking
 from vatjax.elicit.pieces import Pieces, pieces
+from vatjax.items.read import polarity_of
 from vatjax.models import Model, Sampling, hosts, tokens
 from vatjax.prompts import How, Shot, Wording
+from vatjax.values import Taxonomy
 
 _WIDE = 64  # lengths of trunks and of what stands behind them are rounded up to it, so that few programs are compiled
 
@@ -79,45 +81,72 @@ class Writer(Protocol):
 
 
 class TableWriter:
-    """Texts from a file: what is asked for first is the first row with its fields, what is asked for again the next.
+    """Texts from a file. Of scenes each row is one; of actions the first row with its fields is taken, and where that fails
+    the next.
 
     Args:
         file: the table.
         stage: what its texts are.
-        each: how many texts are asked for at a time with the same fields.
+        taxonomy: of actions, the values that there are.
 
     Raises:
-        InputError: for a table that lacks a column, and for cells without a text.
+        InputError: for a table that lacks a column, and for every cell that is no text, no value, or no side.
     """
 
-    def __init__(self, file: str, stage: Stage, each: int = 1) -> None:
-        keys = ("country", "topic") if stage == "scene" else ("scene", "value", "polarity")
+    def __init__(self, file: str, stage: Stage, taxonomy: Taxonomy | None = None) -> None:
+        self.keys = ("country", "topic") if stage == "scene" else ("scene", "value", "polarity")
+        self.name, self.file, self.stage = f"table {store.file_address(file)[:16]}", file, stage
+        self.taxonomy = taxonomy
         table = tables.read(file)
         problems = list(table.problems)
         problems += [
             errors.Problem(table.source, 1, f"no column {column!r}" + _near(column, table.columns))
-            for column in (*keys, stage)
+            for column in (*self.keys, stage)
             if column not in table.columns
         ]
-        self.name, self.stage, self.keys, self.each = f"table {store.file_address(file)[:16]}", stage, keys, each
-        self.texts: dict[tuple[str, ...], list[str]] = {}
+        self.texts: dict[tuple[str, ...], list[tuple[str, int]]] = {}
+        self.used: set[int] = set()
         for row, line in zip(table.rows, table.lines, strict=True) if not problems else ():
-            if not all(isinstance(row.get(column), str) for column in (*keys, stage)):
-                problems.append(errors.Problem(table.source, line, f"expected texts in {', '.join((*keys, stage))}"))
+            try:
+                own = {column: self._cell(column, row.get(column)) for column in (*self.keys, stage)}
+            except errors.InputError as error:
+                problems.append(errors.Problem(table.source, line, str(error)))
                 continue
-            self.texts.setdefault(_key([row[key] for key in keys]), []).append(row[stage])
+            self.texts.setdefault(_key([own[key] for key in self.keys]), []).append((own[stage], line))
         if problems:
             raise errors.all_of(problems)
-        self.places = list(dict.fromkeys(tuple(str(row[key]) for key in keys) for row in table.rows))
+        rows = table.rows if stage == "scene" else []
+        self.places = list(dict.fromkeys((row["country"].strip(), row["topic"].strip()) for row in rows))
+
+    def _cell(self, column: str, entry: Any) -> str:
+        if not isinstance(entry, str) or not entry.strip():
+            raise errors.InputError(f"{column}: expected a text, found {names.shown(entry)}")
+        text = " ".join(entry.split())
+        if column == "polarity":
+            return polarity_of(text)
+        return self.taxonomy.names[self.taxonomy.index(text)] if column == "value" and self.taxonomy else text
+
+    def count(self, country: str, topic: str) -> int:
+        """How many scenes there are of a country and topic."""
+        return len(self.texts.get(_key([country, topic]), ()))
 
     def write(self, requests: Sequence[Request], attempt: int) -> list[Written | None]:
         """The texts whose turn it is."""
         found: list[Written | None] = []
         for request in requests:
             own = self.texts.get(_key([request.fields[name] for name in self.keys]), [])
-            place = int(request.fields.get("number", "1")) - 1 + attempt * self.each
-            found.append(Written(Text(own[place].strip()), "") if place < len(own) else None)
+            place = attempt if self.stage == "action" else int(request.fields["number"]) - 1
+            if place >= len(own) or (self.stage == "scene" and attempt):
+                found.append(None)
+                continue
+            text, line = own[place]
+            self.used.add(line)
+            found.append(Written(Text(text), ""))
         return found
+
+    def unused(self) -> list[int]:
+        """Lines that nobody has asked for, in their order."""
+        return sorted(line for own in self.texts.values() for _, line in own if line not in self.used)
 
 
 def _key(texts: Sequence[str]) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class BuildItems(Build):
             writers: dict[Any, Any] = {}
             for stage, file in (("scene", self.scenes_file), ("action", self.actions_file)):
                 writers[stage] = (
-                    build.TableWriter(file, stage, self.each if stage == "scene" else 1)  # type: ignore[arg-type]
+                    build.TableWriter(file, stage, taxonomy)  # type: ignore[arg-type]
                     if file
                     else build.ModelWriter(model(self.writer), settings, folder / "written")
                 )
@@ -63,8 +63,13 @@ class BuildItems(Build):
                 _told(
                     f"{gate}: the judge abstained from {own['abstained']:,} of {own['seen']:,} texts; they were let through"
                 )
+        for writer in writers.values():
+            lines = writer.unused() if isinstance(writer, build.TableWriter) else []
+            if lines:
+                said = ", ".join(map(str, lines[:10])) + (" ..." if len(lines) > 10 else "")
+                _told(f"{writer.file}: {len(lines):,} rows were not needed, or ask for what nobody wants: lines {said}")
         show.as_json(store.finite(content)) if self.json else _print(content, self.out)
-        return 0
+        return int(not content["balance"]["items"])
 
 
 def _told(line: str) -> None:
@@ -82,4 +87,5 @@ def _print(content: Mapping[str, Any], out: str) -> None:
         for gate, own in content["gates"].items()
     ]
     show.table(("gate", "seen", "passed", "failed", "abstained"), rows)
-    print(f"{out}: items.jsonl, scenes.jsonl, apart.jsonl, records.jsonl, card.md, hub")
+    items = "items.jsonl, hub, " if content["balance"]["items"] else "no items; "
+    print(f"{out}: {items}scenes.jsonl, apart.jsonl, unwritten.jsonl, records.jsonl, card.md")

@@ -79,6 +79,8 @@ class Score:
             show.as_json(store.finite(content))
         else:
             _print(found)
+        if len(found.annotators) < 2:
+            print("vatjax: one annotator: agreement needs two", file=sys.stderr)
         for one in found.annotators:
             for remark in one.remarks:
                 print(f"vatjax: {one.name}: {remark}", file=sys.stderr)
@@ -105,7 +107,7 @@ def _print(found: Scored) -> None:
             _interval(one.distance),
             _interval(one.leaning),
             f"{one.alike:.0%}",
-            f"{one.alpha_without:+.2f}",
+            "-" if one.alpha_without != one.alpha_without else f"{one.alpha_without:+.2f}",
         )
         for one in found.annotators
     ]

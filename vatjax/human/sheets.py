@@ -96,19 +96,27 @@ def read(sample: Sample, files: Sequence[store.Path]) -> Answers:
     seen: dict[tuple[str, str], str] = {}
     found: dict[str, np.ndarray] = {}
     for file in files:
+        if str(file).lower().endswith((".html", ".htm")):
+            problems.append(errors.Problem(str(file), None, "this is the page; give the CSV that it saves"))
+            continue
         table = tables.read(file)
-        problems += table.problems
+        problems += [one for one in table.problems if "every cell of the row is empty" not in one.message]
         lacking = [column for column in ("case", "annotator", *questions().names) if column not in table.columns]
         if lacking:
             problems += [errors.Problem(table.source, 1, _lacks(column, table.columns)) for column in lacking]
             continue
         for row, line in zip(table.rows, table.lines, strict=True):
-            message = _taken(row, f"{table.source}:{line}", places, seen, found)
+            message = _taken(row, f"{table.source}:{line}", sample, places, seen, found)
             problems += [errors.Problem(table.source, line, one) for one in message]
     if problems:
         raise errors.all_of(problems, "Nothing was scored; mend the sheets and run it again.")
     annotators = tuple(found)
     return Answers(tuple(places), annotators, np.stack([found[name] for name in annotators], -1))
+
+
+def _same(row: Mapping[str, Any], case: Case, key: str) -> bool:
+    """Whether a row shows what a case says, where it has such a column."""
+    return key not in row or " ".join(str(row[key]).split()) == " ".join(str(getattr(case, key)).split())
 
 
 def _lacks(column: str, columns: Sequence[str]) -> str:
@@ -119,6 +127,7 @@ def _lacks(column: str, columns: Sequence[str]) -> str:
 def _taken(
     row: Mapping[str, Any],
     place: str,
+    sample: Sample,
     places: Mapping[str, int],
     seen: dict[tuple[str, str], str],
     found: dict[str, np.ndarray],
@@ -130,6 +139,10 @@ def _taken(
     if case not in places:
         near = names.nearest(case, places, 0.8)
         return [f"the case {names.shown(case)} is not in the sample" + (f"; did you mean {near!r}?" if near else "")]
+    other = [key for key in ("scene", "value", "polarity", "action") if not _same(row, sample.cases[places[case]], key)]
+    if other:
+        return [f"{', '.join(other)}: not what the case {case} has in the sample; sheets must stay as they are"]
+    annotator = next((name for name in found if name.casefold() == annotator.casefold()), annotator)
     before = seen.setdefault((case, annotator), place)
     if before != place:
         return [f"{annotator} has rated the case {case} already, in {before}"]

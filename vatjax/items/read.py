@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vatjax import errors, names, store, tables
-from vatjax.items.table import EXPRESS, SUPPRESS, Items, plain
+from vatjax.items.table import EXPRESS, POLARITIES, SUPPRESS, Items, plain
 from vatjax.values import Taxonomy, schwartz
 
 COLUMNS = ("country", "topic", "scene", "value", "polarity", "action")
@@ -246,6 +246,18 @@ class _Checker:
                 line, f"the scene crosses the split: {names.shown(split)} here and {names.shown(side)} on line {first}"
             )
         return bool(side == split)
+
+
+def polarity_of(text: str) -> str:
+    """Express or suppress, from any of the ways in which files say it.
+
+    Raises:
+        InputError: for any other text.
+    """
+    sign = _POLARITY.get(text.strip().lower())
+    if sign is None:
+        raise errors.InputError(f"polarity: expected 'express' or 'suppress' (or +1, -1), found {names.shown(text)}")
+    return POLARITIES[sign]
 
 
 def _items(taxonomy: Taxonomy, rows: list[_Row], table: tables.Table, layout: Layout) -> Items:
