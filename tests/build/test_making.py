@@ -363,6 +363,20 @@ def test_the_command(tmp_path, capsys):
     assert json.loads(out)["actions"]["passed"] == 2
 
 
+def test_flags_give_what_a_file_leaves_out(tmp_path, capsys):
+    scenes, actions = tables(tmp_path)
+    file = tmp_path / "build.yaml"
+    file.write_text("values: [Wealth]\nbudget: 0\ngates: {richness: 1, grounding: 1, plausible: 0}\n")
+    out = tmp_path / "out"
+    words = ["--scenes-file", str(scenes), "--actions-file", str(actions), "--out", str(out)]
+    status, _, said = run(capsys, "build-items", str(file), *words)
+    assert status == 0, said
+    assert len(items.read(out / "items.jsonl")) == 4
+    status, _, said = run(capsys, "build-items", str(file), "--out", str(out))
+    assert status == 2
+    assert "countries and topics: at least one of each" in said
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

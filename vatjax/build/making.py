@@ -53,6 +53,7 @@ def make(
     Raises:
         InputError: for values that there are not, and a language that nobody could tell.
     """
+    settings.check()
     plain.check_language(settings.gates.language)
     made = Made([], [], [], [], [])
     found = _stage(settings, taxonomy, scene_requests(settings, writers["scene"]), writers["scene"], judge, made, told)

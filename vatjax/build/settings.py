@@ -113,8 +113,6 @@ class Build:
             own = getattr(self, name)
             if isinstance(own, tuple) and len(set(own)) < len(own):
                 raise errors.InputError(f"{name}: one is named twice: {', '.join(own)}")
-        if not self.scenes_file and not (self.countries and self.topics):
-            raise errors.InputError("countries and topics: at least one of each is needed, or a scenes_file")
         if not self.variants or not set(self.variants) <= set(get_args(Variant)):
             raise errors.InputError(f"variants: expected {' or '.join(get_args(Variant))}, found {list(self.variants)}")
         for name, least in (("each", 1), ("budget", 0), ("scene_tokens", 1), ("action_tokens", 1), ("rows", 1)):
@@ -126,5 +124,15 @@ class Build:
             raise errors.InputError(f"top_p: expected a probability above 0, found {self.top_p:g}")
         if not 0 < self.test < 1:
             raise errors.InputError(f"test: expected a share between 0 and 1, found {self.test:g}")
-        if self.temperature == 0 and self.budget:
+
+    def check(self) -> None:
+        """Refuses what does not go together; a file may leave to flags what it needs.
+
+        Raises:
+            InputError: for no places, and for a budget that would change nothing.
+        """
+        if not self.scenes_file and not (self.countries and self.topics):
+            raise errors.InputError("countries and topics: at least one of each is needed, or a scenes_file")
+        written = not (self.scenes_file and self.actions_file)
+        if self.temperature == 0 and self.budget and written:
             raise errors.InputError("budget: at temperature 0 a text that fails is written as it was; give budget: 0")

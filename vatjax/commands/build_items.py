@@ -28,6 +28,7 @@ class BuildItems(Build):
         from vatjax.items.source import Source, taxonomy_of
 
         settings = Build(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Build)})
+        settings.check()
         taxonomy = taxonomy_of(Source(taxonomy=self.taxonomy))
         for name in self.values:
             if name not in ("values", "all"):
