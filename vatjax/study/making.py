@@ -62,6 +62,7 @@ class Workshop:
         facts = {**tried.facts(layers), "layers": list(layers)}
         store.commit_json(place / "chosen.json", {"layers": list(layers), "sweep": points})
         models.save_edit(tried.make(layers), self.model, place / "edit", store.finite(facts))
+        models.hosts.meet("an edit is written")  # all of them read it for its placebos
 
     def _blind(self, piece: Piece, exchanged: int) -> None:
         """What the same finder makes of shuffled labels; where that is nothing, an edit that does nothing."""
