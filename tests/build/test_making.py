@@ -128,6 +128,15 @@ def test_what_no_gate_passed_the_judge_is_not_asked_about(tmp_path):
     assert silent.seen == 2
 
 
+def test_what_a_judge_refused_is_no_twin_of_what_is_written_next(tmp_path):
+    """The same text again, and a judge that has changed its mind: it comes to the judge once more."""
+    writer = {"scene": Writing(scene), "action": Writing(told)}
+    judge = Pleased(lambda fields: "not yet" if "action" in fields and len(writer["action"].asked) == 1 else None)
+    found = build.make(settings(tmp_path), values.schwartz(), writer, judge)
+    assert (len(found.actions), found.apart) == (4, [])
+    assert [one.attempt for one in found.actions] == [1] * 4
+
+
 def test_no_scene_no_items(tmp_path):
     said = []
     both = {"scene": Writing(lambda *_: ("",)), "action": Writing(told)}

@@ -56,7 +56,7 @@ def _stage(made: Made, passed: Sequence[Record], stage: str) -> dict[str, Any]:
         "rewritten": sum(one.attempt > 0 for one in passed),
         "apart": len(apart),
         "unwritten": unwritten,
-        "why": dict(collections.Counter(one.why.partition(":")[0] for one in apart)),
+        "why": dict(collections.Counter(one.gate for one in apart)),
         "words": {"least": min(lengths), "median": statistics.median(lengths), "most": max(lengths)}
         if lengths
         else None,
@@ -94,8 +94,7 @@ def _variants(records: Sequence[Record]) -> dict[str, Any]:
         own["asked"] += 1
         own["passed"] += record.passed
         if not record.passed:
-            gate = record.why.partition(":")[0]
-            own["failed"][gate] = own["failed"].get(gate, 0) + 1
+            own["failed"][record.gate] = own["failed"].get(record.gate, 0) + 1
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from vatjax import stopping
 from vatjax.build import plain
 from vatjax.build.judges import Judge
 from vatjax.build.near import Index
-from vatjax.build.records import Record, Request, Stage, Text, Verdict
+from vatjax.build.records import Record, Request, Stage, Text, Verdict, passes
 from vatjax.build.settings import Build
 from vatjax.build.writers import TableWriter, Writer, Written, shipped
 from vatjax.items.table import on_test_side
@@ -67,11 +68,8 @@ def make(
 
 
 def _reasons(made: Made) -> str:
-    counts: dict[str, int] = {}
-    for record in made.apart:
-        gate = record.why.partition(":")[0]
-        counts[gate] = counts.get(gate, 0) + 1
-    said = [f"{count} fail at {gate}" for gate, count in sorted(counts.items(), key=lambda one: -one[1])]
+    counts = collections.Counter(record.gate for record in made.apart)
+    said = [f"{count} fail at {gate}" for gate, count in counts.most_common()]
     if made.unwritten:
         said.append(f"{len(made.unwritten)} are not in the table")
     return ", ".join(said)
@@ -141,7 +139,7 @@ def _stage(
     """Rounds of writing, until everything has passed or the budget is spent; the records that passed, in order."""
     passed: dict[str, Record] = {}
     last: dict[str, Record] = {}
-    index, pending = Index(), list(requests)
+    pending = list(requests)
     words = plain.words_for(taxonomy)
     for attempt in range(settings.budget + 1):
         if not pending:
@@ -152,7 +150,7 @@ def _stage(
             request for request, own in zip(pending, written, strict=True) if own is None and request.name not in last
         )
         there = [(request, own) for request, own in zip(pending, written, strict=True) if own is not None]
-        records = _judged(settings, there, words, judge, index, attempt, writer.name, passed)
+        records = _judged(settings, there, words, judge, attempt, writer.name, passed)
         made.records.extend(records)
         last |= {record.request.name: record for record in records}
         passed |= {record.request.name: record for record in records if record.passed}
@@ -168,7 +166,6 @@ def _judged(
     written: Sequence[tuple[Request, Written]],
     words: Mapping[str, Sequence[str]],
     judge: Judge,
-    index: Index,
     attempt: int,
     writer: str,
     passed: Mapping[str, Record],
@@ -180,14 +177,16 @@ def _judged(
     ]
     verdicts = [plain.gates(own.text, one) for (_, own), one in zip(written, asked, strict=True)]
     fields = [_with_text(request, own.text) for request, own in written]
-    seen = dict(passed)
+    index, scenes = Index(), {record.request.name: _scene(record.request, record.text) for record in passed.values()}
+    for record in passed.values():  # what a judge has refused in an earlier round is nobody's twin
+        index.add(record.request.name, record.text)
     for (request, own), found in zip(written, verdicts, strict=True):
-        if all(one.passed is not False for one in found):
-            found.append(_twin(request, own.text.text, index, seen, settings))
-        if all(one.passed is not False for one in found):
+        if passes(found):
+            found.append(_twin(request, own.text.text, index, scenes, settings))
+        if passes(found):
             index.add(request.name, own.text.text)
-            seen[request.name] = Record(request, attempt, own.text.text, (), {})
-    rest = [i for i, found in enumerate(verdicts) if all(one.passed is not False for one in found)]
+            scenes[request.name] = _scene(request, own.text.text)
+    rest = [i for i, found in enumerate(verdicts) if passes(found)]
     if rest:
         stage = written[0][0].stage
         for i, more in zip(rest, judge.judge(stage, [fields[i] for i in rest], settings.gates), strict=True):
@@ -203,14 +202,13 @@ def _with_text(request: Request, text: Text) -> dict[str, str]:
     return {**request.fields, request.stage: text.text}
 
 
-def _twin(request: Request, text: str, index: Index, seen: Mapping[str, Record], settings: Build) -> Verdict:
+def _twin(request: Request, text: str, index: Index, scenes: Mapping[str, str], settings: Build) -> Verdict:
     """Whether nearly the same is there already, and where."""
     near = index.nearest(text)
     share = 0.0 if near is None else near.share
     if near is None or share < settings.gates.duplicate:
         return Verdict("duplicate", True, "", share)
-    other = seen[near.name]
-    ours, theirs = (_scene(one, words) for one, words in ((request, text), (other.request, other.text)))
+    ours, theirs = _scene(request, text), scenes[near.name]
     if request.stage == "action" and ours == theirs:
         where = "in the same scene"
     elif on_test_side(ours, settings.test) != on_test_side(theirs, settings.test):

@@ -32,22 +32,22 @@ class Index:
     """Texts by what they are made of."""
 
     def __init__(self) -> None:
-        self._sets: dict[str, frozenset[tuple[str, ...]]] = {}
-        self._having: dict[tuple[str, ...], list[str]] = collections.defaultdict(list)
+        self._texts: list[tuple[str, frozenset[tuple[str, ...]]]] = []
+        self._having: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
 
     def nearest(self, text: str) -> Twin | None:
         """The nearest of the texts that are there; the first of several, None where none has anything in common."""
         own = shingles(text)
-        shared = collections.Counter(name for shingle in own for name in self._having.get(shingle, ()))
-        best: Twin | None = None
-        for name in sorted(shared, key=list(self._sets).index) if len(shared) < 50 else shared:
-            share = shared[name] / (len(own) + len(self._sets[name]) - shared[name])
-            if best is None or share > best.share:
-                best = Twin(name, share)
-        return best
+        shared = collections.Counter(number for shingle in own for number in self._having.get(shingle, ()))
+        if not shared:
+            return None
+        shares = {number: both / (len(own) + len(self._texts[number][1]) - both) for number, both in shared.items()}
+        best = min(shares, key=lambda number: (-shares[number], number))
+        return Twin(self._texts[best][0], shares[best])
 
     def add(self, name: str, text: str) -> None:
         """Puts a text in."""
-        own = self._sets[name] = shingles(text)
+        own = shingles(text)
         for shingle in own:
-            self._having[shingle].append(name)
+            self._having[shingle].append(len(self._texts))
+        self._texts.append((name, own))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from vatjax import store
@@ -56,6 +56,11 @@ class Verdict:
     mass: float | None = None
 
 
+def passes(verdicts: Iterable[Verdict]) -> bool:
+    """Whether no gate refuses; one that abstains does not."""
+    return all(one.passed is not False for one in verdicts)
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One attempt at a request.
@@ -77,7 +82,12 @@ class Record:
     @property
     def passed(self) -> bool:
         """Whether no gate refused it."""
-        return all(one.passed is not False for one in self.verdicts)
+        return passes(self.verdicts)
+
+    @property
+    def gate(self) -> str:
+        """The first gate that refused it; empty where none did."""
+        return next((one.gate for one in self.verdicts if one.passed is False), "")
 
     @property
     def why(self) -> str:
