@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import pathlib
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from vatjax import config, errors, names
 from vatjax.build.records import Request, Text, Verdict
@@ -77,7 +77,7 @@ def _language(text: Text, asked: Asked) -> Verdict | None:
     expected = asked.settings.language
     if not expected:
         return None
-    language, sure = _identifier()(text.text)
+    language, sure = _identifier().classify(text.text)
     other = language != expected and sure >= asked.settings.sure
     said = f"{language} with probability {sure:.2f}, expected {expected}" if other else ""
     return Verdict("language", not other, said, float(sure))
@@ -85,25 +85,16 @@ def _language(text: Text, asked: Asked) -> Verdict | None:
 
 def check_language(code: str) -> None:
     """Refuses a language that no text could be told to be of."""
-    known = _labels() if code else ()
-    if code and code not in known:
-        raise errors.InputError(names.unknown("language", code, known))
-
-
-def _labels() -> list[str]:
-    from py3langid import langid
-
-    model = pathlib.Path(langid.__file__).parent / langid.MODEL_FILE
-    return sorted(langid.LanguageIdentifier.from_modelpath(model).labels)
+    if code and code not in _identifier().labels:
+        raise errors.InputError(names.unknown("language", code, sorted(_identifier().labels)))
 
 
 @functools.cache
-def _identifier() -> Callable[[str], tuple[str, float]]:
+def _identifier() -> Any:
     from py3langid import langid
 
     model = pathlib.Path(langid.__file__).parent / langid.MODEL_FILE
-    made = langid.LanguageIdentifier.from_modelpath(model, norm_probs=True)
-    return made.classify  # type: ignore[no-any-return]
+    return langid.LanguageIdentifier.from_modelpath(model, norm_probs=True)
 
 
 def _leak(text: Text, asked: Asked) -> Verdict | None:

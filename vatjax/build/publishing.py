@@ -22,10 +22,11 @@ from vatjax.build.making import Made
 from vatjax.build.records import Record
 from vatjax.build.settings import Build
 from vatjax.items import Items, write
+from vatjax.items.table import POLARITIES
 from vatjax.values import Taxonomy
 
 _OF_ITEMS = ("items.jsonl", "hub/README.md", "hub/data/train.jsonl", "hub/data/test.jsonl")
-_SIGN = {"express": 1, "suppress": -1}
+_SIGN = {name: sign for sign, name in POLARITIES.items()}
 
 
 def items_of(made: Made, taxonomy: Taxonomy) -> Items | None:
@@ -77,17 +78,14 @@ def publish(settings: Build, made: Made, taxonomy: Taxonomy) -> dict[str, Any]:
             _gone(folder / name)
     else:
         write(items, folder / "items.jsonl")
-        train, test = items.split(settings.test)
-        for side, own in (("train", train), ("test", test)):
+        sides = dict(zip(("train", "test"), items.split(settings.test), strict=True))
+        for side, own in sides.items():
             file = folder / "hub" / "data" / f"{side}.jsonl"
             write(own, file) if len(own) else _gone(file)
-        store.commit(
-            folder / "hub" / "README.md",
-            _readme(content, [side for side, own in (("train", train), ("test", test)) if len(own)]).encode(),
-        )
-    text = markdown(content)
+        text = _readme(content, [side for side, own in sides.items() if len(own)])
+        store.commit(folder / "hub" / "README.md", text.encode())
     store.commit_json(folder / "card.json", store.finite(content))
-    store.commit(folder / "card.md", text.encode())
+    store.commit(folder / "card.md", markdown(content).encode())
     return content
 
 

@@ -17,6 +17,7 @@ from vatjax.build.records import Request, Stage, Text
 from vatjax.build.settings import Build
 from vatjax.elicit import asking
 from vatjax.elicit.pieces import Pieces, pieces
+from vatjax.elicit.tree import common
 from vatjax.items.read import polarity_of
 from vatjax.models import Model, Sampling, hosts, tokens
 from vatjax.prompts import How, Shot, Wording
@@ -98,12 +99,7 @@ class TableWriter:
         self.name, self.file, self.stage = f"table {store.file_address(file)[:16]}", file, stage
         self.taxonomy = taxonomy
         table = tables.read(file)
-        problems = list(table.problems)
-        problems += [
-            errors.Problem(table.source, 1, f"no column {column!r}" + _near(column, table.columns))
-            for column in (*self.keys, stage)
-            if column not in table.columns
-        ]
+        problems = [*table.problems, *table.lacking((*self.keys, stage))]
         self.texts: dict[tuple[str, ...], list[tuple[str, int]]] = {}
         self.used: set[int] = set()
         for row, line in zip(table.rows, table.lines, strict=True) if not problems else ():
@@ -151,11 +147,6 @@ class TableWriter:
 
 def _key(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(names.canonical(text) if len(text) < 60 else " ".join(text.split()).casefold() for text in texts)
-
-
-def _near(column: str, columns: Sequence[str]) -> str:
-    near = names.nearest(column, columns)
-    return f"; did you mean {near!r} by it?" if near else ""
 
 
 class ModelWriter:
@@ -258,10 +249,8 @@ class ModelWriter:
 
 def _parted(found: Pieces) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """What all prompts begin with, and what each has behind it, at least one token."""
-    every = [found.tokens(i) for i in range(len(found.which))]
-    shortest = min(map(len, every)) - 1
-    same = next((i for i in range(shortest) if len({own[i] for own in every}) > 1), shortest)
-    return tuple(every[0][:same]), [tuple(own[same:]) for own in every]
+    every, same = [tuple(found.tokens(i)) for i in range(len(found.which))], common(found)
+    return every[0][:same], [own[same:] for own in every]
 
 
 def _up(count: int) -> int:

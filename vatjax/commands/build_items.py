@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -34,17 +34,9 @@ class BuildItems(Build):
             if name not in ("values", "all"):
                 taxonomy.mask(name)  # refused before a model is loaded
         folder = store.path(self.out)
-        held = store.alone(folder, told=_told)
+        held = store.alone(folder, told=show.told)
         try:
-            loaded: dict[str, Any] = {}
-
-            def model(name: str) -> Any:
-                return (
-                    loaded.setdefault(name, None)
-                    or loaded.update({name: models.load(name, self.dtype)})
-                    or loaded[name]
-                )
-
+            model = functools.cache(lambda name: models.load(name, self.dtype))
             writers: dict[Any, Any] = {}
             for stage, file in (("scene", self.scenes_file), ("action", self.actions_file)):
                 writers[stage] = (
@@ -54,27 +46,25 @@ class BuildItems(Build):
                 )
             judge = build.ModelJudge(model(self.judge or self.writer), folder / "judged")
             if judge.name in {writer.name for writer in writers.values()}:
-                _told("the judge is the writer, which is easily pleased with itself: --judge names another one")
-            made = build.make(settings, taxonomy, writers, judge, _told)
+                show.told("the judge is the writer, which is easily pleased with itself: --judge names another one")
+            made = build.make(settings, taxonomy, writers, judge, show.told)
             content = build.publish(settings, made, taxonomy)
         finally:
             held.end()
         for gate, own in content["gates"].items():
             if own["abstained"]:
-                _told(
+                show.told(
                     f"{gate}: the judge abstained from {own['abstained']:,} of {own['seen']:,} texts; they were let through"
                 )
         for writer in writers.values():
             lines = writer.unused() if isinstance(writer, build.TableWriter) else []
             if lines:
                 said = ", ".join(map(str, lines[:10])) + (" ..." if len(lines) > 10 else "")
-                _told(f"{writer.file}: {len(lines):,} rows were not needed, or ask for what nobody wants: lines {said}")
+                show.told(
+                    f"{writer.file}: {len(lines):,} rows were not needed, or ask for what nobody wants: lines {said}"
+                )
         show.as_json(store.finite(content)) if self.json else _print(content, self.out)
         return int(not content["balance"]["items"])
-
-
-def _told(line: str) -> None:
-    print(f"vatjax: {line}", file=sys.stderr)
 
 
 def _print(content: Mapping[str, Any], out: str) -> None:

@@ -47,7 +47,7 @@ class Run(Design, Devices):
         design = Design(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Design)})
         with warnings.catch_warnings():
             warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
-            warnings.showwarning = lambda message, *_, **__: _told(str(message))
+            warnings.showwarning = lambda message, *_, **__: show.told(str(message))
             shard = study.shard(self.shard)
             study.refuse_places(design)
             if self.compile_only:
@@ -88,7 +88,7 @@ class Run(Design, Devices):
         from vatjax.study import compiling
 
         own = None if self.compile_only == compiling.HERE else compiling.devices(self.compile_only)
-        found = compiling.programs(design, self.spread(own), lambda one: _told(f"{one.model}: {one.label}"))
+        found = compiling.programs(design, self.spread(own), lambda one: show.told(f"{one.model}: {one.label}"))
         if self.json:
             show.as_json([one._asdict() for one in found])
         else:
@@ -97,16 +97,12 @@ class Run(Design, Devices):
             show.table(("", "program", "GB held", "GB beside", "compiled in"), rows)
         for one in found:
             if one.why:
-                _told(f"{one.model}: {one.label} does not fit: {one.why}")
+                show.told(f"{one.model}: {one.label} does not fit: {one.why}")
         return int(any(one.why for one in found))
 
 
 def _sizes(one: Any) -> tuple[str, ...]:
     return ("no room", "-") if one.why else (f"{one.held / 1e9:.2f}", f"{one.working / 1e9:.2f}")
-
-
-def _told(line: str) -> None:
-    print(f"vatjax: {line}", file=sys.stderr)
 
 
 class _Progress:
@@ -120,7 +116,7 @@ class _Progress:
         if self.bar is not None:
             self.bar.console.print(line, markup=False, highlight=False)
         else:
-            _told(line)
+            show.told(line)
 
     def done(self, progress: Any) -> None:
         if sys.stderr.isatty():
@@ -128,7 +124,7 @@ class _Progress:
                 self.bar, self.task = show.bar(progress.of, 0)
             self.bar.update(self.task, completed=progress.done, rate=progress.label[:60])
         else:
-            _told(f"{progress.done} of {progress.of}: {progress.label} ({show.duration(progress.seconds)})")
+            show.told(f"{progress.done} of {progress.of}: {progress.label} ({show.duration(progress.seconds)})")
 
     def close(self) -> None:
         if self.bar is not None:
@@ -151,9 +147,9 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
     ready, tokens, seconds = (sum(piece[key] for piece in costs["pieces"]) for key in ("there", "tokens", "seconds"))
     rows.append(("in all", "", f"{len(costs['pieces']):,}", f"{ready:,}", f"{tokens:,}", show.duration(seconds)))
     for why in dict.fromkeys(piece["fails"] for piece in costs["pieces"] if piece["fails"]):
-        _told(f"sure to fail: {why}")
+        show.told(f"sure to fail: {why}")
     show.table(("", "piece", "how many", "there", "tokens to compute", "at least"), rows, sys.stderr)
-    _told("at least: what the model's arithmetic takes; on a small model compiling and resampling take more")
+    show.told("at least: what the model's arithmetic takes; on a small model compiling and resampling take more")
 
 
 def _print(opened: Any, ran: Any, page: Any) -> None:

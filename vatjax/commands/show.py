@@ -29,6 +29,11 @@ def bar(total: int, completed: int = 0) -> tuple[Any, Any]:
     return made, task
 
 
+def told(line: str) -> None:
+    """A line on standard error, beside the results."""
+    print(f"vatjax: {line}", file=sys.stderr)
+
+
 def duration(seconds: float) -> str:
     """A time in a few characters."""
     if seconds < 90:

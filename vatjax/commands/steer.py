@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -150,7 +149,7 @@ class Steer(Devices):
             shown = elicit.neutral_shots(model, data, max(counts), self.target, draw=number, **drawn)
             pushes[f"neutral shots {number + 1}"] = study.Push(shots=shown, placebo="neutral shots")
         _, test = data.split(**drawn)
-        found = study.trials(model, test, self.target, pushes, self.sign, done=_told)
+        found = study.trials(model, test, self.target, pushes, self.sign, done=show.told)
         most = max((push.shots for push in pushes.values() if not push.placebo), key=len)
         return {**_trials(found), "shots": [{**shot.fields, "rating": shot.rating} for shot in most]}
 
@@ -168,7 +167,7 @@ class Steer(Devices):
         train, test = data.split(source.test, source.seed)
         asked = study.some_scenes(train, self.target, self.scenes, source.seed)
         strengths = strengths or edits.STRENGTHS
-        _told(f"a sweep of {_counted(len(tried.places), 'place')} and {_counted(len(strengths), 'strength')}")
+        show.told(f"a sweep of {_counted(len(tried.places), 'place')} and {_counted(len(strengths), 'strength')}")
         points = edits.sweep(model, asked, self.target, tried.make, tried.places, strengths, self.sign)
         chosen = edits.best(points)
         if chosen is None or chosen.outcome.gain <= 0:
@@ -182,8 +181,8 @@ class Steer(Devices):
             other = edits.random_like(tried.make(chosen.layers), self.placebos)  # none of the trials' own draws
             blind = edits.sweep(model, asked, self.target, lambda _: other, [chosen.layers], strengths, self.sign)
         pushes: dict[str, study.Push] = {self.method: study.Push(edit)}
-        pushes |= study.placebos(tried, chosen.layers, chosen.strength, self.placebos, _told)
-        found = study.trials(model, test, self.target, pushes, self.sign, done=_told)
+        pushes |= study.placebos(tried, chosen.layers, chosen.strength, self.placebos, show.told)
+        found = study.trials(model, test, self.target, pushes, self.sign, done=show.told)
         facts = {**tried.facts(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
         folder = store.path(self.out)
         models.save_edit(edit, model, folder, facts)
@@ -214,10 +213,6 @@ def _fit(points: Any, place: Place) -> list[Any]:
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
-
-
-def _told(line: str) -> None:
-    print(f"vatjax: {line}", file=sys.stderr)
 
 
 def _numbers(text: str, name: str) -> tuple[float, ...]:

@@ -60,12 +60,14 @@ class Train(Training, Devices):
         made = train.prepared(model, self, None if folder is None else folder / "reference", planning=self.dry_run)
         plan = self._plan(model, made)
         for line in self._remarks(model, plan, folder):
-            _told(line)
+            show.told(line)
         if self.dry_run:
             show.as_json(store.finite(plan)) if self.json else _print_plan(plan)
             return 0
         assert folder is not None
-        _told(f"{plan['examples']:,} examples, {self.course.steps:,} steps of {loss.name}: {plan['tokens']:,} tokens")
+        show.told(
+            f"{plan['examples']:,} examples, {self.course.steps:,} steps of {loss.name}: {plan['tokens']:,} tokens"
+        )
         probe = self._probe(made, folder)
         progress = _Progress(self.course)
         try:
@@ -81,7 +83,7 @@ class Train(Training, Devices):
                 self.memory,
                 about={"target": self.target, "direction": self.direction},
                 done=progress.done,
-                told=_told,
+                told=show.told,
             )
         finally:
             progress.close()
@@ -210,10 +212,6 @@ def _last(ended: Any) -> dict[str, Any]:
     return found
 
 
-def _told(message: str) -> None:
-    print(f"vatjax: {message}", file=sys.stderr)
-
-
 class _Progress:
     """How far a run is: the loss, tokens a second, and the time left; a bar on a terminal, else a line now and then."""
 
@@ -240,7 +238,7 @@ class _Progress:
         elif step % self.course.log == 0 or step in (first, self.course.steps):
             left = (self.course.steps - step) * spent / max(step - first, 1)
             more = f", {show.duration(left)} of steps left" if first < step < self.course.steps else ""
-            _told(f"step {step:,} of {self.course.steps:,}: {rate}{more}")
+            show.told(f"step {step:,} of {self.course.steps:,}: {rate}{more}")
 
     def close(self) -> None:
         if self.bar is not None:

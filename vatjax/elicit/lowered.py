@@ -12,13 +12,13 @@ import numpy as np
 from vatjax.elicit import running
 from vatjax.elicit.passes import Pass
 from vatjax.elicit.running import Part
-from vatjax.models import Edit, Model, sharding
+from vatjax.models import Model, sharding
 from vatjax.models.packed import Rows
 
 Compile = Callable[[str, Any], Any]
 
 
-def programs(model: Model, parts: Sequence[Part], compiled: Compile, edit: Edit | None = None) -> None:
+def programs(model: Model, parts: Sequence[Part], compiled: Compile) -> None:
     """What a rating runs: the beginning that all prompts share, passes of both sizes, and the answers.
 
     Args:
@@ -26,7 +26,6 @@ def programs(model: Model, parts: Sequence[Part], compiled: Compile, edit: Edit 
         parts: of `layout`.
         compiled: is given each program's name and the program, lowered, and gives it back compiled; None where it does not
             fit, and what takes its results is left out.
-        edit: a change of the computation.
     """
     done = set()
     for part in parts:
@@ -36,19 +35,19 @@ def programs(model: Model, parts: Sequence[Part], compiled: Compile, edit: Edit 
             continue
         done.add((shapes, wanted))
         scalar, tokens = _shape((), np.int32), _shape((shapes.trunk,), np.int32)
-        given = (model, tokens, scalar, scalar, edit)
+        given = (model, tokens, scalar, scalar, None)
         sizes = (shapes.store, shapes.answers)
         begun = compiled(f"the first {shapes.trunk} tokens", running.begin.lower(*given, *sizes))
         if begun is None:
             continue
         trunk, store, read = jax.tree.map(
-            lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where),  # type: ignore[no-untyped-call]
+            sharding.shape_of,
             jax.eval_shape(functools.partial(running.begin, places=sizes[0], answers=sizes[1]), *given),
             begun.output_shardings,
         )
         for rows in dict.fromkeys((shapes.many, shapes.few)):
             one = _pass(rows, shapes.time, shapes.path, model)
-            lowered = running.advance.lower(model, trunk, store, read, one.rows, one.answers, scalar, edit)
+            lowered = running.advance.lower(model, trunk, store, read, one.rows, one.answers, scalar, None)
             compiled(f"a pass of {rows} x {shapes.time} tokens", lowered)
         compiled("the answers", running.answers.lower(model, read, _shape((wanted,), np.int32)))
 

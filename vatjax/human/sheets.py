@@ -101,9 +101,9 @@ def read(sample: Sample, files: Sequence[store.Path]) -> Answers:
             continue
         table = tables.read(file)
         problems += [one for one in table.problems if "every cell of the row is empty" not in one.message]
-        lacking = [column for column in ("case", "annotator", *questions().names) if column not in table.columns]
+        lacking = table.lacking(("case", "annotator", *questions().names))
+        problems += lacking
         if lacking:
-            problems += [errors.Problem(table.source, 1, _lacks(column, table.columns)) for column in lacking]
             continue
         for row, line in zip(table.rows, table.lines, strict=True):
             message = _taken(row, f"{table.source}:{line}", sample, places, seen, found)
@@ -117,11 +117,6 @@ def read(sample: Sample, files: Sequence[store.Path]) -> Answers:
 def _same(row: Mapping[str, Any], case: Case, key: str) -> bool:
     """Whether a row shows what a case says, where it has such a column."""
     return key not in row or " ".join(str(row[key]).split()) == " ".join(str(getattr(case, key)).split())
-
-
-def _lacks(column: str, columns: Sequence[str]) -> str:
-    near = names.nearest(column, columns)
-    return f"no column {column!r}" + (f"; did you mean {near!r} by it?" if near else "")
 
 
 def _taken(

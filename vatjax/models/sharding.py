@@ -106,11 +106,12 @@ def shared_shapes(batch: Any, arrays: Any) -> Any:
     found = mesh_of(arrays)
     _check_even(batch, arrays)
     where = jax.tree.leaves(arrays)[0].sharding if found is None else texts(found)
+    return jax.tree.map(lambda x: shape_of(x, where), batch)
 
-    def one(x: Any) -> Any:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # type: ignore[no-untyped-call]
 
-    return jax.tree.map(one, batch)
+def shape_of(x: Any, where: Any) -> jax.ShapeDtypeStruct:
+    """An array's shape and type, with a placement."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # type: ignore[no-untyped-call]
 
 
 def _check_even(batch: Any, arrays: Any) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from vatjax import elicit, errors, hardware, models, train
 from vatjax.models import Model
@@ -45,16 +44,14 @@ class Program(NamedTuple):
 
 
 def devices(name: str) -> Sequence[Any]:
-    """The devices of a slice that JAX can compile for from here, or those that are here.
+    """The devices of a slice that JAX can compile for from here.
 
     Args:
-        name: such as v5e-256; or here.
+        name: such as v5e-256.
 
     Raises:
         InputError: for what is no TPU slice, and where JAX lacks what it needs to compile for one.
     """
-    if name == HERE:
-        return jax.devices()
     found = hardware.named(name)
     if not found.topology:
         raise errors.InputError(f"compile_only: expected a slice of TPUs such as v5e-256, or here; found {name!r}")
@@ -131,8 +128,7 @@ def _every(
 def _step(model: Model, run: train.Training) -> Any:
     """A step of a training, lowered."""
     _, data, _, loss = train.laid(model, run)
-    if loss.reference:
-        data = dataclasses.replace(data, reference=np.zeros((len(data.examples), data.each)))
+    data = train.without_reference(data) if loss.reference else data
     state = train.outlined(model, run.trained.choice(), run.adam, run.course.steps)
     first = train.batch(data, train.at(data, 0, run.course.seed))
     return train.lowered(state, first, loss, parts=run.course.parts, memory=run.memory)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-from vatjax import errors
+from vatjax import errors, names
 
 _LOST = "what follows is lost"
 
@@ -34,6 +34,16 @@ class Table:
     def bad(self, line: int, message: str) -> None:
         """Records a problem."""
         self.problems.append(errors.Problem(self.source, line, message))
+
+    def lacking(self, columns: Iterable[str]) -> list[errors.Problem]:
+        """A problem for each of some columns that is not there."""
+        found = []
+        for column in columns:
+            if column not in self.columns:
+                near = names.nearest(column, self.columns)
+                hint = f"; did you mean {near!r} by it?" if near else ""
+                found.append(errors.Problem(self.source, 1, f"no column {column!r}{hint}"))
+        return found
 
     def stop(self, line: int, message: str) -> None:
         """Records a problem behind which nothing can be read."""

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from vatjax import errors, store
-from vatjax.models import fingerprint, hosts
+from vatjax.models import fingerprint, hosts, sharding
 from vatjax.train.steps import Progress
 
 T = TypeVar("T")
@@ -171,7 +171,7 @@ class Checkpoints:
                 f"{self._where}: the checkpoints there are of another run; what differs: {told}; give the same, or another folder"
             )
         plain = _plain(like)
-        wanted = {name: _shape(x) for name, x in plain.items()}
+        wanted = {name: sharding.shape_of(x, x.sharding) for name, x in plain.items()}
         found = self._read(lambda: self._series.load(step, wanted))
         if found is None or fingerprint(found) != sealed:
             return None
@@ -260,8 +260,3 @@ def _progress(plain: Mapping[str, Array], like: Progress) -> Progress:
 
     made: Progress = jax.tree_util.tree_map_with_path(one, like)
     return made
-
-
-def _shape(x: Array) -> Any:
-    """An array's shape, type and placement."""
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # type: ignore[no-untyped-call]

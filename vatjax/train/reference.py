@@ -21,6 +21,11 @@ from vatjax.train.rows import Batch, Data, batch
 Array = jax.Array
 
 
+def without_reference(data: Data) -> Data:
+    """The same data with zeros in the reference's place, for what is planned or compiled and never trained."""
+    return dataclasses.replace(data, reference=np.zeros((len(data.examples), data.each)))
+
+
 def with_reference(
     model: Model,
     data: Data,

@@ -24,7 +24,7 @@ from vatjax.train.loop import Course
 from vatjax.train.losses import Loss
 from vatjax.train.optimizer import Adam
 from vatjax.train.penalty import TaxPenalty, Variant, tax_penalty
-from vatjax.train.reference import with_reference
+from vatjax.train.reference import with_reference, without_reference
 from vatjax.train.rows import Data, Example, lay
 from vatjax.train.steps import State, begin
 from vatjax.train.trained import Lora, What, Whole
@@ -182,7 +182,7 @@ def prepared(model: Model, training: Training, keep: store.Path | None = None, p
     items, data, validation, loss = laid(model, training)
     state = begin(model, training.trained.choice(), training.adam, training.course.steps, training.course.seed)
     if loss.reference and planning:
-        data = dataclasses.replace(data, reference=np.zeros((len(data.examples), data.each)))
+        data = without_reference(data)
     elif loss.reference:
         data = with_reference(model, data, keep, training.memory)
         validation = None if validation is None else with_reference(model, validation, keep, training.memory)

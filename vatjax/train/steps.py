@@ -108,11 +108,7 @@ def outlined(model: Model, what: What, adam: Adam, steps: int) -> State:
     """What `begin` gives, as shapes; the model may be an outline."""
     shapes = jax.eval_shape(lambda: _first(model, what, adam, steps, jax.random.key(0)))
     where = _where(model)
-
-    def one(x: Any) -> Any:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # type: ignore[no-untyped-call]
-
-    return State(model, jax.tree.map(one, shapes), what, _fixed(adam))
+    return State(model, jax.tree.map(lambda x: sharding.shape_of(x, where), shapes), what, _fixed(adam))
 
 
 def _first(model: Model, what: What, adam: Adam, steps: int, key: Array) -> Progress:
