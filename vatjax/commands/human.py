@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from typing import Annotated, Any
 
@@ -97,25 +98,26 @@ def _print(found: Scored) -> None:
         for one in found.questions
     ]
     show.table(("question", "rated", "by two", "two agree", "alpha", "AC2", "mean"), rows)
-    print(
-        "by two: cases that at least two have rated   alpha: Krippendorff's, ordinal   AC2: Gwet's, ordinal weights\n"
-    )
+    print("by two: cases that at least two have rated   alpha: Krippendorff's, ordinal   AC2: Gwet's, ordinal weights")
+    if any(math.isnan(x.low) and not math.isnan(x.estimate) for one in found.questions for x in one[3:]):
+        print("a number without an interval: in too many draws of the cases all ratings are one")
+    print()
     rows = [
         (
             one.name,
             f"{one.answered:.0%}",
             _interval(one.distance),
             _interval(one.leaning),
-            f"{one.alike:.0%}",
+            "-" if one.alike != one.alike else f"{one.alike:.0%}",
             "-" if one.alpha_without != one.alpha_without else f"{one.alpha_without:+.2f}",
         )
         for one in found.annotators
     ]
-    show.table(("annotator", "answered", "from the others", "above them", "alike", "alpha without"), rows)
+    show.table(("annotator", "answered", "from the others", "above the middle", "alike", "alpha without"), rows)
 
 
 def _interval(x: Interval) -> str:
     if x.estimate != x.estimate:  # no number: all ratings are one, or nobody has rated the same case
         return "-"
-    shown = [f"{number:.2f}".replace("0.", ".") if abs(number) < 1 else f"{number:.2f}" for number in x]
+    shown = [f"{number:.2f}".replace("0.", ".") if abs(number) < 1 else f"{number:.2f}" for number in x[:3]]
     return shown[0] if x.low != x.low else f"{shown[0]} [{shown[1]}, {shown[2]}]"

@@ -9,10 +9,12 @@ human.alpha(human.counted(ratings, 1, 5), weights)          # for ratings of one
 """
 
 from vatjax.human.agreement import Interval, ac2, alpha, counted, two_agree
+from vatjax.human.answers import Answers, read
 from vatjax.human.questions import HIGH, LOW, Question, Questions, questions
 from vatjax.human.sample import Case, Sample, load, sample, save
 from vatjax.human.scoring import Annotator, Asked, Scored, score
-from vatjax.human.sheets import Answers, read, write
+from vatjax.human.shares import shares
+from vatjax.human.sheets import write
 
 __all__ = [
     "HIGH",
@@ -35,6 +37,7 @@ __all__ = [
     "sample",
     "save",
     "score",
+    "shares",
     "two_agree",
     "write",
 ]

@@ -23,15 +23,27 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vatjax import errors
+
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
+_BEYOND = 0.025  # of the draws lie beyond either end of an interval
+
+
 class Interval(NamedTuple):
-    """A number and its 95 % interval; NaN where there is none."""
+    """A number and its 95 % interval; NaN where there is none.
+
+    Attributes:
+        estimate: of all cases.
+        low, high: the ends of the interval; NaN where more draws lack a number than lie beyond one end.
+        without: the share of draws that have no number: all their ratings are one.
+    """
 
     estimate: float
     low: float
     high: float
+    without: float = 0.0
 
 
 def counted(ratings: np.ndarray, low: int, high: int) -> np.ndarray:
@@ -99,7 +111,10 @@ def ac2(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def two_agree(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The share of cases in which at least two annotators give the same rating, of those with two or more, [draws]."""
+    """The share of cases in which at least two annotators give the same rating, of those with two or more, [draws].
+
+    Of more annotators than ratings two agree always: with six and five it says nothing.
+    """
     return _mean(weights, (counts.max(1) >= 2).astype(np.float64), counts.sum(1) >= 2)
 
 
@@ -129,14 +144,41 @@ def interval(statistic: Statistic, counts: np.ndarray, draws: np.ndarray) -> Int
     """
     estimate = float(statistic(counts, np.ones((1, len(counts))))[0])
     found = statistic(counts, draws)
-    found = found[~np.isnan(found)]
-    if not len(found) or np.isnan(estimate):
-        return Interval(estimate, np.nan, np.nan)
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Interval(estimate, float(low), float(high))
+    return _middle(estimate, found)
+
+
+def ratio(sums: np.ndarray, counts: np.ndarray, draws: np.ndarray) -> Interval:
+    """A mean over everything that all cases hold, with its interval over cases.
+
+    Args:
+        sums, counts: of each case, [cases].
+        draws: of `drawn`, [draws, cases].
+    """
+    if not counts.sum():
+        return Interval(np.nan, np.nan, np.nan)
+    there = draws @ counts
+    found = np.where(there > 0, draws @ sums / np.where(there > 0, there, 1), np.nan)
+    return _middle(float(sums.sum() / counts.sum()), found)
+
+
+def _middle(estimate: float, found: np.ndarray) -> Interval:
+    """The middle 95 % of what was found, where there is enough of it."""
+    without = float(np.isnan(found).mean())
+    if np.isnan(estimate) or without > _BEYOND:
+        return Interval(estimate, np.nan, np.nan, without)
+    low, high = np.nanquantile(found, [_BEYOND, 1 - _BEYOND])
+    return Interval(estimate, float(low), float(high), without)
 
 
 def drawn(cases: int, draws: int, seed: int) -> np.ndarray:
-    """How often each case is in each draw of as many, [draws, cases]."""
+    """How often each case is in each draw of as many, [draws, cases].
+
+    Raises:
+        InputError: for a seed below 0, and too few draws.
+    """
+    if draws < 100:
+        raise errors.InputError(f"resamples: expected at least 100, found {draws}")
+    if seed < 0:
+        raise errors.InputError(f"seed: expected 0 or more, found {seed}")
     which = np.random.default_rng(seed).integers(cases, size=(draws, cases))
     return np.stack([np.bincount(own, minlength=cases) for own in which]).astype(np.float64)

@@ -11,6 +11,7 @@ import numpy as np
 
 from vatjax import errors, names, store
 from vatjax.human.questions import questions
+from vatjax.human.shares import shares
 from vatjax.items import Items
 from vatjax.items.table import KEYS, Key
 
@@ -43,7 +44,10 @@ class Sample(NamedTuple):
 
 
 def sample(items: Items, count: int, strata: Sequence[Key] = ("country", "topic", "polarity"), seed: int = 0) -> Sample:
-    """Draws items so that each stratum has its share, to the nearest whole number.
+    """Draws items so that each stratum has its share.
+
+    Of every combination of the keys the share is rounded down or up; which are rounded up is chosen so that every country,
+    every topic, every polarity and every two of them come as near to their shares as they can.
 
     Args:
         items: to draw from.
@@ -59,16 +63,18 @@ def sample(items: Items, count: int, strata: Sequence[Key] = ("country", "topic"
     for key in strata:
         if key not in KEYS:
             raise errors.InputError(names.unknown("stratum", key, KEYS))
+    if seed < 0:
+        raise errors.InputError(f"draw: expected 0 or more, found {seed}")
     keys = list(zip(*(items.column(key).tolist() for key in strata), strict=True)) if strata else [()] * len(items)
     groups: dict[Any, list[int]] = collections.defaultdict(list)
     for i, own in enumerate(keys):
         groups[own].append(i)
     random = np.random.default_rng(seed)
-    order = [groups[key] for key in sorted(groups, key=repr)]
+    cells = sorted(groups, key=repr)
     chosen = [
         int(i)
-        for members, share in zip(order, _shares([len(m) for m in order], count, random), strict=True)
-        for i in random.permutation(members)[:share]
+        for cell, share in zip(cells, shares(cells, [len(groups[cell]) for cell in cells], count, random), strict=True)
+        for i in random.permutation(groups[cell])[:share]
     ]
     cases = tuple(_case(items, i) for i in sorted(chosen))
     if len({case.name for case in cases}) < len(cases):
@@ -82,21 +88,11 @@ def sample(items: Items, count: int, strata: Sequence[Key] = ("country", "topic"
     return Sample(cases, meta)
 
 
-def _shares(sizes: Sequence[int], count: int, random: np.random.Generator) -> list[int]:
-    """Whole numbers in proportion to sizes that make up a count: what is left over goes to the largest remainders, and among
-    equal ones by lot."""
-    exact = np.array(sizes) * count / sum(sizes)
-    whole = np.floor(exact).astype(int)
-    lot = random.permutation(len(sizes))
-    for place in sorted(lot.tolist(), key=lambda i: -round(exact[i] - whole[i], 9))[: count - int(whole.sum())]:
-        whole[place] += 1
-    return [int(share) for share in whole]
-
-
 def _case(items: Items, index: int) -> Case:
+    """An item as a case; its name begins with a letter, since a spreadsheet takes 2168359e82 for a number."""
     item = items[index]
     definition = items.taxonomy.definitions[int(items.value[index])]
-    return Case(store.address(list(item))[:10], definition=definition, **item._asdict())
+    return Case(f"c{store.address(list(item))[:10]}", definition=definition, **item._asdict())
 
 
 def save(drawn: Sample, folder: store.Path) -> None:
@@ -115,7 +111,7 @@ def load(folder: store.Path) -> Sample:
     if not where.exists():
         raise errors.InputError(f"{folder}: no {_FILE} there; `vatjax human sample` writes it")
     try:
-        found = json.loads(store.read_text(where))
+        found = dict(json.loads(store.read_text(where)))
         cases = tuple(Case(**{key: str(case[key]) for key in Case._fields}) for case in found.pop("cases"))
         if found["questions"] != questions().version:
             raise errors.InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +11,15 @@ import numpy as np
 from vatjax import errors
 from vatjax.human import agreement
 from vatjax.human.agreement import Interval
+from vatjax.human.answers import Answers
 from vatjax.human.questions import HIGH, LOW, questions
-from vatjax.human.sheets import Answers
 
-# An annotator is named as an outlier beyond these, where the interval over cases agrees.
-APART = 1.5  # times as far from the others as these are from each other, in the middle
-LEANING = 0.5  # points above or below the others
-ALIKE = 0.9  # of all answers are one rating
-FEW = 0.5  # of the cases are answered
+# An annotator is named as an outlier beyond these, where the interval over cases agrees; the first three want two others.
+APART = 1.5  # times as far from the others as these are, in the middle
+LEANING = 0.5  # points above or below what is in the middle of everybody's
+ALIKE = 0.9  # of all answers are one rating,
+MORE = 0.1  # and that much more than of the others, in the middle
+FEW = 0.5  # of the questions are answered
 
 
 class Asked(NamedTuple):
@@ -47,9 +49,10 @@ class Annotator(NamedTuple):
 
     Attributes:
         name: of them.
-        answered: the share of the cases in which anything is answered.
+        answered: the share of all questions that they have answered.
         distance: how far a rating is from the mean of the others' on average, in points.
-        leaning: how far above it.
+        leaning: how far it is above the median of everybody's, their own with it: one who leans does not move it, as they
+            would a mean, so that the others don't seem to lean to the other side.
         alike: the share of the commonest rating among all.
         alpha_without: the mean of alpha over questions without them, less that with them.
         remarks: why they stand out; none where they don't.
@@ -75,18 +78,16 @@ def score(answers: Answers, draws: int = 2000, seed: int = 0) -> Scored:
     """Agreement, with intervals over cases.
 
     Args:
-        answers: of `sheets.read`.
+        answers: of `answers.read`.
         draws: of the bootstrap.
         seed: of the bootstrap.
 
     Raises:
         InputError: where nothing is rated.
     """
-    if draws < 100:
-        raise errors.InputError(f"resamples: expected at least 100, found {draws}")
+    drawn = agreement.drawn(len(answers.cases), draws, seed)
     if np.isnan(answers.ratings).all():
         raise errors.InputError("the sheets hold no rating")
-    drawn = agreement.drawn(len(answers.cases), draws, seed)
     asked = tuple(
         _asked(name, agreement.counted(own, LOW, HIGH), drawn)
         for name, own in zip(questions().names, answers.ratings, strict=True)
@@ -110,54 +111,68 @@ def _annotators(answers: Answers, drawn: np.ndarray) -> tuple[Annotator, ...]:
     ratings = answers.ratings  # [questions, cases, annotators]
     there = ~np.isnan(ratings)
     others = there.sum(2, keepdims=True) - there
+    met = there & (others > 0)
     sums = np.where(there, ratings, 0)
     means = (sums.sum(2, keepdims=True) - sums) / np.where(others > 0, others, 1)
-    off = np.where(there & (others > 0), ratings - means, np.nan)
-    distances = [_over_cases(np.abs(off[..., a]), drawn) for a in range(len(answers.annotators))]
-    middle = _middle_of_others(np.array([one.estimate for one in distances]))
+    far = np.where(met, np.abs(ratings - means), np.nan)
+    above = np.where(met, ratings - _medians(ratings), np.nan)
+    everybody = range(len(answers.annotators))
+    distances = [_over_cases(far[..., a], drawn) for a in everybody]
+    alike = [_alike(ratings[..., a][there[..., a]]) for a in everybody]
+    middles = _middle_of_others([one.estimate for one in distances]), _middle_of_others(alike)
     whole = _mean_alpha(ratings)
     found = []
     for a, name in enumerate(answers.annotators):
-        leaning = _over_cases(off[..., a], drawn)
-        own = ratings[..., a][there[..., a]]
-        alike = float(np.unique(own, return_counts=True)[1].max() / len(own)) if len(own) else np.nan
-        answered = float(there[..., a].any(0).mean())
-        without = _mean_alpha(np.delete(ratings, a, 2)) - whole
-        remarks = _remarks(distances[a], float(middle[a]), leaning, alike, answered)
-        found.append(Annotator(name, answered, distances[a], leaning, alike, without, remarks))
+        one = Annotator(
+            name,
+            float(there[..., a].mean()),
+            distances[a],
+            _over_cases(above[..., a], drawn),
+            alike[a],
+            _mean_alpha(np.delete(ratings, a, 2)) - whole,
+            (),
+        )
+        found.append(one._replace(remarks=_remarks(one, len(everybody) > 2, *(own[a] for own in middles))))
     return tuple(found)
 
 
-def _remarks(distance: Interval, middle: float, leaning: Interval, alike: float, answered: float) -> tuple[str, ...]:
+def _remarks(one: Annotator, three: bool, distance: float, alike: float) -> tuple[str, ...]:
+    """Why somebody stands out, held against the middle of the others; of two nobody can say which it is."""
     said = []
-    if distance.low > middle and distance.estimate > APART * middle:
-        said.append(f"{distance.estimate:.2f} points from the others, whose middle is {middle:.2f}")
-    if abs(leaning.estimate) > LEANING and leaning.low * leaning.high > 0:
-        side = "above" if leaning.estimate > 0 else "below"
-        said.append(f"{abs(leaning.estimate):.2f} points {side} the others")
-    if alike > ALIKE:
-        said.append(f"{alike:.0%} of the answers are the same rating")
-    if answered < FEW:
-        said.append(f"{answered:.0%} of the cases are answered")
+    if three and one.distance.low > distance and one.distance.estimate > APART * distance:
+        said.append(f"{one.distance.estimate:.2f} points from the others, whose middle is {distance:.2f}")
+    if three and abs(one.leaning.estimate) > LEANING and one.leaning.low * one.leaning.high > 0:
+        side = "above" if one.leaning.estimate > 0 else "below"
+        said.append(f"{abs(one.leaning.estimate):.2f} points {side} the middle of all")
+    if three and one.alike > ALIKE and one.alike - alike > MORE:
+        said.append(f"{one.alike:.0%} of the answers are the same rating, of the others' {alike:.0%}")
+    if one.answered < FEW:
+        said.append(f"{one.answered:.0%} of the questions are answered")
     return tuple(said)
+
+
+def _medians(ratings: np.ndarray) -> np.ndarray:
+    """Of each question and case the median over annotators, [questions, cases, 1]; 0 where nobody has said anything."""
+    nobody = np.isnan(ratings).all(2, keepdims=True)
+    found: np.ndarray = np.nanmedian(np.where(nobody, 0, ratings), 2, keepdims=True)
+    return found
+
+
+def _alike(ratings: np.ndarray) -> float:
+    """The share of the commonest rating."""
+    return float(np.unique(ratings, return_counts=True)[1].max() / len(ratings)) if len(ratings) else np.nan
 
 
 def _over_cases(off: np.ndarray, drawn: np.ndarray) -> Interval:
     """The mean over all ratings of one annotator, [questions, cases], with its interval over cases."""
     there = ~np.isnan(off)
-    sums, counts = np.where(there, off, 0).sum(0), there.sum(0)
-    if not counts.sum():
-        return Interval(np.nan, np.nan, np.nan)
-    drawn_counts = drawn @ counts
-    found = (drawn @ sums)[drawn_counts > 0] / drawn_counts[drawn_counts > 0]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Interval(float(sums.sum() / counts.sum()), float(low), float(high))
+    return agreement.ratio(np.where(there, off, 0).sum(0), there.sum(0), drawn)
 
 
-def _middle_of_others(x: np.ndarray) -> np.ndarray:
+def _middle_of_others(x: Sequence[float]) -> list[float]:
     """The median of all others' numbers."""
-    rest = [np.delete(x, i) for i in range(len(x))]
-    return np.array([np.nanmedian(own) if (~np.isnan(own)).any() else np.nan for own in rest])
+    rest = [np.delete(np.array(x), i) for i in range(len(x))]
+    return [float(np.nanmedian(own)) if (~np.isnan(own)).any() else np.nan for own in rest]
 
 
 def _mean_alpha(ratings: np.ndarray) -> float:

@@ -93,10 +93,16 @@ def _format(source: str, file: io.BufferedReader) -> Format:
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
-def write(where: store.Path, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> None:
+def write(where: store.Path, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]], mark: bool = False) -> None:
     """Writes rows in the format that the name asks for; equal rows give equal bytes.
 
     In CSV and TSV, text is written as it is and other content as JSON, since cells have no types.
+
+    Args:
+        where: local path or bucket URI.
+        columns: names.
+        rows: an entry for each column.
+        mark: begin with the byte-order mark, without which spreadsheets guess the encoding.
 
     Raises:
         InputError: for a name that stands for no format.
@@ -107,6 +113,7 @@ def write(where: store.Path, columns: tuple[str, ...], rows: Iterator[tuple[Any,
         raise errors.InputError(f"{where}: the name must end in {', '.join(_SUFFIXES)} (or one of these and .gz)")
 
     def content(file: BinaryIO) -> None:
+        file.write(codecs.BOM_UTF8 if mark else b"")
         if not str(where).lower().endswith(".gz"):
             _write(file, form, columns, rows)
             return
