@@ -133,6 +133,7 @@ def test_words_and_flags():
     assert Rate("pocket", "x.npz").spread() is None  # eight devices of one CPU are one
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_on_another_mesh(tmp_path):
     alone, _ = spmd.course(None, tmp_path / "alone")
     split = models.mesh(fsdp=4, devices=jax.devices()[:4])

@@ -10,9 +10,9 @@ from tests.test_cli import run
 SECRET = "hf_ThisMustNotBeSeenAnywhere"
 STUDY = """
 models: [pocket]
-targets: [Power]
+targets: [power]
 out: {out}
-scenes: 4
+scenes: 16  # as many as in other tests, whose programs serve here too
 placebos: 0
 resamples: 100
 interventions:

@@ -74,11 +74,32 @@ def test_a_text_without_an_end_is_refused_unless_that_is_wanted():
         ("Obedient", "I do it out of obedience.", "obedience"),
         ("Social Power", "I speak of power, and of social things.", "social power"),
         ("Social Power", "I switch the power off.", ""),
-        ("Self-Respect", "I keep my self-respect.", "respect"),
+        ("Self-Respect", "I keep my self-respect.", "self respect"),
+        ("Self-Respect", "I say calmly what the work is worth.", ""),
         ("Self-Respect", "I seat myself by the door.", ""),
         ("Equality", "Everybody gets an equal part.", "equal"),
         ("Honest", "Honestly, I leave.", "Honestly"),
         ("A World at Peace", "I work for peace in the world.", "world peace"),
+        *[
+            (value, f"It is {word} that I sit down.", word)
+            for value, forms in {
+                "Helpful": "helpful helpfully helping helpfulness",
+                "Obedient": "obedient obediently obedience obey",
+                "Successful": "successfully success successes succeed",
+                "Ambitious": "ambitiously ambition ambitions",
+                "Independent": "independently independence",
+                "Responsible": "responsibly responsibility responsibilities",
+                "Curious": "curiously curiosity",
+                "Respect for Tradition": "tradition traditions traditional",
+                "Forgiving": "forgave forgiven forgiveness forgive",
+                "Honest": "honesty honestly",
+                "Wealth": "wealthy wealth",
+                "Loyal": "loyalty loyally",
+                "Influential": "influence influences influential",
+            }.items()
+            for word in forms.split()
+        ],
+        ("Enjoying Life", "I enjoy my life.", "enjoy life"),
         ("Freedom", "I pick up the keys and drive to the sea.", ""),
         ("Clean", "I sweep the hall and the stairs.", ""),
     ],
@@ -87,14 +108,26 @@ def test_a_value_that_is_named_is_found(value, text, word):
     assert build.leaked(WORDS[value], text) == word
 
 
+def test_a_value_is_found_in_the_forms_of_its_own_language():
+    assert build.leaked(["Gehorsam"], "Er tut es gehorsame Wege lang.", "de") == "gehorsame"
+    assert build.leaked(["Freiheit"], "Sie spricht von Freiheiten.", "de") == "Freiheiten"
+    assert (
+        build.leaked(["gehoorzaam"], "Hij is gehoorzame.", "xx") == ""
+    )  # whose forms nobody knows: the word itself alone
+    assert build.leaked(["gehoorzaam"], "Hij is Gehoorzaam.", "xx") == "Gehoorzaam"
+
+
 def test_the_bundled_actions_pass():
-    """They were written by people who knew the rules."""
+    """They were written by people who knew the rules; a word for the value stands in some."""
+    leaks = 0
     data = items.bundled()
     some = data.take(list(range(0, len(data), 97)))
     for item in some:
         request = Request("action", {"scene": item.scene, "value": item.value, "polarity": item.polarity}, "")
         found = plain.gates(Text(item.action), plain.Asked(request, item.scene, WORDS[item.value], Gates()))
         assert all(one.passed for one in found if one.gate != "leak"), (item, found)
+        leaks += not all(one.passed for one in found)
+    assert leaks <= len(some) * 0.05
 
 
 def test_published_actions_are_english(value_actions):

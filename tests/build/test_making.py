@@ -7,10 +7,11 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.test_cli import run
 from vatjax import build, errors, items, models, values
-from vatjax.build import judges, making, writers
+from vatjax.build import asking, judges, making, writers
 from vatjax.build.records import Verdict
 
 SCENES = {
@@ -26,7 +27,7 @@ GOOD = {
 class Writing:
     """A writer that gives, at each attempt, what a function says."""
 
-    name = "test"
+    name, prompts, budgeted = "test", "1", True
 
     def __init__(self, text):
         self.text, self.asked = text, []
@@ -40,7 +41,7 @@ class Writing:
 class Pleased:
     """A judge that passes everything but what a function refuses."""
 
-    name = "pleased"
+    name, prompts = "pleased", "1"
 
     def __init__(self, refuse=lambda fields: None):
         self.refuse, self.seen = refuse, 0
@@ -110,11 +111,22 @@ def test_what_fails_once_is_written_again(tmp_path):
     assert [(one.attempt, one.passed) for one in found.records[2:]] == [(0, False)] * 4 + [(1, True)] * 4
 
 
-def test_the_same_action_in_another_scene_says_where(tmp_path):
-    found, _ = made(settings(tmp_path, budget=0), lambda request, _: (GOOD[request.fields["polarity"]],))
+@pytest.mark.parametrize(("side", "where"), [(False, "in another scene"), (True, "across the split")])
+def test_the_same_action_in_another_scene_says_where(tmp_path, side, where):
+    """Of two scenes that are on one side of the split, and of two that are not."""
+    many = [f"{SCENES['Kenya']} It is the {number}. day of the drought, of all days." for number in range(20)]
+    first = many[0]
+    own = next(text for text in many[1:] if (items.table.on_test_side(text) != items.table.on_test_side(first)) == side)
+
+    def scenes(request, attempt):
+        return (first if request.fields["country"] == "Kenya" else own,)
+
+    gates = build.Gates(duplicate=0.99)
+    found, _ = made(
+        settings(tmp_path, budget=0, gates=gates), lambda request, _: (GOOD[request.fields["polarity"]],), scenes=scenes
+    )
     assert len(found.actions) == 2
-    sides = {items.table.on_test_side(text) for text in SCENES.values()}
-    where = "across the split" if len(sides) == 2 else "in another scene"
+    assert [one.request.fields["country"] for one in found.apart] == ["Norway"] * 2
     assert all(one.why.endswith(where) for one in found.apart)
 
 
@@ -135,6 +147,38 @@ def test_what_a_judge_refused_is_no_twin_of_what_is_written_next(tmp_path):
     found = build.make(settings(tmp_path), values.schwartz(), writer, judge)
     assert (len(found.actions), found.apart) == (4, [])
     assert [one.attempt for one in found.actions] == [1] * 4
+
+
+def test_what_a_judge_refuses_takes_nobody_with_it(tmp_path):
+    """The same text for both sides, of which one is wrong: the other stays."""
+    judge = Pleased(lambda fields: "no" if fields.get("polarity") == "express" else None)
+    own = settings(tmp_path, countries=("Kenya",), budget=0)
+    found, _ = made(own, lambda *_: ("I fetch the long ladder from the yard and climb up.",), judge)
+    assert [one.request.fields["polarity"] for one in found.actions] == ["suppress"]
+    assert [one.why for one in found.apart] == ["judge: no"]
+
+
+@pytest.mark.parametrize("each", [1, 2, 3])
+def test_every_country_topic_and_value_is_asked_for_in_both_ways(tmp_path, each):
+    """So that the card compares ways to ask, and not topics or values."""
+    own = settings(
+        tmp_path, topics=("Work", "Health"), values=("Wealth", "Loyal"), variants=("zero-shot", "few-shot"), each=each
+    )
+    scenes = making.scene_requests(own, Writing(scene))
+    records = [build.Record(one, 0, str(i), (), {}) for i, one in enumerate(scenes)]
+    actions = making.action_requests(own, values.schwartz(), records)
+    for requests, keys in (
+        (scenes, ("country", "topic")),
+        (actions, ("country", "topic", "scene", "value", "polarity")),
+    ):
+        for key in keys:
+            ways = collections.Counter((one.fields[key], one.variant) for one in requests)
+            levels = {level for level, _ in ways}
+            assert all(ways[level, way] > 0 for level in levels for way in own.variants), (key, ways)
+    pairs = collections.defaultdict(set)
+    for one in actions:
+        pairs[one.fields["scene"], one.fields["value"]].add(one.variant)
+    assert all(len(ways) == 1 for ways in pairs.values())  # both sides of a pair are asked for in the same way
 
 
 def test_no_scene_no_items(tmp_path):
@@ -168,16 +212,24 @@ def test_nothing_is_dropped(tmp_path):
     wanted = 2 * (5 + 7) * 2
     assert len(found.actions) + len(found.apart) + len(found.unwritten) == wanted
     content = build.publish(own, found, values.schwartz())
+    header = yaml.safe_load((tmp_path / "hub" / "README.md").read_text().split("---\n")[1])
+    assert header["language"] == "en"
+    files = {one["split"]: one["path"] for one in header["configs"][0]["data_files"]}
+    assert set(files.values()) == {f"data/{path.name}" for path in (tmp_path / "hub" / "data").iterdir()}
     assert content["actions"]["wanted"] == wanted
-    for key in ("countries", "topics"):
+    for key, more in (("countries", 2), ("topics", 2), ("types", 0)):
         outcomes = content[key].values()
-        assert sum(one["passed"] + one["apart"] for one in outcomes) == wanted - len(found.unwritten) + 2
-    for gate in content["gates"].values():
-        assert gate["seen"] == gate["passed"] + gate["failed"] + gate["abstained"]
-    assert sum(one["asked"] for one in content["variants"].values()) == sum(not one.attempt for one in found.records)
+        assert sum(one["passed"] + one["apart"] + one["unwritten"] for one in outcomes) == wanted + more
+        assert sum(one["unwritten"] for one in outcomes) == len(found.unwritten) > 0
+    refused = collections.Counter(f"{one.request.stage} {one.gate}" for one in found.records if not one.passed)
+    assert {name: gate["failed"] for name, gate in content["gates"].items() if gate["failed"]} == refused
+    first = collections.Counter((one.request.variant, one.passed) for one in found.records[2:] if not one.attempt)
+    for way in own.variants:
+        said = content["variants"][f"action {way}"]
+        assert (said["asked"], said["passed"]) == (first[way, True] + first[way, False], first[way, True])
     back = items.read(tmp_path / "items.jsonl")
     assert len(back) == len(found.actions)
-    assert set(back.extra) == {"id", "attempt", "variant", "prompts", "writer", "judge", "seed"}
+    assert set(back.extra) == {"id", "attempt", "variant", "prompts", "writer", "judging", "judge", "seed"}
     folder = tmp_path / "hub" / "data"
     sides = [items.read(folder / f"{side}.jsonl") for side in ("train", "test") if (folder / f"{side}.jsonl").exists()]
     assert sum(map(len, sides)) == len(back)
@@ -213,6 +265,38 @@ def test_a_users_own_texts_pass_the_same_gates(tmp_path):
     both["action"] = build.TableWriter(str(actions), "action")
     found = build.make(own, values.schwartz(), both, Pleased())
     assert [(one.fields["value"], one.fields["polarity"]) for one in found.unwritten] == [("Wealth", "express")]
+    assert {(one.origin["prompts"], one.origin["seed"]) for one in found.records} == {(None, None)}  # nobody was asked
+
+
+def test_every_row_is_tried_whatever_the_budget(tmp_path):
+    scenes, actions = tables(tmp_path)
+    rows = [json.loads(line) for line in actions.read_text().splitlines()]
+    bad = [{**rows[0], "action": text} for text in ("I go.", rows[0]["scene"], "I count my wealth again.", "I sit.")]
+    actions.write_text("".join(json.dumps(row) + "\n" for row in (*bad, *rows)))
+    own = settings(tmp_path / "out", scenes_file=str(scenes), budget=0)
+    both = {"scene": build.TableWriter(str(scenes), "scene"), "action": build.TableWriter(str(actions), "action")}
+    found = build.make(own, values.schwartz(), both, Pleased())
+    assert (len(found.actions), found.apart, found.unused) == (4, [], [])
+    assert [one.gate for one in found.records if not one.passed] == ["length", "echo", "leak", "length"]
+
+
+def test_a_place_is_one_in_any_spelling(tmp_path):
+    file = tmp_path / "scenes.csv"
+    kenya, norway = SCENES.values()
+    file.write_text(f'country,topic,scene\nKenya,Work,"{kenya}"\n" kenya","wo\nrk","{norway}"\n')
+    writer = build.TableWriter(str(file), "scene")
+    assert writer.places == [("Kenya", "Work")]
+    own = settings(tmp_path, countries=("KENYA",), topics=(), scenes_file=str(file))
+    found = build.make(own, values.schwartz(), {"scene": writer, "action": Writing(told)}, Pleased())
+    assert [one.request.fields["country"] for one in found.scenes] == ["Kenya"] * 2
+    for change, message in (({"countries": ("Kenia",)}, "did you mean 'Kenya'"), ({"topics": ("Play",)}, "'Play'")):
+        with pytest.raises(errors.InputError, match=message):
+            build.make(
+                dataclasses.replace(own, **change),
+                values.schwartz(),
+                {"scene": writer, "action": Writing(told)},
+                Pleased(),
+            )
 
 
 @pytest.mark.parametrize(
@@ -221,6 +305,7 @@ def test_a_users_own_texts_pass_the_same_gates(tmp_path):
         ("country,topik,scene\nKenya,Work,x\n", r"scenes.csv:1: no column 'topic'; did you mean 'topik' by it"),
         ("country,topic\nKenya,Work\n", r"scenes.csv:1: no column 'scene'"),
         ("country,topic,scene\nKenya,Work\n", r"scenes.csv:2: expected 3 cells"),
+        ("country,topic,scene\n", r"scenes.csv:1: a header, and no rows"),
         ("country,topic,scene\nKenya,,x\n", r"scenes.csv:2: topic: expected a text, found ''"),
     ],
 )
@@ -259,6 +344,17 @@ def test_rows_that_nobody_wants_are_counted(tmp_path):
     both = {"scene": build.TableWriter(str(scenes), "scene"), "action": writer}
     assert len(build.make(own, values.schwartz(), both, Pleased()).actions) == 4
     assert writer.unused() == [5]
+
+
+def test_the_card_names_rows_that_were_not_needed(tmp_path):
+    scenes, actions = tables(tmp_path)
+    with actions.open("a") as file:
+        file.write(actions.read_text().splitlines()[0] + "\n")
+    own = settings(tmp_path / "out", scenes_file=str(scenes))
+    both = {"scene": build.TableWriter(str(scenes), "scene"), "action": build.TableWriter(str(actions), "action")}
+    content = build.publish(own, build.make(own, values.schwartz(), both, Pleased()), values.schwartz())
+    assert content["unused"] == [{"file": str(actions), "line": 5}]
+    assert "1 rows of tables were not needed" in (tmp_path / "out" / "card.md").read_text()
 
 
 # The bundled model --------------------------------------------------------------------------------------------------
@@ -308,6 +404,43 @@ def test_the_same_settings_give_the_same_bytes_and_what_is_kept_is_not_written_a
     build.publish(own, on_pocket(own, pocket, folders[0]), values.schwartz())
     assert calls["call"] == 2
     assert contents(tmp_path / "out") == found[0]
+
+
+def test_what_was_kept_for_other_requests_is_not_taken(pocket, tmp_path):
+    """An action's prompt does not say its topic, but what is drawn hangs on it: as in an empty folder, so in one with a past."""
+    scenes = tmp_path / "scenes.csv"
+
+    def texts(topic, folder):
+        scenes.write_text(f'country,topic,scene\nKenya,{topic},"{SCENES["Kenya"]}"\n')
+        own = open_settings(tmp_path, countries=(), topics=(), scenes_file=str(scenes))
+        both = {
+            "scene": build.TableWriter(str(scenes), "scene"),
+            "action": build.ModelWriter(pocket, own, folder / "written"),
+        }
+        return [one.text for one in build.make(own, values.schwartz(), both, Pleased()).actions]
+
+    before = texts("Work", tmp_path / "a")
+    after = texts("Labour", tmp_path / "a")
+    assert after == texts("Labour", tmp_path / "b") != before
+
+
+def test_a_prompt_may_fill_the_context(pocket, tmp_path):
+    """What is padded for the sake of few programs must not count."""
+    own = open_settings(tmp_path, countries=("Kenya",))
+    (request,) = making.scene_requests(own, Writing(scene))
+
+    def write(count):
+        writer = build.ModelWriter(pocket, dataclasses.replace(own, scene_tokens=count), tmp_path / str(count))
+        return writer.write([request], 0)
+
+    context = pocket.config.context
+    with pytest.raises(errors.InputError) as caught:
+        write(context)
+    length = int(re.match(r"a prompt of (\d+) tokens", str(caught.value))[1])
+    assert length % 64
+    with pytest.raises(errors.InputError, match=f"a prompt of {length} tokens and {context - length + 1} written ones"):
+        write(context - length + 1)
+    assert len(write(context - length)) == 1
 
 
 def test_another_seed_writes_other_texts(pocket, tmp_path):
@@ -364,6 +497,7 @@ def test_the_command(tmp_path, capsys):
     status, out, said = run(capsys, "build-items", str(file))
     assert status == 0, said
     assert "the judge is the writer" in said
+    assert "The judge is the writer" in (tmp_path / "out" / "card.md").read_text()
     assert "action expressing: the judge abstained from 1 of 1 texts" in said
     assert "kept apart" in out
     assert len(items.read(tmp_path / "out" / "items.jsonl")) == 2
@@ -386,9 +520,82 @@ def test_flags_give_what_a_file_leaves_out(tmp_path, capsys):
     assert "countries and topics: at least one of each" in said
 
 
+# How a writer is asked --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("person", "own", "other"), [("first", "I ask", "She asks"), ("third", "She asks", "I ask")])
+def test_the_shipped_prompts_say_what_is_wanted(tmp_path, person, own, other):
+    wanted = settings(tmp_path, person=person, language="English", gates=build.Gates(action_words=(4, 33)))
+    fields = {"scene": "The ferry is late.", "value": "Wealth", "definition": "riches", "deed": "serves"}
+    few, none = (
+        asking.read().assemble(wanted, [build.Request("action", fields, variant)], None).text(0)
+        for variant in ("few-shot", "zero-shot")
+    )
+    assert all(word in none for word in ("The ferry is late.", "Wealth (riches)", f"the {person} person", "33 words"))
+    assert "driver" not in none
+    assert own in few
+    assert other not in few
+
+
+PROMPTS = """
+version: 7
+scenes:
+  system: "Schreib in {language} eine Szene."
+  levels: ["Ort: {country}. Thema: {topic}."]
+  answer: "Szene:"
+actions:
+  system: "Sag in {language}, was getan wird, in der Person {person}, mit {words} Wörtern."
+  levels: ["Szene: {scene}", "Wert: {value}; {deed}"]
+  answer: "Tat:"
+  examples:
+    - {fields: {scene: Der Bus fährt., value: Hilfe, deed: dafür}, text: Ich halte die Tür auf.}
+"""
+
+
+def test_prompts_of_ones_own(pocket, tmp_path):
+    file = tmp_path / "prompts.yaml"
+    file.write_text(PROMPTS)
+    own = open_settings(tmp_path, countries=("Kenya",), prompts=str(file), language="German")
+    found = on_pocket(own, pocket, tmp_path)
+    assert {one.origin["prompts"] for one in found.records} == {asking.read(str(file)).name}
+    assert asking.read(str(file)).name.startswith("7-")
+    assert asking.read(str(file)).name != asking.read().name
+    with pytest.raises(errors.InputError, match=r"few-shot, and .*prompts.yaml have no example of scenes in the first"):
+        build.ModelWriter(pocket, dataclasses.replace(own, variants=("few-shot",)), tmp_path)
+    with pytest.raises(errors.InputError, match="the shipped examples are in English, and German is asked for"):
+        build.ModelWriter(pocket, dataclasses.replace(own, variants=("few-shot",), prompts=""), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            ("{topic}", "{theme}"),
+            r"prompts.yaml: scenes: levels: 'theme' is no field; known are country, topic, number",
+        ),
+        (
+            ("in der Person {person}", "{"),
+            r"prompts.yaml: actions: system: .* is no field; known are language, person, words",
+        ),
+        (("value: Hilfe, ", ""), r"prompts.yaml: actions: example 1: fields: 'value' is missing"),
+        (("auf.}", "auf., person: second}"), r"actions: example 1: person: expected first or third, found 'second'"),
+        (('levels: ["Ort', 'levls: ["Ort'), r"levls"),
+    ],
+)
+def test_prompts_that_can_not_be(tmp_path, change, message):
+    assert change[0] in PROMPTS
+    file = tmp_path / "prompts.yaml"
+    file.write_text(PROMPTS.replace(*change))
+    with pytest.raises(errors.InputError, match=message):
+        asking.read(str(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--values"], "values: at least one is needed"),
+        (["--language", "German"], "gates.language: the writer is asked for German, and en is what passes"),
+        (["--scenes-file", "x.csv", "--each", "2"], "each: x.csv has as many scenes as it has"),
         (["--topics"], "countries and topics: at least one of each is needed"),
         (["--values", "Welth"], "did you mean 'Wealth'"),
         (["--gates.language", "klingon"], "unknown language 'klingon'"),

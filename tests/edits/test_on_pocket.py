@@ -69,7 +69,7 @@ def test_away_is_the_other_way(model, before, found):
     ("method", "options"),
     [
         ("mean", {}),
-        ("split", {"training": edits.Training(steps=12, rate=0.05)}),
+        pytest.param("split", {"training": edits.Training(steps=12, rate=0.05)}, marks=pytest.mark.thorough),
         ("neurons", {"top": 20}),
         pytest.param("conditional", {}, marks=pytest.mark.thorough),
     ],

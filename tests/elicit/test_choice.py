@@ -5,6 +5,7 @@ import pytest
 
 from tests.elicit.speaking import CHAT, speaking
 from tests.elicit.test_rating import DATA, by_hand
+from tests.tiers import quick
 from vatjax import elicit, errors, prompts
 from vatjax.elicit import asking, protocols
 from vatjax.models import tokens
@@ -12,7 +13,7 @@ from vatjax.models import tokens
 pytestmark = pytest.mark.filterwarnings("ignore:the options have")
 
 
-@pytest.mark.parametrize("template", [None, CHAT])
+@pytest.mark.parametrize("template", quick([None, CHAT], [CHAT]))
 def test_preferences_are_those_of_whole_prompts_in_both_orders(template):
     model = speaking("llama", template)
     chat = None if template is None else lambda messages: tokens.chat(model.tokenizer, messages)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiers import quick
 from vatjax import elicit, errors, items, models
 from vatjax.prompts import fields
 
@@ -24,7 +25,11 @@ def edits(model):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"protocol": "stated", "counterbalance": True}, {"reading": "argmax", "prior": True}]
+    "options",
+    quick(
+        [{}, {"protocol": "stated", "counterbalance": True}, {"reading": "argmax", "prior": True}],
+        [{"reading": "argmax", "prior": True}],
+    ),
 )
 def test_states_are_those_under_each(model, options):
     how, made = elicit.How(**options), edits(model)
@@ -37,6 +42,7 @@ def test_states_are_those_under_each(model, options):
     assert np.nanmax(np.abs(found.states[0] - found.states[1])) > 0.05
 
 
+@pytest.mark.thorough
 def test_choices_are_those_under_each(model):
     made = edits(model)
     share = elicit.choices_under(model, SOME, made)

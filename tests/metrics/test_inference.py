@@ -206,6 +206,7 @@ def test_first_order_p_is_uniform_where_nothing_moved_and_small_where_something_
     np.testing.assert_allclose(result.off_target_floor * result.gain.estimate, noise, rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_what_noise_alone_makes_is_never_clear_of_nothing():
     """Absolute values are never 0: intervals of side effects and of value-level taxes allow for what noise makes."""
     clear = []

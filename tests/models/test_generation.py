@@ -144,7 +144,7 @@ def test_a_text_that_becomes_a_long_one_ends_and_is_drawn_as_any_other():
     assert len(set(np.asarray(ended.lengths).tolist())) > 1
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "phi3"])
+@pytest.mark.parametrize("family", quick(["llama", "gemma3", "phi3"], ["gemma3"]))
 def test_a_trunk_is_what_every_prompt_begins_with(family):
     """With padding before it, too; also where the texts become long ones, which have other rotary positions."""
     model = models.load(checkpoint(family).folder)

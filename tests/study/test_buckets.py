@@ -10,7 +10,7 @@ TEXT = """
 models: [pocket]
 targets: [power]
 out: {out}
-scenes: 8
+scenes: 16  # as many as in other tests, whose programs serve here too
 placebos: 0
 resamples: 100
 interventions:

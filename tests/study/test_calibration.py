@@ -26,6 +26,7 @@ def test_a_hub_is_found():
     assert all(check.passed for check in calibration._hub(range(2)))
 
 
+@pytest.mark.thorough
 def test_a_truth_that_is_another_is_missed(monkeypatch):
     """The check of coverage can fail."""
     plain = calibration._holds

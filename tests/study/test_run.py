@@ -199,6 +199,7 @@ def agree(where, found):
         assert mine.read_bytes() == (found.folder / "states" / mine.name).read_bytes()
 
 
+@pytest.mark.thorough
 def test_shards_make_one_study_and_take_over_what_a_lost_one_had_begun(whole, tmp_path):
     _, found = whole
     file = tmp_path / "study.yaml"

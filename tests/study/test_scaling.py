@@ -116,6 +116,7 @@ def test_what_a_shard_makes_together_is_not_shared_out(tmp_path):
     assert sum(together) == len(load.pieces)
 
 
+@pytest.mark.thorough
 def test_operations_of_a_step_are_those_that_are_compiled(tmp_path):
     """XLA's own count, of a step that keeps everything and whose layers are no loop, is that of the arithmetic to a sixth."""
     own = design(tmp_path)

@@ -271,6 +271,7 @@ except errors.InputError as error:
 """
 
 
+@pytest.mark.thorough
 def test_a_disk_without_room_leaves_the_checkpoint_before(tmp_path, root):
     command = [sys.executable, "-c", FULL, str(checkpoint("llama").folder), str(tmp_path / "run")]
     found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)

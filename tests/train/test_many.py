@@ -43,6 +43,7 @@ def test_each_is_what_it_is_alone(at_once):
             np.testing.assert_allclose(x, y, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_on_a_mesh_devices_share_the_adapters():
     from tests.models.checkpoints import checkpoint
 

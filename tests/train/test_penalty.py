@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiers import quick
 from tests.train.test_examples import few, pocket
 from vatjax import elicit, errors, metrics, models, train
 from vatjax.train.anchors import _drawn, answered, shares
@@ -99,7 +100,7 @@ def test_coupling_is_that_of_drawn_ratings():
     assert float(found) == pytest.approx(float(expected), abs=2e-3)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", quick(VARIANTS, ["coupling"]))
 def test_gradients_are_those_of_differences(variant):
     """Where nothing has moved yet they are finite; and elsewhere they are the slope."""
     config = pocket().config

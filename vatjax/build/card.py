@@ -1,16 +1,17 @@
-"""The data card: what was made, what was kept apart and why, and how the gates went, as plain data and as Markdown."""
+"""The data card: what was made, what was kept apart and why, and how the gates went, as plain data."""
 
 from __future__ import annotations
 
 import collections
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from vatjax import config
 from vatjax.build.making import Made
-from vatjax.build.records import Record
+from vatjax.build.records import Record, Request
 from vatjax.build.settings import Build
+from vatjax.build.words import words
 from vatjax.items import Items
 from vatjax.items.table import on_test_side
 from vatjax.values import Taxonomy
@@ -26,30 +27,36 @@ def card(settings: Build, made: Made, taxonomy: Taxonomy, items: Items | None) -
         items: what was made; None where nothing was.
     """
     types = {name: taxonomy.types[int(kind)] for name, kind in zip(taxonomy.names, taxonomy.type_of, strict=True)}
-    last = [*made.scenes, *made.actions, *made.apart]
+    last = [(one.request, one.passed) for one in (*made.scenes, *made.actions, *made.apart)]
+    ends = [*last, *((one, None) for one in made.unwritten)]
     return {
         "settings": {key: x for key, x in config.to_dict(settings).items() if key != "out"},
         "scenes": _stage(made, made.scenes, "scene"),
         "actions": _stage(made, made.actions, "action"),
         "gates": _gates(made.records),
         "variants": _variants(made.records),
-        "countries": _outcomes(last, lambda one: one.request.fields["country"]),
-        "topics": _outcomes(last, lambda one: one.request.fields["topic"]),
-        "types": _outcomes(
-            [one for one in last if one.request.stage == "action"], lambda one: types[one.request.fields["value"]]
-        ),
+        "countries": _outcomes(ends, lambda one: one.fields["country"]),
+        "topics": _outcomes(ends, lambda one: one.fields["topic"]),
+        "types": _outcomes([one for one in ends if one[0].stage == "action"], lambda one: types[one.fields["value"]]),
         "balance": _balance(items),
         "split": _split(settings, made),
-        "prompts": made.records[0].origin["prompts"] if made.records else None,
-        "writers": sorted({str(one.origin["writer"]) for one in made.records}),
-        "judges": sorted({str(one.origin["judge"]) for one in made.records}),
+        "unused": [{"file": file, "line": line} for file, line in made.unused],
+        **{
+            name: sorted({str(one.origin[key]) for one in made.records if one.origin[key] is not None})
+            for name, key in (
+                ("prompts", "prompts"),
+                ("writers", "writer"),
+                ("judging", "judging"),
+                ("judges", "judge"),
+            )
+        },
     }
 
 
 def _stage(made: Made, passed: Sequence[Record], stage: str) -> dict[str, Any]:
     apart = [one for one in made.apart if one.request.stage == stage]
     unwritten = sum(one.stage == stage for one in made.unwritten)
-    lengths = [len(one.text.split()) for one in passed]
+    lengths = [len(words(one.text)) for one in passed]
     return {
         "wanted": len(passed) + len(apart) + unwritten,
         "passed": len(passed),
@@ -98,11 +105,12 @@ def _variants(records: Sequence[Record]) -> dict[str, Any]:
     return found
 
 
-def _outcomes(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str, dict[str, int]]:
+def _outcomes(ends: Iterable[tuple[Request, bool | None]], key: Callable[[Request], str]) -> dict[str, dict[str, int]]:
+    """What became of all that was wanted: None is what a table does not have."""
     found: dict[str, dict[str, int]] = {}
-    for record in records:
-        own = found.setdefault(key(record), {"passed": 0, "apart": 0})
-        own["passed" if record.passed else "apart"] += 1
+    for request, passed in ends:
+        own = found.setdefault(key(request), {"passed": 0, "apart": 0, "unwritten": 0})
+        own["unwritten" if passed is None else "passed" if passed else "apart"] += 1
     return found
 
 
@@ -130,66 +138,3 @@ def _split(settings: Build, made: Made) -> dict[str, Any]:
         "test": test,
         "refused": {place: sum(why.endswith(place) for why in twins) for place in where},
     }
-
-
-def markdown(content: Mapping[str, Any]) -> str:
-    """The card for people."""
-    scenes, actions, balance, split = (content[key] for key in ("scenes", "actions", "balance", "split"))
-    lines = [
-        "# Data card",
-        "",
-        f"{balance['items']:,} items in {scenes['passed']:,} scenes: {balance['pairs']:,} pairs, {balance['unpaired']:,} "
-        f"actions without a partner. {split['train']:,} scenes are to train on, {split['test']:,} to test.",
-        "",
-        *_table(
-            ("", "wanted", "passed", "written again", "kept apart", "not in the table", "words"),
-            [(name, *_counts(own)) for name, own in (("scenes", scenes), ("actions", actions))],
-        ),
-        "## Gates",
-        "",
-        *_table(
-            ("gate", "seen", "passed", "failed", "abstained", "median"),
-            [
-                (name, own["seen"], own["passed"], own["failed"], own["abstained"], _short(own["median"]))
-                for name, own in content["gates"].items()
-            ],
-        ),
-        "## Ways to ask, at the first attempt",
-        "",
-        *_table(
-            ("", "asked", "passed", "failed at"),
-            [(name, own["asked"], own["passed"], _listed(own["failed"])) for name, own in content["variants"].items()],
-        ),
-    ]
-    for title, key in (("Countries", "countries"), ("Topics", "topics"), ("Types of values", "types")):
-        rows = [(name, own["passed"], own["apart"]) for name, own in content[key].items()]
-        lines += [f"## {title}", "", *_table(("", "passed", "kept apart"), rows)]
-    lines += [
-        "## Near-duplicates that were refused",
-        "",
-        *_table(tuple(split["refused"]), [tuple(split["refused"].values())]),
-        f"Prompts of version {content['prompts']}; writers {', '.join(content['writers'])}; judges "
-        f"{', '.join(content['judges'])}.",
-    ]
-    if set(content["writers"]) & set(content["judges"]):
-        lines.append("**The judge is the writer: it is easily pleased with itself.**")
-    return "\n".join(lines) + "\n"
-
-
-def _counts(own: Mapping[str, Any]) -> tuple[Any, ...]:
-    words = own["words"]
-    said = f"{words['least']} to {words['most']}, median {words['median']:g}" if words else "-"
-    return (*(own[key] for key in ("wanted", "passed", "rewritten", "apart", "unwritten")), said)
-
-
-def _short(number: float | None) -> str:
-    return "-" if number is None else f"{number:.2f}"
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "-"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    shown = [[str(entry).replace("|", "\\|") for entry in row] for row in rows]
-    return [*(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *shown)), ""]

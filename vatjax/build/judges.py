@@ -25,9 +25,15 @@ _AT_ONCE = 2048  # prompts whose answers are kept together
 
 
 class Judge(Protocol):
-    """Says what it thinks of texts."""
+    """Says what it thinks of texts.
+
+    Attributes:
+        name: what tells it from others.
+        prompts: the version of what it is asked with.
+    """
 
     name: str
+    prompts: str
 
     def judge(self, stage: Stage, fields: Sequence[Mapping[str, str]], settings: Gates) -> list[list[Verdict]]:
         """Of each text the verdicts of its gates."""
@@ -66,6 +72,7 @@ class ModelJudge:
     def __init__(self, model: Model, keep: Any) -> None:
         self.model, self.keep = model, keep
         self.name = models.fingerprint(model.arrays)
+        self.prompts = str(next(iter(wordings().values())).version)
 
     def judge(self, stage: Stage, fields: Sequence[Mapping[str, str]], settings: Gates) -> list[list[Verdict]]:
         """Of each text the verdicts of its gates."""

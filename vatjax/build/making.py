@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from vatjax import stopping
 from vatjax.build import plain
+from vatjax.build.from_table import TableWriter
 from vatjax.build.judges import Judge
+from vatjax.build.leak import words_for
 from vatjax.build.near import Index
-from vatjax.build.records import Record, Request, Stage, Text, Verdict, passes
+from vatjax.build.records import Record, Request, Stage, Verdict, passes
 from vatjax.build.settings import Build
-from vatjax.build.writers import TableWriter, Writer, Written, shipped
+from vatjax.build.writers import Writer, Written
 from vatjax.items.table import on_test_side
 from vatjax.values import Taxonomy
 
@@ -30,6 +32,7 @@ class Made(NamedTuple):
         apart: of each request that never passed its last record.
         records: every attempt.
         unwritten: requests that a table has no text for.
+        unused: rows of tables that nobody needed or asked for: file and line.
     """
 
     scenes: list[Record]
@@ -37,6 +40,7 @@ class Made(NamedTuple):
     apart: list[Record]
     records: list[Record]
     unwritten: list[Request]
+    unused: list[tuple[str, int]]
 
 
 def make(
@@ -56,14 +60,17 @@ def make(
     """
     settings.check()
     plain.check_language(settings.gates.language)
-    made = Made([], [], [], [], [])
+    made = Made([], [], [], [], [], [])
     found = _stage(settings, taxonomy, scene_requests(settings, writers["scene"]), writers["scene"], judge, made, told)
     made.scenes.extend(found)
-    if not made.scenes:
+    if made.scenes:
+        requests = action_requests(settings, taxonomy, made.scenes)
+        made.actions.extend(_stage(settings, taxonomy, requests, writers["action"], judge, made, told))
+    else:
         told(f"no scene has passed, so that there is nothing to act in: {_reasons(made)}")
-        return made
-    requests = action_requests(settings, taxonomy, made.scenes)
-    made.actions.extend(_stage(settings, taxonomy, requests, writers["action"], judge, made, told))
+    for writer in writers.values():
+        if isinstance(writer, TableWriter):
+            made.unused.extend((writer.file, line) for line in writer.unused())
     return made
 
 
@@ -76,45 +83,54 @@ def _reasons(made: Made) -> str:
 
 
 def scene_requests(settings: Build, writer: Writer) -> list[Request]:
-    """Each country and topic, so many times; of a table those that are in it, where none are named."""
-    fields = [
-        {"country": country, "topic": topic, "number": str(number)}
-        for country, topic, count in _places(settings, writer)
+    """Each country and topic, so many times; of a table those that are in it, where none are named.
+
+    Raises:
+        InputError: for a country or topic that a table does not have.
+    """
+    if isinstance(writer, TableWriter):
+        places = writer.wanted(settings.countries, settings.topics)
+    else:
+        places = [(*place, settings.each) for place in itertools.product(settings.countries, settings.topics)]
+    numbers = _numbers([place[0] for place in places]), _numbers([place[1] for place in places])
+    return [
+        Request(
+            "scene",
+            {"country": country, "topic": topic, "number": str(number)},
+            _variant(settings, numbers[0][i] + numbers[1][i] + number),
+        )
+        for i, (country, topic, count) in enumerate(places)
         for number in range(1, count + 1)
     ]
-    return [Request("scene", own, _variant(settings, i)) for i, own in enumerate(fields)]
 
 
-def _places(settings: Build, writer: Writer) -> list[tuple[str, str, int]]:
-    """Countries and topics, and how many scenes of each are wanted."""
-    if not isinstance(writer, TableWriter):
-        return [(*place, settings.each) for place in itertools.product(settings.countries, settings.topics)]
-    return [
-        (country, topic, writer.count(country, topic))
-        for country, topic in writer.places
-        if (not settings.countries or country in settings.countries)
-        and (not settings.topics or topic in settings.topics)
-    ]
+def _numbers(names: Sequence[str]) -> list[int]:
+    """Of each name which of those that there are it is."""
+    known: dict[str, int] = {}
+    return [known.setdefault(name, len(known)) for name in names]
 
 
 def action_requests(settings: Build, taxonomy: Taxonomy, scenes: Sequence[Record]) -> list[Request]:
     """For each scene, value and side one action."""
     chosen = [i for i, name in enumerate(taxonomy.names) if _wanted(settings, taxonomy, name)]
-    fields = [
-        {
-            "country": scene.request.fields["country"],
-            "topic": scene.request.fields["topic"],
-            "scene": scene.text,
-            "value": taxonomy.names[i],
-            "definition": taxonomy.definitions[i],
-            "polarity": polarity,
-            "deed": deed,
-        }
-        for scene in scenes
-        for i in chosen
+    return [
+        Request(
+            "action",
+            {
+                "country": scene.request.fields["country"],
+                "topic": scene.request.fields["topic"],
+                "scene": scene.text,
+                "value": taxonomy.names[i],
+                "definition": taxonomy.definitions[i],
+                "polarity": polarity,
+                "deed": deed,
+            },
+            _variant(settings, number + place),
+        )
+        for number, scene in enumerate(scenes)
+        for place, i in enumerate(chosen)
         for polarity, deed in _DEEDS.items()
     ]
-    return [Request("action", own, _variant(settings, i // 2)) for i, own in enumerate(fields)]
 
 
 def _wanted(settings: Build, taxonomy: Taxonomy, name: str) -> bool:
@@ -124,6 +140,7 @@ def _wanted(settings: Build, taxonomy: Taxonomy, name: str) -> bool:
 
 
 def _variant(settings: Build, number: int) -> str:
+    """How to ask; the number is a sum of places, so that each country, topic, scene and value is asked for in all ways."""
     return settings.variants[number % len(settings.variants)]
 
 
@@ -140,9 +157,9 @@ def _stage(
     passed: dict[str, Record] = {}
     last: dict[str, Record] = {}
     pending = list(requests)
-    words = plain.words_for(taxonomy)
-    for attempt in range(settings.budget + 1):
-        if not pending:
+    words = words_for(taxonomy)
+    for attempt in itertools.count():
+        if not pending or (writer.budgeted and attempt > settings.budget):
             break
         stopping.point()
         written = writer.write(pending, attempt)
@@ -150,7 +167,7 @@ def _stage(
             request for request, own in zip(pending, written, strict=True) if own is None and request.name not in last
         )
         there = [(request, own) for request, own in zip(pending, written, strict=True) if own is not None]
-        records = _judged(settings, there, words, judge, attempt, writer.name, passed)
+        records = _judged(settings, there, words, judge, attempt, writer, passed)
         made.records.extend(records)
         last |= {record.request.name: record for record in records}
         passed |= {record.request.name: record for record in records if record.passed}
@@ -167,55 +184,68 @@ def _judged(
     words: Mapping[str, Sequence[str]],
     judge: Judge,
     attempt: int,
-    writer: str,
+    writer: Writer,
     passed: Mapping[str, Record],
 ) -> list[Record]:
-    """The gates in their order: without a model, near-duplicates, and what the judge says of the rest."""
-    asked = [
-        plain.Asked(request, own.prompt, words.get(request.fields.get("value", ""), ()), settings.gates)
+    """The gates in their order: without a model, what the judge says of the rest, and near-duplicates of what both pass; so
+    what is refused is nobody's twin."""
+    verdicts = [
+        plain.gates(
+            own.text, plain.Asked(request, own.prompt, words.get(request.fields.get("value", ""), ()), settings.gates)
+        )
         for request, own in written
     ]
-    verdicts = [plain.gates(own.text, one) for (_, own), one in zip(written, asked, strict=True)]
-    fields = [_with_text(request, own.text) for request, own in written]
-    index, scenes = Index(), {record.request.name: _scene(record.request, record.text) for record in passed.values()}
-    for record in passed.values():  # what a judge has refused in an earlier round is nobody's twin
-        index.add(record.request.name, record.text)
-    for (request, own), found in zip(written, verdicts, strict=True):
-        if passes(found):
-            found.append(_twin(request, own.text.text, index, scenes, settings))
-        if passes(found):
-            index.add(request.name, own.text.text)
-            scenes[request.name] = _scene(request, own.text.text)
     rest = [i for i, found in enumerate(verdicts) if passes(found)]
     if rest:
-        stage = written[0][0].stage
-        for i, more in zip(rest, judge.judge(stage, [fields[i] for i in rest], settings.gates), strict=True):
+        fields = [{**request.fields, request.stage: own.text.text} for request, own in (written[i] for i in rest)]
+        for i, more in zip(rest, judge.judge(written[0][0].stage, fields, settings.gates), strict=True):
             verdicts[i] += more
-    origin = {"prompts": shipped().version, "writer": writer, "judge": judge.name, "seed": settings.seed}
+    there = _There(settings, passed.values())
+    for (request, own), found in zip(written, verdicts, strict=True):
+        if passes(found):
+            found.append(there.add(request, own.text.text))
+    origin = {
+        "prompts": writer.prompts or None,
+        "writer": writer.name,
+        "judging": judge.prompts,
+        "judge": judge.name,
+        "seed": settings.seed if writer.budgeted else None,
+    }
     return [
         Record(request, attempt, own.text.text, tuple(found), origin)
         for (request, own), found in zip(written, verdicts, strict=True)
     ]
 
 
-def _with_text(request: Request, text: Text) -> dict[str, str]:
-    return {**request.fields, request.stage: text.text}
+class _There:
+    """What has passed, which nothing may nearly repeat."""
 
+    def __init__(self, settings: Build, passed: Iterable[Record]) -> None:
+        self.settings, self.index = settings, Index()
+        self.scenes: dict[str, str] = {}
+        for record in passed:
+            self._take(record.request, record.text)
 
-def _twin(request: Request, text: str, index: Index, scenes: Mapping[str, str], settings: Build) -> Verdict:
-    """Whether nearly the same is there already, and where."""
-    near = index.nearest(text)
-    share = 0.0 if near is None else near.share
-    if near is None or share < settings.gates.duplicate:
-        return Verdict("duplicate", True, "", share)
-    ours, theirs = _scene(request, text), scenes[near.name]
-    if request.stage == "action" and ours == theirs:
-        where = "in the same scene"
-    elif on_test_side(ours, settings.test) != on_test_side(theirs, settings.test):
-        where = "across the split"
-    else:
-        where = "in another scene"
-    return Verdict("duplicate", False, f"{share:.0%} as {near.name} {where}", share)
+    def add(self, request: Request, text: str) -> Verdict:
+        """Whether nearly the same is there already, and where; if not, it is there now."""
+        near = self.index.nearest(text)
+        share = 0.0 if near is None else near.share
+        if near is None or share < self.settings.gates.duplicate:
+            self._take(request, text)
+            return Verdict("duplicate", True, "", share)
+        ours, theirs = _scene(request, text), self.scenes[near.name]
+        test = self.settings.test
+        if request.stage == "action" and ours == theirs:
+            where = "in the same scene"
+        elif on_test_side(ours, test) != on_test_side(theirs, test):
+            where = "across the split"
+        else:
+            where = "in another scene"
+        return Verdict("duplicate", False, f"{share:.0%} as {near.name} {where}", share)
+
+    def _take(self, request: Request, text: str) -> None:
+        self.index.add(request.name, text)
+        self.scenes[request.name] = _scene(request, text)
 
 
 def _scene(request: Request, text: str) -> str:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vatjax import config, errors, names
+from vatjax import errors, names
+from vatjax.build.leak import leaked
 from vatjax.build.records import Request, Text, Verdict
 from vatjax.build.settings import Gates
 from vatjax.build.words import words
-from vatjax.values import Taxonomy
-
-_SMALL = frozenset(["a", "an", "and", "in", "of", "on", "the", "to", "for", "with", "self"])
 
 
 class Asked(NamedTuple):
@@ -100,63 +97,8 @@ def _identifier() -> Any:
 def _leak(text: Text, asked: Asked) -> Verdict | None:
     if not asked.words or not asked.settings.leak:
         return None
-    word = leaked(asked.words, text.text)
+    word = leaked(asked.words, text.text, asked.settings.language or "en")
     return Verdict("leak", not word, f"it says {word!r}" if word else "")
-
-
-def leaked(phrases: Sequence[str], text: str) -> str:
-    """The words by which a text names a value; nothing where it does not.
-
-    A phrase is named where all of its words stand in the text, each in any of its forms.
-    """
-    there = {_stem(word): word for word in words(text.replace("-", " "))}
-    for phrase in phrases:
-        wanted = [_stem(word) for word in words(phrase.replace("-", " ")) if word.casefold() not in _SMALL]
-        if wanted and all(stem in there for stem in wanted):
-            return " ".join(there[stem] for stem in wanted)
-    return ""
-
-
-def _stem(word: str) -> str:
-    """What a word's forms have in common, roughly: obedient and obedience, wealth and wealthy."""
-    plain = unicodedata.normalize("NFKC", word).casefold().removesuffix("'s").removesuffix("’s")
-    for end in (
-        "fulness",
-        "ness",
-        "ities",
-        "ity",
-        "ies",
-        "ally",
-        "ence",
-        "ance",
-        "ent",
-        "ant",
-        "ing",
-        "ful",
-        "ion",
-        "ed",
-        "es",
-        "ly",
-        "y",
-        "s",
-    ):
-        if plain.endswith(end) and len(plain) - len(end) >= 4:
-            return plain.removesuffix(end)
-    return plain
-
-
-def words_for(taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:
-    """Of each value its name, its aliases, and words that stand for it."""
-    return {
-        value.name: (value.name, *value.aliases, *_synonyms().get(value.name, ()))
-        for kind in taxonomy.entries
-        for value in kind.values
-    }
-
-
-@functools.cache
-def _synonyms() -> Mapping[str, Sequence[str]]:
-    return config.read(dict[str, tuple[str, ...]], pathlib.Path(__file__).parent / "synonyms.yaml")
 
 
 _GATES = (_whole, _length, _echo, _language, _leak)

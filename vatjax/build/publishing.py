@@ -3,6 +3,7 @@
 items.jsonl      what `vatjax.items.read` reads, with where each item came from
 scenes.jsonl     the scenes that passed
 apart.jsonl      what never passed, with its reason
+unwritten.jsonl  what a table has no text for
 records.jsonl    every attempt, with what each gate said
 card.json, card.md
 hub/             README.md and data/train.jsonl, data/test.jsonl
@@ -14,51 +15,16 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from vatjax import config, store
-from vatjax.build.card import card, markdown
+from vatjax.build.as_items import items_of
+from vatjax.build.card import card
 from vatjax.build.making import Made
-from vatjax.build.records import Record
+from vatjax.build.markdown import markdown
 from vatjax.build.settings import Build
-from vatjax.items import Items, write
-from vatjax.items.table import POLARITIES
+from vatjax.items import write
 from vatjax.values import Taxonomy
 
 _OF_ITEMS = ("items.jsonl", "hub/README.md", "hub/data/train.jsonl", "hub/data/test.jsonl")
-_SIGN = {name: sign for sign, name in POLARITIES.items()}
-
-
-def items_of(made: Made, taxonomy: Taxonomy) -> Items | None:
-    """The actions that passed, as items; None where there are none."""
-    if not made.actions:
-        return None
-
-    def column(texts: Iterable[Any]) -> np.ndarray:
-        own = list(texts)
-        found = np.empty(len(own), object)
-        found[:] = own
-        return found
-
-    fields = [one.request.fields for one in made.actions]
-    extra = ["id", "attempt", "variant", "prompts", "writer", "judge", "seed"]
-    origins = [_origin(one) for one in made.actions]
-    return Items(
-        taxonomy,
-        column(own["country"] for own in fields),
-        column(own["topic"] for own in fields),
-        column(own["scene"] for own in fields),
-        np.array([taxonomy.index(own["value"]) for own in fields], np.int32),
-        np.array([_SIGN[own["polarity"]] for own in fields], np.int8),
-        column(one.text for one in made.actions),
-        np.arange(1, len(fields) + 1, dtype=np.int32),
-        "built",
-        {name: column(own[name] for own in origins) for name in extra},
-    )
-
-
-def _origin(record: Record) -> dict[str, Any]:
-    return {"id": record.request.name, "attempt": record.attempt, "variant": record.request.variant, **record.origin}
 
 
 def publish(settings: Build, made: Made, taxonomy: Taxonomy) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Record:
         attempt: which, from 0.
         text: what was written.
         verdicts: of the gates that it came to, in their order.
-        origin: prompt version, writer, judge, seed.
+        origin: versions of the prompts of both, writer, judge, seed; None where nobody was asked.
     """
 
     request: Request

@@ -65,6 +65,8 @@ class Build:
     """Who writes: a folder in Hugging Face's layout, a name on the Hub, or pocket."""
     judge: str = ""
     """Who judges; by default the writer, which is easily pleased with itself."""
+    prompts: str = ""
+    """Prompts of your own, in the form of vatjax/build/writing.yaml; by default these."""
     scenes_file: str = ""
     """Scenes that are there already, in place of written ones: a table with country, topic and scene; all of them are taken,
     or those of the countries and topics that are named."""
@@ -76,7 +78,7 @@ class Build:
     topics: tuple[str, ...] = ()
     """Of the scenes."""
     each: int = 1
-    """How many scenes of each country and topic."""
+    """How many scenes of each country and topic; a scenes_file has as many as it has."""
     values: tuple[str, ...] = ("values",)
     """Values and types; values is all of them."""
     taxonomy: str = "schwartz"
@@ -88,7 +90,7 @@ class Build:
     variants: tuple[Variant, ...] = ("zero-shot",)
     """How the writer is asked; with both, every other text is asked for with examples, and the card compares them."""
     budget: int = 2
-    """How often a text that fails is written again."""
+    """How often a model writes a text again that fails; of an actions_file every row is tried."""
     temperature: float = 0.8
     """Of the writer; 0 takes the likeliest words."""
     top_p: float = 0.95
@@ -133,6 +135,14 @@ class Build:
         """
         if not self.scenes_file and not (self.countries and self.topics):
             raise errors.InputError("countries and topics: at least one of each is needed, or a scenes_file")
+        if not self.values:
+            raise errors.InputError("values: at least one is needed; values is all of them")
+        if self.scenes_file and self.each != 1:
+            raise errors.InputError(f"each: {self.scenes_file} has as many scenes as it has; leave it out")
+        if self.language != "English" and self.gates.language == "en":
+            raise errors.InputError(
+                f"gates.language: the writer is asked for {self.language}, and en is what passes; give its code, or '' for any"
+            )
         written = not (self.scenes_file and self.actions_file)
         if self.temperature == 0 and self.budget and written:
             raise errors.InputError("budget: at temperature 0 a text that fails is written as it was; give budget: 0")

@@ -56,13 +56,12 @@ class BuildItems(Build):
                 show.told(
                     f"{gate}: the judge abstained from {own['abstained']:,} of {own['seen']:,} texts; they were let through"
                 )
-        for writer in writers.values():
-            lines = writer.unused() if isinstance(writer, build.TableWriter) else []
-            if lines:
-                said = ", ".join(map(str, lines[:10])) + (" ..." if len(lines) > 10 else "")
-                show.told(
-                    f"{writer.file}: {len(lines):,} rows were not needed, or ask for what nobody wants: lines {said}"
-                )
+        unused: dict[str, list[int]] = {}
+        for file, line in made.unused:
+            unused.setdefault(file, []).append(line)
+        for file, lines in unused.items():
+            said = ", ".join(map(str, lines[:10])) + (" ..." if len(lines) > 10 else "")
+            show.told(f"{file}: {len(lines):,} rows were not needed, or ask for what nobody wants: lines {said}")
         show.as_json(store.finite(content)) if self.json else _print(content, self.out)
         return int(not content["balance"]["items"])
 
