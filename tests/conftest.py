@@ -29,6 +29,8 @@ hypothesis.settings.load_profile("suite")
 
 # What takes longest begins first, so that two workers end together.
 LONG = (
+    "test_run",
+    "test_devices",
     "test_composition",
     "test_inference",
     "test_scorer",
@@ -36,14 +38,9 @@ LONG = (
     "test_on_pocket",
     "test_pocket",
     "test_tax",
-    "test_page",
-    "test_run",
     "test_coupling",
-    "test_steer_command",
     "test_steps",
-    "test_calibration",
     "test_rating",
-    "test_validate_command",
     "test_resume",
     "test_together",
     "test_step",

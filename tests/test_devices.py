@@ -204,6 +204,7 @@ cli.main(sys.argv[2:])
 """
 
 
+@pytest.mark.thorough
 def test_a_process_that_is_lost_ends_the_others(root, tmp_path):
     """They say so, and do not wait for ever; what is done is kept for the same command."""
     out = tmp_path / "state.npz"

@@ -135,6 +135,7 @@ def test_aggregate_composes_and_is_differentiable(tax):
     assert np.isfinite(masked).all()
 
 
+@pytest.mark.thorough
 def test_aggregate_takes_integers(tax):
     assert tax.aggregate(jnp.ones((2, 56), jnp.int32), jnp.ones((2, 56), bool)).dtype == jnp.float32
     assert tax.aggregate(np.ones(56, np.int8)).tolist() == [1.0] * 10

@@ -47,7 +47,7 @@ def profile():
         pytest.param("mean", [1], {"way": "instructed"}, 0.3, marks=pytest.mark.thorough),
         ("conva", (), {"probability": 0.9}, 0.3),
         pytest.param("split", [0], {"training": edits.Training(steps=60, rate=0.05)}, 0.1, marks=pytest.mark.thorough),
-        ("neurons", (), {"pairs": 40}, 0.01),
+        pytest.param("neurons", (), {"pairs": 40}, 0.01, marks=pytest.mark.thorough),
         pytest.param("conditional", [1], {"way": "instructed"}, 0.05, marks=pytest.mark.thorough),
     ],
 )

@@ -30,9 +30,10 @@ def steer(capsys, out, few, *options):
     )
 
 
+@pytest.mark.thorough
 def test_an_edit_its_sweep_and_its_placebos(capsys, few, tmp_path):
     out = tmp_path / "edit"
-    strengths = "-1,0,1,1,2"
+    strengths = "-2,-1,-0.5,0,0.5,1,1,1.5,2"
     options = ("--layers", "0+1,1+0", "--strengths", strengths, "--scenes", "4", "--placebos", "2")
     status, printed, err = steer(capsys, out, few, *options)
     assert status == 0
@@ -41,7 +42,7 @@ def test_an_edit_its_sweep_and_its_placebos(capsys, few, tmp_path):
     assert "random, 2 draws together" in printed
     assert "kept pairs told apart, by layer: " in printed
     content = json.loads((out / "steer.json").read_text())
-    assert len(content["sweep"]) == 4  # what is named twice is tried once
+    assert len(content["sweep"]) == 8  # what is named twice is tried once
     assert [point["strength"] for point in content["random"]] == [point["strength"] for point in content["sweep"]]
     assert max(abs(point["gain"]) for point in content["random"]) < max(point["gain"] for point in content["sweep"])
     assert content["trials"][0]["success_before"] < content["trials"][0]["success"]["estimate"]

@@ -37,6 +37,7 @@ def test_a_label_is_the_sign_of_a_rating_that_is_far_enough_from_the_middle(monk
     np.testing.assert_array_equal(weaker.labels[:, :4], np.tile([1, -1, 1, 0], (len(DATA), 1)))
 
 
+@pytest.mark.thorough
 def test_labels_of_a_model_serve_the_protocol_labelled():
     found = elicit.label(speaking(), DATA, sure=0.01)
     assert found.labels.shape == (len(DATA), 56)

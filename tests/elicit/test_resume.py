@@ -182,6 +182,7 @@ def test_the_command_writes_the_state_that_the_function_gives(folder, tmp_path, 
     assert "a state is there already" in said
 
 
+@pytest.mark.thorough
 def test_shots_come_from_the_train_side_and_tax_reads_what_was_written(folder, tmp_path, capsys):
     places = ("--country", "Egypt", "Germany", "France", "--part", "test", "--test", "0.5")
     more = ("rate", "--model", str(folder), "--type", "Power", "Security", "--topic", TOPIC, *places)
@@ -194,6 +195,7 @@ def test_shots_come_from_the_train_side_and_tax_reads_what_was_written(folder, t
     assert np.abs(pre.state - post.state)[pre.mask].max() > 1e-4
 
 
+@pytest.mark.thorough
 def test_killed_at_any_moment_the_same_command_goes_on(folder, tmp_path):
     """The kill comes while shards are being kept; the process has no say in it."""
     out = tmp_path / "state.npz"

@@ -33,7 +33,7 @@ def steps(config, layer, kind, seed):
 
 
 # A plain one, one whose layers differ in their windows, and one with experts of its own family's kind of norms.
-@pytest.mark.parametrize("family", quick(["llama", "gemma2", "qwen3"], ["gemma2"]))
+@pytest.mark.parametrize("family", quick(["llama", "gemma2", "qwen3"], ["llama"]))
 def test_many_at_once_are_each_alone(family):
     model = load(family)
     whole = [random_edit(model.config, seed) for seed in range(3)]
@@ -44,7 +44,7 @@ def test_many_at_once_are_each_alone(family):
     assert np.abs(np.exp(found[0]) - np.exp(found[1])).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["project", "turn"])
+@pytest.mark.parametrize("kind", quick(["project", "turn"], ["turn"]))
 def test_steps_at_some_positions(kind):
     model = load("llama")
     compare(model, [steps(model.config, layer, kind, layer) for layer in (2, 3)])
@@ -85,6 +85,7 @@ def test_prompts_that_begin_differently_have_no_trunk():
         together.score(model, found._replace(levels=(((5, 4000), (8, 9)),)), OPTIONS, made, SIZE)
 
 
+@pytest.mark.thorough
 def test_where_memory_runs_out_fewer_are_computed_together(monkeypatch):
     model = load("llama")
     made = [random_edit(model.config, seed) for seed in range(3)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, spatial, stats
 
+from tests.tiers import quick
 from vatjax import metrics, values
 from vatjax.metrics import circle, scaling
 
@@ -115,7 +116,7 @@ def test_congruence_is_scipys():
     np.testing.assert_allclose(metrics.congruence(jnp.asarray(x), jnp.asarray(y)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("ordinal", [False, True])
+@pytest.mark.parametrize("ordinal", quick([False, True], [False]))
 def test_scaling_finds_planted_positions_and_noise_has_its_percentile_beside_it(ordinal):
     points = np.random.default_rng(0).normal(size=(8, 2))
     apart = spatial.distance.squareform(spatial.distance.pdist(points))

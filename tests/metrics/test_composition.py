@@ -71,8 +71,12 @@ LONG = (
     "circumplex",
     "circle_fit",
     "ordinal circle_fit",
+    "regress",
+    "floor",
+    "control",
 )
 SHORT = [name for name in FUNCTIONS if name not in LONG]
+ALONE = [name for name in FUNCTIONS if name not in ("bootstrap", "mean_shift")]
 CORE = ("gnd", "spearman", "kendall", "nvat", "tax", "bootstrap", "order_test", "soft_nvat", "control")
 
 
@@ -142,7 +146,7 @@ def test_gradients_are_finite(name, kind):
         assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in ("bootstrap", "mean_shift")])
+@pytest.mark.parametrize("name", quick(ALONE, [name for name in ALONE if name in SHORT]))
 def test_called_alone_it_compiles_once(name, caplog):
     x, y = shifts(2)
     FUNCTIONS[name](x)

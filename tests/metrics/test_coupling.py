@@ -40,7 +40,7 @@ def hard(n, seed=0, missing=0.0):
     return x
 
 
-@pytest.mark.parametrize("n", quick([1, 2, 3, 33, 264, 29_568], [1, 33, 29_568]))
+@pytest.mark.parametrize("n", quick([1, 2, 3, 33, 264, 29_568], [33]))
 @pytest.mark.parametrize("double", [False, True])
 def test_spearman_is_scipys(n, double):
     x = hard(n)
@@ -51,7 +51,7 @@ def test_spearman_is_scipys(n, double):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12 if double else 1e-6)
 
 
-@pytest.mark.parametrize("n", quick([2, 5, 40, 1000], [2, 40]))
+@pytest.mark.parametrize("n", quick([2, 5, 40, 1000], [40]))
 @pytest.mark.parametrize("double", [False, True])
 def test_missing_ratings_are_left_out_pair_by_pair(n, double):
     x = hard(n, seed=n, missing=0.2)
@@ -73,7 +73,7 @@ def test_a_traced_incomplete_column_is_nan_and_never_a_number():
     np.testing.assert_allclose(r[2:, 2:], oracle(x, stats.spearmanr)[2:, 2:], atol=1e-6)
 
 
-@pytest.mark.parametrize("n", [2, 3, 33, 264, 29_568])
+@pytest.mark.parametrize("n", quick([2, 3, 33, 264, 29_568], [3, 264]))
 def test_kendall_is_scipys(n):
     x = np.delete(hard(n), [4, 5], axis=1)
     theirs = oracle(x, stats.kendalltau)

@@ -43,6 +43,7 @@ def test_an_unresolved_gain_gives_no_difference_of_side_effects():
     np.testing.assert_allclose(both.off_target.estimate, 0, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_difference_of_noise_is_debiased_before_it_is_tested():
     """Many contexts against few that are repeated: both independent, with floors of their own."""
     rng = np.random.default_rng(0)

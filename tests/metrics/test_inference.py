@@ -88,6 +88,7 @@ def test_the_same_key_gives_the_same_numbers():
     jax.tree.map(np.testing.assert_array_equal, infer(d, clusters), infer(d, clusters))
 
 
+@pytest.mark.thorough
 def test_calls_of_one_grouping_share_a_compilation():
     before = inference.coupled._cache_size()
     for seed in range(3):
@@ -144,6 +145,7 @@ def test_a_target_with_a_member_that_nobody_rated_has_one_gain():
     np.testing.assert_allclose(infer(d, target=target).gain.estimate, d[:, 2].mean(), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_ties_that_rounding_would_split_stay_ties():
     rng = np.random.default_rng(0)
     pre = rng.integers(0, 30, size=(120, 6)) / 10
@@ -281,6 +283,7 @@ def test_ipsatised_noise_has_the_mechanical_correlation():
     assert float(draws.nvat.mean()) < 0.06
 
 
+@pytest.mark.thorough
 def test_labels_alone_create_coupling_which_their_own_null_knows():
     rng = np.random.default_rng(0)
     labels = rng.choice([-1, 0, 1], size=(120, 6), p=[0.4, 0.2, 0.4])
@@ -423,6 +426,7 @@ def test_p_is_uniform_where_values_are_independent(sizes):
     assert stats.kstest(np.asarray(p), "uniform").pvalue > 0.01
 
 
+@pytest.mark.thorough
 def test_intervals_cover_what_was_planted():
     """A small version of scripts/calibrate.py: three standard errors of 80 draws around .95."""
     truth = 6 / np.pi * np.arcsin(0.3 / 2)

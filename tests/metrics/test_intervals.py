@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from vatjax import metrics
@@ -25,6 +26,7 @@ def test_bca_is_scipys_up_to_the_small_sample_tails():
     np.testing.assert_allclose([low, high], [theirs.low, theirs.high], atol=0.01)
 
 
+@pytest.mark.thorough
 def test_bca_leaves_draws_without_a_value_out():
     rng = np.random.default_rng(0)
     draws, left_out = rng.normal(size=(2, 400)), rng.normal(size=(2, 30)) / 30

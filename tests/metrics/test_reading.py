@@ -11,6 +11,7 @@ def test_amplification_is_a_ratio_of_sums():
     np.testing.assert_allclose(result.ratio, [1, 2, 1], rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_amplification_does_not_choose_its_winners_from_noise():
     run = jax.jit(lambda d, key: metrics.amplification(d, 0, None, key, 10, 50).difference.estimate)
     rng = np.random.default_rng(1)
@@ -51,6 +52,7 @@ def test_equal_membership_takes_the_advantage_from_large_types():
         metrics.equal_membership_hubs(d, type_of, jax.random.key(0), members=3)
 
 
+@pytest.mark.thorough
 def test_amplification_weighs_missing_ratings_and_leaves_constant_columns_out():
     rng = np.random.default_rng(0)
     d = rng.normal(size=(60, 6)).astype(np.float32)

@@ -138,6 +138,7 @@ def test_a_batch_is_always_the_same_and_others_differ():
     assert ((one.shares.sum(-1) - 1)[one.place < SHAPE.time] < 1e-6).all()
 
 
+@pytest.mark.thorough
 def test_a_build_that_was_cut_off_goes_on_and_ends_in_the_same_weights(tmp_path, monkeypatch):
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     content = {**training.configuration(len(TOKENS)), **sizes, "num_key_value_heads": 2, "head_dim": 8}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.tiers import quick
 from vatjax import elicit, errors, items, models, organism, prompts, study
 from vatjax.models import hub
 
@@ -63,6 +64,7 @@ def test_shots_give_every_type_a_gain_that_grows_with_them(measured):
     assert means == sorted(means)
 
 
+@pytest.mark.thorough
 def test_a_wording_that_it_never_read(model):
     """Words of others, in an order that is new to it."""
     before, after = (
@@ -76,7 +78,7 @@ def test_a_wording_that_it_never_read(model):
     assert shift[DATA.taxonomy.mask("Power")].mean() > 0.2
 
 
-@pytest.mark.parametrize("protocol", ["dense", "stated"])
+@pytest.mark.parametrize("protocol", quick(["dense", "stated"], ["stated"]))
 def test_other_questions(model, protocol):
     some = SOME.take(np.flatnonzero(np.isin(SOME.value, [3, 17, 40])))
     persona = organism.Persona("Security")

@@ -137,6 +137,7 @@ def test_nothing_is_fetched_and_nothing_runs(written):
     assert '<script>alert("x")' not in written
 
 
+@pytest.mark.thorough
 def test_a_page_is_the_same_every_time(study, written):
     assert report.write(study).read_text() == written
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.test_cli import run
+from tests.tiers import quick
 from vatjax import config, report, study
 from vatjax.study.design import Design
 
@@ -15,18 +16,20 @@ placebos: 0
 resamples: 100
 interventions:
   examples: {{kind: shots, counts: [2]}}
-  vector: {{kind: residual, layers: ["0"], strengths: [0.5, 1]}}
+"""
+VECTOR = """  vector: {{kind: residual, layers: ["0"], strengths: [0.5, 1]}}
 """
 
 
-def design(out):
-    return config.parse(Design, TEXT.format(out=out), "study.yaml")
+def design(out, more=""):
+    return config.parse(Design, (TEXT + more).format(out=out), "study.yaml")
 
 
-def test_a_study_in_a_bucket_is_that_on_a_disk(bucket, tmp_path):
+@pytest.mark.parametrize("more", quick(["", VECTOR], [""]), ids=["examples", "vector"])
+def test_a_study_in_a_bucket_is_that_on_a_disk(bucket, tmp_path, more):
     found = []
     for out in (bucket, tmp_path / "out"):
-        own = design(out)
+        own = design(out, more)
         study.refuse_places(own)
         ran = study.run(study.plan(own), shard=study.shard("1/2"))
         assert ran.failed == {}
@@ -38,12 +41,12 @@ def test_a_study_in_a_bucket_is_that_on_a_disk(bucket, tmp_path):
         path.name for path in (here.folder / "states").iterdir()
     }
     assert "</html>" in (there.folder / report.PAGE).read_text()
-    again = study.run(study.plan(design(bucket)))
+    again = study.run(study.plan(design(bucket, more)))
     assert again.made == 0
     damaged = next(path for path in (there.folder / "pieces").glob("*/*/state.npz"))
     damaged.write_bytes(b"cut")
     told = []
-    assert study.run(study.plan(design(bucket)), told.append).made == 1
+    assert study.run(study.plan(design(bucket, more)), told.append).made == 1
     assert "is damaged: it is made again" in told[0]
 
 

@@ -243,6 +243,7 @@ def test_shards_and_whole_runs_keep_out_of_each_others_way(tmp_path):
         refused("2/4", r"a run is at work there")
 
 
+@pytest.mark.thorough
 def test_a_study_that_is_asked_to_stop_goes_on(whole, tmp_path, capsys):
     """Between two batches; the command says so with the status that schedulers know."""
     _, found = whole
@@ -370,6 +371,7 @@ def test_a_group_that_was_cut_in_two_gives_the_same_bits(whole, tmp_path):
     assert (shelf.place(gone) / "state.npz").read_bytes() == kept
 
 
+@pytest.mark.thorough
 def test_what_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
     own = design(tmp_path / "f")
     own = dataclasses.replace(own, interventions={k: own.interventions[k] for k in ("examples", "vector")})
@@ -477,6 +479,7 @@ def test_a_folder_of_a_machine_that_works_is_refused(tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.thorough
 def test_a_training_of_a_machine_that_is_gone_is_made_by_another_shard(tmp_path, monkeypatch):
     """Its batch's claim is what counts: none of its own keeps the training's folder."""
     lessons = Intervention("sft", training=Lessons(steps=2, rows=4))

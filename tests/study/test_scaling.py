@@ -76,6 +76,7 @@ def test_operations_are_twice_the_weights_and_what_attention_and_the_head_take(t
     assert operations == pytest.approx(tokens * (2 * layers + attention) + head)
 
 
+@pytest.mark.thorough
 def test_more_items_scale_what_is_rated_and_leave_trainings_alone(tmp_path):
     own = design(tmp_path)
     (once,), (thrice,) = scaling.loads(own), scaling.loads(own, 3 * len(scaling.plan(own).asked))

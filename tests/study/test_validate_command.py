@@ -20,6 +20,7 @@ def measured():
     return study.measure(models.load("pocket"), world, DATA, SOME, targets=["Power"], shots=(2, 8), placebos=3)
 
 
+@pytest.mark.thorough
 def test_planted_beside_measured(capsys, monkeypatch, measured):
     monkeypatch.setattr(study, "measure", lambda *_, **__: measured)
     status, out, err = run(capsys, "validate", "--seeds", "0")
@@ -37,6 +38,7 @@ def test_planted_beside_measured(capsys, monkeypatch, measured):
     assert max(map(len, out.splitlines())) <= 100
 
 
+@pytest.mark.thorough
 def test_a_miss_ends_with_status_1_and_says_which(capsys, monkeypatch, measured):
     worse = measured._replace(ratings=0.5)
     monkeypatch.setattr(study, "measure", lambda *_, **__: worse)
@@ -54,6 +56,7 @@ def test_a_miss_ends_with_status_1_and_says_which(capsys, monkeypatch, measured)
     assert content["interventions"][0]["target"] == "Power"
 
 
+@pytest.mark.thorough
 def test_what_would_be_missed(measured):
     assert [check for check in validation.judge(measured) if not check.passed] == []
     row = measured.rows[-1]

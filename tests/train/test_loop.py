@@ -304,6 +304,7 @@ def test_the_best_is_kept_and_patience_ends_a_run(tmp_path):
         train.Course(patience=2).check()
 
 
+@pytest.mark.thorough
 def test_validation_is_the_loss_divided_once():
     state, held = begun(), data(7, seed=3)
     state, _ = train.step(state, train.batch(data(), range(4)), train.dpo())
@@ -354,6 +355,7 @@ def test_a_rate_that_drives_the_loss_away(tmp_path):
         train.run(state, data(texts=1), train.sft(), train.Course(steps=200))
 
 
+@pytest.mark.thorough
 def test_the_penalty_and_the_probe_come_every_few_steps(tmp_path):
     seen = []
     course = train.Course(steps=7, probe=3, log=1, penalise=3)
@@ -365,6 +367,7 @@ def test_the_penalty_and_the_probe_come_every_few_steps(tmp_path):
     assert [("penalty" in line) for line in ended.metrics] == [True, False, False, True, False, False, True]
 
 
+@pytest.mark.thorough
 def test_a_price_is_no_runaway():
     """A price that comes late and is high is not the loss running away."""
     course = train.Course(steps=40, penalise=1)

@@ -88,6 +88,7 @@ def test_variants_are_their_formulas():
         assert float(facts["tax/target"]) == pytest.approx(moved.mean(0)[~off].mean(), rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_coupling_is_that_of_drawn_ratings():
     """With probabilities of 0 and 1 the price is the nVAT of the ratings' shifts."""
     random = np.random.default_rng(0)

@@ -89,6 +89,7 @@ def test_every_epoch_has_every_row_once():
     assert [train.at(data, step, seed=2) for step in range(3)] != [train.at(data, step, seed=1) for step in range(3)]
 
 
+@pytest.mark.thorough
 def test_an_edit_and_a_gradient_see_the_same():
     model, examples = load("llama"), drawn(3)
     data = train.lay(examples, rows=3)
@@ -107,7 +108,7 @@ def test_an_edit_and_a_gradient_see_the_same():
     np.testing.assert_allclose(mine, other, rtol=0, atol=2e-5 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("remat", ["products", "layers"])
+@pytest.mark.parametrize("remat", quick(["products", "layers"], ["layers"]))
 def test_memory_changes_no_result(remat):
     model, data = load("llama"), train.lay(drawn(4), rows=4)
 

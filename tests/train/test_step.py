@@ -37,6 +37,7 @@ def moved(before, after):
     return [float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)]
 
 
+@pytest.mark.thorough
 def test_dpo_begins_at_log_2_with_any_reference():
     """Exactly one factor of each low-rank change is zero: nothing is changed, and there is a gradient."""
     state, batch = begun(), first(laid())
@@ -154,12 +155,15 @@ def test_rates(decline):
 
 @pytest.mark.parametrize(
     "what",
-    [
-        train.Whole(),
-        train.Whole(layers=(1, 2)),
-        train.Lora(rank=2, layers=(0, 3)),
-        train.Lora(targets=("query", "down")),
-    ],
+    quick(
+        [
+            train.Whole(),
+            train.Whole(layers=(1, 2)),
+            train.Lora(rank=2, layers=(0, 3)),
+            train.Lora(targets=("query", "down")),
+        ],
+        [train.Whole(layers=(1, 2)), train.Lora(targets=("query", "down"))],
+    ),
     ids=str,
 )
 def test_what_is_trained_moves_and_nothing_else(what):
@@ -258,6 +262,7 @@ def test_a_step_is_pure_unless_it_may_overwrite():
     assert int(taken.progress.step) == 2
 
 
+@pytest.mark.thorough
 def test_rates_lengths_and_keys_share_a_compilation():
     batch = first(laid())
     before = train.steps._pure._cache_size()

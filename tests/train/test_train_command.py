@@ -37,6 +37,7 @@ def test_a_run(tmp_path, root, capsys):
     assert "a finished run is there already" in err
 
 
+@pytest.mark.thorough
 def test_a_dry_run_writes_nothing(tmp_path, root, capsys):
     status, text, _ = call(capsys, root / "configs/sft.yaml", *SMALL, "--out", tmp_path / "run", "--dry-run", "--json")
     assert status == 0
@@ -89,6 +90,7 @@ def test_no_folder(root, capsys):
     assert (status, err) == (2, "vatjax: out: a folder is needed for what is trained\n")
 
 
+@pytest.mark.thorough
 def test_a_notebook_in_ten_lines():
     from itertools import islice
 
