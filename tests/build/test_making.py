@@ -518,6 +518,9 @@ def test_flags_give_what_a_file_leaves_out(tmp_path, capsys):
     status, _, said = run(capsys, "build-items", str(file), "--out", str(out))
     assert status == 2
     assert "countries and topics: at least one of each" in said
+    status, _, said = run(capsys, "build-items", str(file), *words, "--writer", "no/such-model", "--countries", "Kenia")
+    assert status == 2
+    assert "did you mean 'Kenya'" in said  # before a model is asked for
 
 
 # How a writer is asked --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from vatjax.build.making import Made, make
 from vatjax.build.markdown import markdown
 from vatjax.build.near import Index, Twin, shingles
 from vatjax.build.publishing import publish
-from vatjax.build.records import Record, Request, Text, Verdict
+from vatjax.build.records import Record, Request, Stage, Text, Verdict
 from vatjax.build.settings import Build, Gates
 from vatjax.build.writers import Writer, Written
 
@@ -31,6 +31,7 @@ __all__ = [
     "ModelWriter",
     "Record",
     "Request",
+    "Stage",
     "TableWriter",
     "Text",
     "Twin",

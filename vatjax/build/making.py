@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from vatjax import stopping
 from vatjax.build import plain
 from vatjax.build.from_table import TableWriter
@@ -112,7 +114,9 @@ def _numbers(names: Sequence[str]) -> list[int]:
 
 def action_requests(settings: Build, taxonomy: Taxonomy, scenes: Sequence[Record]) -> list[Request]:
     """For each scene, value and side one action."""
-    chosen = [i for i, name in enumerate(taxonomy.names) if _wanted(settings, taxonomy, name)]
+    wanted = np.zeros(len(taxonomy.names), bool)
+    for target in settings.values:
+        wanted |= target in ("values", "all") or np.asarray(taxonomy.mask(target))
     return [
         Request(
             "action",
@@ -128,15 +132,9 @@ def action_requests(settings: Build, taxonomy: Taxonomy, scenes: Sequence[Record
             _variant(settings, number + place),
         )
         for number, scene in enumerate(scenes)
-        for place, i in enumerate(chosen)
+        for place, i in enumerate(np.flatnonzero(wanted).tolist())
         for polarity, deed in _DEEDS.items()
     ]
-
-
-def _wanted(settings: Build, taxonomy: Taxonomy, name: str) -> bool:
-    return any(
-        target in ("values", "all") or bool(taxonomy.mask(target)[taxonomy.index(name)]) for target in settings.values
-    )
 
 
 def _variant(settings: Build, number: int) -> str:

@@ -36,14 +36,15 @@ class BuildItems(Build):
         folder = store.path(self.out)
         held = store.alone(folder, told=show.told)
         try:
+            stages: tuple[tuple[build.Stage, str], ...] = (("scene", self.scenes_file), ("action", self.actions_file))
+            tables = {stage: build.TableWriter(file, stage, taxonomy) for stage, file in stages if file}
+            if "scene" in tables:
+                tables["scene"].wanted(self.countries, self.topics)  # likewise
             model = functools.cache(lambda name: models.load(name, self.dtype))
-            writers: dict[Any, Any] = {}
-            for stage, file in (("scene", self.scenes_file), ("action", self.actions_file)):
-                writers[stage] = (
-                    build.TableWriter(file, stage, taxonomy)  # type: ignore[arg-type]
-                    if file
-                    else build.ModelWriter(model(self.writer), settings, folder / "written")
-                )
+            writers: dict[build.Stage, build.Writer] = {
+                stage: tables.get(stage) or build.ModelWriter(model(self.writer), settings, folder / "written")
+                for stage, _ in stages
+            }
             judge = build.ModelJudge(model(self.judge or self.writer), folder / "judged")
             if judge.name in {writer.name for writer in writers.values()}:
                 show.told("the judge is the writer, which is easily pleased with itself: --judge names another one")
