@@ -166,7 +166,7 @@ def test_every_country_topic_and_value_is_asked_for_in_both_ways(tmp_path, each)
     )
     scenes = making.scene_requests(own, Writing(scene))
     records = [build.Record(one, 0, str(i), (), {}) for i, one in enumerate(scenes)]
-    actions = making.action_requests(own, values.schwartz(), records)
+    actions = making.action_requests(own, values.schwartz(), records, Writing(told))
     for requests, keys in (
         (scenes, ("country", "topic")),
         (actions, ("country", "topic", "scene", "value", "polarity")),
@@ -353,6 +353,7 @@ def test_the_card_names_rows_that_were_not_needed(tmp_path):
     own = settings(tmp_path / "out", scenes_file=str(scenes))
     both = {"scene": build.TableWriter(str(scenes), "scene"), "action": build.TableWriter(str(actions), "action")}
     content = build.publish(own, build.make(own, values.schwartz(), both, Pleased()), values.schwartz())
+    assert content["variants"] == {}  # nobody was asked
     assert content["unused"] == [{"file": str(actions), "line": 5}]
     assert "1 rows of tables were not needed" in (tmp_path / "out" / "card.md").read_text()
 

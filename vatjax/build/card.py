@@ -93,7 +93,7 @@ def _variants(records: Sequence[Record]) -> dict[str, Any]:
     """Of every way to ask, how many first attempts pass each gate that they come to, and all of them."""
     found: dict[str, Any] = {}
     for record in records:
-        if record.attempt:
+        if record.attempt or not record.request.variant:
             continue
         own = found.setdefault(
             f"{record.request.stage} {record.request.variant}", {"asked": 0, "passed": 0, "failed": {}}

@@ -66,7 +66,7 @@ def make(
     found = _stage(settings, taxonomy, scene_requests(settings, writers["scene"]), writers["scene"], judge, made, told)
     made.scenes.extend(found)
     if made.scenes:
-        requests = action_requests(settings, taxonomy, made.scenes)
+        requests = action_requests(settings, taxonomy, made.scenes, writers["action"])
         made.actions.extend(_stage(settings, taxonomy, requests, writers["action"], judge, made, told))
     else:
         told(f"no scene has passed, so that there is nothing to act in: {_reasons(made)}")
@@ -99,7 +99,7 @@ def scene_requests(settings: Build, writer: Writer) -> list[Request]:
         Request(
             "scene",
             {"country": country, "topic": topic, "number": str(number)},
-            _variant(settings, numbers[0][i] + numbers[1][i] + number),
+            _variant(settings, writer, numbers[0][i] + numbers[1][i] + number),
         )
         for i, (country, topic, count) in enumerate(places)
         for number in range(1, count + 1)
@@ -112,7 +112,7 @@ def _numbers(names: Sequence[str]) -> list[int]:
     return [known.setdefault(name, len(known)) for name in names]
 
 
-def action_requests(settings: Build, taxonomy: Taxonomy, scenes: Sequence[Record]) -> list[Request]:
+def action_requests(settings: Build, taxonomy: Taxonomy, scenes: Sequence[Record], writer: Writer) -> list[Request]:
     """For each scene, value and side one action."""
     wanted = np.zeros(len(taxonomy.names), bool)
     for target in settings.values:
@@ -129,7 +129,7 @@ def action_requests(settings: Build, taxonomy: Taxonomy, scenes: Sequence[Record
                 "polarity": polarity,
                 "deed": deed,
             },
-            _variant(settings, number + place),
+            _variant(settings, writer, number + place),
         )
         for number, scene in enumerate(scenes)
         for place, i in enumerate(np.flatnonzero(wanted).tolist())
@@ -137,9 +137,10 @@ def action_requests(settings: Build, taxonomy: Taxonomy, scenes: Sequence[Record
     ]
 
 
-def _variant(settings: Build, number: int) -> str:
-    """How to ask; the number is a sum of places, so that each country, topic, scene and value is asked for in all ways."""
-    return settings.variants[number % len(settings.variants)]
+def _variant(settings: Build, writer: Writer, number: int) -> str:
+    """How to ask, nothing where nobody is asked; the number is a sum of places, so that each country, topic, scene and value
+    is asked for in all ways."""
+    return settings.variants[number % len(settings.variants)] if writer.prompts else ""
 
 
 def _stage(

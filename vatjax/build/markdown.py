@@ -28,13 +28,12 @@ def markdown(content: Mapping[str, Any]) -> str:
                 for name, own in content["gates"].items()
             ],
         ),
-        "## Ways to ask, at the first attempt",
-        "",
-        *_table(
-            ("", "asked", "passed", "failed at"),
-            [(name, own["asked"], own["passed"], _listed(own["failed"])) for name, own in content["variants"].items()],
-        ),
     ]
+    if content["variants"]:
+        rows = [
+            (name, own["asked"], own["passed"], _listed(own["failed"])) for name, own in content["variants"].items()
+        ]
+        lines += ["## Ways to ask, at the first attempt", "", *_table(("", "asked", "passed", "failed at"), rows)]
     for title, key in (("Countries", "countries"), ("Topics", "topics"), ("Types of values", "types")):
         rows = [(name, own["passed"], own["apart"], own["unwritten"]) for name, own in content[key].items()]
         lines += [f"## {title}", "", *_table(("", "passed", "kept apart", "not in the table"), rows)]

@@ -17,7 +17,7 @@ class Request(NamedTuple):
     Attributes:
         stage: what it is.
         fields: what the prompt says of it: country, topic and number; or scene, value, definition, polarity and deed too.
-        variant: how it is asked for.
+        variant: how it is asked for; empty where it is there already.
     """
 
     stage: Stage
