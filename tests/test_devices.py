@@ -251,8 +251,13 @@ def undisturbed(tmp_path_factory):
     return study.write(study.run(study.plan(config.read(Design, str(file)))))
 
 
+# Coupling is of ranks. Where rounding exchanges two neighbours in a column of 8 contexts, a correlation moves by 12 times
+# what lies between their ranks in the other column, 7 at most, over 8 * 63; of all pairs the column is in 2 of 56.
+EXCHANGED = 12 * 7 / (8 * 63) * 2 / 56
+
+
 def same_numbers(out, expected):
-    """States to rounding, decisions exactly, and numbers as far as a ratio of small ones lets them be."""
+    """States to rounding, decisions exactly, and numbers as far as a ratio of small ones lets them be, and ranks."""
     files = sorted((expected.folder / "states").iterdir())
     assert [path.name for path in files] == sorted(path.name for path in (out / "states").iterdir())
     for path in files:
@@ -264,7 +269,8 @@ def same_numbers(out, expected):
         assert set(ours) == set(theirs)
         for key, number in theirs.items():
             if isinstance(number, float):
-                np.testing.assert_allclose(ours[key], number, atol=1e-4, rtol=1e-3, err_msg=f"{key} of {theirs}")
+                close = EXCHANGED if "nvat" in key or "gini" in key else 1e-4
+                np.testing.assert_allclose(ours[key], number, atol=close, rtol=1e-3, err_msg=f"{key} of {theirs}")
             elif key != "seconds":
                 assert ours[key] == number
 
