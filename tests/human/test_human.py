@@ -427,6 +427,10 @@ def test_the_commands(tmp_path, capsys):
     status, told, _ = run(capsys, "human", "score", *files, "--sample", str(out))
     assert status == 0
     assert "alpha without" in told
+    rows = {
+        line.split()[0]: line.count("]") for line in told.splitlines() if line.split()[:1] and line.split()[0] in NAMES
+    }
+    assert rows == dict.fromkeys(NAMES, 4)  # every interval is on the line of its question
 
 
 @pytest.mark.parametrize(
