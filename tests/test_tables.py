@@ -65,6 +65,16 @@ def test_lines_are_those_on_which_rows_begin(tmp_path):
     assert tables.read(tmp_path / "a.jsonl").lines == [2, 4]
 
 
+@pytest.mark.parametrize("sign", [";", "\t", "^"])
+def test_a_first_line_that_tells_excel_the_sign_between_cells(tmp_path, sign):
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"\ufeffsep={sign}\r\na{sign}b,c\r\n1{sign}x\r\n".encode())
+    table = tables.read(path)
+    assert (table.rows, table.lines, table.problems) == ([{"a": "1", "b,c": "x"}], [3], [])
+    path.write_text("a\nsep=^\n")  # behind the header it is a row
+    assert tables.read(path).rows == [{"a": "sep=^"}]
+
+
 def test_a_byte_order_mark_and_semicolons_are_read(tmp_path):
     path = tmp_path / "excel.csv"
     path.write_bytes("\ufeffa;b\r\n1;x, y\r\n".encode())

@@ -6,11 +6,14 @@ cell belongs to the whole process.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from vatjax import errors
 from vatjax.tables.table import Table, encoding_problem, lines_of
+
+_TOLD = re.compile("sep=(.)", re.IGNORECASE)  # a first line by which Excel is told the sign between cells
 
 
 def read_csv(file: BinaryIO, table: Table, limit: int, delimiter: str | None) -> None:
@@ -22,6 +25,9 @@ def read_csv(file: BinaryIO, table: Table, limit: int, delimiter: str | None) ->
             table.stop(begin, f"the line is {size:,} bytes long; at most {limit:,} are read as one record")
             return
         if not first.strip():
+            continue
+        if header is None and (told := _TOLD.fullmatch(first.strip("\r\n"))):
+            delimiter = told[1]
             continue
         delimiter = delimiter or _delimiter(first)
         record = _whole_record(first, lines, delimiter, limit)
