@@ -161,16 +161,14 @@ def _stage(
         if not pending or (writer.budgeted and attempt > settings.budget):
             break
         stopping.point()
-        written = writer.write(pending, attempt)
-        made.unwritten.extend(
-            request for request, own in zip(pending, written, strict=True) if own is None and request.name not in last
-        )
-        there = [(request, own) for request, own in zip(pending, written, strict=True) if own is not None]
+        written = list(zip(pending, writer.write(pending, attempt), strict=True))
+        missing = {request.name for request, own in written if own is None}
+        made.unwritten.extend(one for one in pending if one.name in missing and one.name not in last)
+        there = [(request, own) for request, own in written if own is not None]
         records = _judged(settings, there, words, judge, attempt, writer, passed)
         made.records.extend(records)
         last |= {record.request.name: record for record in records}
         passed |= {record.request.name: record for record in records if record.passed}
-        missing = {request.name for request, own in zip(pending, written, strict=True) if own is None}
         pending = [one for one in pending if one.name not in passed and one.name not in missing]
         told(f"{requests[0].stage}s: {len(passed)} of {len(requests)} have passed, {len(pending)} are left")
     made.apart.extend(last[one.name] for one in requests if one.name in last and one.name not in passed)
