@@ -61,11 +61,28 @@ def ended(process: subprocess.Popen[str], asked: bool) -> None:
         raise SystemExit(f"a shard ended with {process.returncode}:\n{said[-3000:]}")
 
 
-def disturbed(folder: pathlib.Path, shards: int, left: int, chance: random.Random) -> int:
+def soaked(
+    where: pathlib.Path, study: str, expected: dict[str, bytes], wanted: int, shards: int, chance: random.Random
+) -> int:
+    """Studies one after the other until there were so many kills, each compared with what is expected; how many studies."""
+    kills = studies = 0
+    while kills < wanted:
+        folder = where / f"study-{studies}"
+        kills += disturbed(folder, study, shards, wanted - kills, chance)
+        found = contents(folder / "out")
+        differ = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        if differ:
+            raise SystemExit(f"study {studies} ended otherwise after {kills} kills: {', '.join(differ)}")
+        studies += 1
+        print(f"{kills} kills, {studies} studies: {len(expected)} files each, the same bytes", flush=True)
+    return studies
+
+
+def disturbed(folder: pathlib.Path, study: str, shards: int, left: int, chance: random.Random) -> int:
     """One study, with at most so many kills; how many there were."""
     file = folder / "study.yaml"
     folder.mkdir()
-    file.write_text(STUDY.format(out=folder / "out"))
+    file.write_text(study.format(out=folder / "out"))
     running = {number: started(file, f"{number}/{shards}") for number in range(1, shards + 1)}
     try:
         return _watched(file, shards, left, chance, running)
@@ -108,16 +125,7 @@ def main() -> None:
         file = folder / "whole.yaml"
         file.write_text(STUDY.format(out=folder / "whole"))
         ended(started(file, ""), asked=False)
-        expected, kills, studies = contents(folder / "whole"), 0, 0
-        while kills < given.kills:
-            own = folder / f"study-{studies}"
-            kills += disturbed(own, given.shards, given.kills - kills, chance)
-            found = contents(own / "out")
-            differ = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-            if differ:
-                raise SystemExit(f"study {studies} ended otherwise after {kills} kills: {', '.join(differ)}")
-            studies += 1
-            print(f"{kills} kills, {studies} studies: {len(expected)} files each, the same bytes", flush=True)
+        soaked(folder, STUDY, contents(folder / "whole"), given.kills, given.shards, chance)
 
 
 if __name__ == "__main__":

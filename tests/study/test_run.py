@@ -4,11 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -107,6 +109,17 @@ def test_a_row_is_what_the_packages_say_by_hand(whole):
         found.edit(shown, model)
     with pytest.raises(errors.InputError, match="unknown column 'targt'; did you mean 'target'"):
         found.where(targt="Power")
+
+
+def test_ten_kills_at_random_change_no_byte(whole, tmp_path, monkeypatch, root):
+    """Processes that are killed and started again, two of them over one folder; `scripts/soak.py` has more of both."""
+    monkeypatch.syspath_prepend(str(root / "scripts"))
+    import soak
+
+    seed = time.time_ns()
+    print("seed", seed)
+    expected = soak.contents(whole[1].folder)
+    assert soak.soaked(tmp_path, TEXT, expected, wanted=10, shards=2, chance=random.Random(seed)) >= 1
 
 
 def test_what_lies_beside_the_table(whole):
