@@ -30,6 +30,21 @@ def test_importing_vatjax_imports_nothing_heavy():
     assert not imported("import vatjax") & heavy
 
 
+def test_a_command_without_torch_says_nothing_of_it():
+    script = """
+import importlib.metadata, importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "torch" else found(name, package)
+sys.argv[1:] = ["models", "check", "pocket"]
+from vatjax import cli
+try: cli.main()
+finally: assert "transformers" in sys.modules and "torch" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "a chat template" in result.stdout
+
+
 def test_help_imports_nothing_heavy():
     code = """
 from vatjax import cli

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names in any script must not end a run on a plain terminal
             stream.reconfigure(errors="backslashreplace")
-    _keep_compilations()
+    _prepare()
     from vatjax import lost
 
     status = _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -105,11 +105,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
-def _keep_compilations() -> None:
-    """JAX reads these when it is imported, later: a command's second run finds its first one's compiled functions."""
+def _prepare() -> None:
+    """What packages read when they are imported, later.
+
+    A command's second run finds its first one's compiled functions, and `transformers`, which only reads tokenizers here,
+    says nothing of the torch that it would like.
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "vatjax", "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def _run(arguments: list[str]) -> int:

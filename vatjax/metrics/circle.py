@@ -73,18 +73,24 @@ def _order_test(coupling: Array, slots: tuple[int, ...]) -> OrderTest:
     r = coupling[first, second]
     present = ~jnp.isnan(r)
     both = present[:, None] & present[None, :]
-    sign = jnp.where(both, jnp.sign(r[:, None] - r[None, :]), 0)
+    stronger = jnp.where(both, jnp.sign(r[:, None] - r[None, :]), 0)
     distance = _distances(slots)
+    steps = np.arange(distance[first, second].min(), distance.max(), dtype=distance.dtype)
 
     def index(places: Array) -> tuple[Array, Array]:
-        """Agreements minus violations, and comparisons, for the types at these places, [types]."""
+        """Agreements minus violations, and comparisons, for the types at these places, [types].
+
+        Each pair is held against those that lie one step further apart than `steps`: matrix products of zeros and ones.
+        """
         apart = jnp.asarray(distance)[places[first], places[second]]
-        closer = (apart[:, None] < apart[None, :]) & both
-        return jnp.sum(jnp.where(closer, sign, 0)), jnp.sum(closer)
+        within = ((apart[None, :] <= steps[:, None]) & present[None, :]).astype(r.dtype)
+        beyond = ((apart[None, :] == steps[:, None] + 1) & present[None, :]).astype(r.dtype)
+        won = jnp.einsum("si,ij->sj", within, stronger, precision=rk.EXACT)
+        return jnp.sum(won * beyond), jnp.sum(jnp.sum(within, 1) * jnp.sum(beyond, 1))
 
     def ratio(places: Array) -> Array:
         score, count = index(places)
-        return score / jnp.where(count > 0, count, 1).astype(score.dtype)
+        return score / jnp.where(count > 0, count, 1)
 
     places = rk.opaque(jnp.asarray(_arrangements(slots)))
     observed = jnp.arange(types, dtype=places.dtype)

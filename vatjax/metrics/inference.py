@@ -357,26 +357,29 @@ def coupled(d: Array, null: nl.Null, weights: Array, left_out: Array, plan: rs.P
     debiased = iv.root_interval(square, jnp.sqrt(iv.jackknife_variance(squares)), t)
     vat, nvat = cp.vat(excess(r)), cp.nvat(excess(r))
     gini = cp.gini(vat)
-    one = jnp.ones((), r.dtype)
     vats = jax.vmap(lambda one: cp.vat(jnp.where(sound, excess(one), jnp.nan)))(without)
     drawn = prepared.skipping(plan.kept)
     spread = iv.jackknife_interval(gini, jax.vmap(cp.gini)(vats), t)
+    # What independent values show of nVAT, of Gini and of each VAT.
+    shown = jnp.column_stack([null.nvat, null.gini, null.vat])
+    floor, high = jnp.nanmean(shown, 0), jnp.nanquantile(shown, LEVEL, axis=0)
+    p = p_value(jnp.concatenate([nvat[None], gini[None], vat]), shown, jnp.ones((), r.dtype))
     taken = rs.over(weights, lambda w: cp.hubs(cp.vat(excess(drawn.coupling(w)))), d.size)
     return Coupled(
         coupling=Estimate(r, *iv.fisher(r, variance, t)),
-        vat=iv.biased_interval(vat, vats, t, jnp.nanmean(null.vat, 0), most=1),
+        vat=iv.biased_interval(vat, vats, t, floor[2:], most=1),
         nvat=Estimate(nvat, debiased.low, jnp.maximum(debiased.high, nvat)),
         debiased=debiased,
         gini=Estimate(gini, jnp.maximum(spread.low, 0), jnp.minimum(spread.high, 1)),
-        floor=jnp.nanmean(null.nvat),
-        floor_high=jnp.nanquantile(null.nvat, LEVEL),
-        vat_floor=jnp.nanmean(null.vat, 0),
-        vat_floor_high=jnp.nanquantile(null.vat, LEVEL, axis=0),
-        gini_floor=jnp.nanmean(null.gini),
-        gini_floor_high=jnp.nanquantile(null.gini, LEVEL),
-        p=p_value(nvat, null.nvat, one),
-        vat_p=p_value(vat, null.vat, one),
-        gini_p=p_value(gini, null.gini, one),
+        floor=floor[0],
+        floor_high=high[0],
+        vat_floor=floor[2:],
+        vat_floor_high=high[2:],
+        gini_floor=floor[1],
+        gini_floor_high=high[1],
+        p=p[0],
+        vat_p=p[2:],
+        gini_p=p[1],
         hub_share=jnp.mean(taken.astype(r.dtype), 0),
         expected=null.expected,
     )

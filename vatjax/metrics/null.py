@@ -125,10 +125,10 @@ def draws(shift: Array, key: Array, labels: Array | None, plan: rs.Plan, resampl
         return _statistics(lambda key: couple(*exchange(key, (z, present))), keys, shift.size, None)
     plain = ipsatise(shift)
     draw = _exchanged(own_spread(plain), exchange) if labels is None else _relabelled(shift, labels, exchange)
-    typical = rk.typical(plain if ipsatised else shift)
+    rank = _ranking(plain if ipsatised else shift)
 
     def coupled(drawn: Array) -> Array:
-        return couple(rk.binned_midranks(drawn, *typical), (~jnp.isnan(drawn)).astype(drawn.dtype))
+        return couple(rank(drawn), (~jnp.isnan(drawn)).astype(drawn.dtype))
 
     def taken(key: Array) -> Array:
         drawn = draw(key)
@@ -141,6 +141,14 @@ def draws(shift: Array, key: Array, labels: Array | None, plan: rs.Plan, resampl
     others = jax.random.split(jax.random.fold_in(key, 1), _EXPECTED_DRAWS)
     expected = jnp.nanmean(rs.over(others, lambda key: coupled(taken(key)), shift.size), 0)
     return _statistics(lambda key: coupled(taken(key)), keys, shift.size, expected)
+
+
+def _ranking(like: Array) -> Callable[[Array], Array]:
+    """Centred midranks of draws that are like these shifts."""
+    if len(like) <= rk.FEW_CONTEXTS:
+        return rk.compared_midranks
+    typical = rk.typical(like)
+    return lambda drawn: rk.binned_midranks(drawn, *typical)
 
 
 def _less_mechanical(drawn: Array, coupled: Callable[[Array], Array]) -> Array:

@@ -28,6 +28,9 @@ EXACT = lax.Precision.HIGHEST
 # A centred midrank of a column with any two levels varies by more than this; rounding by less.
 NO_VARIANCE = 1e-12
 
+# Up to so many contexts ranking anew is cheapest by comparing each with each; above it, by counting in bins.
+FEW_CONTEXTS = 256
+
 _BLOCK = 32
 
 
@@ -164,10 +167,26 @@ def typical(x: Array) -> tuple[Array, Array]:
     return jnp.where(jnp.isnan(centre), 0, centre), jnp.where(size > 0, size, 1)
 
 
+def compared_midranks(x: Array) -> Array:
+    """Centred midranks z [contexts, values] by comparing each context with each; 0 where a rating is missing.
+
+    For draws from a null of few contexts: the work grows with their square, and up to `FEW_CONTEXTS` nothing is faster.
+    """
+    present = ~jnp.isnan(x)
+
+    def step(context: Array, twice: Array) -> Array:
+        other = x[context][None]
+        return twice + (other < x).astype(x.dtype) + (other <= x).astype(x.dtype)
+
+    twice = lax.fori_loop(0, len(x), step, jnp.zeros_like(x))
+    total = jnp.sum(present, axis=0, keepdims=True).astype(x.dtype)
+    return jnp.where(present, twice / (2 * jnp.where(total > 0, total, 1)) - 0.5, 0)
+
+
 def binned_midranks(x: Array, centre: Array, scale: Array, bins: int = 4096) -> Array:
     """Centred midranks z [contexts, values] after rounding to bins, which are equal for `asinh((x - centre) / scale)`.
 
-    For draws from a null, which are ranked by the thousand: counting is many times faster than sorting. The bins are as
+    For draws from a null of many contexts, ranked by the thousand: counting is many times faster than sorting. The bins are as
     fine as the middle of a column wants and grow with the distance from it, so that a wild rating costs the others little.
 
     Args:

@@ -291,10 +291,15 @@ class Plan:
 
 
 def plan(x: Array, groups: Clusters, missing: bool | None = None, weights: Array | None = None) -> Plan:
-    """Looks at columns and weights once: what they are made of decides which compiled form fits them."""
+    """Looks at columns and weights once: what they are made of decides which compiled form fits them.
+
+    Few contexts are taken to have many levels: counting these would save milliseconds, and raw and ipsatised shifts, which
+    have many, then share one compiled form.
+    """
     missing = cp.has_missing(x) if missing is None else missing
     kept = 0 if weights is None else most_kept(weights)
-    return Plan(groups.index.tobytes(), 0 if missing else level_count(x), missing, not groups.equal, kept)
+    levels = 0 if missing or len(x) <= rk.FEW_CONTEXTS else level_count(x)
+    return Plan(groups.index.tobytes(), levels, missing, not groups.equal, kept)
 
 
 def most_kept(weights: Array) -> int:

@@ -108,7 +108,8 @@ def generate(
         sampling = dataclasses.replace(sampling, stop=stop_tokens(model))
     tokens, present = read(model.config, tokens, mask)
     trunk = np.asarray([] if trunk is None else trunk, np.int32)
-    check_room(model.config, int((trunk >= 0).sum()) + tokens.shape[1], sampling.tokens)
+    begun = int((trunk >= 0).sum())
+    check_room(model.config, begun + tokens.shape[1], sampling.tokens)
     if not isinstance(present, jax.core.Tracer) and not bool(present[:, -1].all()):
         raise errors.InputError("prompts must be padded on the left, so that each ends at the last place")
     if sampling.temperature > 0 and key is None:
@@ -116,12 +117,10 @@ def generate(
     key = jax.random.key(0) if key is None else key
     original = max((rope.original for rope in model.config.ropes if rope.long is not None), default=0)
     if original and not isinstance(present, jax.core.Tracer):
-        room = (
-            original - int((trunk >= 0).sum() + present.sum(-1).max()) + 1
-        )  # tokens chosen before the text is a long one
+        room = original - (begun + int(present.sum(-1).max())) + 1  # tokens chosen before the text is a long one
         if 0 < room < sampling.tokens:
             return _crossing(model, tokens, present, key, edit, sampling, room, trunk)
-    reach = (trunk >= 0).sum() + jnp.max(jnp.sum(present, -1)) + sampling.tokens - 1
+    reach = begun + jnp.max(jnp.sum(present, -1)) + sampling.tokens - 1
     none, kind = jnp.zeros(len(tokens), bool), kind_of(present)
     written: Written = _generate(model, tokens, present, kind, key, edit, reach, none, 0, trunk, sampling)
     return written
