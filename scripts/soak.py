@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 
+LONGEST = 6  # seconds between two kills
 PATIENCE = 1800  # seconds from the last kill to the end
 
 STUDY = """
@@ -99,7 +100,7 @@ def _watched(
     while running:
         if kills == left and time.monotonic() - quiet > PATIENCE:
             raise SystemExit(f"the study is not done {PATIENCE} seconds after the last kill")
-        time.sleep(chance.uniform(0.2, 6))
+        time.sleep(chance.uniform(0.2, LONGEST) if kills < left else 0.2)
         for number, process in list(running.items()):
             if process.poll() is not None:
                 ended(process, asked=False)

@@ -11,6 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests.tiers import quick
 from vatjax import analysis, items, organism, report, store
 from vatjax.report import chosen, figures, page, words
 from vatjax.study import Study, numbers, results
@@ -267,7 +268,7 @@ def browse(where, width, *more):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to render the report with")
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", quick([1280, 390], [390]))
 def test_nothing_is_cut_off_in_a_browser(written, width, tmp_path):
     plain = tmp_path / "plain.html"
     plain.write_text(written)

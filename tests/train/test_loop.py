@@ -103,6 +103,7 @@ def start(where, root):
     return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
+@pytest.mark.thorough  # as studies are killed at random each time, trainings of theirs too
 def test_kill_9_at_a_random_step_and_the_same_command_again(tmp_path, root):
     kill = random.Random(time.time_ns()).randint(1, 11)
     with start(tmp_path / "run", root) as broken:
