@@ -6,20 +6,25 @@
 Shards of a small study of the bundled model are killed at random moments, with SIGKILL or, one time in four, SIGTERM, and
 started again at once. Each time the study is done its tables and states are compared with the undisturbed ones, byte for
 byte, and it is begun anew in another folder, until there were as many kills as are wanted.
+
+Shards are forked from a process that has imported what they need and computed nothing: most kills would otherwise meet
+imports.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 
-LONGEST = 6  # seconds between two kills
+from vatjax import cli
+
+LONGEST = 4  # seconds between two kills
 PATIENCE = 1800  # seconds from the last kill to the end
 
 STUDY = """
@@ -37,14 +42,54 @@ interventions:
 """
 
 
-def started(file: pathlib.Path, shard: str) -> subprocess.Popen[str]:
-    words = ["--shard", shard] if shard else []
-    return subprocess.Popen(
-        [sys.executable, "-m", "vatjax", "run", str(file), *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+FORKED = multiprocessing.get_context("forkserver")
+IMPORTED = [
+    "vatjax.commands.run",
+    "vatjax.report",
+    "vatjax.train",
+    "matplotlib.figure",
+    "transformers.models.auto.tokenization_auto",
+]
+
+
+def prepare() -> None:
+    """What a process finds imported: everything that a run imports, and nothing that has computed anything."""
+    cli.prepare()
+    FORKED.set_forkserver_preload(IMPORTED)
+
+
+class Shard:
+    """A process of a study, and what it says."""
+
+    def __init__(self, file: pathlib.Path, name: str = "") -> None:
+        self.said = file.with_suffix(f".{name.replace('/', '-of-')}.txt")
+        words = ["run", str(file), *(["--shard", name] if name else [])]
+        self.process = FORKED.Process(target=vatjax, args=(str(self.said), words))
+        self.process.start()
+
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.is_alive()
+
+    def stopped(self, by: signal.Signals) -> None:
+        """Sends a signal, and waits for what comes of it."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, by)
+        self.ended(0, 75, -signal.SIGKILL, -signal.SIGTERM)
+
+    def ended(self, *fine: int) -> None:
+        """Waits for an end, and refuses any other than these."""
+        self.process.join()
+        if self.process.exitcode not in fine:
+            raise SystemExit(f"a shard ended with {self.process.exitcode}:\n{self.said.read_text()[-3000:]}")
+
+
+def vatjax(said: str, words: list[str]) -> None:
+    """The command, in a process of its own."""
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    cli.main(words)
 
 
 def contents(out: pathlib.Path) -> dict[str, bytes]:
@@ -54,18 +99,11 @@ def contents(out: pathlib.Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
-def ended(process: subprocess.Popen[str], asked: bool) -> None:
-    """Refuses any end of a process that nobody asked for."""
-    said = process.communicate()[1]
-    fine = (0, 75, -signal.SIGKILL, -signal.SIGTERM) if asked else (0,)
-    if process.returncode not in fine:
-        raise SystemExit(f"a shard ended with {process.returncode}:\n{said[-3000:]}")
-
-
 def soaked(
     where: pathlib.Path, study: str, expected: dict[str, bytes], wanted: int, shards: int, chance: random.Random
 ) -> int:
     """Studies one after the other until there were so many kills, each compared with what is expected; how many studies."""
+    prepare()
     kills = studies = 0
     while kills < wanted:
         folder = where / f"study-{studies}"
@@ -84,33 +122,28 @@ def disturbed(folder: pathlib.Path, study: str, shards: int, left: int, chance: 
     file = folder / "study.yaml"
     folder.mkdir()
     file.write_text(study.format(out=folder / "out"))
-    running = {number: started(file, f"{number}/{shards}") for number in range(1, shards + 1)}
+    running = {name: Shard(file, name) for name in (f"{number}/{shards}" for number in range(1, shards + 1))}
     try:
-        return _watched(file, shards, left, chance, running)
+        return _watched(file, left, chance, running)
     finally:
-        for process in running.values():
-            process.kill()
+        for shard in running.values():
+            shard.process.kill()
 
 
-def _watched(
-    file: pathlib.Path, shards: int, left: int, chance: random.Random, running: dict[int, subprocess.Popen[str]]
-) -> int:
+def _watched(file: pathlib.Path, left: int, chance: random.Random, running: dict[str, Shard]) -> int:
     """Kills shards and starts them again until the study is done; how many kills there were."""
     kills, quiet = 0, time.monotonic()
     while running:
         if kills == left and time.monotonic() - quiet > PATIENCE:
             raise SystemExit(f"the study is not done {PATIENCE} seconds after the last kill")
         time.sleep(chance.uniform(0.2, LONGEST) if kills < left else 0.2)
-        for number, process in list(running.items()):
-            if process.poll() is not None:
-                ended(process, asked=False)
-                del running[number]
+        for name in [name for name, shard in running.items() if not shard.running()]:
+            running.pop(name).ended(0)
         if running and kills < left:
-            number = chance.choice(sorted(running))
-            running[number].send_signal(signal.SIGTERM if chance.random() < 0.25 else signal.SIGKILL)
-            ended(running[number], asked=True)
+            name = chance.choice(sorted(running))
+            running[name].stopped(signal.SIGTERM if chance.random() < 0.25 else signal.SIGKILL)
             kills, quiet = kills + 1, time.monotonic()
-            running[number] = started(file, f"{number}/{shards}")
+            running[name] = Shard(file, name)
     return kills
 
 
@@ -120,12 +153,13 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    prepare()
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as where:
         folder = pathlib.Path(where)
         file = folder / "whole.yaml"
         file.write_text(STUDY.format(out=folder / "whole"))
-        ended(started(file, ""), asked=False)
+        Shard(file).ended(0)
         soaked(folder, STUDY, contents(folder / "whole"), given.kills, given.shards, chance)
 
 

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names in any script must not end a run on a plain terminal
             stream.reconfigure(errors="backslashreplace")
-    _prepare()
+    prepare()
     from vatjax import lost
 
     status = _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
-def _prepare() -> None:
+def prepare() -> None:
     """What packages read when they are imported, later.
 
     A command's second run finds its first one's compiled functions, and `transformers`, which only reads tokenizers here,

@@ -84,11 +84,19 @@ def _mean_state(found: Sequence[ValueState]) -> ValueState:
     return ValueState(np.where(mask, mean, np.nan), mask, first.clusters, first.values, first.contexts, first.meta)
 
 
-def _control(found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell) -> dict[str, Any]:
-    """How often the target is leaned to as wanted, and how much of what it gained leaks."""
+def _both(found: analysis.Analysis, taxonomy: Taxonomy) -> tuple[np.ndarray, np.ndarray]:
+    """Both states, [contexts, values] float32; NaN where one of them has no rating."""
     before, after = (states.align(one, taxonomy) for one in (found.joined.pre, found.joined.post))
     mask = before.mask & after.mask
-    x, y = (taxonomy.aggregate(np.where(mask, one.state, np.nan), mask, "types") for one in (before, after))
+    x, y = (np.where(mask, np.float32(one.state), np.float32(np.nan)) for one in (before, after))
+    return x, y
+
+
+def _control(found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell) -> dict[str, Any]:
+    """How often the target is leaned to as wanted, and how much of what it gained leaks."""
+    both = _both(found, taxonomy)
+    mask = ~np.isnan(both[0])
+    x, y = (taxonomy.aggregate(one, mask, "types") for one in both)
     there = mask.any(0)
     rated = np.array([there[group].any() for group in taxonomy.members("types")])
     own = taxonomy.columns(cell.target)
@@ -118,8 +126,8 @@ def _off_target(
     found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell, level: analysis.Level
 ) -> dict[str, float | None]:
     """Mean absolute shift of what is not the target, in points; its interval takes the signs as they were measured."""
-    before, after = (states.align(one, taxonomy) for one in (found.joined.pre, found.joined.post))
-    shift = np.where(before.mask & after.mask, np.float64(after.state) - np.float64(before.state), np.nan)
+    before, after = _both(found, taxonomy)
+    shift = np.float64(after) - np.float64(before)
     x = np.asarray(taxonomy.aggregate(shift, ~np.isnan(shift), level), np.float64)
     x = x[:, ~taxonomy.columns(cell.target, level) & ~np.isnan(x).all(0)]
     if not x.size:
@@ -190,8 +198,8 @@ def _wordings(
 
 def _robust(found: analysis.Analysis, taxonomy: Taxonomy) -> dict[str, Any]:
     """What becomes of the coupling on fewer scenes, under another correlation, and at the other level."""
-    before, after = (states.align(one, taxonomy) for one in (found.joined.pre, found.joined.post))
-    shift = np.where(before.mask & after.mask, np.float32(after.state) - np.float32(before.state), np.nan)
+    before, after = _both(found, taxonomy)
+    shift = after - before
     clusters = found.joined.pre.clusters
     taxes: dict[str, jax.Array] = {}
     content: dict[str, Any] = {}
