@@ -14,6 +14,7 @@ imports.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -74,7 +75,8 @@ class Shard:
     def stopped(self, by: signal.Signals) -> None:
         """Sends a signal, and waits for what comes of it."""
         assert self.process.pid is not None
-        os.kill(self.process.pid, by)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(self.process.pid, by)
         self.ended(0, 75, -signal.SIGKILL, -signal.SIGTERM)
 
     def ended(self, *fine: int) -> None:
