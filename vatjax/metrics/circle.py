@@ -86,11 +86,12 @@ def _order_test(coupling: Array, slots: tuple[int, ...]) -> OrderTest:
         within = ((apart[None, :] <= steps[:, None]) & present[None, :]).astype(r.dtype)
         beyond = ((apart[None, :] == steps[:, None] + 1) & present[None, :]).astype(r.dtype)
         won = jnp.einsum("si,ij->sj", within, stronger, precision=rk.EXACT)
-        return jnp.sum(won * beyond), jnp.sum(jnp.sum(within, 1) * jnp.sum(beyond, 1))
+        count = jnp.sum(jnp.sum(within, 1) * jnp.sum(beyond, 1))
+        return jnp.sum(won * beyond), count.astype(jnp.int32)
 
     def ratio(places: Array) -> Array:
         score, count = index(places)
-        return score / jnp.where(count > 0, count, 1)
+        return score / jnp.where(count > 0, count, 1).astype(score.dtype)
 
     places = rk.opaque(jnp.asarray(_arrangements(slots)))
     observed = jnp.arange(types, dtype=places.dtype)
