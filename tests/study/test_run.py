@@ -641,12 +641,6 @@ def test_the_command_says_what_is_to_be_done_and_what_was(capsys, whole, tmp_pat
     assert "0 pieces made" in out
     assert str(found.folder / "report.html") in out
     assert [line for line in out.splitlines() if len(line) > 100 and str(found.folder) not in line] == []
-    page = (found.folder / "report.html").read_bytes()
-    assert store.path(found.folder / "figures").exists()
-    status, out, _ = run(capsys, "report", str(found.folder))
-    assert status == 0
-    assert out.strip() == str(found.folder / "report.html")
-    assert (found.folder / "report.html").read_bytes() == page
 
 
 # Parts --------------------------------------------------------------------------------------------------------------
@@ -762,6 +756,17 @@ def test_targets_by_sets_and_spellings():
     assert design("x", targets=("values", "social power")).aims(taxonomy) == taxonomy.names
     assert len(design("x", targets=("all",)).aims(taxonomy)) == 66
     assert design("x", targets=("openness",)).aims(taxonomy)[0] in taxonomy.groups
+
+
+def test_a_report_is_written_again_from_the_folder(capsys, whole):
+    _, found = whole
+    status, out, _ = run(capsys, "report", str(found.folder), "--portraits", "1")
+    assert status == 0
+    page = (found.folder / "report.html").read_bytes()
+    assert out.strip() == str(found.folder / "report.html")
+    report.write(found, 1)
+    assert (found.folder / "report.html").read_bytes() == page
+    assert store.path(found.folder / "figures").exists()
 
 
 @pytest.mark.thorough
