@@ -119,7 +119,7 @@ def generate(
     if original and not isinstance(present, jax.core.Tracer):
         room = original - (begun + int(present.sum(-1).max())) + 1  # tokens chosen before the text is a long one
         if 0 < room < sampling.tokens:
-            return _crossing(model, tokens, present, key, edit, sampling, room, trunk)
+            return _crossing(model, tokens, present, key, edit, sampling, room, original, trunk)
     reach = begun + jnp.max(jnp.sum(present, -1)) + sampling.tokens - 1
     none, kind = jnp.zeros(len(tokens), bool), kind_of(present)
     written: Written = _generate(model, tokens, present, kind, key, edit, reach, none, 0, trunk, sampling)
@@ -134,11 +134,11 @@ def _crossing(
     edit: Edit | None,
     sampling: Sampling,
     room: int,
+    short: int,
     trunk: np.ndarray,
 ) -> Written:
     """Two parts: tokens that are chosen while the text is short, and the others, with everything computed anew."""
     before, behind = (dataclasses.replace(sampling, tokens=n) for n in (room, sampling.tokens - room))
-    short = (trunk >= 0).sum() + jnp.max(jnp.sum(present, -1)) + room - 1
     none, kind = jnp.zeros(len(tokens), bool), kind_of(present)
     first: Written = _generate(model, tokens, present, kind, key, edit, short, none, 0, trunk, before)
     ended = jnp.any(jnp.isin(first.tokens, jnp.asarray(sampling.stop, jnp.int32)), axis=1)
@@ -171,7 +171,7 @@ def _generate(
     kind: Array,
     key: Array,
     edit: Edit | None,
-    reach: Array,
+    reach: Array | int,
     done: Array,
     offset: Array | int,
     trunk: Array,
@@ -237,7 +237,7 @@ def _generate(
     return text
 
 
-def _begun(model: Model, trunk: Array, batch: int, places: int, edit: Edit | None, reach: Array) -> decoder.Cache:
+def _begun(model: Model, trunk: Array, batch: int, places: int, edit: Edit | None, reach: Array | int) -> decoder.Cache:
     """A cache that holds the trunk, computed once, for every text of a batch."""
     weights, config = model.arrays, model.config
     dtype, length = weights["embedding"].dtype, trunk.shape[0]
