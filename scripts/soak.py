@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -22,6 +23,7 @@ import random
 import signal
 import tempfile
 import time
+from multiprocessing.context import ForkServerContext
 
 from vatjax import cli
 
@@ -43,7 +45,6 @@ interventions:
 """
 
 
-FORKED = multiprocessing.get_context("forkserver")
 IMPORTED = [
     "vatjax.commands.run",
     "vatjax.report",
@@ -53,10 +54,13 @@ IMPORTED = [
 ]
 
 
-def prepare() -> None:
-    """What a process finds imported: everything that a run imports, and nothing that has computed anything."""
+@functools.cache
+def forked() -> ForkServerContext:
+    """What makes a process that finds imported what a run imports, and nothing that has computed anything."""
     cli.prepare()
-    FORKED.set_forkserver_preload(IMPORTED)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
 
 
 class Shard:
@@ -65,7 +69,7 @@ class Shard:
     def __init__(self, file: pathlib.Path, name: str = "") -> None:
         self.said = file.with_suffix(f".{name.replace('/', '-of-')}.txt")
         words = ["run", str(file), *(["--shard", name] if name else [])]
-        self.process = FORKED.Process(target=vatjax, args=(str(self.said), words))
+        self.process = forked().Process(target=vatjax, args=(str(self.said), words))
         self.process.start()
 
     def running(self) -> bool:
@@ -105,7 +109,6 @@ def soaked(
     where: pathlib.Path, study: str, expected: dict[str, bytes], wanted: int, shards: int, chance: random.Random
 ) -> int:
     """Studies one after the other until there were so many kills, each compared with what is expected; how many studies."""
-    prepare()
     kills = studies = 0
     while kills < wanted:
         folder = where / f"study-{studies}"
@@ -155,7 +158,6 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    prepare()
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as where:
         folder = pathlib.Path(where)
