@@ -94,6 +94,7 @@ def scenes(places: Places, topics: Topics, rng: random.Random) -> list[dict[str,
                     {
                         "country": place.country,
                         "topic": topic.topic,
+                        "situation": f"{topic.topic} {1 + topic.situations.index(situation)}",
                         "scene": text,
                         "task": situation.task,
                         "matter": situation.matter,

@@ -326,7 +326,7 @@ def test_joining_uses_only_the_keys_that_both_have():
 def test_joining_refuses_what_does_not_fit():
     pre = make()
     other = dataclasses.replace(make(), contexts={"country": np.array(["x"] * 4, object)})
-    assert "the second state has several rows for one context: country='x' (rows 1 and 2)" in refused(
+    assert "the second state: several rows for one context: country='x' (rows 1 and 2)" in refused(
         states.join, pre, other
     )
     apart = dataclasses.replace(make(), contexts={"country": np.array(["w", "x", "y", "z"], object)})
@@ -374,6 +374,6 @@ def test_joining_can_leave_out_what_tells_the_two_apart():
     pre = make(contexts={"country": country, "model": np.array(["base"] * 4, object)})
     post = make(contexts={"country": country, "model": np.array(["tuned"] * 4, object)})
     message = refused(states.join, pre, post)
-    assert "model='base' against model='tuned'; leave 'model' out of the keys" in message
+    assert "model='base' against model='tuned'; leave 'model' out: --on country" in message
     assert states.join(pre, post, on=["country"]).keys == ("country",)
     assert "did you mean 'country'" in refused(states.join, pre, post, on=["contry"])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from vatjax import errors, names, store, tables
 from vatjax.values import Taxonomy, schwartz
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
+# More ratings outside the scale than this are no slips: the scale is another one.
+_FEW_OUTSIDE = 3
 _ARRAYS = ("state", "mask", "clusters", "values")
 
 
@@ -36,6 +39,8 @@ class ValueState:
         values: [values] names, in the taxonomy's order.
         contexts: context key -> [contexts] text, for example `{"country": ..., "topic": ...}`; what rows are joined on.
         meta: what produced the state; plain JSON data.
+        labels: of a `labelled` state, which values each context's action supports (1) or violates (-1), [contexts, values];
+            None elsewhere. Labels alone create coupling, so that no p of such a state means anything without them.
     """
 
     state: np.ndarray
@@ -44,6 +49,7 @@ class ValueState:
     values: tuple[str, ...]
     contexts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         clusters = np.asarray(self.clusters)
@@ -62,6 +68,11 @@ class ValueState:
                 raise ValueError(f"{name} has the shape {getattr(self, name).shape}, expected {shape}")
         if self.mask.dtype != bool or not np.issubdtype(self.state.dtype, np.floating):
             raise ValueError(f"state must be floating and mask bool, found {self.state.dtype} and {self.mask.dtype}")
+        if self.labels is not None:
+            labels = np.array(self.labels)
+            if labels.shape != shape or not np.isin(labels, (-1, 0, 1)).all():
+                raise ValueError(f"labels must be -1, 0 or 1 in the shape {shape}, found the shape {labels.shape}")
+            self._keep("labels", labels.astype(np.int8))
         for key, column in self.contexts.items():
             if len(column) != shape[0]:
                 raise ValueError(f"the context key {key!r} has {len(column)} entries, expected {shape[0]}")
@@ -92,6 +103,7 @@ class ValueState:
             clusters=self.clusters[rows],
             values=tuple(self.values[i] for i in chosen),
             contexts={key: column[rows] for key, column in self.contexts.items()},
+            labels=None if self.labels is None else self.labels[rows][:, chosen],
         )
 
 
@@ -99,11 +111,15 @@ class ValueState:
 
 
 def save(state: ValueState, where: store.Path) -> None:
-    """Commits a state as one `.npz`: `state`, `mask`, `clusters`, `values`, and as JSON `contexts` and `meta`."""
+    """Commits a state as one `.npz`: `state`, `mask`, `clusters`, `values`, and as JSON `contexts` and `meta`.
+
+    A `labelled` state has its `labels` too.
+    """
     contexts = {key: [str(entry) for entry in column] for key, column in state.contexts.items()}
     store.commit_npz(
         where,
-        {
+        ({} if state.labels is None else {"labels": state.labels})
+        | {
             "state": state.state,
             "mask": state.mask,
             "clusters": state.clusters,
@@ -133,6 +149,7 @@ def load(where: store.Path) -> ValueState:
             values=tuple(arrays["values"].tolist()),
             contexts={str(key): np.array(column, object) for key, column in contexts.items()},
             meta=json.loads(str(arrays["meta"])) if "meta" in arrays else {},
+            labels=arrays.get("labels"),
         )
     except errors.InputError:
         raise
@@ -150,7 +167,11 @@ def align(state: ValueState, taxonomy: Taxonomy) -> ValueState:
     shape = (len(state.clusters), len(taxonomy.names))
     whole, mask = np.full(shape, np.nan, state.state.dtype), np.zeros(shape, np.bool_)
     whole[:, place], mask[:, place] = state.state, state.mask
-    return dataclasses.replace(state, state=whole, mask=mask, values=taxonomy.names)
+    labels = None
+    if state.labels is not None:
+        labels = np.zeros(shape, np.int8)
+        labels[:, place] = state.labels
+    return dataclasses.replace(state, state=whole, mask=mask, values=taxonomy.names, labels=labels)
 
 
 # Ratings from anywhere ----------------------------------------------------------------------------------------------
@@ -162,11 +183,14 @@ def read_ratings(
     scale: tuple[float, float] = (1.0, 5.0),
     clusters: str | Sequence[str] | None = None,
     keys: Sequence[str] = (),
+    missing: Sequence[str] = (),
 ) -> ValueState:
-    """Reads a wide table of ratings: one row a context, one column a value, every other column a context key.
+    """Reads a table of ratings: one row a context, one column a value, every other column a context key.
 
     A rating r on the scale LOW..HIGH becomes r - (LOW + HIGH) / 2, with its sign turned where the scale is written
-    HIGH..LOW (`scale=(4, 1)`: 1 is the strongest agreement). An empty cell, `NA`, `NaN` or null is missing.
+    HIGH..LOW (`scale=(4, 1)`: 1 is the strongest agreement). An empty cell, `NA`, `NaN` or null is missing. Decimal commas
+    are read in tables whose cells are separated by semicolons or tabs. A long table has a row a rating, with the columns
+    `value` and `rating`.
 
     Args:
         where: CSV, TSV, JSONL or a JSON array, each also gzipped.
@@ -175,6 +199,7 @@ def read_ratings(
         clusters: the context keys whose rows belong together; by default `scene` where there is one, else each row
             stands alone.
         keys: columns that are context keys although their name looks like a value's.
+        missing: further spellings of a missing rating.
 
     Raises:
         InputError: names file, line and column of each problem.
@@ -183,15 +208,20 @@ def read_ratings(
     if len(scale) != 2 or not all(math.isfinite(end) for end in scale) or scale[0] == scale[1]:
         raise errors.InputError(f"a scale is two different numbers, the weak and the strong end, found {scale}")
     table = tables.read(where)
+    if _is_long(table, taxonomy, keys):
+        table = _widened(table, taxonomy)
     problems = list(table.problems)
     columns, other = _columns(table, taxonomy, keys)
     values = sorted(columns)
+    read = _Ratings(
+        scale, {*_MISSING, *(spelling.strip().lower() for spelling in missing)}, table.delimiter in (";", "\t")
+    )
     state = np.full((len(table.rows), len(values)), np.nan)
     contexts: dict[str, list[str]] = {key: [] for key in other}
     for i, (line, row) in enumerate(zip(table.lines, table.rows, strict=True)):
         for j, value in enumerate(values):
             try:
-                state[i, j] = _rating(row.get(columns[value]), scale)
+                state[i, j] = read.rating(row.get(columns[value]), line, columns[value])
             except ValueError as error:
                 problems.append(errors.Problem(table.source, line, f"{columns[value]}: {error}"))
         for key in other:
@@ -199,6 +229,7 @@ def read_ratings(
                 contexts[key].append(_key(row.get(key)))
             except ValueError as error:
                 problems.append(errors.Problem(table.source, line, f"{key}: {error}"))
+    problems += read.outside(table.source)
     if problems:
         raise errors.all_of(sorted(problems, key=lambda problem: problem.line or 0))
     if not table.rows:
@@ -207,15 +238,113 @@ def read_ratings(
     grouping = [clusters] if isinstance(clusters, str) else clusters
     if grouping is None:
         grouping = ["scene"] if "scene" in texts else []
-    meta = {"source": str(where), "protocol": "ratings", "scale": list(scale), "taxonomy": taxonomy.name}
+    meta = {
+        "source": str(where),
+        "protocol": "ratings",
+        "scale": list(scale),
+        "found": [read.least, read.most] if read.least <= read.most else None,
+        "taxonomy": taxonomy.name,
+    }
     return ValueState(
-        state=state.astype(np.float32),
+        state=state,
         mask=np.isfinite(state),
         clusters=_clusters(texts, grouping, len(state), table.source),
         values=tuple(taxonomy.names[value] for value in values),
         contexts=texts,
         meta=meta,
     )
+
+
+@dataclasses.dataclass
+class _Ratings:
+    """Reads cells as centred ratings, and remembers the range that they cover."""
+
+    scale: tuple[float, float]
+    missing: set[str]
+    decimal_commas: bool
+    least: float = math.inf
+    most: float = -math.inf
+    beyond: list[tuple[int, str, float]] = dataclasses.field(default_factory=list)
+
+    def rating(self, cell: Any, line: int, column: str) -> float:
+        """Returns one centred rating, NaN for a missing one."""
+        if cell is None or (isinstance(cell, str) and cell.strip().lower() in self.missing):
+            return math.nan
+        if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
+            raise ValueError(f"expected a rating, found {names.shown(cell)}")
+        text = (
+            cell.replace(",", ".") if isinstance(cell, str) and self.decimal_commas and cell.count(",") == 1 else cell
+        )
+        try:
+            rating = float(text)
+        except (ValueError, OverflowError):
+            rating = math.inf
+        if isinstance(cell, str) and (math.isinf(rating) or "_" in cell):
+            comma = (
+                "; decimal commas are read where semicolons separate the cells"
+                if re.fullmatch(r"\s*-?\d+,\d+\s*", cell)
+                else f"; if it stands for a missing one, add --missing {json.dumps(cell.strip(), ensure_ascii=False)}"
+            )
+            raise ValueError(f"expected a rating, found {names.shown(cell)}{comma}")
+        if math.isnan(rating):
+            return math.nan
+        self.least, self.most = min(self.least, rating), max(self.most, rating)
+        low, high = self.scale
+        if not min(low, high) <= rating <= max(low, high):
+            self.beyond.append((line, column, rating))
+        return (rating - (low + high) / 2) * (1 if low < high else -1)
+
+    def outside(self, source: str) -> list[errors.Problem]:
+        """Returns a problem for each rating outside the scale, where these are few.
+
+        Raises:
+            InputError: where they are many, with the scale that would hold all ratings.
+        """
+        low, high = min(self.scale), max(self.scale)
+        if len(self.beyond) > _FEW_OUTSIDE:
+            ends = [f"{min(self.least, low):g}", f"{max(self.most, high):g}"]
+            raise errors.InputError(
+                f"{source}: ratings go from {self.least:g} to {self.most:g}, and the scale from {low:g} to {high:g}; say the "
+                f"scale, such as --scale {':'.join(ends)} (or {':'.join(reversed(ends))} where the lowest is the strongest)"
+            )
+        return [
+            errors.Problem(source, line, f"{column}: the rating {rating:g} lies outside the scale {low:g}:{high:g}")
+            for line, column, rating in self.beyond
+        ]
+
+
+def _is_long(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> bool:
+    """Whether a table has a row a rating: the columns `value` and `rating`, and no column that is a value."""
+    named = {names.canonical(column) for column in table.columns}
+    return {"value", "rating"} <= named and not any(
+        taxonomy.match(column) for column in table.columns if column not in keys
+    )
+
+
+def _widened(table: tables.Table, taxonomy: Taxonomy) -> tables.Table:
+    """A long table as a wide one: rows that agree in all other columns are one context."""
+    of = {names.canonical(column): column for column in table.columns}
+    value, rating = of["value"], of["rating"]
+    keys = [column for column in table.columns if column not in (value, rating)]
+    wide = tables.Table(table.source, delimiter=table.delimiter, problems=list(table.problems), lost=table.lost)
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    used: dict[str, None] = {}
+    for line, row in zip(table.lines, table.rows, strict=True):
+        name = taxonomy.match(str(row.get(value, "")))
+        if name is None:
+            wide.bad(line, f"{value}: {names.unknown('value', str(row.get(value, '')), taxonomy.names)}")
+            continue
+        place = tuple(str(row.get(key)) for key in keys)
+        if place not in rows:
+            rows[place] = {key: row.get(key) for key in keys}
+            wide.lines.append(line)
+        if name in rows[place]:
+            wide.bad(line, f"{name} is rated twice in one context")
+        rows[place][name] = row.get(rating)
+        used[name] = None
+    wide.rows = list(rows.values())
+    wide.columns = (*keys, *used)
+    return wide
 
 
 def _columns(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> tuple[dict[int, str], list[str]]:
@@ -231,7 +360,7 @@ def _columns(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> tu
             close = None if column in keys else names.nearest(column, taxonomy.names, cutoff=0.8)
             if close is not None:
                 raise errors.InputError(
-                    f"{table.source}: unknown column {column!r}; did you mean {close!r}? (if it is a context key: keys)"
+                    f"{table.source}: unknown column {column!r}; did you mean {close!r}? (if it is a context key, name it in --on)"
                 )
             other.append(column)
             continue
@@ -245,26 +374,6 @@ def _columns(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> tu
             f"(such as {taxonomy.names[0]!r}); found {names.listed(table.columns)}"
         )
     return columns, other
-
-
-def _rating(cell: Any, scale: tuple[float, float]) -> float:
-    """One centred rating, NaN for a missing one."""
-    if cell is None or (isinstance(cell, str) and cell.strip().lower() in _MISSING):
-        return math.nan
-    if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
-        raise ValueError(f"expected a rating, found {names.shown(cell)}")
-    try:
-        rating = float(cell)
-    except (ValueError, OverflowError):
-        rating = math.inf
-    if isinstance(cell, str) and (rating == math.inf or "_" in cell):
-        raise ValueError(f"expected a rating, found {names.shown(cell)}")
-    if math.isnan(rating):
-        return math.nan
-    low, high = scale
-    if not min(low, high) <= rating <= max(low, high):
-        raise ValueError(f"the rating {rating:g} lies outside the scale {low:g}:{high:g}")
-    return (rating - (low + high) / 2) * (1 if low < high else -1)
 
 
 def _key(cell: Any) -> str:
@@ -288,9 +397,86 @@ def _clusters(contexts: Mapping[str, np.ndarray], keys: Sequence[str], rows: int
     return np.array([seen.setdefault(row, len(seen)) for row in rows_of_keys], np.int32)
 
 
+# Two keys with effects of their own, where a state has both: what is true of one country is true in all its topics.
+CROSSED = ("country", "topic")
+_FEWEST = 5
+
+
+def cluster_labels(state: ValueState, choice: str = "") -> tuple[np.ndarray, str]:
+    """Returns the clusters that a state is resampled by, and the keys that they are made of.
+
+    Args:
+        state: with its context keys.
+        choice: keys joined by commas (rows that agree in all of them belong together), or two such choices joined by `+`
+            (rows that agree in either are alike: two-way clustering). By default country and topic where both are there,
+            cross, and have at least 5 entries each; else the state's own clusters, the scenes.
+
+    Returns:
+        ([contexts] labels, or [contexts, 2] of two crossed keys; the choice as text, empty for the state's own clusters).
+    """
+    if choice:
+        ways = [[name.strip() for name in part.split(",") if name.strip()] for part in choice.split("+")]
+        if len(ways) > 2 or not all(ways):
+            raise errors.InputError(
+                f"clusters: expected keys such as scene, country,topic or country+topic (two-way), found {choice!r}"
+            )
+        labels = [_clusters(state.contexts, keys, len(state.clusters), "clusters") for keys in ways]
+        return (np.stack(labels, 1) if len(labels) > 1 else labels[0]), "+".join(",".join(keys) for keys in ways)
+    if state.labels is None and all(key in state.contexts for key in CROSSED):
+        labels = [_clusters(state.contexts, [key], len(state.clusters), "clusters") for key in CROSSED]
+        fewest = min(int(column.max(initial=0)) + 1 for column in labels)
+        both = len({*zip(*(column.tolist() for column in labels), strict=True)})
+        if fewest >= _FEWEST and both > max(int(column.max()) + 1 for column in labels):
+            return np.stack(labels, 1), "+".join(CROSSED)
+    return state.clusters, ""
+
+
 def recluster(state: ValueState, keys: Sequence[str]) -> ValueState:
     """The state with its contexts grouped by some of their keys."""
     return dataclasses.replace(state, clusters=_clusters(state.contexts, keys, len(state.clusters), "the state"))
+
+
+def average_duplicates(state: ValueState, keys: Sequence[str] = ()) -> ValueState:
+    """Returns the state with the mean of each context's rows; a rating that some rows lack is the mean of the others.
+
+    Args:
+        state: with context keys.
+        keys: that name a context; all of them by default.
+    """
+    chosen = [
+        names.find("context key", key, {names.canonical(k): k for k in state.contexts}, list(state.contexts))
+        for key in keys
+    ]
+    chosen = chosen or list(state.contexts)
+    if not chosen:
+        return state
+    index = _clusters(state.contexts, chosen, len(state.clusters), "the state")
+    first = np.unique(index, return_index=True)[1]
+    if len(first) == len(index):
+        return state
+    count = np.zeros((len(first), len(state.values)))
+    total = np.zeros_like(count)
+    np.add.at(count, index, state.mask)
+    np.add.at(total, index, np.where(state.mask, np.float64(state.state), 0))
+    mean = np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
+    return dataclasses.replace(
+        state.take(first), state=mean, mask=count > 0, contexts={key: state.contexts[key][first] for key in chosen}
+    )
+
+
+def common_values(*several: ValueState) -> tuple[ValueState, ...]:
+    """Returns states with the values that all of them have.
+
+    Raises:
+        InputError: where they have none in common.
+    """
+    common = [name for name in several[0].values if all(name in state.values for state in several)]
+    if not common:
+        raise errors.InputError("the states have no value in common")
+    return tuple(
+        state.take(np.arange(len(state.clusters)), np.array([state.values.index(name) for name in common]))
+        for state in several
+    )
 
 
 # Joining ------------------------------------------------------------------------------------------------------------
@@ -325,7 +511,10 @@ def join(pre: ValueState, post: ValueState, on: Sequence[str] | None = None) -> 
         InputError: where values differ, a key stands for several rows, or no context is in both.
     """
     if set(pre.values) != set(post.values):
-        raise errors.InputError(f"the two states have different values: {_difference(pre.values, post.values)}")
+        raise errors.InputError(
+            f"the two states have different values: {_difference(pre.values, post.values)}; compare those that both have with "
+            "--values common"
+        )
     _check_alike(pre, post)
     columns = np.array([post.values.index(name) for name in pre.values])
     if not pre.contexts and not post.contexts and not on:
@@ -337,8 +526,8 @@ def join(pre: ValueState, post: ValueState, on: Sequence[str] | None = None) -> 
         matched = post.take(np.arange(len(post.clusters)), columns)
         return Joined(pre, dataclasses.replace(matched, clusters=pre.clusters), (), 0, 0)
     keys = _common_keys(pre, post, on)
-    first = _rows_by_key(pre, tuple(keys), "first")
-    second = _rows_by_key(post, tuple(keys.values()), "second")
+    first = _rows_by_key(pre, tuple(keys), pre.meta.get("source", "the first state"))
+    second = _rows_by_key(post, tuple(keys.values()), post.meta.get("source", "the second state"))
     common = [key for key in first if key in second]
     if not common:
         raise errors.InputError(f"the two states have no context in common: {_apart(tuple(keys), first, second)}")
@@ -397,7 +586,7 @@ def _apart(keys: Sequence[str], first: Any, second: Any) -> str:
     """Why no context is in both: the key that never matches, where it is one."""
     for i, key in enumerate(keys):
         if len(keys) > 1 and not {row[i] for row in first} & {row[i] for row in second}:
-            return f"{_example([key], [next(iter(first))[i:]])} against {_example([key], [next(iter(second))[i:]])}; leave {key!r} out of the keys (on)"
+            return f"{_example([key], [next(iter(first))[i:]])} against {_example([key], [next(iter(second))[i:]])}; leave {key!r} out: --on {','.join(other for other in keys if other != key)}"
     return f"{_example(keys, first)} against {_example(keys, second)}"
 
 
@@ -406,8 +595,8 @@ def _rows_by_key(state: ValueState, keys: Sequence[str], which: str) -> dict[tup
     for i, key in enumerate(zip(*(state.contexts[name] for name in keys), strict=True)):
         if key in rows:
             raise errors.InputError(
-                f"the {which} state has several rows for one context: {_example(keys, [key])} "
-                f"(rows {rows[key] + 1} and {i + 1})"
+                f"{which}: several rows for one context: {_example(keys, [key])} (rows {rows[key] + 1} and {i + 1}); average "
+                "them with --duplicates mean, or add the column that tells them apart"
             )
         rows[key] = i
     return rows

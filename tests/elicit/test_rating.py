@@ -56,7 +56,7 @@ def test_the_state_is_made_of_the_ratings_and_can_be_saved(tmp_path):
     expected, level = protocols.answered(asked, rated.ratings, 3.0, 56)
     np.testing.assert_array_equal(rated.state.state, expected)
     np.testing.assert_array_equal(rated.agreement.state, level)
-    assert set(rated.state.contexts) == {"country", "topic", "scene"}
+    assert set(rated.state.contexts) == {"country", "topic", "scene", "situation"}
     states.save(rated.state, tmp_path / "pre.npz")
     back = states.load(tmp_path / "pre.npz")
     np.testing.assert_array_equal(back.state, rated.state.state)

@@ -105,6 +105,9 @@ def test_where_there_is_nothing_to_tell():
 def test_two_of_three():
     table = np.array([[1, 1, 5], [1, 2, 3], [4, 4, 4], [2, math.nan, math.nan]])
     assert agreement.two_agree(agreement.counted(table, 1, 5), one(4))[0] == pytest.approx(2 / 3)
+    stances = np.array([[4, 5, 1], [1, 3, 5], [3, 3, 3], [2, 1, 4]], float)  # for, none, the middle, against
+    assert agreement.same_stance(agreement.counted(stances, 1, 5), one(4))[0] == pytest.approx(3 / 4)
+    assert agreement.two_agree(agreement.counted(stances, 1, 5), one(4))[0] == pytest.approx(1 / 4)
 
 
 def test_an_interval_covers_what_is_planted():

@@ -44,9 +44,13 @@ FUNCTIONS = {
     "floor": lambda x: metrics.floor(x, CLUSTERS, KEY, 20),
     "floor of labels": lambda x: metrics.floor(x[:, :1] * LABELS.astype(x.dtype), CLUSTERS, KEY, 20, labels=LABELS),
     "regress": lambda x: metrics.regress(x[:, 0], x[:, 1:], CLUSTERS),
-    "amplification": lambda x: metrics.amplification(x, 1, CLUSTERS, KEY, 3, 20),
+    "amplification": lambda x: metrics.amplification(x, 1, CLUSTERS, KEY, 3),
     "robustness": lambda x: metrics.robustness(x, CLUSTERS, KEY, draws=10),
-    "equal_membership_hubs": lambda x: metrics.equal_membership_hubs(x, np.array([0, 0, 1, 1, 2]), KEY, 4, top=1),
+    "stability": lambda x: metrics.stability(x, CLUSTERS, KEY, 5),
+    "compare_networks": lambda x: metrics.compare_networks(x, x[::-1] + x, CLUSTERS, KEY, 10),
+    "equal_size_coupling": lambda x: metrics.equal_size_coupling(metrics.spearman(x), np.array([0, 0, 1, 1, 2])),
+    "reliability": lambda x: metrics.reliability(jnp.stack([x, x + x[::-1]])),
+    "tied_shift": lambda x: metrics.tied_shift(0 * x, x),
     "difference": lambda x: metrics.difference(x, x[::-1], 1, CLUSTERS),
     "control": lambda x: metrics.control(x, x + 0.7, 1, CLUSTERS, distance=[1, 0, 1, 2, 1]),
     "order_test": lambda x: metrics.order_test(metrics.spearman(x)),
@@ -74,6 +78,8 @@ LONG = (
     "regress",
     "floor",
     "control",
+    "stability",
+    "compare_networks",
 )
 SHORT = [name for name in FUNCTIONS if name not in LONG]
 ALONE = [name for name in FUNCTIONS if name not in ("bootstrap", "mean_shift")]
@@ -115,7 +121,9 @@ def test_doubles_in_doubles_out_and_the_same_numbers(name):
         double = jax.jit(FUNCTIONS[name])(jnp.asarray(shifts(dtype=np.float64)))
         for leaf in jax.tree.leaves(double):
             assert leaf.dtype not in (jnp.float32, jnp.float16), leaf.dtype
-    if not name.startswith(("boot", "floor", "ampl", "robust", "equal", "circ", "ord")):  # those draw other numbers
+    if not name.startswith(
+        ("boot", "floor", "ampl", "robust", "stab", "compare_n", "circ", "ord")
+    ):  # those draw other numbers
         single = compiled(name)(jnp.asarray(shifts()))
         for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(double), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
@@ -160,6 +168,10 @@ def test_every_metric_is_here():
     """But those that only combine numbers of others, or need more than a shift."""
     others = {
         "infer",
+        "infer_shift",
+        "is_tied",
+        "excess",
+        "disattenuate",
         "mechanical",
         "agreement",
         "types_against_values",

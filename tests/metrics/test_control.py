@@ -27,6 +27,7 @@ def test_rates_and_leakage_are_counts():
     np.testing.assert_allclose(found.leakage.estimate, rise[1:].mean() / rise[0], rtol=1e-5)
     rings = [np.nan, rise[[1, 4]].mean() / rise[0], rise[[2, 3]].mean() / rise[0]]
     np.testing.assert_allclose(found.by_distance.estimate, rings, rtol=1e-5)
+    np.testing.assert_allclose(found.target_success.estimate, after[0], rtol=1e-6)
     for part in (found.success, found.rise, found.leakage):
         assert (np.asarray(part.low) <= np.asarray(part.estimate)).all()
         assert (np.asarray(part.estimate) <= np.asarray(part.high)).all()

@@ -55,3 +55,16 @@ def test_the_difference_of_noise_is_debiased_before_it_is_tested():
     assert raw > 0.08
     assert result.p_nvat > 0.05
     assert result.nvat.low <= 0 <= result.nvat.high
+
+
+def test_a_difference_of_side_effects_is_found_without_the_floor():
+    """Root mean square shifts of .5 and 0: noise is taken off both before they are compared."""
+    rng = np.random.default_rng(0)
+    side = np.array([1, 0.5, -0.5, 0.5, -0.5])
+    first = (rng.normal(size=(150, 5)) + side).astype(np.float32)
+    second = (rng.normal(size=(150, 5)) + np.array([1, 0, 0, 0, 0])).astype(np.float32)
+    result = metrics.difference(first, second, 0)
+    assert result.off_target_shift.low > 0
+    assert result.off_target_shift.low < 0.5 < result.off_target_shift.high
+    assert result.off_target.low < 0.5 < result.off_target.high
+    assert result.p_gain > 0.05

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.tiers import quick
 from vatjax import metrics
-from vatjax.metrics import inference, null, ranks, resample
+from vatjax.metrics import coupled, inference, intervals, null, pairs
 
 
 # Most tests share one shape, and so one compilation.
@@ -30,29 +29,30 @@ def test_estimates_are_those_of_the_point_functions():
         (result.gain.estimate, point.gain),
         (result.shift.estimate, point.shift),
         (result.gnd.estimate, point.gnd),
-        (result.off_target.estimate, point.off_target),
         (result.raw.coupling.estimate, point.coupling),
-        (result.raw.vat.estimate, point.vat),
+        (result.raw.vat, point.vat),
         (result.raw.nvat.estimate, point.nvat),
-        (result.raw.gini.estimate, point.gini),
+        (result.raw.gini, point.gini),
         (result.ipsatised.coupling.estimate, metrics.spearman(metrics.ipsatise(d))),
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     assert (result.contexts, result.clusters) == (120, 120)
 
 
-@pytest.mark.thorough
 def test_intervals_are_in_order_and_contain_their_estimates():
     d, clusters = planted(coupling=0.3, each=2)
     result = infer(d, clusters)
     assert result.clusters == 60
-    for part in (result.gain, result.shift, result.gnd, result.raw.coupling, result.raw.vat, result.raw.debiased):
-        low, estimate, high = (np.asarray(x) for x in (part.low, part.estimate, part.high))
+    parts = (result.gain, result.shift, result.gnd, result.first.band, result.raw.coupling, result.raw.band)
+    for part in (*parts, result.raw.vat_debiased, result.raw.debiased, result.off_target, result.raw.covariance):
+        estimate, low, high = (np.asarray(x) for x in part)
         assert (low <= estimate + 1e-6).all()
         assert (estimate <= high + 1e-6).all()
+    assert (result.first.band.high >= result.shift.high).all()
+    assert (np.nan_to_num(result.raw.band.high - result.raw.coupling.high) >= -1e-6).all()
     assert result.raw.p < 0.01
     assert result.raw.debiased.low > 0
-    assert 0 <= float(result.raw.hub_share.sum()) <= 3.0001
+    assert result.first.bound >= np.abs(result.shift.estimate[:5]).max()
 
 
 def test_independent_values_are_not_told_from_noise():
@@ -88,13 +88,12 @@ def test_the_same_key_gives_the_same_numbers():
     jax.tree.map(np.testing.assert_array_equal, infer(d, clusters), infer(d, clusters))
 
 
-@pytest.mark.thorough
-def test_calls_of_one_grouping_share_a_compilation():
-    before = inference.coupled._cache_size()
-    for seed in range(3):
-        d = np.round(planted(seed=seed)[0]).clip(-2, 3)
-        infer(d, np.arange(120) // 5, key=jax.random.key(seed))
-    assert inference.coupled._cache_size() - before == 2  # raw by levels, ipsatised by sorting
+def test_calls_of_one_shape_share_a_compilation_however_they_are_clustered():
+    infer(planted()[0])
+    before = inference._drawn._cache_size()
+    for seed, clusters in enumerate((np.arange(120) // 5, np.arange(120) // 2, np.arange(120) ** 2 // 900)):
+        infer(planted(seed=seed)[0], clusters, target=seed, direction=-1, key=jax.random.key(seed))
+    assert inference._drawn._cache_size() == before
 
 
 @pytest.mark.thorough
@@ -120,7 +119,7 @@ def test_missing_ratings_and_constant_columns_are_flagged_and_not_numbers():
     d[::7, 1] = np.nan
     d[:, 2] = 0.25
     result = infer(d, target=4)
-    assert np.isnan(result.raw.vat.estimate).tolist() == [False, False, True, False, False, False]
+    assert np.isnan(result.raw.vat).tolist() == [False, False, True, False, False, False]
     assert np.isfinite(result.raw.debiased.estimate)
     assert np.isfinite(result.gnd.estimate).all()
 
@@ -145,13 +144,14 @@ def test_a_target_with_a_member_that_nobody_rated_has_one_gain():
     np.testing.assert_allclose(infer(d, target=target).gain.estimate, d[:, 2].mean(), rtol=1e-5)
 
 
-@pytest.mark.thorough
 def test_ties_that_rounding_would_split_stay_ties():
     rng = np.random.default_rng(0)
     pre = rng.integers(0, 30, size=(120, 6)) / 10
     d = rng.integers(-1, 2, size=(120, 6)) / 10
     d[:, 1] = d[:, 0]
     np.testing.assert_allclose(metrics.tax(pre, pre + d, 0).coupling, stats.spearmanr(d).statistic, atol=1e-6)
+    single = metrics.tax(np.float32(pre), np.float32(pre + d), 0).coupling
+    np.testing.assert_allclose(single, stats.spearmanr(d).statistic, atol=1e-6)
     halves = np.float32(rng.integers(-4, 5, size=(300, 7)) / 2)
     exact = 7 * halves - halves.sum(1, keepdims=True)
     r = metrics.spearman(metrics.ipsatise(halves))
@@ -162,62 +162,105 @@ def test_a_column_of_one_scene_has_no_say_in_the_debiased_value():
     """It has correlations, but no variance to take off their squares."""
     d, clusters = planted(n=60, coupling=0.3, each=4)
     lone = np.where(clusters == 0, np.arange(60), 0).astype(np.float32)
-    weights = np.concatenate([np.ones((1, 15)), metrics.jackknife_weights(15)])
-    whole, without = (metrics.couplings(x, weights, clusters) for x in (np.column_stack([d, lone]), d))
-    ours, errors, sound = inference.debiased_square(whole[0], whole[1:])
-    expected, other_errors, _ = inference.debiased_square(without[0], without[1:])
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
-    np.testing.assert_allclose(errors, other_errors, rtol=1e-5)
-    assert not sound[6].any()
-    assert 0 < expected < metrics.nvat(without[0]) ** 2
+    both, without = (infer(x, clusters).raw for x in (np.column_stack([d, lone]), d))
+    np.testing.assert_allclose(both.debiased, without.debiased, rtol=1e-4)
+    assert 0 < both.debiased.estimate < both.nvat.estimate
+
+
+def test_replicates_are_the_correlations_without_each_cluster():
+    """One pass over pairs gives what ranking anew without each cluster gives, to the order of a context's weight."""
+    rng = np.random.default_rng(0)
+    for n, each, tolerance in ((132, 1, 3e-4), (132, 4, 4e-3)):
+        d, clusters = planted(n=n, coupling=0.3, each=each)
+        d = np.round(d, 1)
+        d[rng.random(d.shape) < 0.05] = np.nan
+        weights = metrics.jackknife_weights(n // each)
+        exact = metrics.couplings(d, weights, clusters)
+        groups = pairs.grouping(jnp.asarray(clusters[None], jnp.int32), jnp.float32)
+        draws = coupled.draw(jnp.asarray(d), groups, jax.random.key(0), 32, True, jnp.zeros_like(d))
+        ours = draws.compared.r_without[0, : n // each]
+        np.testing.assert_allclose(ours, exact, atol=tolerance)
+        variances = [
+            intervals.jackknife_variance(np.asarray(x)[None], np.ones((1, n // each), bool)) for x in (ours, exact)
+        ]
+        off = ~np.eye(6, dtype=bool)
+        np.testing.assert_allclose(variances[0][off], variances[1][off], rtol=0.04)
+        np.testing.assert_allclose(draws.compared.r, metrics.spearman(d), atol=1e-6)
 
 
 def test_a_column_that_few_scenes_rate_has_their_degrees_of_freedom():
     d, _ = planted(each=5)
     d[20:, 1] = np.nan
-    groups = resample.clusters_of(np.arange(120) // 5, 120)
-    plan, weights = resample.plan(d, groups), resample.bootstrap_weights(jax.random.key(0), 24, 200)
-    flips = jax.random.rademacher(jax.random.key(1), (200, 24), jnp.float32)
-    shift = inference.first_order(d, jnp.arange(6) == 5, 1.0, weights, metrics.jackknife_weights(24), flips, plan).shift
+    shift = infer(d, np.arange(120) // 5).shift
     means = d[:20, 1].reshape(4, 5).mean(1)
     width = 2 * stats.t.ppf(0.975, 3) * means.std(ddof=1) / 2
-    assert 0.5 < float(shift.high[1] - shift.low[1]) / width < 1.5
+    np.testing.assert_allclose(shift.high[1] - shift.low[1], width, rtol=1e-4)
+
+
+def test_a_few_large_clusters_have_fewer_degrees_of_freedom():
+    counts = np.float32([[[1]] * 8 + [[10]] * 2]).transpose(0, 1, 2)
+    freedom = coupled.freedom_of(counts)[0]
+    assert 1 < freedom < 1.2
+    np.testing.assert_allclose(coupled.freedom_of(np.ones((1, 12, 1), np.float32)), 11)
 
 
 def test_first_order_p_is_uniform_where_nothing_moved_and_small_where_something_did():
-    plan = resample.plan(np.zeros((40, 4)), resample.clusters_of(np.arange(40) // 2, 40))
-    weights, target = jnp.ones((199, 20)), jnp.arange(4) == 2
-
-    def first(d, key):
-        flips = jax.random.rademacher(key, (199, 20), d.dtype)
-        return inference.first_order(d, target, 1.0, weights, metrics.jackknife_weights(20), flips, plan)
-
-    keys = jax.random.split(jax.random.key(0), 300)
-    d = jax.vmap(lambda key: jax.random.normal(key, (40, 4)))(keys)
-    still = jax.jit(jax.vmap(first))(d, keys)
-    assert stats.kstest(np.asarray(still.gain_p), "uniform").pvalue > 0.01
-    assert stats.kstest(np.asarray(still.off_target_p), "uniform").pvalue > 0.01
-    assert stats.kstest(np.asarray(still.shift_p)[:, 0], "uniform").pvalue > 0.01
+    rng = np.random.default_rng(0)
+    p = []
+    for seed in range(200):
+        first = infer(
+            rng.normal(size=(40, 4)).astype(np.float32), np.arange(40) // 2, 2, key=jax.random.key(seed)
+        ).first
+        p.append((first.gain_p, first.shift_p[0]))
+    for column in np.array(p).T:
+        assert stats.kstest(column, "uniform").pvalue > 0.01
     moved, _ = planted()
-    result = infer(moved).first
-    assert result.gain_p < 0.01
-    assert result.off_target_p < 0.01
-    assert result.off_target.low <= result.off_target.estimate <= result.off_target.high
-    assert result.off_target_floor < result.off_target.estimate / 3
-    noise = np.sqrt(2 / np.pi) * moved[:, :5].std(0, ddof=1).mean() / np.sqrt(120)
-    np.testing.assert_allclose(result.off_target_floor * result.gain.estimate, noise, rtol=1e-3)
+    first = infer(moved).first
+    assert first.gain_p < 0.01
+    assert first.off_target_p < 0.01
+    assert np.isnan(first.shift_holm[5])
+    truth = np.sqrt((np.linspace(-0.5, 1, 6)[:5] ** 2).mean())
+    assert first.off_target_shift.low < truth < first.off_target_shift.high
+    assert first.off_target.low < truth < first.off_target.high  # for each point of a gain of 1
 
 
-@pytest.mark.thorough
-def test_what_noise_alone_makes_is_never_clear_of_nothing():
-    """Absolute values are never 0: intervals of side effects and of value-level taxes allow for what noise makes."""
+def test_a_large_shift_in_four_clusters_is_certain():
+    """Sign flips of four clusters have no p below .125; Student's t knows better."""
+    d = np.float32(np.random.default_rng(0).normal(3, 0.1, size=(40, 4)))
+    first = infer(d, np.arange(40) // 10, 0).first
+    assert first.gain_p < 0.001
+    assert first.gain.low > 2.8
+
+
+def test_off_target_shifts_that_are_noise_reach_down_to_0():
     clear = []
-    for seed in range(40):
+    for seed in range(60):
         d, _ = planted(seed=seed)
         d[:, :5] -= np.linspace(-0.5, 1, 6, dtype=np.float32)[:5]
         result = infer(d, key=jax.random.key(seed))
-        clear.append((result.off_target.low > 0, *(np.asarray(result.raw.vat.low) > 0)))
+        clear.append((result.first.off_target_shift.low > 0, *(np.asarray(result.raw.vat_debiased.low) > 0)))
     assert np.mean(clear) < 0.05
+
+
+def test_detectable_effects_are_those_of_normal_theory():
+    d = np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32)
+    result = infer(d, target=0, resamples=2000)
+    error = d[:, 0].std(ddof=1) / np.sqrt(120)
+    np.testing.assert_allclose(
+        result.first.detectable, (stats.t.ppf(0.975, 119) + stats.norm.ppf(0.8)) * error, rtol=1e-3
+    )
+    squares = stats.chi2(15)  # of 15 pairs
+    expected = np.sqrt((squares.ppf(0.95) / 15 + 0.8416 * np.sqrt(2 / 15) - 1) / 119)
+    np.testing.assert_allclose(result.raw.detectable, expected, rtol=0.1)
+
+
+def test_the_coupling_in_points_is_small_where_shifts_are_small():
+    d, _ = planted(coupling=0.5)
+    result = infer(d).raw
+    np.testing.assert_allclose(result.covariance.estimate, np.sqrt(0.5), rtol=0.2)
+    tiny = infer(d / 500).raw
+    np.testing.assert_allclose(tiny.debiased.estimate, result.debiased.estimate, rtol=1e-4)
+    np.testing.assert_allclose(tiny.covariance.estimate, result.covariance.estimate / 500, rtol=1e-3)
 
 
 @pytest.mark.thorough
@@ -226,9 +269,9 @@ def test_traced_data_with_missing_ratings_need_a_word():
     d[3, 2] = np.nan
     alone = infer(d).raw
     run = jax.jit(lambda d: metrics.infer(0 * d, d, 0, None, jax.random.key(0), resamples=200, missing=True).raw)
-    told = run(d)
-    np.testing.assert_allclose(told.coupling.estimate, alone.coupling.estimate, atol=1e-6)
-    np.testing.assert_allclose(told.p, alone.p)
+    traced = run(d)
+    np.testing.assert_allclose(traced.coupling.estimate, alone.coupling.estimate, atol=1e-6)
+    np.testing.assert_allclose(traced.p, alone.p)
     for missing in (True, None):
         point = jax.jit(lambda d, missing=missing: metrics.tax(0 * d, d, 0, missing=missing).coupling)(d)
         if missing:
@@ -243,26 +286,54 @@ def test_traced_data_with_missing_ratings_need_a_word():
 # The null -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("clusters", ["equal", "unequal"])
-def test_exchanging_keeps_scenes_whole_and_columns_apart(clusters):
-    index = np.arange(24) // 3 if clusters == "equal" else np.arange(24) ** 2 // 60
-    groups = resample.clusters_of(np.random.default_rng(0).permutation(index), 24)
-    x = jnp.asarray(np.random.default_rng(1).normal(size=(24, 5)), jnp.float32)
-    (moved,) = null.exchanger(groups, jax.random.key(0), null.flips(groups, False))(jax.random.key(1), (x,))
+def test_rows_in_another_order_give_the_same_floor_and_p():
+    """A planted profile that all scenes share: where rows stand within a scene says nothing."""
+    rng = np.random.default_rng(0)
+    scene = np.repeat(np.arange(24), 10)
+    d = (0.5 * rng.normal(size=(10, 1))[np.arange(240) % 10] + rng.normal(size=(240, 6))).astype(np.float32)
+    order = np.argsort(scene + rng.random(240) / 2)
+    results = [infer(d, scene, resamples=1000), infer(d[order], scene[order], resamples=1000)]
+    results.append(infer(d[1:], scene[1:], resamples=1000))
+    floors = [float(result.raw.floor) for result in results]
+    assert max(floors) - min(floors) < 0.005
+    assert all(result.raw.p < 0.01 for result in results)
 
-    def scenes(x):
-        return [np.asarray(x)[groups.index == c] for c in range(groups.count)]
 
-    for v in range(5):
-        before = sorted(tuple(scene[:, v].tolist()) for scene in scenes(x))
-        after = sorted(tuple(scene[:, v].tolist()) for scene in scenes(moved))
-        if clusters == "equal":
-            assert before == after
-        else:
-            flips = [a[:, v] / b[:, v] for a, b in zip(scenes(moved), scenes(x), strict=True)]
-            assert all(len(set(flip.tolist())) == 1 and abs(flip[0]) == 1 for flip in flips)
-    assert len({tuple(np.asarray(moved[:, v]).tolist()) for v in range(5)}) == 5
-    assert not np.array_equal(moved, x)
+def inert(rng, n, values, each=1):
+    """Independent values in scenes of which half hardly react."""
+    scene = np.arange(n) // each
+    strength = np.where(rng.random(n // each) < 0.5, 1, 0.1)[scene, None]
+    common = rng.normal(size=(n // each, values))[scene]
+    return (strength * (common + rng.normal(size=(n, values)))).astype(np.float32), scene
+
+
+@pytest.mark.parametrize(
+    ("clusters", "each", "dropped"), [(132, 1, 0), (66, 2, 0), (12, 11, 1)], ids=["alone", "scenes", "one row dropped"]
+)
+def test_scenes_that_do_not_react_are_no_coupling(clusters, each, dropped):
+    """Permuting columns found coupling in 62 % of such data sets, and 78 % with one row dropped from 12 clusters."""
+    rng = np.random.default_rng(0)
+    alarms = []
+    for seed in range(200):
+        d, scene = inert(rng, clusters * each, 10, each)
+        result = infer(d[dropped:], scene[dropped:], 3, key=jax.random.key(seed), resamples=199)
+        alarms.append((result.raw.p <= 0.05, result.ipsatised.p <= 0.05, result.raw.vat_together.min() <= 0.05))
+    assert (np.mean(alarms, 0) <= stats.binom.ppf(0.9995, 200, 0.07) / 200).all(), np.mean(alarms, 0)
+
+
+def test_crossed_countries_and_topics_are_no_coupling():
+    rng = np.random.default_rng(0)
+    country, topic = (part.ravel() for part in np.meshgrid(range(12), range(11), indexing="ij"))
+    both, one = [], []
+    for seed in range(100):
+        d = rng.normal(size=(132, 10)) + rng.normal(size=(12, 10))[country] + rng.normal(size=(11, 10))[topic]
+        key = jax.random.key(seed)
+        two_way = infer(d.astype(np.float32), np.stack([country, topic], 1), 3, key=key, resamples=199)
+        apart = infer(d.astype(np.float32), None, 3, key=key, resamples=199)
+        both.append((two_way.raw.p <= 0.05, two_way.first.gain_p <= 0.05))
+        one.append((apart.raw.p <= 0.05, apart.first.gain_p <= 0.05))
+    assert (np.mean(both, 0) <= stats.binom.ppf(0.9995, 100, 0.07) / 100).all(), np.mean(both, 0)
+    assert (np.mean(one, 0) > 0.3).all()  # which contexts by themselves do not know
 
 
 def test_the_floor_of_independent_contexts_is_one_over_the_root_of_n():
@@ -271,7 +342,7 @@ def test_the_floor_of_independent_contexts_is_one_over_the_root_of_n():
     assert abs(float(draws.nvat.mean()) - 1 / np.sqrt(131)) < 0.003
     d = np.repeat(d[:33], 4, 0)
     clustered = metrics.floor(d, np.arange(132) // 4, jax.random.key(0), 400)
-    assert abs(float(clustered.nvat.mean()) - 1 / np.sqrt(32)) < 0.01
+    assert abs(float(clustered.nvat.mean()) - 1 / np.sqrt(32)) < 0.015
 
 
 def test_ipsatised_noise_has_the_mechanical_correlation():
@@ -310,16 +381,50 @@ def test_the_labelled_null_is_right_with_scenes_of_all_sizes_and_contexts_withou
         for clusters in (scene, None):
             draws = metrics.floor(d, clusters, jax.random.key(seed), 99, labels=labels)
             excess = null.remove(metrics.spearman(d), draws.expected)
-            p.append(float(inference.p_value(metrics.nvat(excess), draws.nvat, jnp.float32(1))))
+            p.append(float(null.p_value(metrics.nvat(excess), draws.nvat)))
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
 
-def test_the_floor_of_ipsatised_shifts_survives_wild_ratings():
+def test_labels_of_types_are_means_and_ipsatised_labels_are_labels():
+    """The published reading at the level of types: one agreement times the mean label of each type's values."""
     rng = np.random.default_rng(0)
-    d = (rng.normal(size=(300, 6)) ** 9).astype(np.float32)
-    z = metrics.ipsatise(d)
-    ours = ranks.correlation(ranks.binned_midranks(z, *ranks.typical(z)), jnp.ones(300))
-    np.testing.assert_allclose(ours, stats.spearmanr(z).statistic, atol=0.003)
+    alarms = []
+    for seed in range(60):
+        labels = rng.choice([-1, 0, 1], size=(100, 12))
+        types = labels.reshape(100, 4, 3).mean(2)
+        d = (rng.normal(size=(100, 1)) * types).astype(np.float32)
+        result = infer(d, np.arange(100) // 4, 0, labels=types, key=jax.random.key(seed), resamples=99)
+        alarms.append((result.raw.p <= 0.05, result.ipsatised.p <= 0.05))
+    assert (np.mean(alarms, 0) < 0.15).all()
+    with pytest.raises(ValueError, match="labels of the shape"):
+        infer(d, target=0, labels=types[1:])
+
+
+def test_what_ipsatising_makes_knows_missing_ratings():
+    rng = np.random.default_rng(0)
+    d = (rng.normal(size=(4000, 1)) + rng.normal(size=(4000, 10)) * np.linspace(0.5, 1.5, 10)).astype(np.float32)
+    d[rng.random(d.shape) < 0.5] = np.nan
+    plain = metrics.ipsatise(d)
+    measured = np.asarray(metrics.spearman(plain))
+    expected = np.asarray(null.mechanical_coupling(plain))
+    off = ~np.eye(10, dtype=bool)
+    assert measured[off].mean() < -0.15  # and not -1 / 9
+    np.testing.assert_allclose(measured[off].mean(), expected[off].mean(), atol=0.01)
+    assert np.sqrt(((measured - expected)[off] ** 2).mean()) < 0.04
+
+
+def test_what_ipsatising_makes_of_shifts_that_are_mostly_0_is_drawn():
+    rng = np.random.default_rng(0)
+    d = np.float32(rng.choice([-0.5, 0, 0.5], p=[0.1, 0.8, 0.1], size=(400, 8)))
+    assert metrics.is_tied(d)
+    measured = metrics.spearman(metrics.ipsatise(d))
+    off = ~np.eye(8, dtype=bool)
+    assert (
+        np.asarray(measured)[off].mean() > 0.03
+    )  # positive: all that did not move share the little that was taken off
+    drawn = np.asarray(null.exchanged_coupling(jnp.asarray(d), jax.random.key(0)))
+    assert abs((np.asarray(measured) - drawn)[off].mean()) < 0.02
+    assert infer(d, target=0).ipsatised.p > 0.05
 
 
 @pytest.mark.parametrize("pattern", ["apart", "rows", "pairs"])
@@ -336,7 +441,7 @@ def test_the_null_keeps_missing_ratings_where_they_are(pattern):
     for seed in range(60):
         d = np.where(there, rng.normal(size=(80, 4)), np.nan).astype(np.float32)
         draws = metrics.floor(d, None, jax.random.key(seed), 99)
-        p.append(float(inference.p_value(metrics.nvat(metrics.spearman(d)), draws.nvat, jnp.float32(1))))
+        p.append(float(null.p_value(metrics.nvat(metrics.spearman(d)), draws.nvat)))
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
 
@@ -345,7 +450,7 @@ def test_pairs_that_few_contexts_share_have_a_floor():
     d[:8] = np.random.default_rng(0).normal(size=(8, 3))
     drawn = metrics.floor(d, None, jax.random.key(0), 200)
     assert np.isfinite([np.nanmean(drawn.nvat), *np.nanmean(drawn.vat, 0)]).all()
-    assert np.isfinite(inference.p_value(metrics.nvat(metrics.spearman(d)), drawn.nvat, jnp.float32(1)))
+    assert np.isfinite(null.p_value(metrics.nvat(metrics.spearman(d)), drawn.nvat))
 
 
 @pytest.mark.thorough
@@ -357,7 +462,7 @@ def test_a_style_that_moves_values_of_unequal_spread_alike_is_no_coupling():
         d = (2 * rng.normal(size=(150, 1)) + own * rng.normal(size=(150, 8))).astype(np.float32)
         draws = metrics.floor(d, None, jax.random.key(seed), 99, ipsatised=True)
         excess = null.remove(metrics.spearman(metrics.ipsatise(d)), draws.expected)
-        p.append(float(inference.p_value(metrics.nvat(excess), draws.nvat, jnp.float32(1))))
+        p.append(float(null.p_value(metrics.nvat(excess), draws.nvat)))
     assert np.mean(np.array(p) <= 0.05) < 0.15
     assert stats.kstest(p, "uniform").pvalue > 0.001
 
@@ -368,17 +473,17 @@ def test_two_values_have_nothing_to_test_after_ipsatising():
     drawn = metrics.floor(d, None, jax.random.key(0), 200, ipsatised=True)
     measured = metrics.nvat(null.remove(metrics.spearman(metrics.ipsatise(d)), drawn.expected))
     np.testing.assert_allclose(measured, 0, atol=1e-6)
-    assert inference.p_value(measured, drawn.nvat, jnp.float32(1)) == 1
+    assert null.p_value(measured, drawn.nvat) == 1
 
 
 @pytest.mark.thorough
 def test_the_names_of_clusters_change_nothing():
     d, _ = planted()
     one = infer(d, np.arange(120) // 5)
-    before = inference.coupled._cache_size()
+    before = inference._drawn._cache_size()
     renamed = np.array([f"scene {(7 * c) % 24}" for c in np.arange(120) // 5])
     jax.tree.map(np.testing.assert_array_equal, one, infer(d, renamed))
-    assert inference.coupled._cache_size() == before
+    assert inference._drawn._cache_size() == before
 
 
 def test_input_that_is_no_rating_is_refused():
@@ -390,7 +495,8 @@ def test_input_that_is_no_rating_is_refused():
         (lambda: infer(d[0]), "expected .contexts, values."),
         (lambda: infer(np.nan_to_num(d), direction=2), "a direction is 1"),
         (lambda: infer(np.nan_to_num(d), resamples=0), "at least one resample"),
-        (lambda: metrics.floor(d, None, jax.random.key(0), labels=np.full(d.shape, 3)), "labels are -1, 0 or 1"),
+        (lambda: metrics.nvat(np.eye(3), "mean"), "reading must be one of"),
+        (lambda: metrics.vat(np.eye(3), "rms"), "reading must be one of"),
         (lambda: metrics.gain(d, np.array([0.2, 0.8, 0, 0, 0, 0])), "of 0 and 1"),
         (lambda: metrics.gain(d, np.zeros(6, bool)), "found none in the mask"),
         (lambda: metrics.spearman(d, np.ones(3)), "one weight for each of 120 contexts"),
@@ -399,6 +505,41 @@ def test_input_that_is_no_rating_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+    with pytest.raises(TypeError, match="expected a PRNG key"):
+        infer(np.nan_to_num(d), key=0)
+
+
+def test_a_weight_of_0_has_a_finite_gradient():
+    """The influence of a context on the coupling, which the gradient with respect to its weight is."""
+    d, _ = planted(coupling=0.3)
+    influence = jax.grad(lambda w: metrics.nvat(metrics.spearman(d, w)))(jnp.ones(120).at[3].set(0))
+    assert np.isfinite(influence).all()
+    assert np.abs(influence).max() > 0
+
+
+def test_a_stack_of_couplings_has_a_stack_of_taxes():
+    r = jnp.stack([metrics.spearman(planted(coupling=c)[0]) for c in (0.1, 0.6)])
+    for function in (metrics.nvat, lambda r: metrics.gini(metrics.vat(r)), lambda r: metrics.vat(r, "l2")):
+        np.testing.assert_allclose(function(r), [function(one) for one in r], rtol=1e-6)
+
+
+def test_nothing_moved_one_value_everything_in_the_target():
+    d, _ = planted()
+    still = infer(0 * d)
+    assert np.isnan(still.raw.p)
+    assert np.isnan(still.raw.debiased.estimate)
+    assert still.first.off_target_shift.high == 0
+    whole = infer(d, target=np.ones(6, bool))
+    assert np.isnan(whole.off_target.estimate)
+    assert np.isnan(whole.first.bound)
+    alone = infer(d[:, :1], target=0)
+    assert np.isfinite(alone.gain.estimate)
+    assert np.isnan(alone.raw.p)
+    two = infer(d, np.arange(120) // 60)
+    assert np.isfinite(two.gain.low)
+    np.testing.assert_allclose(
+        two.gain.high - two.gain.low, np.diff([two.shift.low[5], two.shift.high[5]])[0], rtol=1e-5
+    )
 
 
 def test_response_style_fools_the_raw_numbers_and_not_the_ipsatised():
@@ -407,23 +548,6 @@ def test_response_style_fools_the_raw_numbers_and_not_the_ipsatised():
     result = infer(d, target=3)
     assert result.raw.p < 0.01
     assert result.ipsatised.p > 0.05
-
-
-@pytest.mark.parametrize("sizes", quick([(1,) * 48, (4,) * 20, (1, 2, 3, 6) * 8], [(1, 2, 3, 6) * 8], whole=True))
-def test_p_is_uniform_where_values_are_independent(sizes):
-    scene = np.repeat(np.arange(len(sizes)), sizes)
-    groups = resample.clusters_of(scene, len(scene))
-
-    @jax.jit
-    def p_value(key):
-        keys = jax.random.split(key, 3)
-        common = jax.random.normal(keys[0], (len(sizes), 5))[scene]
-        d = common + jax.random.normal(keys[1], (len(scene), 5))
-        draws = metrics.floor(d, groups, keys[2], 99)
-        return (1 + jnp.sum(draws.nvat >= metrics.nvat(metrics.spearman(d)))) / 100
-
-    p = jax.lax.map(p_value, jax.random.split(jax.random.key(0), 100))
-    assert stats.kstest(np.asarray(p), "uniform").pvalue > 0.01
 
 
 @pytest.mark.thorough

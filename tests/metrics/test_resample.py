@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.tiers import quick
 from vatjax import metrics
 from vatjax.metrics import resample
 
@@ -29,11 +28,12 @@ def test_reweighting_is_resampling(few, clusters):
 
 
 def test_few_and_many_levels_give_one_result():
-    x, clusters = data(90), resample.clusters_of(np.arange(90) // 3, 90)
+    x, index = data(90), jnp.arange(90) // 3
     w = metrics.bootstrap_weights(jax.random.key(1), 30, 1, jnp.float32)[0]
-    few, many = (resample.prepare(x, clusters, levels).coupling(w) for levels in (None, 0))
-    assert resample.prepare(x, clusters).levels is not None
-    np.testing.assert_allclose(few, many, rtol=0, atol=1e-6)
+    few, many = (resample.prepare(x, index, 30, levels) for levels in (resample.level_count(x), 0))
+    assert few.levels is not None
+    assert many.levels is None
+    np.testing.assert_allclose(few.coupling(w), many.coupling(w), rtol=0, atol=1e-6)
 
 
 def test_reweighting_with_missing_ratings():
@@ -87,33 +87,32 @@ def test_chunks_fill_up_and_drop_nothing():
         np.testing.assert_array_equal(resample.chunked(lambda x: x * 2, xs, size), xs * 2)
 
 
+def test_the_bootstrap_of_spearman_takes_the_fast_path():
+    x, clusters = data(60), np.arange(60) // 3
+    fast = metrics.bootstrap(metrics.spearman, x, clusters, jax.random.key(0), 20)
+    slow = metrics.bootstrap(lambda d, w: metrics.spearman(d, w), x, clusters, jax.random.key(0), 20)
+    np.testing.assert_allclose(fast, slow, atol=1e-6)
+    before = resample._couplings._cache_size()
+    metrics.bootstrap(metrics.spearman, data(60, seed=1), clusters, jax.random.key(1), 20)
+    assert resample._couplings._cache_size() == before  # nothing is traced anew
+
+
 def test_clusters_must_be_concrete_and_fit():
     with pytest.raises(TypeError, match="close over them"):
         jax.jit(lambda c: metrics.couplings(data(4), jnp.ones((1, 2)), c))(jnp.array([0, 0, 1, 1]))
-    with pytest.raises(ValueError, match="one cluster for each of 4 contexts"):
+    with pytest.raises(ValueError, match="a cluster label for each of 4 contexts"):
         metrics.couplings(data(4), jnp.ones((1, 2)), np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"expected weights of \[resamples, 24 clusters\]"):
+        metrics.couplings(data(48), jnp.ones((1, 10)), np.arange(48) // 2)
 
 
-@pytest.mark.parametrize("levels", [17, 0])
-@pytest.mark.parametrize("sizes", quick([(3,) * 40, (2, 3) * 20, (1,) * 60], [(2, 3) * 20], whole=True))
-def test_skipping_clusters_without_a_weight_changes_nothing(sizes, levels):
-    scene = np.repeat(np.arange(len(sizes)), sizes)
-    groups = resample.clusters_of(np.random.default_rng(0).permutation(scene), len(scene))
-    x = data(len(scene))
-    weights = metrics.bootstrap_weights(jax.random.key(0), groups.count, 7)
-    weights = weights.at[0].set(0).at[0, 3:5].set(2)
-    whole = resample.prepare(x, groups, levels)
-    kept = int(np.count_nonzero(weights, axis=1).max())
-    skipping = whole.skipping(kept)
-    assert skipping.blocks is not None
-    assert skipping.blocks.parts[0].shape[:2] == (groups.count, max(sizes))
-    for w in weights:
-        np.testing.assert_allclose(skipping.coupling(w), whole.coupling(w), atol=1e-6)
-    assert whole.skipping(0) is whole
-    assert whole.skipping(groups.count) is whole
-
-
-def test_one_bound_serves_every_bootstrap():
-    kept = {resample.most_kept(metrics.bootstrap_weights(jax.random.key(seed), 200, 1000)) for seed in range(5)}
-    assert kept == {149}
-    assert resample.most_kept(metrics.jackknife_weights(200)) == 0
+def test_crossed_keys_have_their_intersection_and_nested_ones_are_the_coarser_key():
+    country, topic = np.arange(24) % 4, np.arange(24) // 8
+    crossed = resample.clusters_of(np.stack([country, topic], 1), 24)
+    assert crossed.counts == (4, 3, 12)
+    assert crossed.count == 3
+    nested = resample.clusters_of(np.stack([np.arange(24) // 2, topic], 1), 24)
+    assert nested.counts == (3,)
+    np.testing.assert_array_equal(nested.index[0], topic)
+    with pytest.raises(ValueError, match="choose one of the crossed keys"):
+        metrics.bootstrap(metrics.spearman, data(24), np.stack([country, topic], 1), jax.random.key(0), 10)

@@ -14,7 +14,7 @@ import pytest
 from tests.tiers import quick
 from vatjax import analysis, items, organism, report, store
 from vatjax.report import chosen, figures, page, words
-from vatjax.study import Study, numbers, results
+from vatjax.study import Study, results
 from vatjax.study.arms import Arm, Cell
 from vatjax.study.design import Design, Intervention, Lessons
 
@@ -73,13 +73,11 @@ def study(tmp_path_factory):
                     "perplexity": None,
                     "broken": name == "dpo" and place == 3,
                 }
-                for own in levels:
-                    content["levels"][own]["off_target_shift"] = numbers._off_target(found, DATA.taxonomy, cell, own)
                 arm = Arm(cell, level, placebo)
                 contents[name, level, placebo, 0] = content
                 for own in levels:
                     blind = {"over_placebo": "", **results._three("over_placebo_gain", {})}
-                    blind |= {"over_placebo_nvat": "", "over_placebo_nvat_p": None}
+                    blind |= {"over_placebo_nvat": "", "over_placebo_nvat_p": None, "over_placebo_draws": None}
                     rows.append(results._row(arm, content, own, own == "types") | blind)
     results._discoveries(rows)
     results._front(rows)
@@ -180,8 +178,27 @@ def test_words_are_those_of_the_numbers(study, written):
     }
     beyond = words._did(best | over, "Power")
     assert "Beyond its placebo (random) that is 0.10 [0.05, 0.15] of gain, and so most of the gain is what" in beyond
+    one = words._did(best | over | {"over_placebo_gain_low": None, "over_placebo_gain_high": None}, "Power")
+    assert "that is 0.10 of gain, and so most of the gain is what any such push does (one draw of it" in one
     blank = dict(best, nvat_p=0.4)
-    assert words._did(blank, "Power").endswith("That values moved together can't be told from noise.")
+    assert words._did(blank, "Power").endswith("That values moved together cannot be distinguished from noise.")
+
+
+def test_moving_together_is_only_said_against_a_placebo():
+    row = {
+        "nvat_p": 0.001,
+        "ipsatised_nvat_p": 0.001,
+        "nvat_debiased": 0.4,
+        "coupling_points": 0.2,
+        "over_placebo_nvat": "random",
+        "over_placebo_nvat_p": 0.6,
+    }
+    assert words._together(row).startswith("Values moved together no more than under the placebo random")
+    assert "more than under the placebo random (nVAT 0.40" in words._together(row | {"over_placebo_nvat_p": 0.01})
+    assert "without a placebo nothing says" in words._together(row | {"over_placebo_nvat_p": None})
+    assert "a common style of answering may explain it" in words._together(row | {"ipsatised_nvat_p": 0.2})
+    assert "cannot be distinguished from noise" in words._together(row | {"nvat_p": 0.2})
+    assert "p below .001" not in words._together(row)
 
 
 def test_what_is_left_out_is_said(study):

@@ -75,12 +75,14 @@ def test_every_arm_has_its_numbers(whole):
     assert {row["target"] for row in found.rows} == {"Power"}
     for row in real:
         assert row["resolved"] == (row["gain_p"] <= 0.05)
-        assert row["nvat_q"] >= row["nvat_p"]
+        assert row["nvat_q"] >= row["over_placebo_nvat_p"]
     by = {(row["intervention"], row["amount"]): row for row in real}
     assert by["examples", 2]["gain"] > 0.5
     assert by["vector", 1]["gain"] > by["vector", 0.5]["gain"] > 0.2
     assert by["examples", 2]["over_placebo"] == "neutral shots"
-    assert by["examples", 2]["over_placebo_gain_low"] > 0
+    assert by["examples", 2]["over_placebo_gain"] > 0.3
+    assert by["examples", 2]["over_placebo_gain_low"] is None  # one draw of a placebo says nothing of the next
+    assert by["examples", 2]["over_placebo_draws"] == 1
     assert len(found.where(level="values")) == len(real)
 
 
@@ -786,6 +788,6 @@ def test_one_value_is_judged_among_values_and_an_instruction_beside_a_plain_sent
     before, after = found.states(told)
     column = list(before.values).index("Wealth")
     assert told["gain"] == pytest.approx(-np.nanmean(after.state[:, column] - before.state[:, column]), abs=1e-4)
-    assert told["over_placebo_gain_low"] > 0
+    assert told["over_placebo_gain"] > 0.3
     text = report.write(found).read_text()
     assert f"said: Wealth fell by {told['gain']:.2f} [" in text

@@ -94,11 +94,20 @@ def _plain(one: Asked | Annotator) -> dict[str, Any]:
 
 def _print(found: Scored) -> None:
     rows = [
-        (one.name, f"{one.twice:,}", *map(_interval, (one.two_agree, one.alpha, one.ac2, one.mean)))
+        (
+            one.name,
+            f"{one.twice:,}",
+            *map(_interval, (one.two_agree, one.alpha, one.ac2, one.mean)),
+        )
         for one in found.questions
     ]
     show.table(("question", "by two", "two agree", "alpha", "AC2", "mean"), rows)
-    print("by two: cases that at least two have rated   alpha: Krippendorff's, ordinal   AC2: Gwet's, ordinal weights")
+    stances = [
+        (one.name, one.same_stance.estimate) for one in found.questions if not math.isnan(one.same_stance.estimate)
+    ]
+    print("at least two for it, against it or in the middle alike: " + ", ".join(f"{n} {x:.0%}" for n, x in stances))
+    print("by two: cases that at least two have rated")
+    print("alpha: Krippendorff's, ordinal   AC2: Gwet's, ordinal weights")
     if any(math.isnan(x.low) and not math.isnan(x.estimate) for one in found.questions for x in one[3:]):
         print("a number without an interval: in too many draws of the cases all ratings are one")
     print()

@@ -7,38 +7,54 @@ import sys
 import textwrap
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+import numpy as np
+from tyro.conf import Positional, arg
 
 from vatjax import analysis, errors, states, values
 from vatjax.commands import show
+from vatjax.values import Taxonomy
 
 
 @dataclasses.dataclass(frozen=True)
 class Tax:
     """Compares ratings before and after an intervention: how far the target moved, what happened to the other values,
     and whether values move together. Ratings are tables (CSV, TSV, JSONL, JSON, each also gzipped; one row a context, one
-    column a value, every other column a key on which the two are joined) or value states (.npz)."""
+    column a value, every other column a key on which the two are joined; or long tables with the columns `value` and
+    `rating`) or value states (.npz). `vatjax example ratings` writes two to try."""
 
-    pre: Annotated[str, Positional]
+    pre: Annotated[str, Positional, arg(metavar="PRE")]
     """Ratings before."""
-    post: Annotated[str, Positional]
+    post: Annotated[str, Positional, arg(metavar="POST")]
     """Ratings after."""
     target: str
-    """What was pushed: a value, a type or a group of the taxonomy."""
+    """What was pushed: a value, a type or a group of the taxonomy, or several separated by commas."""
     direction: Literal["express", "suppress"] = "express"
     """Which way."""
+    placebo: tuple[str, ...] = ()
+    """Ratings after a placebo, in the same contexts; several files are draws of one placebo."""
     clusters: str = ""
-    """Columns, separated by commas, whose rows belong together; by default `scene` where there is one."""
+    """Columns, separated by commas, whose rows belong together; two such choices joined by + are two-way clusters. By default
+    country+topic where both are there and cross, else `scene`."""
     on: str = ""
     """Columns, separated by commas, to join on; by default all that both tables have."""
-    scale: str = "1:5"
-    """Ratings at the weak and at the strong end of agreement; 4:1 means that 1 is the strongest."""
+    scale: str = ""
+    """Ratings at the weak and at the strong end of agreement; 4:1 means that 1 is the strongest. By default 1:5."""
+    missing: str = ""
+    """Further spellings of a missing rating, separated by commas, such as "don't know,-"."""
+    duplicates: Literal["refuse", "mean"] = "refuse"
+    """What happens to several rows of one context."""
+    values: Literal["all", "common"] = "all"
+    """Whether both tables must have the same values, or those that both have are compared."""
     taxonomy: str = "schwartz"
     """The values: "schwartz", or the path of a taxonomy in YAML."""
     reading: Literal["rms", "offdiag", "full"] = "rms"
     """How nVAT is read: rms = |R_off| / sqrt(V(V-1)), offdiag = |R_off| / sqrt(V), full = |R| / sqrt(V)."""
+    unit: Literal["points", "paper"] = "points"
+    """Of shifts: points of the scale, or ratings mapped to -1 to 1 as published."""
+    margin: float = 0.0
+    """A shift that does not matter, in the unit of shifts; tests whether every other type moved by less."""
     resamples: int = 2000
-    """Draws of the bootstrap and of the null."""
+    """Draws of the null."""
     seed: int = 0
     """Of the resampling."""
     json: bool = False
@@ -47,33 +63,62 @@ class Tax:
     def run(self) -> int:
         if self.resamples < 100:
             raise errors.InputError(f"resamples: at least 100 are needed, found {self.resamples}")
+        if self.margin < 0:
+            raise errors.InputError(f"margin: expected 0 or more, found {self.margin:g}")
         taxonomy = values.schwartz() if self.taxonomy == "schwartz" else values.load(self.taxonomy)
-        pre, post = (self._read(where, taxonomy) for where in (self.pre, self.post))
+        pre, post, *placebos = (self._read(path, taxonomy) for path in (self.pre, self.post, *self.placebo))
+        if self.values == "common":
+            pre, post, *placebos = states.common_values(pre, post, *placebos)
+        if not self.json:
+            show.told("measuring; the first time on a machine this takes up to ten seconds, to compile")
         result = analysis.analyse(
             pre,
             post,
             taxonomy,
-            self.target,
+            _names(self.target) or [self.target],
             1 if self.direction == "express" else -1,
             _names(self.on) or None,
             self.resamples,
             self.seed,
             self.reading,
+            clusters=self.clusters,
+            unit=self.unit,
         )
-        for warning in result.warnings():
-            print(f"vatjax: {warning}", file=sys.stderr)
         content = analysis.as_json(result)
+        content["resamples"] = self.resamples
+        content["placebo"] = analysis.beyond(result, placebos, taxonomy) if placebos else None
+        content["margin"] = analysis.equivalence(result, self.margin) if self.margin else None
+        content["warnings"] += self._doubts(pre, post)
+        for warning in content["warnings"]:
+            print(f"vatjax: {warning}", file=sys.stderr)
         if self.json:
             show.as_json(content)
         else:
-            _print(content)
+            _print(content, not self.scale and not self.pre.endswith(".npz"))
         return 0
 
-    def _read(self, where: str, taxonomy: values.Taxonomy) -> states.ValueState:
-        if where.endswith(".npz"):
-            state = states.load(where)
-            return states.recluster(state, _names(self.clusters)) if self.clusters else state
-        return states.read_ratings(where, taxonomy, _scale(self.scale), _names(self.clusters) or None)
+    def _read(self, path: str, taxonomy: Taxonomy) -> states.ValueState:
+        if path.endswith(".npz"):
+            return states.load(path)
+        state = states.read_ratings(
+            path, taxonomy, _scale(self.scale or "1:5"), missing=_names(self.missing), keys=_names(self.on)
+        )
+        return states.average_duplicates(state, _names(self.on)) if self.duplicates == "mean" else state
+
+    def _doubts(self, pre: states.ValueState, post: states.ValueState) -> list[str]:
+        """What may be wrong with how the tables were read."""
+        doubts = []
+        found = [state.meta.get("found") for state in (pre, post)]
+        if not self.scale and all(found):
+            highest = max(float(ends[1]) for ends in found if ends)
+            if highest < 5:
+                doubts.append(
+                    f"no rating is above {highest:g}, read on the default scale 1:5: if {highest:g} is the top, or 1 the "
+                    f"strongest, say --scale 1:{highest:g} or {highest:g}:1"
+                )
+        if pre.values == post.values and np.array_equal(pre.state, post.state, equal_nan=True):
+            doubts.append("the two files hold the same ratings")
+        return doubts
 
 
 def _names(text: str) -> list[str]:
@@ -91,27 +136,33 @@ def _scale(text: str) -> tuple[float, float]:
 # For a person -------------------------------------------------------------------------------------------------------
 
 
-def _print(content: dict[str, Any]) -> None:
-    print(
-        f"{content['n']:,} contexts in {content['clusters']:,} clusters; target {content['target']}, "
-        f"{content['direction']}\n"
-    )
+_LEGEND = (
+    "* target; < not above the noise, all types tested together; hub: more coupled than the other types, all of them at equal "
+    "size and tested together. Each interval is of one type by itself."
+)
+
+
+def _print(content: dict[str, Any], default_scale: bool) -> None:
+    for line in header(content, default_scale):
+        print(textwrap.fill(line, 100))
+    print()
     level = content["levels"]["types"]
     rows = []
     for name in level["names"]:
-        below = _below(level["vat"][name]["estimate"], level["floor"]["vat_95"][name])
+        hub, p = (level["hub"] or {}).get(name), (level["hub_p"] or {}).get(name)
+        together = level["p"]["vat_together"][name]
         rows.append(
             (
                 name + (" *" if name in level["target_names"] else ""),
                 _interval(level["shift"][name]),
                 _interval(level["gnd"][name]),
-                _number(level["vat"][name]["estimate"]) + (" <" if below else ""),
+                _number(level["vat"][name]) + ("" if together is not None and together <= 0.05 else " <"),
                 _number(level["floor"]["vat"][name]),
-                f"{level['hub_share'][name]:.0%}",
+                "yes" if hub is not None and p is not None and p <= 0.05 and hub["estimate"] > 0 else "no",
             )
         )
     show.table(("type", "shift", "GND", "VAT", "floor", "hub"), rows)
-    print("* target   < not above the noise's 95th percentile   hub: share of resamples in the top three\n")
+    print(textwrap.fill(_LEGEND, 100), end="\n\n")
     summary = []
     for which in ("types", "values"):
         own = content["levels"][which]
@@ -125,71 +176,170 @@ def _print(content: dict[str, Any]) -> None:
                     _number(part["nvat"]["estimate"]),
                     _number(part["floor"]["nvat"]),
                     _interval(part["nvat_debiased"]),
-                    _p(part["p"]["nvat"]),
-                    _number(part["gini"]["estimate"]),
+                    _p(part["p"]["nvat"], content),
+                    _number(part["gini"]),
+                    _number(part["coupling_points"]["estimate"]),
                 )
             )
-    show.table(("level", "shifts", "gain", "nVAT", "floor", "debiased", "p", "Gini"), summary)
+    show.table(("level", "shifts", "gain", "nVAT", "floor", "debiased", "p", "Gini", "points"), summary)
     for sentence in sentences(content):
         print(textwrap.fill(sentence, 100))
 
 
-def sentences(content: dict[str, Any]) -> list[str]:
-    """What moved, what can't be told from noise, and which choices the numbers rest on, in words."""
-    level = content["levels"]["types"]
-    own = content["levels"]["values"] if content["target"] in content["values"] else level  # a value's gain is its own
-    gain = own["gain"]
-    verb = "rose" if (gain["estimate"] or 0) * (1 if content["direction"] == "express" else -1) > 0 else "fell"
-    lines = []
-    if own["resolved"]:
-        lines.append(f"{content['target']} {verb} by {abs(gain['estimate']):.2f}, a gain of {_interval(gain)}.")
-        others = [name for name in level["names"] if name not in level["target_names"]]
-        several = f"all {len(others)} tested together"
-        clear = [n for n in others if (level["p"]["shift_holm"][n] or 1) < 0.05]
-        moved = [f"{n} ({level['shift'][n]['estimate']:+.2f})" for n in clear]
-        if moved:
-            lines.append(f"Other types whose shift is clear of 0, {several}: {', '.join(moved)}.")
-        elif others:
-            lines.append(f"No shift of another type can be told from 0, {several}.")
-        else:
-            lines.append("No other type is rated.")
-    else:
-        lines.append(f"Whether {content['target']} moved can't be told from noise: {_interval(gain)}.")
-    p = level["p"]["nvat"]
-    numbers = f"(nVAT {_number(level['nvat']['estimate'])}, floor {_number(level['floor']['nvat'])}, p {_p(p)})"
-    if p is None:
-        lines.append("Whether types move together can't be said: no two of them vary over the contexts.")
-    elif p < 0.05:
-        lines.append(f"Types move together from context to context more than independent ones would {numbers}.")
-    else:
-        lines.append(f"Whether types move together from context to context can't be told from noise {numbers}.")
-    test = level["order_test"]
-    if test is not None and test["p"] is not None:
-        follow = "Their coupling follows" if test["p"] < 0.05 else "Nothing shows that their coupling follows"
-        lines.append(f"{follow} the order of the circle (index {test['index']:.2f}, p {_p(test['p'])}).")
-    mechanical = level["ipsatised"]["mechanical_gnd"]
-    lines.append(
-        f"Coupling does not see a shift that is the same in every context. nVAT is read as {content['reading']}; "
-        "ipsatised shifts are judged against their own null."
-        + (
-            ""
-            if mechanical is None
-            else f" If only the target moved, ipsatising alone would give every other type a GND of {_number(mechanical)}."
+def header(content: dict[str, Any], default_scale: bool = False) -> list[str]:
+    """Returns what the numbers rest on: contexts, clusters, the scale, missing ratings."""
+    lines = [
+        f"{content['n']:,} contexts in {content['clusters']:,} clusters; target {content['target']}, {content['direction']}"
+    ]
+    if content["cluster_keys"]:
+        lines[0] += f"; clusters by {content['cluster_keys']}" + (
+            " (two-way)" if "+" in content["cluster_keys"] else ""
         )
-    )
+    alike = {key: x for key, x in content["intraclass"].items() if x is not None}
+    if alike:
+        effects = [x for x in content["levels"]["types"]["design_effect"].values() if x is not None]
+        effect = f"; median design effect {sorted(effects)[len(effects) // 2]:.1f}" if effects else ""
+        correlated = ", ".join(f"{key} {x:.2f}" for key, x in alike.items())
+        lines.append(f"Intraclass correlation of shifts: {correlated}{effect}.")
+    if content["scale"] and content["ratings_found"]:
+        (low, high), (least, most) = content["scale"], content["ratings_found"]
+        default = " (the default)" if default_scale else ""
+        lines.append(
+            f"Ratings {least:g} to {most:g} found, read on {low:g}:{high:g}{default}: {low:g} is the weakest agreement."
+        )
+    lost = content["missing"]
+    if lost["cells"]:
+        lines.append(f"{lost['cells']:,} of {lost['of']:,} shifts are missing.")
     return lines
 
 
-def _below(vat: float | None, floor: float | None) -> bool:
-    return vat is not None and floor is not None and vat <= floor
+def sentences(content: dict[str, Any]) -> list[str]:
+    """Returns what moved, what cannot be distinguished from noise, and which choices the numbers rest on, in words."""
+    level = content["levels"]["types"]
+    own = content["levels"]["values"] if content["target"] in content["values"] else level  # a value's gain is its own
+    return [
+        *_first_order(content, own, level),
+        *_second_order(content, level),
+        *_choices(content, level),
+    ]
+
+
+def _first_order(content: dict[str, Any], own: dict[str, Any], level: dict[str, Any]) -> list[str]:
+    gain, unit = own["gain"], "points" if content["unit"] == "points" else "(-1 to 1)"
+    if not own["resolved"]:
+        least = own["detectable"]["gain"]
+        lines = [f"The gain on {content['target']} cannot be distinguished from 0: {_interval(gain)}."]
+        if least is not None:
+            lines.append(f"With these contexts a gain of {least:.2f} {unit} would be found in four of five cases.")
+        return lines
+    verb = "rose" if gain["estimate"] * (1 if content["direction"] == "express" else -1) > 0 else "fell"
+    lines = [f"{content['target']} {verb} by {abs(gain['estimate']):.2f}, a gain of {_interval(gain)}."]
+    others = [name for name in level["names"] if name not in level["target_names"]]
+    clear = [
+        n for n in others if (level["p"]["shift_holm"][n] if level["p"]["shift_holm"][n] is not None else 1) < 0.05
+    ]
+    if clear:
+        moved = ", ".join(f"{n} ({level['shift'][n]['estimate']:+.2f})" for n in clear)
+        lines.append(f"Other types whose shift is clear of 0, all {len(others)} tested together: {moved}.")
+    elif not others:
+        lines.append("No other type is rated.")
+    if others and level["bound"] is not None:
+        lines.append(
+            f"None of the other {len(others)} types moved by more than {level['bound']:.2f} {unit} (95 %, all together)."
+        )
+    margin = content.get("margin")
+    if margin:
+        said = (
+            "all other types moved by less"
+            if margin["p"] <= 0.05
+            else "it is not shown that all other types moved by less"
+        )
+        lines.append(f"Margin {margin['margin']:g}: {said} (p {_p(margin['p'], {})}).")
+    return lines
+
+
+def _second_order(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
+    p, style, placebo = level["p"]["nvat"], level["ipsatised"]["p"]["nvat"], content.get("placebo")
+    lines = []
+    numbers = (
+        f"(nVAT {_number(level['nvat']['estimate'])}, floor {_number(level['floor']['nvat'])}, p {_p(p, content)}; ipsatised p "
+        f"{_p(style, content)})"
+    )
+    if p is None:
+        return ["Whether types move together cannot be said: no two of them vary over the contexts."]
+    if p >= 0.05:
+        least = level["detectable"]["nvat"]
+        found = (
+            "" if least is None else f" A coupling of {least:.2f} beyond noise would be found in four of five cases."
+        )
+        lines.append(
+            f"That types move together from context to context cannot be distinguished from noise {numbers}.{found}"
+        )
+    elif style is None or style >= 0.05:
+        lines.append(
+            f"Types move together, but a style that answers everything higher or lower may explain it {numbers}."
+        )
+    elif placebo is None:
+        lines.append(
+            f"Types move together from context to context more than independent ones would {numbers}. Without a placebo "
+            "(--placebo) nothing says that this intervention is why: any intervention may do so."
+        )
+    else:
+        more = max(x for x in (placebo["p_nvat"], placebo["ipsatised_p_nvat"], 0.0) if x is not None) < 0.05
+        beyond = (
+            "more than under the placebo"
+            if more and placebo["nvat"]["estimate"] > 0
+            else "no more than under the placebo"
+        )
+        lines.append(
+            f"Types move together from context to context {numbers}, {beyond} (p {_p(placebo['p_nvat'], {})})."
+        )
+    if placebo is not None:
+        one = "; one draw, so that its own variance is unknown" if placebo["draws"] < 2 else ""
+        lines.append(f"Beyond the placebo: gain {_interval(placebo['gain'])}, nVAT {_interval(placebo['nvat'])}{one}.")
+    tests = [
+        (name, test)
+        for name, test in (
+            ("types of equal size", level["order_test"]),
+            ("ipsatised types", level["ipsatised"]["order_test"]),
+        )
+        if test is not None and test["p"] is not None
+    ]
+    if tests:
+        follow = (
+            "Coupling follows" if all(test["p"] < 0.05 for _, test in tests) else "Nothing shows that coupling follows"
+        )
+        shown = "; ".join(f"{name}: index {test['index']:.2f}, p {_p(test['p'], {})}" for name, test in tests)
+        lines.append(f"{follow} the order of the circle ({shown}).")
+    return lines
+
+
+def _choices(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
+    mechanical = level["ipsatised"]["mechanical_gnd"]
+    line = (
+        f"Coupling does not see a shift that is the same in every context. nVAT is read as {content['reading']}; `points` is the "
+        "coupling in rating points. Ipsatised shifts are judged against their own null, which knows a style that moves all values "
+        "alike; one that moves some values more looks like coupling."
+    )
+    if mechanical is not None:
+        line += (
+            f" If only the target moved, ipsatising alone would give every other type a GND of {_number(mechanical)}."
+        )
+    return [line]
 
 
 def _number(x: float | None) -> str:
     return "-" if x is None else f"{x:.3f}"
 
 
-def _p(x: float | None) -> str:
-    return "<.001" if x is not None and x < 0.001 else _number(x)
+def _p(x: float | None, content: dict[str, Any]) -> str:
+    """A p; the smallest that draws can give is a bound."""
+    if x is None:
+        return "-"
+    draws = content.get("resamples")
+    if draws and x <= 1.5 / (draws + 1):
+        return "<.001" if draws >= 999 else f"<={1 / (draws + 1):.3f}"
+    return "<.001" if x < 0.001 else f"{x:.3f}"
 
 
 def _interval(estimate: dict[str, float | None]) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vatjax import errors, names
-from vatjax.items import EXPRESS, SUPPRESS, Items, protocols
+from vatjax.items import EXPRESS, SITUATION, SUPPRESS, Items, protocols
 from vatjax.prompts import PROTOCOLS, Protocol, fields
 from vatjax.values import Taxonomy
 
@@ -79,16 +79,26 @@ def _paired(items: Items) -> Asked:
     parts = ("country", "topic", "scene") if several else ("country", "topic")
     keys = [tuple(getattr(items, part)[i] for part in parts) for i in pairs.express]
     row, context = _numbered(keys)
-    clusters = np.arange(len(row), dtype=np.int32)
+    first = pairs.express[np.unique(context, return_index=True)[1]]
     which = np.stack([pairs.express, pairs.suppress], 1).ravel()
     return Asked(
         (fields(items, i) for i in which),
         np.repeat(context, 2),
         np.repeat(value, 2).astype(np.int32),
         np.tile(np.array([EXPRESS, SUPPRESS], np.int8), len(value)),
-        clusters,
-        _columns(parts, row),
+        _clusters(items, first) if several else np.arange(len(row), dtype=np.int32),
+        _columns(parts, row) | (_situations(items, first) if several else {}),
     )
+
+
+def _clusters(items: Items, rows: np.ndarray) -> np.ndarray:
+    """The situations of some items, numbered as they appear, [rows] int32."""
+    return _numbered(items.situation_of[rows].tolist())[1]
+
+
+def _situations(items: Items, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The situation of each row as a context key, where items have one."""
+    return {SITUATION: items.extra[SITUATION][rows].astype(str)} if SITUATION in items.extra else {}
 
 
 def _labelled(items: Items) -> Asked:
@@ -100,8 +110,8 @@ def _labelled(items: Items) -> Asked:
         np.arange(count, dtype=np.int32),
         np.full(count, -1, np.int32),
         np.zeros(count, np.int8),
-        items.scene_of,
-        keys,
+        _clusters(items, np.arange(count)),
+        keys | _situations(items, np.arange(count)),
     )
 
 
@@ -118,13 +128,13 @@ def _dense(items: Items) -> Asked:
     parts = ("country", "topic", "scene", "action")
     contexts = {part: np.array(getattr(items, part)[pairs.express], str) for part in parts}
     contexts["value"] = items.column("value")[pairs.express].astype(str)
-    _, clusters = _numbered(pairs.scene.tolist())
+    contexts |= _situations(items, pairs.express)
     return Asked(
         rows,
         np.repeat(np.arange(count, dtype=np.int32), 2 * total),
         np.tile(np.arange(total, dtype=np.int32), 2 * count),
         np.tile(np.repeat(np.array([EXPRESS, SUPPRESS], np.int8), total), count),
-        clusters,
+        _clusters(items, pairs.express),
         contexts,
     )
 

@@ -113,7 +113,7 @@ def ratings(
     middle = Scale(how.low, how.high).middle
     state, agreement = protocols.answered(asked, found.ratings, middle, len(items.taxonomy.names), signs)
     return Rated(
-        state_of(state, asked, items, meta),
+        state_of(state, asked, items, meta, signs),
         None if agreement is None else state_of(agreement, asked, items, {**meta, "reads": "agreement"}),
         found.ratings,
         found.shares,
@@ -173,8 +173,14 @@ def _signs(labels: np.ndarray | Labels | None, items: Items, how: How) -> np.nda
     return labels.astype(np.float64)
 
 
-def state_of(array: np.ndarray, asked: protocols.Asked, items: Items, meta: Mapping[str, Any]) -> ValueState:
-    """An array of answers as a value state."""
+def state_of(
+    array: np.ndarray,
+    asked: protocols.Asked,
+    items: Items,
+    meta: Mapping[str, Any],
+    labels: np.ndarray | None = None,
+) -> ValueState:
+    """Makes a value state of an array of answers."""
     return ValueState(
-        array, ~np.isnan(array), asked.clusters, tuple(items.taxonomy.names), dict(asked.contexts), dict(meta)
+        array, ~np.isnan(array), asked.clusters, tuple(items.taxonomy.names), dict(asked.contexts), dict(meta), labels
     )

@@ -8,7 +8,7 @@ human.score(answers).questions                              # alpha, AC2, shares
 human.alpha(human.counted(ratings, 1, 5), weights)          # for ratings of one's own
 """
 
-from vatjax.human.agreement import Interval, ac2, alpha, counted, two_agree
+from vatjax.human.agreement import Interval, ac2, alpha, counted, same_stance, two_agree
 from vatjax.human.answers import Answers, read
 from vatjax.human.questions import HIGH, LOW, Question, Questions, questions
 from vatjax.human.sample import Case, Sample, load, sample, save
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "questions",
     "read",
+    "same_stance",
     "sample",
     "save",
     "score",

@@ -118,6 +118,16 @@ def two_agree(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return _mean(weights, (counts.max(1) >= 2).astype(np.float64), counts.sum(1) >= 2)
 
 
+def same_stance(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns the share of cases in which at least two annotators take the same side of the middle, or both the middle, [draws].
+
+    On 1 to 5 the stances are 4 and 5, 3, 1 and 2, as in the published study, whose agreement this is with three annotators.
+    """
+    half = counts.shape[1] // 2
+    sides = [counts[:, :half].sum(1), counts[:, half : counts.shape[1] - half].sum(1), counts[:, -half:].sum(1)]
+    return two_agree(np.stack(sides, 1), weights)
+
+
 def mean(counts: np.ndarray, weights: np.ndarray, low: int) -> np.ndarray:
     """The mean rating over cases, each of which counts once, [draws]."""
     each = counts.sum(1)

@@ -30,6 +30,7 @@ class Asked(NamedTuple):
         cases: that somebody has rated.
         twice: cases that at least two have rated.
         two_agree: the share of these in which at least two give the same rating.
+        same_stance: the share of these in which at least two are for it, against it, or in the middle alike.
         alpha: Krippendorff's, for ordered ratings.
         ac2: Gwet's, with ordinal weights.
         mean: over cases.
@@ -39,6 +40,7 @@ class Asked(NamedTuple):
     cases: int
     twice: int
     two_agree: Interval
+    same_stance: Interval
     alpha: Interval
     ac2: Interval
     mean: Interval
@@ -99,6 +101,7 @@ def _asked(name: str, counts: np.ndarray, drawn: np.ndarray) -> Asked:
     each = counts.sum(1)
     statistics = (
         agreement.two_agree,
+        agreement.same_stance,
         agreement.alpha,
         agreement.ac2,
         functools.partial(agreement.mean, low=LOW),

@@ -14,12 +14,13 @@ from vatjax.items.asset import bundled
 from vatjax.items.protocols import Protocol, protocols
 from vatjax.items.read import COLUMNS, LAYOUTS, Inspected, Layout, inspect, read, write
 from vatjax.items.source import Source, inspect_source, open_source
-from vatjax.items.table import EXPRESS, SUPPRESS, Item, Items, Pairs, Scene
+from vatjax.items.table import EXPRESS, SITUATION, SUPPRESS, Item, Items, Pairs, Scene
 
 __all__ = [
     "COLUMNS",
     "EXPRESS",
     "LAYOUTS",
+    "SITUATION",
     "SUPPRESS",
     "Inspected",
     "Item",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vatjax import errors
-from vatjax.items.table import EXPRESS, SUPPRESS, Items
+from vatjax.items.table import EXPRESS, SITUATION, SUPPRESS, Items
 from vatjax.values import schwartz
 
 ASSET = pathlib.Path(__file__).parent.parent / "assets" / "items.json"
@@ -50,7 +50,7 @@ def expand(body: Mapping[str, Any]) -> Items:
     """Crosses every scene with every value and polarity.
 
     Args:
-        body: `seed`, `scenes` (country, topic, scene, and the slots task, matter, people) and `actions` (value ->
+        body: `seed`, `scenes` (country, topic, scene, the situation that it is a copy of, and the slots task, matter, people) and `actions` (value ->
             polarity -> phrasings with those slots).
     """
     taxonomy = schwartz()
@@ -78,4 +78,5 @@ def expand(body: Mapping[str, Any]) -> Items:
         action=texts.ravel(),
         line=np.arange(1, texts.size + 1, dtype=np.int32),
         source=SOURCE,
+        extra={SITUATION: spread(SITUATION)},
     )

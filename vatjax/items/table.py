@@ -20,6 +20,8 @@ POLARITIES = {EXPRESS: "express", SUPPRESS: "suppress"}
 Key = Literal["country", "topic", "value", "type", "group", "polarity"]
 KEYS: tuple[Key, ...] = get_args(Key)
 _LEVELS: dict[str, Level] = {"value": "values", "type": "types", "group": "groups"}
+# A further column that names what several scenes are copies of: they are clustered by it.
+SITUATION = "situation"
 _COLUMNS = ("country", "topic", "scene", "value", "polarity", "action", "line")
 
 
@@ -131,6 +133,13 @@ class Items:
     def scene_of(self) -> np.ndarray:
         """The index of each item's scene, [items] int32."""
         return self._scenes[1]
+
+    @property
+    def situation_of(self) -> np.ndarray:
+        """The situation that each item's scene is a copy of, else its scene, [items] int32: what is sampled independently."""
+        if SITUATION not in self.extra:
+            return self.scene_of
+        return _number(self.extra[SITUATION].tolist())[1]
 
     def column(self, key: Key) -> np.ndarray:
         """The name under which each item is counted and filtered, [items] text."""

@@ -8,51 +8,75 @@
     metrics.infer(pre, post, target, clusters, key)            # with intervals, floor, debiased value and p
 
 Arrays in, arrays out: contexts x values, NaN for a missing rating. Every function works under `jit` and `vmap`, and under
-`grad` where it has a gradient; clusters are concrete, since their number decides shapes.
+`grad` where it has a gradient; cluster labels are concrete.
 """
 
 from vatjax.metrics.circle import OrderTest, distance_profile, order_test
 from vatjax.metrics.circumplex import Circumplex, circumplex
 from vatjax.metrics.control import Control, control
-from vatjax.metrics.coupling import READINGS, Reading, as_reading, gini, hubs, kendall, nvat, spearman, vat
+from vatjax.metrics.corrections import false_discovery, holm
+from vatjax.metrics.coupled import Coupled, floor, is_tied
+from vatjax.metrics.coupling import (
+    READINGS,
+    VAT_READINGS,
+    Reading,
+    VatReading,
+    as_reading,
+    gini,
+    hubs,
+    kendall,
+    nvat,
+    spearman,
+    vat,
+)
 from vatjax.metrics.difference import Difference, difference
-from vatjax.metrics.inference import Coupled, Inference, Moved, Tax, infer, tax
+from vatjax.metrics.inference import EqualTypes, Inference, Tax, equal_size_coupling, infer, infer_shift, tax
 from vatjax.metrics.intervals import Estimate
-from vatjax.metrics.null import Null, floor
-from vatjax.metrics.reading import (
+from vatjax.metrics.mds import CircleFit, circle_fit, congruence, mds, procrustes
+from vatjax.metrics.moved import Moved
+from vatjax.metrics.network import NetworkComparison, compare_networks, excess
+from vatjax.metrics.null import Null
+from vatjax.metrics.regression import Regression, regress
+from vatjax.metrics.resample import bootstrap, bootstrap_weights, couplings, jackknife_weights, subsample_weights
+from vatjax.metrics.robustness import (
     Amplification,
     Robustness,
+    Stability,
     agreement,
     amplification,
-    equal_membership_hubs,
+    disattenuate,
+    reliability,
     robustness,
+    stability,
     types_against_values,
 )
-from vatjax.metrics.regression import Regression, false_discovery, holm, regress
-from vatjax.metrics.resample import bootstrap, bootstrap_weights, couplings, jackknife_weights, subsample_weights
-from vatjax.metrics.scaling import CircleFit, circle_fit, congruence, mds, procrustes
-from vatjax.metrics.shifts import gain, gnd, ipsatise, mean_shift, mechanical, off_target, shift
+from vatjax.metrics.shifts import gain, gnd, ipsatise, mean_shift, mechanical, off_target, shift, tied_shift
 from vatjax.metrics.soft import shift_levels, soft_midranks, soft_nvat, soft_spearman
-from vatjax.metrics.stated import Gap, gap
+from vatjax.metrics.stated_vs_acted import Gap, gap
 
 __all__ = [
     "READINGS",
+    "VAT_READINGS",
     "Amplification",
     "CircleFit",
     "Circumplex",
     "Control",
     "Coupled",
     "Difference",
+    "EqualTypes",
     "Estimate",
     "Gap",
     "Inference",
     "Moved",
+    "NetworkComparison",
     "Null",
     "OrderTest",
     "Reading",
     "Regression",
     "Robustness",
+    "Stability",
     "Tax",
+    "VatReading",
     "agreement",
     "amplification",
     "as_reading",
@@ -60,12 +84,15 @@ __all__ = [
     "bootstrap_weights",
     "circle_fit",
     "circumplex",
+    "compare_networks",
     "congruence",
     "control",
     "couplings",
     "difference",
+    "disattenuate",
     "distance_profile",
-    "equal_membership_hubs",
+    "equal_size_coupling",
+    "excess",
     "false_discovery",
     "floor",
     "gain",
@@ -75,7 +102,9 @@ __all__ = [
     "holm",
     "hubs",
     "infer",
+    "infer_shift",
     "ipsatise",
+    "is_tied",
     "jackknife_weights",
     "kendall",
     "mds",
@@ -86,6 +115,7 @@ __all__ = [
     "order_test",
     "procrustes",
     "regress",
+    "reliability",
     "robustness",
     "shift",
     "shift_levels",
@@ -93,8 +123,10 @@ __all__ = [
     "soft_nvat",
     "soft_spearman",
     "spearman",
+    "stability",
     "subsample_weights",
     "tax",
+    "tied_shift",
     "types_against_values",
     "vat",
 ]

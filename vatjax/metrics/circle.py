@@ -22,6 +22,7 @@ import numpy as np
 
 from vatjax.metrics import ranks as rk
 from vatjax.metrics import resample as rs
+from vatjax.metrics.arrays import Arrayish
 
 Array = jax.Array
 
@@ -45,7 +46,7 @@ class OrderTest(NamedTuple):
     arrangements: int
 
 
-def order_test(coupling: Array, sectors: Sequence[int] | None = None) -> OrderTest:
+def order_test(coupling: Arrayish, sectors: Sequence[int] | None = None) -> OrderTest:
     """Tests whether types that are neighbours on the circle are coupled more strongly, by every possible order.
 
     Args:

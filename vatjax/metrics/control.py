@@ -4,7 +4,7 @@
     rise(v)     = success after - success before
     leakage     = mean rise of the other values / rise of the target
 
-Intervals are those of the delete-one-cluster jackknife.
+Intervals are those of the delete-one-cluster jackknife; leakage, a ratio, has Fieller's.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from vatjax.metrics import intervals as iv
-from vatjax.metrics import ranks as rk
-from vatjax.metrics import resample as rs
-from vatjax.metrics import shifts as sh
-from vatjax.metrics.inference import cluster_sums
+from vatjax.metrics import coupled, intervals, pairs, resample, shifts
+from vatjax.metrics.arrays import namespace
 from vatjax.metrics.intervals import Estimate
 
 Array = jax.Array
@@ -32,8 +28,9 @@ class Control(NamedTuple):
         success: after it, [values].
         rise: of each value's success, [values].
         target: rise of the target's success, the mean over its values, scalar.
-        leakage: of the mean of all other values, scalar; NaN where the target's rise can't be told from 0.
+        leakage: of the mean of all other values, scalar; NaN where the target's rise cannot be distinguished from 0.
         by_distance: the same of the values at each distance from the target, [distances]; NaN where there are none.
+        target_success: success of the target after it, the mean over its values, scalar.
     """
 
     success: Estimate
@@ -41,65 +38,67 @@ class Control(NamedTuple):
     target: Estimate
     leakage: Estimate
     by_distance: Estimate
+    target_success: Estimate
 
 
 def control(
     pre: Array, post: Array, target: Array | int, clusters: Any = None, direction: int = 1, distance: Any = None
 ) -> Control:
-    """Success, its rise, and its leakage.
+    """Computes success, its rise, and its leakage.
 
     Args:
         pre, post: value states around 0, [contexts, values]; NaN is missing in both.
         target: membership mask [values] or the index of one value.
-        clusters: [contexts] labels, concrete; None makes each context its own cluster.
+        clusters: [contexts] labels, or [contexts, 2] of two crossed keys, concrete.
         direction: +1 where the target was to be expressed, -1 where it was to be suppressed.
         distance: [values] whole numbers, how far each is from the target; concrete. By default all are equally far.
     """
-    pre, post = (sh.finite(sh.as_matrix(x)) for x in (pre, post))
+    pre, post = (shifts.finite(shifts.as_matrix(x)) for x in (pre, post))
     values = pre.shape[1]
-    member, sign = sh.target_mask(target, values), sh.directed(direction)
-    groups = rs.clusters_of(clusters, pre.shape[0])
+    member, sign = shifts.target_mask(target, values), shifts.directed(direction)
+    if distance is not None and not shifts.is_concrete(distance):
+        raise TypeError("distances decide shapes and must be concrete: close over them instead of passing them in")
     far = np.ones(values, int) if distance is None else np.asarray(distance, int)
     if far.shape != (values,) or (far < 0).any():
         raise ValueError(
             f"one distance of 0 or more for each of {values} values is needed, found the shape {far.shape}"
         )
-    there = ~(jnp.isnan(pre) | jnp.isnan(post))
-    before, after = (jnp.where(there, (x * sign > 0).astype(x.dtype), jnp.nan) for x in (pre, post))
-    weights = jnp.concatenate([jnp.ones((1, groups.count), pre.dtype), rs.jackknife_weights(groups.count, pre.dtype)])
-    successes = [_means(x, groups, weights) for x in (before, after)]
-    rise = successes[1] - successes[0]
-    own = _mean_over(rise, member[None, :])
-    others = _mean_over(rise, ~member[None, :])
-    rings = jnp.stack(
-        [_mean_over(rise, (~member & (far == d))[None, :]) for d in range(int(far.max(initial=0)) + 1)], axis=1
+    index = resample.clusters_of(clusters, pre.shape[0]).index
+    pre, post, member = shifts.on_host(pre, post, member)
+    xp = namespace(pre, post, member)
+    groups = pairs.grouping(xp.asarray(index), pre.dtype)
+    used, t = groups.used, intervals.t_quantile(coupled.freedom_of(groups.sizes), dtype=pre.dtype)
+    present = ~(xp.isnan(pre) | xp.isnan(post))
+    (before, before_without), (after, after_without) = (
+        pairs.means(xp.where(present, (x * sign > 0).astype(x.dtype), np.nan), groups) for x in (pre, post)
     )
-    t = iv.t_quantile(groups.count - 1, groups.count - 1, pre.dtype)
-    gained = _interval(own, t)
-    told = (gained.low > 0) | (gained.high < 0)
-    ratios = [
-        jnp.where(told, x / jnp.where(own == 0, 1, own).reshape(-1, *(1,) * (x.ndim - 1)), jnp.nan)
-        for x in (others, rings)
-    ]
-    return Control(_interval(successes[1], t), _interval(rise, t), gained, *(_interval(x, t) for x in ratios))
+    rise, rise_without = after - before, after_without - before_without
+    rated = ~xp.isnan(rise)
 
+    def mean(chosen: Array) -> tuple[Array, Array]:
+        return pairs.mean_over(rise, chosen & rated), pairs.mean_over(rise_without, chosen & rated)
 
-def _means(x: Array, groups: rs.Clusters, weights: Array) -> Array:
-    """Means under rows of cluster weights, [rows, values]."""
-    sums, counts = cluster_sums(x, groups)
-    total = jnp.einsum("bc,cv->bv", weights, counts, precision=rk.EXACT)
-    return jnp.where(
-        total > 0, jnp.einsum("bc,cv->bv", weights, sums, precision=rk.EXACT) / jnp.where(total > 0, total, 1), jnp.nan
+    gain, gain_without = mean(member)
+    rings = [mean(~member)] + [mean(~member & xp.asarray(far == d)) for d in range(int(far.max(initial=0)) + 1)]
+    top, top_without = xp.stack([x for x, _ in rings]), xp.stack([x for _, x in rings], -1)
+    leakage = Estimate(
+        top / xp.where(gain == 0, np.nan, gain),
+        *intervals.fieller(top, gain, top_without, gain_without, used, t),
+    )
+    sign_of = xp.where(gain < 0, -1, 1).astype(pre.dtype)  # Fieller's ratio is to the size of the rise
+    leakage = Estimate(leakage.estimate, *_ordered(leakage.low * sign_of, leakage.high * sign_of))
+    leakage = Estimate(*(xp.where(xp.isnan(leakage.low), np.nan, part) for part in leakage))
+    own = member & ~xp.isnan(after)
+    return Control(
+        intervals.jackknife_interval(after, after_without, used, t),
+        intervals.jackknife_interval(rise, rise_without, used, t),
+        intervals.jackknife_interval(gain, gain_without, used, t),
+        Estimate(*(part[0] for part in leakage)),
+        Estimate(*(part[1:] for part in leakage)),
+        intervals.jackknife_interval(pairs.mean_over(after, own), pairs.mean_over(after_without, own), used, t),
     )
 
 
-def _mean_over(x: Array, chosen: Array) -> Array:
-    """The mean over some columns that have a number, [rows]."""
-    used = chosen & ~jnp.isnan(x)
-    count = jnp.sum(used, 1).astype(x.dtype)
-    return jnp.where(count > 0, jnp.sum(jnp.where(used, x, 0), 1) / jnp.where(count > 0, count, 1), jnp.nan)
-
-
-def _interval(x: Array, t: Array) -> Estimate:
-    """From a statistic of everything, and without each cluster, [1 + groups, ...]."""
-    return iv.jackknife_interval(x[0], x[1:], t)
+def _ordered(x: Array, y: Array) -> tuple[Array, Array]:
+    xp = namespace(x)
+    return xp.minimum(x, y), xp.maximum(x, y)

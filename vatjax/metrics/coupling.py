@@ -18,11 +18,14 @@ import numpy as np
 from jax import lax
 
 from vatjax.metrics import ranks as rk
-from vatjax.metrics.shifts import as_matrix
+from vatjax.metrics.arrays import Arrayish, lift, namespace
+from vatjax.metrics.shifts import as_matrix, is_concrete
 
 Array = jax.Array
 Reading = Literal["rms", "offdiag", "full"]
 READINGS: tuple[Reading, ...] = ("rms", "offdiag", "full")
+VatReading = Literal["mean", "l2"]
+VAT_READINGS: tuple[VatReading, ...] = ("mean", "l2")
 
 KENDALL_LEVELS = 64
 
@@ -91,10 +94,8 @@ def _products(x: Array, y: Array) -> tuple[tuple[Array, Array], ...]:
 
 
 def has_missing(x: Array) -> bool:
-    """Whether a concrete array has a NaN; False for a traced one, whose content can't be looked at."""
-    if isinstance(x, jax.core.Tracer):
-        return False
-    return bool(np.isnan(np.asarray(x)).any())
+    """Returns whether a concrete array has a NaN; False for a traced one, or one that lies on other hosts too."""
+    return is_concrete(x) and bool(np.isnan(np.asarray(x)).any())
 
 
 def kendall(x: Array, weights: Array | None = None, levels: int | None = None) -> Array:
@@ -117,7 +118,7 @@ def kendall(x: Array, weights: Array | None = None, levels: int | None = None) -
     """
     x = as_matrix(x, weights)
     if levels is None:
-        levels = KENDALL_LEVELS if isinstance(x, jax.core.Tracer) else distinct(x)
+        levels = distinct(x) if is_concrete(x) else KENDALL_LEVELS
         if levels > KENDALL_LEVELS:
             if weights is not None:
                 raise ValueError(
@@ -189,18 +190,26 @@ def _kendall_on_host(x: np.ndarray) -> Array:
 # What is read off a coupling matrix ---------------------------------------------------------------------------------
 
 
-def vat(coupling: Array) -> Array:
-    """Value-level tax, `VAT(v) = mean of abs(R[v, w]) over w != v`, [values].
+def vat(coupling: Arrayish, reading: VatReading = "mean") -> Array:
+    """Returns the value-level tax, [values].
+
+        mean    mean of abs(R[v, w]) over w != v
+        l2      norm_2 of R[v, w] over w != v          as published, but for the diagonal: with it no Gini exceeds .02
 
     Pairs without a correlation (a constant column) are left out; a value that has none at all is NaN.
     """
+    xp = namespace(coupling)
     off = off_diagonal(coupling)
-    count = jnp.sum(off, axis=-1).astype(coupling.dtype)
-    return jnp.sum(jnp.where(off, jnp.abs(coupling), 0), axis=-1) / jnp.where(count > 0, count, jnp.nan)
+    count = xp.sum(off, axis=-1).astype(coupling.dtype)
+    if reading not in VAT_READINGS:
+        raise ValueError(f"reading must be one of {', '.join(VAT_READINGS)}, found {reading!r}")
+    if reading == "l2":
+        return xp.where(count > 0, _root(xp.sum(xp.where(off, coupling, 0) ** 2, axis=-1)), np.nan)
+    return xp.sum(xp.where(off, xp.abs(coupling), 0), axis=-1) / xp.where(count > 0, count, np.nan)
 
 
-def nvat(coupling: Array, reading: Reading = "rms") -> Array:
-    """System-level tax: the size of the coupling matrix in one number.
+def nvat(coupling: Arrayish, reading: Reading = "rms") -> Array:
+    """Returns the system-level tax: the size of a coupling matrix in one number; of a stack of them, [...].
 
         rms      norm_F(R_off) / sqrt(V (V - 1))    the root mean square correlation of two different values
         offdiag  norm_F(R_off) / sqrt(V)
@@ -209,48 +218,54 @@ def nvat(coupling: Array, reading: Reading = "rms") -> Array:
     The published values (.09 to .15) can't come from the printed formula, so a report names the reading it used. V
     counts the values that have a correlation.
     """
+    xp = namespace(coupling)
     if reading not in READINGS:
         raise ValueError(f"reading must be one of {', '.join(READINGS)}, found {reading!r}")
     off = off_diagonal(coupling)
-    square = jnp.sum(jnp.where(off, coupling, 0) ** 2)
-    values = jnp.sum(jnp.any(off, axis=-1)).astype(coupling.dtype)
+    square = xp.sum(xp.where(off, coupling, 0) ** 2, axis=(-2, -1))
+    values = xp.sum(xp.any(off, axis=-1), axis=-1).astype(coupling.dtype)
     if reading == "rms":
-        count = jnp.sum(off).astype(coupling.dtype)
-        return _root(square / jnp.where(count > 0, count, jnp.nan))
+        count = xp.sum(off, axis=(-2, -1)).astype(coupling.dtype)
+        return _root(square / xp.where(count > 0, count, np.nan))
     if reading == "full":
         square = square + values
-    return _root(square / jnp.where(values > 0, values, jnp.nan))
+    return _root(square / xp.where(values > 0, values, np.nan))
 
 
 def _root(x: Array) -> Array:
     """A square root whose gradient at 0 is 0."""
-    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
+    xp = namespace(x)
+    return xp.where(x == 0, 0, xp.sqrt(xp.where(x == 0, 1, x)))
 
 
-def as_reading(rms: Array, values: int, reading: Reading) -> Array:
+def as_reading(rms: Arrayish, values: int, reading: Reading) -> Array:
     """Another reading of an nVAT that was read as "rms", for intervals and floors as well as estimates.
 
     It is that of a matrix without gaps among the `values` columns that have a correlation.
     """
+    xp = namespace(rms)
     if reading not in READINGS:
         raise ValueError(f"reading must be one of {', '.join(READINGS)}, found {reading!r}")
     if reading == "rms":
         return rms
     square = rms**2 * (values - 1)
-    return jnp.sqrt(square if reading == "offdiag" else square + 1)
+    return xp.sqrt(square if reading == "offdiag" else square + 1)
 
 
-def gini(x: Array) -> Array:
-    """How concentrated non-negative amounts are: `sum_ij abs(x_i - x_j) / (2 V^2 mean(x))`; 0 is even.
+def gini(x: Arrayish) -> Array:
+    """Returns how concentrated non-negative amounts are: `sum_ij abs(x_i - x_j) / (2 V^2 mean(x))`; 0 is even.
+
+    Of a stack, [..., values], one number for each row.
 
     Value-level tax can reach at most `(V - 2) / V`, where two values are coupled and no others.
     """
-    present = ~jnp.isnan(x)
-    amount = jnp.where(present, x, 0)
-    both = present[:, None] & present[None, :]
-    difference = jnp.sum(jnp.where(both, jnp.abs(amount[:, None] - amount[None, :]), 0))
-    scale = 2 * jnp.sum(present).astype(x.dtype) * jnp.sum(amount)
-    return difference / jnp.where(scale > 0, scale, jnp.nan)
+    xp = namespace(x)
+    present = ~xp.isnan(x)
+    amount = xp.where(present, x, 0)
+    both = present[..., :, None] & present[..., None, :]
+    difference = xp.sum(xp.where(both, xp.abs(amount[..., :, None] - amount[..., None, :]), 0), (-2, -1))
+    scale = 2 * xp.sum(present, -1).astype(x.dtype) * xp.sum(amount, -1)
+    return difference / xp.where(scale > 0, scale, np.nan)
 
 
 def hubs(vat: Array, top: int = 3) -> Array:
@@ -262,4 +277,6 @@ def hubs(vat: Array, top: int = 3) -> Array:
 
 def off_diagonal(coupling: Array) -> Array:
     """Where a coupling matrix has a correlation of two different values, [values, values] bool."""
-    return ~jnp.eye(coupling.shape[-1], dtype=bool) & ~jnp.isnan(coupling)
+    xp = namespace(coupling)
+    present = ~xp.isnan(coupling)
+    return lift(~xp.eye(coupling.shape[-1], dtype=bool), present) & present

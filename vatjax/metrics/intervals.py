@@ -1,23 +1,34 @@
-"""How an interval is made from resamples: BCa, the delete-one-cluster jackknife, Fieller's ratio, roots of squares.
+"""Intervals and tests from the delete-one-cluster jackknife: Student's t, Fisher's z, roots of debiased squares, Fieller.
 
-Every function works entry by entry. The bootstrap leaves out resamples without a value, the jackknife gives NaN where one
-has none; the caller says how many clusters each entry rests on, which decides its degrees of freedom.
-
-Axes: resamples B, groups G of the jackknife (each row without one cluster or one group of clusters).
+Axes: ways W (1 where contexts are clustered by one key; 3 where two keys cross: each key and their intersection), groups
+G of the jackknife (each replicate leaves out one cluster, or one group of clusters where there are many).
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+from jax import lax
+from scipy import special
+
+from vatjax.metrics.arrays import lift, namespace, special_functions
 
 Array = jax.Array
 
 LEVEL = 0.95
+# The normal quantile of a two-sided 95 % interval.
+Z = float(special.ndtri((1 + LEVEL) / 2))
+# Below this many clusters sign flips of whole clusters take too few values to give a quantile in the tail.
+FEW_CLUSTERS = 12
+# Degrees of freedom beyond this are as good as infinite; the jackknife has at most 256 groups.
+_FREEDOM = 256
+_Z_GRID = np.sort(np.concatenate([np.linspace(0, 4, 41), np.linspace(4.25, 8, 16), [Z]]))
+# Quarters of a degree up to 8, where quantiles change fast; whole ones above.
+_FREEDOM_GRID = np.concatenate([np.arange(1, 8, 0.25), np.arange(8, _FREEDOM + 1)])
 
 
 class Estimate(NamedTuple):
@@ -31,159 +42,153 @@ class Estimate(NamedTuple):
 # Student's t --------------------------------------------------------------------------------------------------------
 
 
-def t_quantile(freedom: Array | int, most: int, dtype: Any = float) -> Array:
-    """The 97.5 % quantile of Student's t at degrees of freedom that may be traced, up to `most`; NaN below 1.
+@functools.cache
+def _student_table() -> np.ndarray:
+    """Log of 1 plus Student's quantile at the tail of each normal quantile, [freedom, grid]."""
+    quantile = -special.stdtrit(_FREEDOM_GRID[:, None], special.ndtr(-_Z_GRID)[None, :])
+    return np.log1p(np.maximum(quantile, 0))
 
-    SciPy makes the table: XLA has no inverse of the incomplete beta function.
+
+def t_quantile(freedom: Array | int, z: Array | float = Z, dtype: Any = float) -> Array:
+    """Returns the quantile of Student's t that has the same tail as the normal quantile `z`; NaN below 1 degree.
+
+    XLA has no inverse of the incomplete beta function: traced values are interpolated in a table that SciPy fills (to .001
+    of the quantile from 2 degrees on, .01 below).
+
+    Args:
+        freedom: degrees of freedom; 256 stand for more.
+        z: at least 0, scalar; 1.96 for a pointwise 95 % interval, more for a simultaneous one.
+        dtype: of the result.
     """
-    table = np.full(max(most, 0) + 1, np.nan)
-    table[1:] = stats.t.ppf((1 + LEVEL) / 2, np.arange(1, len(table)))
-    return jnp.asarray(table, dtype)[jnp.clip(jnp.asarray(freedom, jnp.int32), 0, len(table) - 1)]
+    xp = namespace(freedom, z)
+    freedom = xp.asarray(freedom, dtype=dtype)
+    if xp is np:
+        exact = -special.stdtrit(np.maximum(freedom, 1).astype(float), special.ndtr(-np.float64(z)))
+        return np.where(freedom >= 1, exact, np.nan).astype(dtype)  # type: ignore[return-value]
+    table, grid = jnp.asarray(_student_table(), dtype), jnp.asarray(_Z_GRID, dtype)
+    z = jnp.clip(jnp.asarray(z, dtype), grid[0], grid[-1])
+    right = jnp.clip(jnp.sum(grid <= z), 1, len(_Z_GRID) - 1)
+    share = (z - grid[right - 1]) / (grid[right] - grid[right - 1])
+    column = table[:, right - 1] * (1 - share) + table[:, right] * share
+    row = jnp.clip(freedom, 1, _FREEDOM)
+    place = jnp.where(row < 8, (row - 1) * 4, row + 20)
+    low = jnp.clip(place.astype(jnp.int32), 0, len(_FREEDOM_GRID) - 2)
+    degrees = jnp.asarray(_FREEDOM_GRID, dtype)
+    first, second = 1 / degrees[low], 1 / degrees[low + 1]
+    part = (first - 1 / row) / (first - second)  # quantiles are smooth in 1 / freedom
+    return jnp.where(freedom >= 1, jnp.expm1(column[low] * (1 - part) + column[low + 1] * part), jnp.nan)
 
 
 def t_tail(t: Array, freedom: Array | int) -> Array:
-    """The upper tail of Student's t: half the regularised incomplete beta function at `v / (v + t^2)`."""
-    v = jnp.maximum(jnp.asarray(freedom, t.dtype), 1)
-    share = jax.scipy.special.betainc(v / 2, jnp.asarray(0.5, t.dtype), v / (v + t**2))
-    return jnp.where(jnp.isnan(t), jnp.nan, share / 2)
+    """Returns the upper tail of Student's t at `t >= 0`: half the regularised incomplete beta function at `v / (v + t^2)`."""
+    xp = namespace(t, freedom)
+    v = xp.maximum(xp.asarray(freedom, dtype=t.dtype), 1)
+    if xp is jnp:
+        v = lax.stop_gradient(v)  # betainc has no gradient there
+    share = special_functions(xp).betainc(v / 2, xp.asarray(0.5, dtype=t.dtype), v / (v + t**2))
+    return xp.where(xp.isnan(t), np.nan, share / 2)
+
+
+def p_of_t(estimate: Array, error: Array, freedom: Array) -> Array:
+    """Returns the two-sided p of `estimate / error` under Student's t.
+
+    An error of 0 is certainty: p is 0 for any estimate but 0, where it is 1.
+    """
+    xp = namespace(estimate, error, freedom)
+    t = xp.abs(estimate) / xp.where(error > 0, error, 1)
+    certain = xp.where(estimate == 0, 1, 0).astype(t.dtype)
+    p = xp.where(error > 0, 2 * t_tail(t, freedom), certain)
+    return xp.where(xp.isnan(estimate) | xp.isnan(error) | (xp.asarray(freedom) < 1), np.nan, p)
 
 
 def rounding(x: Array) -> Array:
-    """How far two equal numbers may come to lie apart by one rounding."""
-    eps = float(jnp.finfo(x.dtype).eps)  # type: ignore[no-untyped-call]
-    return jnp.abs(x) * eps
-
-
-# The bootstrap ------------------------------------------------------------------------------------------------------
-
-
-def bca(
-    estimate: Array, draws: Array, left_out: Array, t: Array, groups: Array | int, size: Array | None = None
-) -> tuple[Array, Array]:
-    """Bias-corrected and accelerated bootstrap interval, entry by entry.
-
-    The bias term is the normal quantile of the share of draws below the estimate; where that share is 0 or 1 it is
-    infinite and the interval is NaN. The tails are those of Student's t with the spread of a sample of G clusters, since
-    resampling G clusters gives intervals that are too narrow by about `sqrt((G - 1) / G)`.
-
-    Args:
-        estimate: [...].
-        draws: [resamples, ...].
-        left_out: [groups, ...], the statistic without each cluster.
-        t: Student's quantile at `groups - 1` degrees of freedom, [...] or scalar.
-        groups: how many groups the estimate rests on, [...] or scalar.
-        size: of the numbers that were summed up to the estimate, [...], whose rounding makes equal draws differ; by
-            default the estimate's own.
-
-    Returns:
-        (low, high), each [...].
-    """
-    present = ~jnp.isnan(draws)
-    # A mean of equal numbers differs by rounding from resample to resample; that is no spread.
-    same = jnp.abs(draws - estimate[None]) <= 16 * rounding(estimate if size is None else size)[None]
-    below = jnp.where(same, 0.5, (draws < estimate[None]).astype(estimate.dtype))
-    count = jnp.sum(present, 0).astype(estimate.dtype)
-    bias = jax.scipy.special.ndtri(jnp.sum(jnp.where(present, below, 0), 0) / jnp.where(count > 0, count, jnp.nan))
-    deviation = jnp.where(jnp.isnan(left_out), 0, jnp.nanmean(left_out, 0, keepdims=True) - left_out)
-    square = jnp.sum(deviation**2, 0)
-    spread = jnp.any(~same & present, 0) & (square > 0)
-    skew = jnp.where(spread, jnp.sum(deviation**3, 0) / jnp.where(square > 0, 6 * square**1.5, 1), 0)
-    groups = jnp.asarray(groups, estimate.dtype)
-    tail = t * jnp.sqrt(groups / jnp.maximum(groups - 1, 1))
-    ordered = jnp.sort(draws, axis=0)  # NaN goes last
-    ends = []
-    for end in (-tail, tail):
-        z = bias + end
-        share = jax.scipy.special.ndtr(bias + z / (1 - skew * z))
-        ends.append(quantile(ordered, jnp.where(jnp.isfinite(bias), share, jnp.nan), count))
-    return ends[0], ends[1]
-
-
-def quantile(ordered: Array, share: Array, count: Array) -> Array:
-    """The quantile of each entry's draws at its own share, [...]; NaN where the share is.
-
-    Args:
-        ordered: [resamples, ...], each entry's draws in rising order, missing ones last.
-        share: [...].
-        count: how many draws each entry has, [...].
-    """
-    last = jnp.maximum(count - 1, 0)
-    place = jnp.clip(jnp.where(jnp.isnan(share), 0, share) * last, 0, last)
-    low = jnp.floor(place).astype(jnp.int32)
-    high = jnp.minimum(low + 1, last.astype(jnp.int32))
-    first, second = (jnp.take_along_axis(ordered, i[None], axis=0)[0] for i in (low, high))
-    value = first + (second - first) * (place - low.astype(ordered.dtype))
-    return jnp.where(jnp.isnan(share), jnp.nan, value)
+    """Returns how far two equal numbers of this size may differ after one rounding."""
+    return abs(x) * float(np.finfo(x.dtype).eps)
 
 
 # The jackknife ------------------------------------------------------------------------------------------------------
 
 
-def jackknife_variance(left_out: Array) -> Array:
-    """`(G - 1) / G * sum_g (x_g - mean)^2` over the leading axis; NaN where any x_g is."""
-    groups = left_out.shape[0]
-    return (groups - 1) * jnp.mean((left_out - jnp.mean(left_out, 0, keepdims=True)) ** 2, 0)
+def way_variances(left_out: Array, used: Array) -> Array:
+    """Returns `(G - 1) / G * sum_g (x_g - mean)^2` under each way of clustering, [ways, ...].
+
+    Args:
+        left_out: the statistic without each group, [ways, groups, ...].
+        used: which groups there are, [ways, groups] or as `left_out`, bool: arrays are filled up to one shape.
+    """
+    xp = namespace(left_out)
+    used = used.reshape(*used.shape, *(1,) * (left_out.ndim - used.ndim))
+    count = xp.maximum(xp.sum(used, 1), 1).astype(left_out.dtype)
+    mean = xp.sum(xp.where(used, left_out, 0), 1) / count
+    deviation = xp.where(used, left_out - mean[:, None], 0)
+    return (count - 1) / count * xp.sum(deviation**2, 1)
 
 
-def jackknife_covariance(left_out: Array, other: Array) -> Array:
-    """The same for the covariance of [groups, values] with [groups], [values]."""
-    deviation = left_out - jnp.mean(left_out, 0, keepdims=True)
-    return (left_out.shape[0] - 1) * jnp.mean(deviation * (other - jnp.mean(other))[:, None], 0)
+def combine_ways(variances: Array) -> Array:
+    """Returns the variance under crossed keys, `V(a) + V(b) - V(a and b)`, from [ways, ...]; never below V(a) or V(b).
+
+    Paper: Cameron, Gelbach and Miller 2011, "Robust inference with multiway clustering".
+    """
+    xp = namespace(variances)
+    if variances.shape[0] == 1:
+        return variances[0]
+    first, second, both = variances
+    return xp.maximum(first + second - both, xp.maximum(first, second))
 
 
-def jackknife_interval(estimate: Array, left_out: Array, t: Array) -> Estimate:
-    """`estimate +- t * error` of the delete-one-cluster jackknife."""
-    half = t * jnp.sqrt(jackknife_variance(left_out))
+def jackknife_variance(left_out: Array, used: Array) -> Array:
+    """Returns the cluster-robust variance of a statistic from its replicates, [...]; NaN where any replicate is.
+
+    Args:
+        left_out: [ways, groups, ...].
+        used: [ways, groups] bool.
+    """
+    return combine_ways(way_variances(left_out, used))
+
+
+def jackknife_interval(estimate: Array, left_out: Array, used: Array, t: Array) -> Estimate:
+    """Returns `estimate +- t * error` of the jackknife."""
+    xp = namespace(left_out)
+    half = t * xp.sqrt(jackknife_variance(left_out, used))
     return Estimate(estimate, estimate - half, estimate + half)
 
 
-def biased_interval(estimate: Array, left_out: Array, t: Array, noise: Array, most: float = np.inf) -> Estimate:
-    """The interval of a mean of absolute values, which noise alone makes larger than 0.
-
-    The noise's share of the measured value lies between nothing (all parts are clear of 0) and `noise` (none is), so
-    that the low end allows for all of it and the high end for nothing.
-    """
-    half = t * jnp.sqrt(jackknife_variance(left_out))
-    return Estimate(estimate, jnp.maximum(estimate - noise - half, 0), jnp.minimum(estimate + half, most))
-
-
-def noise_of(error: Array) -> Array:
-    """The mean absolute value of noise with a standard error: `sqrt(2 / pi)` of it."""
-    return float(np.sqrt(2 / np.pi)) * error
-
-
 def fisher(r: Array, variance: Array, t: Array) -> tuple[Array, Array]:
-    """Intervals of correlations on Fisher's z scale, where their spread does not depend on their size."""
-    inside = jnp.clip(r, -0.999999, 0.999999)
-    half = t * jnp.sqrt(variance) / (1 - inside**2)
-    z = jnp.arctanh(inside)
-    identity = jnp.eye(r.shape[0], dtype=bool)
-    low, high = (jnp.where(identity, r, jnp.tanh(end)) for end in (z - half, z + half))
-    return jnp.minimum(low, r), jnp.maximum(high, r)
+    """Returns intervals of correlations on Fisher's z scale, where their spread does not depend on their size."""
+    xp = namespace(r)
+    inside = xp.clip(r, -0.999999, 0.999999)
+    half = t * xp.sqrt(variance)
+    half = half / lift(1 - inside**2, half)
+    z = lift(xp.arctanh(inside), half)
+    identity = xp.eye(r.shape[-1], dtype=bool)
+    low, high = (xp.where(identity, r, xp.tanh(end)) for end in (z - half, z + half))
+    return xp.minimum(low, lift(r, low)), xp.maximum(high, lift(r, high))
 
 
-def root_interval(square: Array, error: Array, t: Array) -> Estimate:
-    """The root of a debiased mean square correlation, which may be negative, and its interval within [0, 1].
+def root_interval(square: Array, error: Array, t: Array, most: Array | float = np.inf) -> Estimate:
+    """Returns the root of a debiased mean square, which may be negative, and its interval within [0, most].
 
-    Where the square can't be told from 0 the interval is `[0, sqrt(max(square, 0) + t error)]`. Where it can, the interval is
-    symmetric about the root, whose error is `error / (2 root)`: on that scale it is nearest to normal (planted data
-    were covered .93 to .96 so, and .92 to .96 by the interval of the square).
+    Where the square cannot be distinguished from 0 the interval is `[0, sqrt(max(square, 0) + t error)]`. Elsewhere it is
+    symmetric about the root, whose error is `error / (2 root)`: on that scale it is nearest to normal.
     """
-    root = jnp.sqrt(jnp.maximum(square, 0))
+    xp = namespace(square, error)
+    root = xp.sqrt(xp.maximum(square, 0))
     resolved = square - t * error > 0  # False for NaN, which then stays NaN below
-    half = t * error / (2 * jnp.where(resolved, root, 1))
-    low = jnp.where(resolved, jnp.maximum(root - half, 0), jnp.where(jnp.isnan(square), jnp.nan, 0))
-    high = jnp.where(resolved, root + half, jnp.sqrt(jnp.maximum(square, 0) + t * error))
-    return Estimate(root, low, jnp.minimum(high, 1))
+    half = t * error / (2 * xp.where(resolved, root, 1))
+    low = xp.where(resolved, xp.maximum(root - half, 0), xp.where(xp.isnan(square), np.nan, 0))
+    high = xp.where(resolved, root + half, xp.sqrt(xp.maximum(square, 0) + t * error))
+    return Estimate(root, low, xp.minimum(high, most))
 
 
 # Ratios -------------------------------------------------------------------------------------------------------------
 
 
-def fieller(top: Array, bottom: Array, top_left_out: Array, bottom_left_out: Array, t: Array) -> tuple[Array, Array]:
-    """Fieller's interval of `top / abs(bottom)`; NaN where the bottom can't be told from 0.
+def fieller(
+    top: Array, bottom: Array, top_left_out: Array, bottom_left_out: Array, used: Array, t: Array
+) -> tuple[Array, Array]:
+    """Returns Fieller's interval of `top / abs(bottom)`; NaN where the bottom cannot be distinguished from 0.
 
-    It is the set of ratios q for which `top - q bottom` can't be told from 0,
+    The interval is the set of ratios q for which `top - q bottom` cannot be distinguished from 0,
 
         (top - q bottom)^2 <= t^2 var(top - q bottom)
 
@@ -192,18 +197,54 @@ def fieller(top: Array, bottom: Array, top_left_out: Array, bottom_left_out: Arr
     Args:
         top: [values].
         bottom: scalar.
-        top_left_out, bottom_left_out: the same without each cluster, [groups, values] and [groups].
+        top_left_out, bottom_left_out: replicates, [ways, groups, values] and [ways, groups].
+        used: [ways, groups] bool.
         t: quantile, [values] or scalar.
     """
-    sign = jnp.where(bottom < 0, -1, 1).astype(top.dtype)
-    bottom, bottom_left_out = jnp.abs(bottom), bottom_left_out * sign
-    variance = jackknife_variance(bottom_left_out)
+    xp = namespace(top_left_out)
+    sign = xp.where(bottom < 0, -1, 1).astype(top.dtype)
+    bottom, bottom_left_out = xp.abs(bottom), bottom_left_out * sign
+    q = top / xp.where(bottom == 0, 1, bottom)
+    u = top_left_out - q[None, None] * bottom_left_out[..., None]
+    below = xp.broadcast_to(bottom_left_out[..., None], u.shape)
+    own, variance, sums, gaps = jackknife_variance(xp.stack([u, below, u + below, u - below], 2), used)
+    shared = (sums - gaps) / 4
     a = bottom**2 - t**2 * variance
     sound = a > 0
-    q = top / jnp.where(sound, bottom, 1)
-    u = top_left_out - q[None, :] * bottom_left_out[:, None]
-    own, shared = jackknife_variance(u), jackknife_covariance(u, bottom_left_out)
     middle = top * bottom - t**2 * (shared + q * variance)
-    root = t * jnp.sqrt(jnp.maximum(bottom**2 * own - t**2 * (own * variance - shared**2), 0))
-    scale = jnp.where(sound, a, 1)
-    return jnp.where(sound, (middle - root) / scale, jnp.nan), jnp.where(sound, (middle + root) / scale, jnp.nan)
+    inside = xp.maximum(bottom**2 * own - t**2 * (own * variance - shared**2), 0)
+    # A root whose gradient at 0 is 0: the target's own ratio is 1 without any error.
+    root = t * xp.where(inside > 0, xp.sqrt(xp.where(inside > 0, inside, 1)), 0)
+    scale = xp.where(sound, a, 1)
+    return xp.where(sound, (middle - root) / scale, np.nan), xp.where(sound, (middle + root) / scale, np.nan)
+
+
+# Differences of roots -----------------------------------------------------------------------------------------------
+
+
+def root_difference(
+    first: tuple[Array, Array], second: tuple[Array, Array], used: Array, t: Array
+) -> tuple[Estimate, Array]:
+    """Returns the difference of two roots of debiased squares on the same clusters, and the error of the squares' difference.
+
+    Where both squares are clear of 0 the error is that of `a^2 / 2 a - b^2 / 2 b`; else the roots differ by no more than the
+    root of the squares' error.
+
+    Args:
+        first, second: a debiased square, [...], and its replicates, [ways, groups, ...].
+        used: [ways, groups] bool.
+        t: quantile.
+    """
+    xp = namespace(*first)
+    (square, squares), (other, others) = first, second
+    roots = [xp.sqrt(xp.maximum(x, 0)) for x in (square, other)]
+    clear = [
+        x > t * xp.sqrt(jackknife_variance(replicates, used)) for x, replicates in ((square, squares), (other, others))
+    ]
+    a, b = (xp.where(sure, root, 1) for sure, root in zip(clear, roots, strict=True))
+    along = xp.sqrt(jackknife_variance(squares / lift(2 * a, squares) - others / lift(2 * b, others), used))
+    error = xp.sqrt(jackknife_variance(squares - others, used))
+    bottom = xp.maximum(roots[0] + roots[1], xp.sqrt(error))
+    half = t * xp.where(clear[0] & clear[1], along, error / xp.where(bottom > 0, bottom, 1))
+    gap = roots[0] - roots[1]
+    return Estimate(gap, gap - half, gap + half), error

@@ -1,43 +1,34 @@
-"""The noise floor: what coupling independent values would show with as many contexts, clustered in the same way.
+"""The noise floor: the coupling that independent values show with as many contexts, clustered in the same way.
 
-Two nulls. Where all clusters have the same size, whole clusters are permuted, independently for each value, with the
-order inside a cluster kept. Otherwise blocks of different length can't change places, and the centred ranks of each
-cluster change their sign together instead. (Permuting concatenated blocks of unequal size raised 34 to 64 % false alarms
-at a level of 5 % in simulation.)
+The null is one: the centred ranks of each cluster change their sign, independently for each value. A flip keeps how strongly
+a cluster reacts, so that scenes which react and scenes which do not are no coupling; it depends on no order of rows; and it
+needs no clusters of equal size. Each pair of columns is scaled so that its draws have the variance that independent columns
+have under these clusters (`pairs.Pairs.null_variance`), over both keys where contexts are clustered by two crossed ones.
 
-`labelled` states are made by one agreement a context times fixed labels, and the labels alone create coupling: there the
-agreement shifts are exchanged and the labels are kept. Contexts without a label have no agreement to give away, and
-missing ratings must stay where they are, since every pair of columns rests on the contexts that both have: signs are
-flipped where there are any.
-
-Ipsatised shifts are judged against columns that are independent once a common response style is taken away, each with the
-spread that is its own, and ipsatised again: a style that moves all values alike, however strongly, is no coupling there.
+Ipsatised shifts and labelled ones have a coupling of their own under independence, `E0[R]`, and statistics are of
+`R - E0[R]`. For ipsatised shifts E0 is computed from the spreads of the columns. A `labelled` state is one agreement a
+context times fixed labels: there the agreement shifts are exchanged between contexts and the labels stay.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from vatjax.metrics import coupling as cp
-from vatjax.metrics import ranks as rk
-from vatjax.metrics import resample as rs
-from vatjax.metrics.shifts import as_floating, ipsatise
+from vatjax.metrics import coupling, ranks, resample
+from vatjax.metrics.arrays import lift, namespace
+from vatjax.metrics.shifts import ipsatise
 
 Array = jax.Array
 
-# More clusters than this are exchanged in blocks of neighbours: a random order is drawn by sorting, which is slow.
-_BLOCKS = 1024
-_ORDERS = 256
-_EXPECTED_DRAWS = 200
-
-Exchange = Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]
+_BITS = 32
+# Draws that `exchanged_coupling` averages: their own noise adds a share of 1 / EXCHANGES to the null's variance.
+EXCHANGES = 64
 
 
 class Null(NamedTuple):
@@ -47,256 +38,241 @@ class Null(NamedTuple):
         nvat: [resamples], the root mean square correlation of each draw.
         vat: [resamples, values].
         gini: [resamples].
-        expected: [values, values], `E0[R]`: what ipsatising makes of independent columns, or labels of labelled ones; 0
-            otherwise.
+        largest: [resamples], the largest correlation of each draw, each pair's in units of its standard error.
+        largest_mean: [resamples], the largest mean of each draw, each value's in units of its standard error.
+        expected: [values, values], `E0[R]`: what ipsatising or labels make of independent columns; 0 otherwise.
     """
 
     nvat: Array
     vat: Array
     gini: Array
+    largest: Array
+    largest_mean: Array
     expected: Array
 
 
-def floor(
-    shift: Array,
-    clusters: Any,
+def flips(
+    z: Array,
+    scale: Array,
+    variance: Array,
+    deviation: Array,
+    cluster: Array,
+    expected: Array,
     key: Array,
-    resamples: int = 2000,
-    ipsatised: bool = False,
-    labels: Array | None = None,
-    missing: bool | None = None,
+    resamples: int,
 ) -> Null:
-    """What nVAT, VAT and Gini are where values are independent of each other.
+    """Draws the statistics of independent columns by sign flips of whole clusters.
 
-    Statistics are of `R - E0[R]` where the null itself has a coupling: for ipsatised shifts, and for labelled ones. More
-    than 1,024 clusters are exchanged in blocks of neighbours; clusters that fill no block stay where they are. Where
-    ratings are missing, each pair is compared on the contexts that both have, by the ranks within the whole column; a
-    statistic is NaN in the draws in which no pair is left.
+    Deviations from the means are multiplied by one normal number for all values of a cluster: their sums are noise that is as
+    much alike between values as the data are.
 
     Args:
-        shift: [contexts, values]; raw, also for `ipsatised`.
-        clusters: [contexts] labels, concrete; None makes each context its own cluster.
+        z: centred midranks, 0 where a rating is missing, [contexts, values].
+        scale: of `pairs.Pairs.flip_scale`; pairs with NaN have no correlation.
+        variance: of `pairs.Pairs.null_variance`.
+        deviation: shifts minus their mean, 0 where missing, [contexts, values].
+        cluster: [ways, contexts] int32, numbered from 0.
+        expected: `E0[R]`, which has been taken off what is measured.
         key: PRNG key.
         resamples: how many draws.
-        ipsatised: draw from the raw shift and ipsatise each draw.
-        labels: [contexts, values] in {-1, 0, 1} of a `labelled` state, where the shift is agreement times label.
-        missing: as in `spearman`.
-
-    Returns:
-        Draws of the statistics: their mean is the floor, and the p-value of a measured statistic is the share of draws
-        that reach it.
     """
-    shift = as_floating(shift)
-    groups = rs.clusters_of(clusters, shift.shape[0])
-    plan = rs.plan(shift, groups, missing)
-    plan = dataclasses.replace(plan, flips=flips(groups, plan.missing, labels))
-    drawn: Null = draws(shift, key, signs(labels, shift), plan, resamples, ipsatised)
-    return drawn
+    contexts, values = z.shape
+    ways = cluster[:2]
+    error = jnp.sqrt(variance)
+    sums = jnp.stack([jnp.zeros_like(deviation).at[way].add(deviation) for way in ways])
+    square = jnp.sum(sums**2, (0, 1))
+    sums = sums * jnp.where(square > 0, lax.rsqrt(jnp.where(square > 0, square, 1)), 0)[None, None]
+
+    def drawn(key: Array) -> tuple[Array, ...]:
+        bits = jax.random.bits(key, (len(ways), contexts, values))  # each bit is the sign of one draw
+
+        def draw(bit: Array) -> tuple[Array, ...]:
+            sign = ((bits >> bit) & 1).astype(z.dtype) * 2 - 1
+            flipped = jnp.concatenate([z * way[index] for way, index in zip(sign, ways, strict=True)])
+            r = scale * jnp.einsum("nv,nw->vw", flipped, flipped, precision=ranks.EXACT)
+            return _statistics(r, error)
+
+        # Normal multipliers for the means: signs of few large clusters have lighter tails than Student's t.
+        normal = jax.random.normal(jax.random.fold_in(key, 1), (_BITS, len(ways), contexts), z.dtype)
+        mean = jnp.einsum("bwn,wnv->bv", normal, sums, precision=ranks.EXACT)
+        correlated = resample.chunked(draw, jnp.arange(_BITS, dtype=jnp.uint32), resample.chunk_of(4 * z.size))
+        return *correlated, jnp.max(jnp.abs(mean), 1)
+
+    parts = lax.map(drawn, jax.random.split(key, -(-resamples // _BITS)))
+    nvat, vat, gini, largest, means = (part.reshape(-1, *part.shape[2:])[:resamples] for part in parts)
+    return Null(nvat, vat, gini, largest, means, expected)
 
 
-def signs(labels: Array | None, shift: Array) -> Array | None:
-    """Labels as numbers of the shift's kind."""
-    return None if labels is None else jnp.asarray(labels, shift.dtype)
+def _statistics(r: Array, error: Array) -> tuple[Array, Array, Array, Array]:
+    tax = coupling.vat(r)
+    off = coupling.off_diagonal(r)
+    largest = jnp.max(jnp.where(off, jnp.abs(r) / jnp.where(error > 0, error, 1), 0))
+    return coupling.nvat(r), tax, coupling.gini(tax), largest
 
 
-def flips(groups: rs.Clusters, missing: bool, labels: Array | None = None) -> bool:
-    """Whether the null has to flip signs: clusters differ in size, or ratings or labels are missing."""
-    if labels is None:
-        return missing or not groups.equal
-    if isinstance(labels, jax.core.Tracer):
-        raise TypeError(
-            "labels decide which null fits and must be concrete: close over them instead of passing them in"
-        )
-    if not np.isin(np.asarray(labels), (-1, 0, 1)).all():
-        raise ValueError("labels are -1, 0 or 1")
-    return missing or not groups.equal or not np.any(np.asarray(labels) != 0, axis=1).all()
+def remove(r: Array, expected: Array) -> Array:
+    """Returns `R - E0[R]` off the diagonal; the diagonal stays 1."""
+    xp = namespace(r)
+    identity = xp.eye(expected.shape[0], dtype=bool)
+    return xp.where(identity, r, r - lift(xp.where(identity, 0, expected), r))
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "resamples", "ipsatised"))
-def draws(shift: Array, key: Array, labels: Array | None, plan: rs.Plan, resamples: int, ipsatised: bool) -> Null:
-    """`floor` for a caller that knows whether ratings are missing and which null fits."""
-    keys = jax.random.split(key, resamples)
-    exchange = exchanger(plan.clusters, key, plan.flips)
-    couple = _coupling_of if plan.missing else _complete_coupling_of
-    if labels is None and not ipsatised:
-        z = rk.midranks(rk.rank(shift), jnp.ones(shift.shape[0], shift.dtype))
-        present = (~jnp.isnan(shift)).astype(shift.dtype)
-        # The ranks of an exchanged column are the exchanged ranks: nothing is sorted again.
-        return _statistics(lambda key: couple(*exchange(key, (z, present))), keys, shift.size, None)
-    plain = ipsatise(shift)
-    draw = _exchanged(own_spread(plain), exchange) if labels is None else _relabelled(shift, labels, exchange)
-    rank = _ranking(plain if ipsatised else shift)
-
-    def coupled(drawn: Array) -> Array:
-        return couple(rank(drawn), (~jnp.isnan(drawn)).astype(drawn.dtype))
-
-    def taken(key: Array) -> Array:
-        drawn = draw(key)
-        return ipsatise(drawn) if ipsatised else drawn
-
-    if labels is None:
-        # What ipsatising makes is taken off each draw as off the data: from its own spreads, with their error.
-        own = _statistics(lambda key: _less_mechanical(taken(key), coupled), keys, shift.size, None)
-        return own._replace(expected=mechanical_coupling(plain))
-    others = jax.random.split(jax.random.fold_in(key, 1), _EXPECTED_DRAWS)
-    expected = jnp.nanmean(rs.over(others, lambda key: coupled(taken(key)), shift.size), 0)
-    return _statistics(lambda key: coupled(taken(key)), keys, shift.size, expected)
-
-
-def _ranking(like: Array) -> Callable[[Array], Array]:
-    """Centred midranks of draws that are like these shifts."""
-    if len(like) <= rk.FEW_CONTEXTS:
-        return rk.compared_midranks
-    typical = rk.typical(like)
-    return lambda drawn: rk.binned_midranks(drawn, *typical)
-
-
-def _less_mechanical(drawn: Array, coupled: Callable[[Array], Array]) -> Array:
-    return remove(coupled(drawn), mechanical_coupling(drawn))
-
-
-def exchanger(groups: rs.Clusters, key: Array, flips: bool) -> Exchange:
-    """A function that exchanges whole clusters of centred columns, independently for each column.
-
-    It takes a key and arrays [contexts, values] that belong together: the first is permuted or changes its sign, the
-    others (masks) are permuted along or stay.
-
-    Args:
-        groups: of the contexts.
-        key: for the random orders. A draw takes, for each column, one of 256 of them at a random start: sorting anew for
-            every column of every draw would be nearly all of the work.
-        flips: change signs instead of places, as clusters of different sizes must.
-    """
-    if flips:
-
-        def flip(key: Array, columns: tuple[Array, ...]) -> tuple[Array, ...]:
-            first, *rest = columns
-            sign = jax.random.rademacher(key, (groups.count, first.shape[1]), first.dtype)
-            return first * sign[groups.index], *rest
-
-        return flip
-    by_cluster = np.argsort(groups.index, kind="stable")
-    back = np.argsort(by_cluster)
-    each = -(-groups.count // _BLOCKS)  # clusters to a block
-    blocks = groups.count // each
-    used = blocks * each * int(groups.sizes[0])  # what is left over stays where it is
-    orders = jnp.argsort(jax.random.bits(jax.random.fold_in(key, 2), (_ORDERS, blocks)), axis=1)
-
-    def permute(key: Array, columns: tuple[Array, ...]) -> tuple[Array, ...]:
-        values = columns[0].shape[1]
-        which, start = (
-            jax.random.randint(k, (1, values), 0, m)
-            for k, m in zip(jax.random.split(key), (_ORDERS, blocks), strict=True)
-        )
-        place = (jnp.arange(blocks, dtype=start.dtype)[:, None] + start) % blocks
-        order = orders[which, place]
-
-        def moved(x: Array) -> Array:
-            grouped = x[by_cluster]
-            cut = grouped[:used].reshape(blocks, used // blocks, values)
-            cut = jnp.take_along_axis(cut, order[:, None, :], axis=0).reshape(used, values)
-            return jnp.concatenate([cut, grouped[used:]])[back]
-
-        return tuple(moved(x) for x in columns)
-
-    return permute
-
-
-def _complete_coupling_of(z: Array, present: Array) -> Array:
-    """R from ranks of complete columns, centred anew, since flips move a column's mean; others are NaN, as measured."""
-    r = rk.correlation(z - jnp.mean(z, 0, keepdims=True), jnp.ones(z.shape[0], z.dtype))
-    return rk.among(r, jnp.all(present > 0, axis=0))
-
-
-def _coupling_of(z: Array, present: Array) -> Array:
-    """R from centred ranks, each pair over the contexts that both have."""
-
-    def product(x: Array, y: Array) -> Array:
-        return jnp.einsum("nv,nw->vw", x, y, precision=rk.EXACT)
-
-    count = product(present, present)
-    share = 1 / jnp.maximum(count, 1)
-    mean, square = product(z, present) * share, product(z * z, present) * share
-    covariance = product(z, z) * share - mean * mean.T
-    variance = square - mean**2
-    varies = (variance > rk.NO_VARIANCE) & (variance > 1e-5 * square)  # less is what rounding leaves of nothing
-    sound = varies & varies.T
-    scale = jnp.sqrt(jnp.where(sound, variance * variance.T, 1))
-    r = jnp.where(sound, jnp.clip(covariance / scale, -1, 1), jnp.nan)
-    return jnp.where(jnp.eye(r.shape[0], dtype=bool) & sound, 1, r)
-
-
-def own_variance(plain: Array) -> tuple[Array, Array]:
-    """The variance of each ipsatised column, and the one it had before a common part was taken from all, [1, values].
-
-    Of independent columns with variances s_v^2, ipsatising leaves `s_v^2 (1 - 2 / V) + mean(s^2) / V`; this solves for s_v.
-    """
-    values = plain.shape[1]
-    variance = jnp.nanvar(plain, axis=0, keepdims=True)
-    if values < 3:
-        return variance, variance
-    mean = jnp.nansum(variance) / (values - 1)
-    return variance, jnp.maximum((variance - mean / values) / (1 - 2 / values), 0)
-
-
-def own_spread(plain: Array) -> Array:
-    """Ipsatised columns, each stretched to the spread it had before a common part was taken from all."""
-    variance, own = own_variance(plain)
-    return plain * jnp.sqrt(own / jnp.where(variance > 0, variance, 1))
+# Ipsatised shifts ---------------------------------------------------------------------------------------------------
 
 
 def mechanical_coupling(plain: Array) -> Array:
-    """The coupling that ipsatising alone makes of independent columns with the spreads that these show.
+    """Returns the coupling that ipsatising alone makes of independent columns with the spreads that these show.
 
-        cov(v, w) = (mean(s^2) - s_v^2 - s_w^2) / V
+    With variances s_v^2 before ipsatising and k values rated in a context,
 
-    turned from Pearson's to Spearman's correlation as for normal columns, `6 / pi asin(r / 2)`; about -1 / (V - 1) where
-    spreads are alike.
+        var(v)    = s_v^2 (1 - 2 / k) + q         q = sum over rated u of s_u^2 / k^2
+        cov(v, w) = q - (s_v^2 + s_w^2) / k
+
+    averaged over the contexts that rate v, or both. The first is solved for s_v^2; the correlation is turned from Pearson's
+    to Spearman's as for normal columns, `6 / pi asin(r / 2)`. About -1 / (k - 1) where spreads are alike.
 
     Args:
-        plain: ipsatised shifts, [contexts, values].
+        plain: ipsatised shifts, NaN where missing, [contexts, values].
     """
-    values = plain.shape[1]
-    _, own = own_variance(plain)
-    mean = jnp.nanmean(own)
-    covariance = (mean - own - own.T) / values
-    implied = jnp.maximum(own * (1 - 2 / values) + mean / values, 0)
-    scale = jnp.sqrt(implied * implied.T)
+    present = (~jnp.isnan(plain)).astype(plain.dtype)
+    rated = jnp.sum(present, 1)
+    share = jnp.where(rated > 0, 1 / jnp.where(rated > 0, rated, 1), 0)
+
+    def over_both(weight: Array) -> Array:
+        """The mean of a number of each context over those that rate both values."""
+        count = jnp.einsum("nv,nw->vw", present, present, precision=ranks.EXACT)
+        total = jnp.einsum("n,nv,nw->vw", weight, present, present, precision=ranks.EXACT)
+        return total / jnp.where(count > 0, count, 1)
+
+    count = jnp.sum(present, 0)
+    some = count > 1
+    mean = jnp.sum(jnp.where(present > 0, plain, 0), 0) / jnp.where(count > 0, count, 1)
+    variance = jnp.sum(jnp.where(present > 0, plain - mean[None], 0) ** 2, 0) / jnp.where(count > 0, count, 1)
+    inverse = over_both(share)
+    squares = jnp.einsum("n,nv,nu->vu", share**2, present, present, precision=ranks.EXACT)
+    squares = squares / jnp.where(count > 0, count, 1)[:, None]
+    identity = jnp.eye(len(count), dtype=bool)
+    system = jnp.where(identity, 1 - 2 * jnp.diagonal(inverse), 0) + squares
+    # With fewer than three values a context the spreads cannot be told apart: they are taken as they are.
+    solvable = some & (jnp.diagonal(inverse) < 0.4)
+    both = solvable[:, None] & solvable[None, :]
+    system = jnp.where(both, system, identity.astype(plain.dtype))
+    own = jnp.maximum(jnp.linalg.solve(system, jnp.where(some, variance, 0)), 0)
+    common = over_both(share**2 * jnp.einsum("nv,v->n", present, own, precision=ranks.EXACT))
+    covariance = common - (own[:, None] + own[None, :]) * inverse
+    implied = jnp.maximum(jnp.diagonal(covariance) + own, 0)
+    scale = jnp.sqrt(implied[:, None] * implied[None, :])
     r = jnp.where(scale > 0, jnp.clip(covariance / jnp.where(scale > 0, scale, 1), -1, 1), 0)
     return 6 / np.pi * jnp.arcsin(r / 2)
 
 
-def _exchanged(shift: Array, exchange: Exchange) -> Callable[[Array], Array]:
-    """Draws shifts whose columns are exchanged around their medians."""
-    shift = rk.opaque(shift)  # a median sorts
-    centre = jnp.nanmedian(shift, axis=0, keepdims=True)
-    return lambda key: exchange(key, (shift - centre,))[0] + centre
+def exchanged_coupling(shift: Array, key: Array, draws: int = EXCHANGES) -> Array:
+    """Returns the coupling that ipsatising makes of these columns when they are shifted against each other at random.
+
+    For shifts of which many are equal, mostly 0: where one value moves, all others move by the same small amount, and ranks
+    make of that a positive coupling which `mechanical_coupling` does not know. Each context's median is taken off first, so
+    that a common style is not exchanged.
+
+    Args:
+        shift: raw, NaN where missing, [contexts, values].
+        key: PRNG key.
+        draws: how many are averaged.
+    """
+    n = len(shift)
+    apart = shift - jnp.nanmedian(ranks.opaque(shift), axis=1, keepdims=True)
+    place = jnp.arange(n, dtype=jnp.int32)[:, None]
+
+    def draw(key: Array) -> Array:
+        offset = jax.random.randint(key, (1, shift.shape[1]), 0, n, dtype=jnp.int32)
+        plain = ipsatise(jnp.take_along_axis(apart, (place + offset) % n, axis=0))
+        ranked = ranks.rank(plain)
+        z = ranks.midranks(ranked, jnp.ones(n, shift.dtype))
+        present = ranked.present.astype(shift.dtype)
+        product = jnp.einsum("nv,nw->vw", z, z, precision=ranks.EXACT)
+        square = jnp.einsum("nv,nw->vw", z**2, present, precision=ranks.EXACT)
+        scale = jnp.sqrt(square * square.T)
+        return jnp.where(scale > 0, product / jnp.where(scale > 0, scale, 1), 0)
+
+    return jnp.mean(resample.chunked(draw, jax.random.split(key, draws), resample.chunk_of(4 * shift.size)), 0)
 
 
-def _relabelled(shift: Array, labels: Array, exchange: Exchange) -> Callable[[Array], Array]:
-    """Draws labelled shifts: the agreement of each context is exchanged around its mean, its labels stay."""
+# Labelled states ----------------------------------------------------------------------------------------------------
+
+
+def exchanges(shift: Array, labels: Array, cluster: Array, key: Array, resamples: int) -> Null:
+    """Draws the statistics of labelled shifts whose agreement has nothing to do with their labels.
+
+    Clusters of equal size exchange their agreement shifts, in a random order within each; a cluster whose size is its own
+    keeps them. E0[R] is the mean of the draws.
+
+    Args:
+        shift: agreement times label, NaN where missing, [contexts, values].
+        labels: how far each context supports (+) or violates (-) each value, [contexts, values].
+        cluster: [contexts] int32, numbered from 0.
+        key: PRNG key.
+        resamples: how many draws.
+    """
     used = (labels != 0) & ~jnp.isnan(shift)
-    count = jnp.sum(used, axis=1, keepdims=True).astype(shift.dtype)
-    agreement = jnp.sum(jnp.where(used, shift * labels, 0), axis=1, keepdims=True) / jnp.where(count > 0, count, 1)
-    labelled = (count > 0).astype(shift.dtype)
-    centre = jnp.sum(agreement) / jnp.maximum(jnp.sum(labelled), 1)
-    centred = (agreement - centre) * labelled
-    return lambda key: jnp.where(jnp.isnan(shift), jnp.nan, (exchange(key, (centred,))[0] + centre) * labels)
+    weight = jnp.where(used, labels, 0)
+    bottom = jnp.sum(weight**2, 1)
+    # Labels are fixed, so that the least squares fit recovers the agreement exactly.
+    agreement = jnp.sum(jnp.where(used, shift * weight, 0), 1) / jnp.where(bottom > 0, bottom, 1)
+    present = ~jnp.isnan(shift)
+    exchange = _exchange(cluster, bottom > 0)
+
+    def couple(key: Array) -> Array:
+        drawn = agreement[exchange(key)][:, None] * labels
+        ranked = ranks.rank(jnp.where(present, drawn, jnp.nan))
+        return coupling.complete(ranked, jnp.ones(len(drawn), drawn.dtype))
+
+    keys = jax.random.split(key, resamples)
+    expected = jnp.mean(resample.chunked(couple, keys, resample.chunk_of(4 * shift.size)), 0)
+
+    def draw(key: Array) -> tuple[Array, ...]:
+        r = remove(couple(key), expected)
+        return *_statistics(r, jnp.ones_like(r))[:3], jnp.where(coupling.off_diagonal(r), r, 0)
+
+    nvat, vat, gini, r = resample.chunked(draw, keys, resample.chunk_of(4 * shift.size))
+    error = jnp.sqrt(jnp.mean(r**2, 0))
+    largest = jnp.max(jnp.abs(r) / jnp.where(error > 0, error, 1)[None], (1, 2))
+    return Null(nvat, vat, gini, largest, jnp.full_like(largest, jnp.inf), expected)
 
 
-def _statistics(couple: Callable[[Array], Array], keys: Array, ratings: int, expected: Array | None) -> Null:
-    """Statistics of each draw, a chunk at a time; no coupling matrix is kept."""
+def _exchange(cluster: Array, labelled: Array) -> Callable[[Array], Array]:
+    """Returns a function of a key that gives each context the place whose agreement it takes, [contexts]."""
+    n = len(cluster)
+    # Contexts without a label have no agreement: they form clusters of their own kind, which are exchanged among them.
+    size = jnp.zeros(n, jnp.int32).at[cluster].add(labelled.astype(jnp.int32))
+    kind = jnp.where(labelled, size[cluster], 0)
 
-    def statistics(key: Array) -> tuple[Array, Array, Array]:
-        r = couple(key) if expected is None else remove(couple(key), expected)
-        tax = cp.vat(r)
-        return cp.nvat(r), tax, cp.gini(tax)
+    def exchange(key: Array) -> Array:
+        first, second = jax.random.split(key)
+        order = jax.random.uniform(first, (n,))[cluster]
+        within = jax.random.uniform(second, (n,))
+        # Sorted by size, then by a cluster's random place, then by a context's: row i of one order takes from row i of another.
+        goes = jnp.lexsort((jnp.arange(n), cluster, kind))
+        comes = jnp.lexsort((within, order, kind))
+        return jnp.zeros(n, comes.dtype).at[goes].set(comes)
 
-    nvat, vat, gini = rs.over(keys, statistics, ratings)
-    return Null(nvat, vat, gini, jnp.zeros((vat.shape[1],) * 2, vat.dtype) if expected is None else expected)
+    return exchange
 
 
-def remove(coupling: Array, expected: Array) -> Array:
-    """`R - E0[R]` off the diagonal; the diagonal stays 1."""
-    identity = jnp.eye(expected.shape[0], dtype=bool)
-    return jnp.where(identity, coupling, coupling - jnp.where(identity, 0, expected))
+def quantiles(draws: Array, share: float) -> Array:
+    """Returns the upper quantile of each statistic's draws, [...]; NaN where they have no value."""
+    xp = namespace(draws)
+    ordered = xp.sort(draws, axis=0)
+    return ordered[min(len(draws) - 1, int(np.ceil(share * len(draws))) - 1)]
+
+
+def p_value(observed: Array, draws: Array) -> Array:
+    """Returns how often the null reaches what was observed, `(1 + #) / (1 + draws)`.
+
+    Args:
+        observed: [...].
+        draws: [resamples, ...]; draws within rounding of what was observed have reached it.
+    """
+    xp = namespace(observed)
+    close = 16 * float(xp.finfo(observed.dtype).eps)
+    reached = xp.sum(draws >= (observed - close)[None], 0).astype(observed.dtype)
+    missing = xp.isnan(observed) | xp.any(xp.isnan(draws), 0)
+    return xp.where(missing, np.nan, (1 + reached) / (1 + len(draws)))

@@ -28,9 +28,6 @@ EXACT = lax.Precision.HIGHEST
 # A centred midrank of a column with any two levels varies by more than this; rounding by less.
 NO_VARIANCE = 1e-12
 
-# Up to so many contexts ranking anew is cheapest by comparing each with each; above it, by counting in bins.
-FEW_CONTEXTS = 256
-
 _BLOCK = 32
 
 
@@ -158,55 +155,6 @@ def level_midranks(counts: Array, weights: Array, code: Array) -> Array:
     return jnp.take_along_axis(middle.T, code, axis=0)
 
 
-def typical(x: Array) -> tuple[Array, Array]:
-    """Each column's median, and the median distance from it of the ratings that differ from it (else 1), [1, values]."""
-    x = opaque(x)
-    centre = jnp.nanmedian(x, axis=0, keepdims=True)
-    away = jnp.abs(x - centre)
-    size = jnp.nanmedian(jnp.where(away == 0, jnp.nan, away), axis=0, keepdims=True)
-    return jnp.where(jnp.isnan(centre), 0, centre), jnp.where(size > 0, size, 1)
-
-
-def compared_midranks(x: Array) -> Array:
-    """Centred midranks z [contexts, values] by comparing each context with each; 0 where a rating is missing.
-
-    For draws from a null of few contexts: the work grows with their square, and up to `FEW_CONTEXTS` nothing is faster.
-    """
-    present = ~jnp.isnan(x)
-
-    def step(context: Array, twice: Array) -> Array:
-        other = x[context][None]
-        return twice + (other < x).astype(x.dtype) + (other <= x).astype(x.dtype)
-
-    twice = lax.fori_loop(0, len(x), step, jnp.zeros_like(x))
-    total = jnp.sum(present, axis=0, keepdims=True).astype(x.dtype)
-    return jnp.where(present, twice / (2 * jnp.where(total > 0, total, 1)) - 0.5, 0)
-
-
-def binned_midranks(x: Array, centre: Array, scale: Array, bins: int = 4096) -> Array:
-    """Centred midranks z [contexts, values] after rounding to bins, which are equal for `asinh((x - centre) / scale)`.
-
-    For draws from a null of many contexts, ranked by the thousand: counting is many times faster than sorting. The bins are as
-    fine as the middle of a column wants and grow with the distance from it, so that a wild rating costs the others little.
-
-    Args:
-        x: [contexts, values].
-        centre, scale: of `typical`, [1, values].
-        bins: how many.
-    """
-    present = ~jnp.isnan(x)
-    x = jnp.arcsinh((x - centre) / scale)
-    low = jnp.min(jnp.where(present, x, jnp.inf), axis=0, keepdims=True)
-    high = jnp.max(jnp.where(present, x, -jnp.inf), axis=0, keepdims=True)
-    finer = jnp.where(high > low, (bins - 1) / jnp.where(high > low, high - low, 1), 0)
-    code = jnp.round((jnp.where(present, x, low) - low) * finer).astype(jnp.int32)
-    column = lax.broadcasted_iota(jnp.int32, code.shape, 1)
-    count = jnp.zeros((bins, x.shape[1]), x.dtype).at[code, column].add(present.astype(x.dtype))
-    total = jnp.sum(count, axis=0, keepdims=True)
-    middle = (cumulative(count) - count / 2) / jnp.where(total > 0, total, 1) - 0.5
-    return jnp.where(present, jnp.take_along_axis(middle, code, axis=0), 0)
-
-
 def cumulative(x: Array) -> Array:
     """The running sum over the first axis, in blocks: a triangular product within, a short sum across."""
     n, columns = x.shape
@@ -225,8 +173,8 @@ def correlation(z: Array, weights: Array) -> Array:
         z: [contexts, values], each column's weighted mean 0.
         weights: [contexts].
     """
-    scaled = z * jnp.sqrt(weights / jnp.maximum(jnp.sum(weights), 1e-30))[:, None]
-    product = jnp.einsum("nv,nw->vw", scaled, scaled, precision=EXACT)
+    share = weights / jnp.maximum(jnp.sum(weights), 1e-30)
+    product = jnp.einsum("n,nv,nw->vw", share, z, z, precision=EXACT)
     return normalise(product, jnp.diagonal(product))
 
 

@@ -10,7 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
+
+from vatjax.metrics.arrays import Arrayish, namespace
 
 Array = jax.Array
 
@@ -25,9 +28,28 @@ def shift(pre: ArrayLike, post: ArrayLike) -> Array:
         shapes = f"{jnp.shape(pre)} and {jnp.shape(post)}"
         raise ValueError(f"pre and post must have one shape, found {shapes}; join the states first")
     if isinstance(pre, np.ndarray) and isinstance(post, np.ndarray):
-        # On the host a difference of float64 is taken before rounding: 3.3 - 3.1 and 2.3 - 2.1 stay a tie.
+        # On the host a difference of float64 is taken before it becomes float32.
         return as_floating(np.subtract(post, pre, dtype=np.result_type(pre, post, np.float32)))
     return as_floating(post) - as_floating(pre)
+
+
+def tied_shift(pre: ArrayLike, post: ArrayLike) -> Array:
+    """Returns the shift rounded to a millionth of the largest rating, so that equal shifts are equal numbers.
+
+    3.3 - 3.1 and 2.3 - 2.1 differ in the last digit of float32, and a rank correlation would break that tie.
+    """
+    return tied(shift(pre, post), jnp.maximum(largest(as_floating(pre)), largest(as_floating(post))))
+
+
+def tied(x: Array, scale: Array) -> Array:
+    """Rounds to a millionth of a scale; gradients pass through."""
+    step = jnp.where(scale > 0, jnp.asarray(scale, x.dtype) * 1e-6, 1)
+    return x + lax.stop_gradient(jnp.round(x / step) * step - x)
+
+
+def largest(x: Array) -> Array:
+    """Returns the largest absolute rating, 0 where there is none."""
+    return lax.stop_gradient(jnp.max(jnp.where(jnp.isnan(x), 0, jnp.abs(x)), initial=0))
 
 
 def mean_shift(shift: Array, weights: Array | None = None) -> Array:
@@ -90,9 +112,10 @@ def gnd(
 
 def gnd_of(mean: Array, gain: Array, resolved: Array | bool = True) -> Array:
     """GND from mean shifts [values] and the gain."""
-    size = jnp.abs(gain)
-    sound = jnp.asarray(resolved) & (size > 0)
-    return jnp.where(sound, mean / jnp.where(sound, size, 1), jnp.nan)
+    xp = namespace(mean)
+    size = xp.abs(gain)
+    sound = xp.asarray(resolved) & (size > 0)
+    return xp.where(sound, mean / xp.where(sound, size, 1), np.nan)
 
 
 def off_target(gnd: Array, target: Array | int) -> Array:
@@ -102,7 +125,7 @@ def off_target(gnd: Array, target: Array | int) -> Array:
     return jnp.sum(jnp.where(off, jnp.abs(gnd), 0)) / jnp.where(count > 0, count, jnp.nan)
 
 
-def ipsatise(shift: Array) -> Array:
+def ipsatise(shift: Arrayish) -> Array:
     """Takes each context's own mean away, `d[s, v] - mean_v d[s, v]`: what is left can't be a uniform response style.
 
     It has effects of its own: independent columns then correlate by `-1 / (V - 1)` on average, and where only the
@@ -114,6 +137,29 @@ def ipsatise(shift: Array) -> Array:
     total = jnp.sum(jnp.where(present, shift, 0), axis=-1, keepdims=True)
     # One division, of a numerator that is exact for ratings in halves: ties stay ties.
     return (count * shift - total) / jnp.where(count > 0, count, 1)
+
+
+def mechanical_gnd(present: Array, target: Array) -> Array:
+    """Returns `mechanical` where ratings are missing: the share of the target among the values rated differs by context.
+
+    Args:
+        present: where there are ratings, [contexts, values] bool.
+        target: membership mask [values].
+    """
+    xp = namespace(present)
+    there = present.astype(float)
+    rated = xp.sum(there, 1)
+    share = xp.sum(xp.where(target, there, 0), 1) / xp.where(rated > 0, rated, 1)
+    count = xp.sum(there, 0)
+    taken = xp.sum(share[:, None] * there, 0) / xp.where(count > 0, count, np.nan)
+
+    def over(chosen: Array) -> Array:
+        sound = chosen & ~xp.isnan(taken)
+        number = xp.sum(sound).astype(taken.dtype)
+        return xp.sum(xp.where(sound, taken, 0)) / xp.where(number > 0, number, np.nan)
+
+    rest = 1 - over(target)
+    return -over(~target) / xp.where(rest > 0, rest, np.nan)
 
 
 def mechanical(target: Array | int, values: int) -> Array:
@@ -166,9 +212,26 @@ def as_matrix(x: ArrayLike, weights: ArrayLike | None = None) -> Array:
 
 def finite(x: Array) -> Array:
     """Refuses infinities in a concrete array: a missing rating is NaN, and no rating is infinite."""
-    if not isinstance(x, jax.core.Tracer) and bool(np.isinf(np.asarray(x)).any()):
+    if is_concrete(x) and bool(np.isinf(np.asarray(x)).any()):
         raise ValueError("ratings must be finite, or NaN where they are missing; found an infinity")
     return x
+
+
+def is_concrete(x: Any) -> bool:
+    """Returns whether the content of an array can be looked at: it is not traced, and lies on this host's devices."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    return not isinstance(x, jax.Array) or x.is_fully_addressable
+
+
+def on_host(*arrays: Any) -> tuple[Any, ...]:
+    """Returns arrays as NumPy's where all of them can be looked at, and as they are otherwise.
+
+    What follows a compiled program is small: on the host it needs no program of its own.
+    """
+    if all(is_concrete(leaf) for leaf in jax.tree.leaves(arrays)):
+        return tuple(jax.device_get(arrays))
+    return arrays
 
 
 def as_floating(x: ArrayLike) -> Array:

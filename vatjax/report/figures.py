@@ -184,7 +184,13 @@ def portrait(content: Mapping[str, Any], taxonomy: Taxonomy, title: str, colour:
             _bars(figure.add_subplot(grid[0, 1]), types, "shift", "mean shift of types (points)", colour)
         values = content["levels"].get("values", types)
         _bars(figure.add_subplot(grid[1, :]), values, "shift", "mean shift (points), with intervals", colour)
-        _bars(figure.add_subplot(grid[2, :]), values, "vat", "VAT: how far each moves with the others", colour)
+        _bars(
+            figure.add_subplot(grid[2, :]),
+            values,
+            "vat_debiased",
+            "VAT without noise: how far each moves with the others",
+            colour,
+        )
         figure.suptitle(title, x=0.01, ha="left")
     return figure
 
@@ -192,9 +198,8 @@ def portrait(content: Mapping[str, Any], taxonomy: Taxonomy, title: str, colour:
 def _coupling(axis: Any, types: Mapping[str, Any]) -> None:
     names, r = types["names"], _matrix(types["coupling"]["estimate"])
     np.fill_diagonal(r, np.nan)
-    floor = types["floor"]["nvat_95"] or 0
-    low, high = (_matrix(types["coupling"][end]) for end in ("low", "high"))
-    unsure = (np.abs(r) <= floor) | (low * high <= 0)
+    low, high = (_matrix(types["coupling_band"][end]) for end in ("low", "high"))
+    unsure = low * high <= 0
     image = axis.imshow(r, cmap="PuOr", vmin=-1, vmax=1)
     for i, j in itertools.product(range(len(names)), repeat=2):
         if np.isfinite(r[i, j]) and unsure[i, j]:
@@ -202,7 +207,7 @@ def _coupling(axis: Any, types: Mapping[str, Any]) -> None:
     short = [_short(name, 14) for name in names]
     axis.set_xticks(range(len(names)), short, rotation=60, ha="right", fontsize=7)
     axis.set_yticks(range(len(names)), short, fontsize=7)
-    axis.set_title("coupling R (grey: noise reaches as far)")
+    axis.set_title("coupling R (grey: not clear of 0, all pairs together)")
     axis.figure.colorbar(image, ax=axis, shrink=0.7)
 
 
@@ -276,38 +281,32 @@ def _bars(axis: Any, level: Mapping[str, Any], key: str, title: str, colour: str
     middle = np.array([np.nan if own[n]["estimate"] is None else own[n]["estimate"] for n in names], float)
     ends = [np.array([np.nan if own[n][end] is None else own[n][end] for n in names], float) for end in ("low", "high")]
     found = _discovered(level, target) if key == "shift" else {}
-    high = level["floor"]["vat_95"] if key == "vat" else {}
+    together = level["p"]["vat_together"] if key == "vat_debiased" else {}
     colours = []
-    for name, value in zip(names, middle, strict=True):
-        under = key == "vat" and high.get(name) is not None and not value > high[name]
+    for name in names:
+        under = key == "vat_debiased" and not (together.get(name) is not None and together[name] <= 0.05)
         unsure = key == "shift" and found.get(name, 0.0) > 0.05
         colours.append(FAINT if under or unsure else colour)
     axis.bar(x, middle, color=colours, width=0.75, edgecolor=[INK if n in target else "none" for n in names])
     error = np.clip(np.stack([middle - ends[0], ends[1] - middle]), 0, None)
     axis.errorbar(x, middle, yerr=np.where(np.isnan(error), 0, error), fmt="none", ecolor=INK, linewidth=0.6)
-    if key == "vat":
-        floor = [np.nan if high.get(n) is None else high[n] for n in names]
-        axis.plot(x, floor, "_", color=INK, markersize=5, label="what noise reaches")
-        axis.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
     axis.axhline(0, color=GRID, linewidth=0.8)
     axis.set_xticks(x, [_short(name, 30) for name in names], rotation=90 if len(names) > 12 else 45, fontsize=6.5)
     if len(names) <= 12:
         for label in axis.get_xticklabels():
             label.set_ha("right")
     axis.set_xlim(-0.7, len(names) - 0.3)
-    axis.set_title(f"{title} (outlined: the target; grey: not told from noise)")
+    axis.set_title(f"{title} (outlined: the target; grey: not distinguishable from noise)")
 
 
 def _discovered(level: Mapping[str, Any], target: set[str]) -> dict[str, float]:
     """q of each value's shift, the target's own apart."""
-    import jax.numpy as jnp
-
     from vatjax import metrics
 
     p = {name: x for name, x in level["p"]["shift"].items() if name not in target and x is not None}
     if not p:
         return {}
-    return dict(zip(p, np.asarray(metrics.false_discovery(jnp.asarray(list(p.values())))).tolist(), strict=True))
+    return dict(zip(p, np.asarray(metrics.false_discovery(np.array(list(p.values())))).tolist(), strict=True))
 
 
 def _short(name: str, most: int) -> str:

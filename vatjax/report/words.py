@@ -9,12 +9,14 @@ from vatjax.report.chosen import Aim, Row
 from vatjax.study import Study
 
 LEGEND = (
-    "gain: how far the target moved the way it was pushed, in rating points; ~ behind it: not told from 0.",
-    "beyond placebo: the gain less that of the placebo that leaves least of it. Draws that break the model, and such that change "
-    "nothing, are no evidence.",
-    "others' shift: mean absolute shift of what is not the target, in points; GND of others: the same for each point of gain.",
-    "nVAT debiased: how far values move together from context to context, without what noise alone gives; noise: the nVAT, not "
-    "debiased, that 95 % of permutations of scenes stay under; p: of that test; q: p corrected for all arms of the study.",
+    "gain: how far the target moved the way it was pushed, in rating points; ~ after it: cannot be distinguished from 0.",
+    "beyond placebo: gain minus the gain of its placebo, for the placebo that leaves least. The interval includes how much the "
+    "placebo varies from draw to draw; one draw gives no interval. Draws that break the model or change nothing are excluded.",
+    "others' shift: root mean square shift of what is not the target, without the noise's share, in points; GND of others: the "
+    "same for each point of gain.",
+    "nVAT debiased: how far values move together from context to context, without the noise's share; noise: the nVAT, not "
+    "debiased, that 95 % of sign flips of whole clusters stay under; p: of that test; q: of moving together more than under the "
+    "placebo, corrected for all arms of the study.",
     "success: contexts in which the model leans to the target as wanted; mass: its probability for the options of the scale, "
     "below which it does not answer the question.",
     "* nothing else with the same aim has more gain at less shift of the others.",
@@ -58,11 +60,7 @@ def _did(row: Row, target: str) -> str:
     if row["off_target"] is not None:
         text += f" ({row['off_target']:.2f} for each point of gain)"
     text += ". " + _beyond(row)
-    if row["nvat_p"] is not None and row["nvat_p"] <= 0.05:
-        text += f"Values moved together: nVAT {row['nvat_debiased']:.2f} without noise, p {_p(row['nvat_p'])}"
-        text += _style(row)
-    else:
-        text += "That values moved together can't be told from noise."
+    text += _together(row)
     if row["broken"]:
         text += f" The model is broken: it answers with {row['mass']:.0%} of its probability."
     return text
@@ -75,18 +73,26 @@ def _beyond(row: Row) -> str:
         return "No placebo stands beside it. "
     interval = f"{over:.2f}" if low is None else f"{over:.2f} [{low:.2f}, {row['over_placebo_gain_high']:.2f}]"
     most = " and so most of the gain is what any such push does" if over < 0.5 * row["gain"] else ""
-    return f"Beyond its placebo ({row['over_placebo']}) that is {interval} of gain{',' * bool(most)}{most}. "
-
-
-def _style(row: Row) -> str:
-    p = row["ipsatised_nvat_p"]
-    if p is None:
-        return "."
+    if low is None:
+        most += " (one draw of it: how much it varies is unknown)"
     return (
-        "; also apart from a common style of answering."
-        if p <= 0.05
-        else "; apart from a common style of answering it can't be told from noise."
+        f"Beyond its placebo ({row['over_placebo']}) that is {interval} of gain{',' * most.startswith(' and')}{most}. "
     )
+
+
+def _together(row: Row) -> str:
+    """Whether values moved together, as raw, as ipsatised and as against the placebo."""
+    p, style, placebo = row["nvat_p"], row["ipsatised_nvat_p"], row["over_placebo_nvat_p"]
+    if p is None or p > 0.05:
+        return "That values moved together cannot be distinguished from noise."
+    size = f"nVAT {row['nvat_debiased']:.2f} without noise, {row['coupling_points']:.2f} points"
+    if style is None or style > 0.05:
+        return f"Values moved together ({size}), but a common style of answering may explain it."
+    if placebo is None:
+        return f"Values moved together ({size}); without a placebo nothing says that this intervention is why."
+    if placebo > 0.05:
+        return f"Values moved together no more than under the placebo {row['over_placebo_nvat']} ({size})."
+    return f"Values moved together more than under the placebo {row['over_placebo_nvat']} ({size}, p {_p(placebo)})."
 
 
 def untold(aims: Sequence[Aim]) -> list[str]:
@@ -99,17 +105,18 @@ def untold(aims: Sequence[Aim]) -> list[str]:
     together = [row for row in rows if row["nvat_q"] is not None and row["nvat_q"] > 0.05]
     if together:
         found.append(
-            f"In {len(together)} of {len(rows)} arms it can't be told that values moved together, at a false discovery rate "
-            "of 5 % over all arms."
+            f"In {len(together)} of {len(rows)} arms values did not move together more than under the placebo, at a false "
+            "discovery rate of 5 % over all arms."
         )
-    like = [row for row in rows if row["over_placebo"] and (row["over_placebo_gain_low"] or 0) <= 0]
+    low = {id(row): row["over_placebo_gain_low"] for row in rows if row["over_placebo"]}
+    like = [row for row in rows if low.get(id(row)) is not None and low[id(row)] <= 0]
     if like:
-        found.append(f"No more than their placebo gain {several(len(like), 'arm')}: {_names(like)}.")
-    nvat = [row for row in rows if row["over_placebo_nvat_p"] is not None and row["over_placebo_nvat_p"] > 0.05]
-    if nvat:
+        found.append(f"{several(len(like), 'arm')} gain no more than their placebo: {_names(like)}.")
+    single = [row for row in rows if row["over_placebo_draws"] == 1]
+    if single:
         found.append(
-            f"In {several(len(nvat), 'arm')} the co-movement can't be told from that under a placebo (p above .05): "
-            f"{_names(nvat)}."
+            f"{several(len(single), 'arm')} stand next to one draw of their placebo, so that nothing says how much a placebo "
+            "varies: set `placebos` to 3 or more."
         )
     empty = [row for aim in aims for own in aim.blind.values() for row in own if "nothing was found" in row["warnings"]]
     if empty:
@@ -133,9 +140,9 @@ def choices(study: Study) -> list[str]:
         f"Protocol {how.protocol}, {wording}, scale {how.low} to {how.high}"
         + (", also turned round" if how.counterbalance else "")
         + f"; ratings are {'expected values' if how.reading == 'expected' else 'the likeliest options'}.",
-        f"nVAT is read as {design.reading}; its floor and p come from {design.resamples:,} permutations of scenes, its interval "
-        "from leaving out one scene at a time.",
-        "Others' shift is the mean over the types that have no part in the target, or over the other values where it is one value, in rating points. GND divides shifts by the "
+        f"nVAT is read as {design.reading}; its floor and p come from {design.resamples:,} sign flips of whole clusters, its "
+        f"interval from leaving out one cluster at a time.{_clusters(study)}",
+        "Others' shift is the root mean square over the types that have no part in the target, or over the other values where it is one value, in rating points. GND divides shifts by the "
         "gain, and is given where the gain is told from 0.",
         "R sees what varies from context to context: a shift that is the same in all of them raises the gain and leaves R "
         "where it was.",
@@ -165,6 +172,15 @@ def choices(study: Study) -> list[str]:
             f"tau-b by at least {least[1]:.2f} (rank correlations)."
         )
     return found
+
+
+def _clusters(study: Study) -> str:
+    """What clusters are made of."""
+    row = next(iter(study.rows), None)
+    keys = study.result(row)["cluster_keys"] if row is not None else ""
+    if not keys:
+        return " Clusters are scenes."
+    return f" Clusters are by {keys.replace('+', ' and by ')}" + (", two-way." if "+" in keys else ".")
 
 
 def contests(study: Study, aim: Aim) -> Iterator[str]:

@@ -77,7 +77,7 @@ def open_binary(where: Path) -> IO[bytes]:
     """
     target = path(where)
     try:
-        return target.open("rb")  # type: ignore[no-any-return]
+        return target.open("rb")
     except OSError as error:
         raise InputError(f"{where}: {reason(error)}{_near(target)}") from None
     except Exception as error:

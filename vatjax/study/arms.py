@@ -115,14 +115,7 @@ class Expanded:
 
 def cells(design: Design, model: str, items: Items) -> list[Cell]:
     """Every cell of one model."""
-    product = itertools.product(
-        design.interventions.items(), design.aims(items.taxonomy), design.directions, design.seeds
-    )
-    return [
-        Cell(model, name, what, target, way, seed)
-        for (name, what), target, way, seed in product
-        if what.kind != "instruction" or seed == design.seeds[0]  # nothing is drawn for it
-    ]
+    return [Cell(model, *cell) for cell in design.cells(items.taxonomy)]
 
 
 def expand(design: Design, model: str, identity: str, items: Items, asked: Items) -> Expanded:

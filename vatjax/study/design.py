@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
@@ -45,6 +46,7 @@ EDITED: tuple[str, ...] = ("residual", *(method for method in METHODS if method 
 LOSSES: tuple[str, ...] = get_args(LossName)
 Side = Literal["express", "suppress"]
 
+_SIGNS: dict[str, Side] = {"+": "express", "-": "suppress"}
 _NAME = re.compile(r"[\w][\w .+-]{0,63}")
 
 
@@ -128,6 +130,8 @@ class Intervention:
     theta: float = 5.0
     training: Lessons = dataclasses.field(default_factory=Lessons)
     """Of training: how."""
+    targets: tuple[str, ...] = ()
+    """Only these of the study's targets, without their signs; by default all."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):  # not given
@@ -167,6 +171,8 @@ class Intervention:
             raise errors.InputError(f"training.placebo: that of {loss} is {wanted}, found {self.training.placebo}")
 
     def _knows(self, name: str) -> bool:
+        if name == "targets":
+            return True
         if name == "counts":
             return self.kind == "shots"
         if name == "wording":
@@ -281,7 +287,8 @@ class Design:
     out: str
     """A folder for the results."""
     targets: tuple[str, ...] = ("types",)
-    """What is pushed: values, types and groups; types are all types, values all values, all is both."""
+    """What is pushed: values, types and groups; types are all types, values all values, all is both. A sign before a name,
+    such as +Security or -Power, gives it a direction of its own."""
     directions: tuple[Side, ...] = ("express",)
     """Which way."""
     seeds: tuple[int, ...] = (0,)
@@ -354,11 +361,42 @@ class Design:
         Raises:
             InputError: for one that it does not have.
         """
+        return tuple(dict.fromkeys(target for target, _ in self.pushes(taxonomy)))
+
+    def pushes(self, taxonomy: Taxonomy) -> tuple[tuple[str, Side], ...]:
+        """Returns each target with each direction that it is pushed in.
+
+        Raises:
+            InputError: for a target that the taxonomy does not have.
+        """
         sets = {"types": taxonomy.types, "values": taxonomy.names, "all": (*taxonomy.types, *taxonomy.names)}
-        found: list[str] = []
-        for name in self.targets:
-            found += sets[name] if name in sets else (taxonomy.spelt(name),)
-        return tuple(dict.fromkeys(found))
+        found: dict[tuple[str, Side], None] = {}
+        for entry in self.targets:
+            sign, name = (entry[0], entry[1:].strip()) if entry[:1] in _SIGNS else ("", entry)
+            sides = (_SIGNS[sign],) if sign else self.directions
+            for target in sets[name] if name in sets else (taxonomy.spelt(name),):
+                found |= {(target, side): None for side in sides}
+        return tuple(found)
+
+    def cells(self, taxonomy: Taxonomy) -> list[tuple[str, Intervention, str, Side, int]]:
+        """Returns what is done to each model: the intervention's name, itself, the target, the direction and the seed.
+
+        Raises:
+            InputError: for an intervention whose own targets are none of the study's.
+        """
+        found, pushes = [], self.pushes(taxonomy)
+        for name, what in self.interventions.items():
+            own = {taxonomy.spelt(target) for target in what.targets}
+            strangers = own - {target for target, _ in pushes}
+            if strangers:
+                raise errors.InputError(
+                    f"interventions.{name}.targets: {names.listed(sorted(strangers))} is not among the targets of the study"
+                )
+            for (target, side), seed in itertools.product(pushes, self.seeds):
+                drawn = what.kind != "instruction" or seed == self.seeds[0]  # nothing is drawn for an instruction
+                if drawn and (not own or target in own):
+                    found.append((name, what, target, side, seed))
+        return found
 
     def wordings(self) -> tuple[str, ...]:
         """Each wording by itself: how far numbers hang on it is told from them."""

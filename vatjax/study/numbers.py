@@ -49,8 +49,6 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
         not arm.placebo,
     )
     content = analysis.as_json(found)
-    for level in levels:
-        content["levels"][level]["off_target_shift"] = _off_target(found, taxonomy, cell, level)
     content |= _control(found, taxonomy, cell)
     content |= _answered(piece, shelf, wordings)
     content["agreement"] = _agreement(piece, shelf, wordings)
@@ -104,38 +102,19 @@ def _control(found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell) -> dict[s
         jnp.asarray(x[:, rated], jnp.float32),
         jnp.asarray(y[:, rated], jnp.float32),
         jnp.asarray(own[rated]),
-        found.joined.pre.clusters,
+        states.cluster_labels(found.joined.pre)[0],
         cell.sign,
         distances(taxonomy, own)[rated],
     )
-    mean = [float(jnp.nanmean(part[own[rated]])) for part in made.success]
-    if own[rated].sum() > 1:  # the mean of intervals is none of the mean
-        mean[1:] = [float("nan")] * 2
     was = float(jnp.nanmean((made.success.estimate - made.rise.estimate)[own[rated]]))
     near = {f"{d}": analysis.number(x) for d, x in enumerate(made.by_distance.estimate) if np.isfinite(x)}
     return {
         "success": {
-            **dict(zip(("estimate", "low", "high"), map(analysis.number, mean), strict=True)),
+            **analysis.estimate(made.target_success),
             "before": analysis.number(was),
         },
         "leakage": {**analysis.estimate(made.leakage), "by_distance": near},
     }
-
-
-def _off_target(
-    found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell, level: analysis.Level
-) -> dict[str, float | None]:
-    """Mean absolute shift of what is not the target, in points; its interval takes the signs as they were measured."""
-    before, after = _both(found, taxonomy)
-    shift = np.float64(after) - np.float64(before)
-    x = np.asarray(taxonomy.aggregate(shift, ~np.isnan(shift), level), np.float64)
-    x = x[:, ~taxonomy.columns(cell.target, level) & ~np.isnan(x).all(0)]
-    if not x.size:
-        return {"estimate": None, "low": None, "high": None}
-    there = ~np.isnan(x)
-    share = len(x) / there.sum(0) / x.shape[1]  # so that the mean over contexts is the mean over values of their means
-    signed = np.where(there, x * np.sign(np.nanmean(x, 0)) * share, 0).sum(1)
-    return {key: analysis.number(y) for key, y in _over_scenes(signed, found.joined.pre.clusters).items()}
 
 
 def _answered(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str, Any]:
@@ -208,7 +187,7 @@ def _robust(found: analysis.Analysis, taxonomy: Taxonomy) -> dict[str, Any]:
         repeated = metrics.robustness(x, clusters, jax.random.key(0))
         taxes[level] = metrics.vat(metrics.spearman(x))
         content[level] = {
-            "nvat_80": {"low": analysis.number(repeated.nvat.low), "high": analysis.number(repeated.nvat.high)},
+            "nvat_80_sd": analysis.number(repeated.nvat_sd),
             "agreement_80": analysis.number(repeated.agreement),
             "agreement_kendall": analysis.number(metrics.agreement(taxes[level], metrics.vat(metrics.kendall(x)))),
         }
@@ -243,13 +222,18 @@ def comparison(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict
             if (way := [(level, shift) for level, shift in found_at.items() if level * sign > 0])
         ]
     reach = min(max((max(course.gains) for course in found), default=0.0) for found in courses.values())
-    found: dict[str, Any] = {"last": _difference([last["one"], last["other"]], own, before.clusters, one.sign)}
+    found: dict[str, Any] = {
+        "last": _difference([last["one"], last["other"]], own, states.cluster_labels(before)[0], one.sign)
+    }
     if reach > 0:
         both = [
             at_gain(*next(course for course in courses[side] if max(course.gains) >= reach), reach)
             for side in ("one", "other")
         ]
-        found["same_gain"] = {"at": analysis.number(reach), **_difference(both, own, before.clusters, one.sign)}
+        found["same_gain"] = {
+            "at": analysis.number(reach),
+            **_difference(both, own, states.cluster_labels(before)[0], one.sign),
+        }
     return found
 
 
@@ -285,7 +269,7 @@ def at_gain(shifts: Sequence[np.ndarray], gains: Sequence[float], wanted: float)
 
 
 def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str, Any]:
-    """An arm minus the draws of its placebo at the same level: of gains their mean, of nVAT the draw that comes nearest.
+    """Returns an arm minus the draws of its placebo at the same level: the mean, and the p of the draw that comes nearest.
 
     A draw that breaks the model, and one that changes nothing, since its finder found nothing, is no evidence.
     """
@@ -309,18 +293,26 @@ def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) ->
     if not others:
         nothing = {"estimate": None, "low": None, "high": None}
         return {"gain": nothing, "nvat": nothing, "p_nvat": None, "draws": 0}
-    clusters, sign = before.clusters, arm.cell.sign
-    gain = _difference([moved, np.mean(others, 0)], own, clusters, sign)["gain"]
-    each = [_difference([moved, other], own, clusters, sign) for other in others]
-    nearest = max(each, key=lambda one: -1.0 if one["p_nvat"] is None else one["p_nvat"])
-    return {"gain": gain, "nvat": nearest["nvat"], "p_nvat": nearest["p_nvat"], "draws": len(others)}
+    units = states.cluster_labels(before)[0]
+    each = [_compared([moved, other], own, units, arm.cell.sign) for other in others]
+    return {
+        "gain": analysis.over_draws([one.gain for one in each]),
+        "nvat": analysis.over_draws([one.nvat for one in each]),
+        "p_nvat": analysis.number(max(float(one.p_nvat) for one in each)),
+        "draws": len(others),
+    }
+
+
+def _compared(pair: Sequence[np.ndarray], own: np.ndarray, clusters: np.ndarray, sign: int) -> metrics.Difference:
+    rated = ~np.isnan(pair[0]).all(0) & ~np.isnan(pair[1]).all(0)
+    compared: metrics.Difference = jax.tree.map(
+        np.asarray, metrics.difference(pair[0][:, rated], pair[1][:, rated], own[rated], clusters, sign)
+    )
+    return compared
 
 
 def _difference(pair: Sequence[np.ndarray], own: np.ndarray, clusters: np.ndarray, sign: int) -> dict[str, Any]:
-    rated = ~np.isnan(pair[0]).all(0) & ~np.isnan(pair[1]).all(0)
-    found = metrics.difference(
-        jnp.asarray(pair[0][:, rated]), jnp.asarray(pair[1][:, rated]), jnp.asarray(own[rated]), clusters, sign
-    )
+    found = _compared(pair, own, clusters, sign)
     return {
         "gain": analysis.estimate(found.gain),
         "off_target": analysis.estimate(found.off_target),

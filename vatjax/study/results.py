@@ -21,7 +21,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from vatjax import config, errors, metrics, models, names, states, store
@@ -199,7 +198,9 @@ def _row(arm: Arm, content: Mapping[str, Any], level: str, headline: bool) -> Ro
         "nvat_floor_95": own["floor"]["nvat_95"],
         **_three("nvat_debiased", own["nvat_debiased"]),
         "nvat_p": own["p"]["nvat"],
-        "gini": own["gini"]["estimate"],
+        "gini": own["gini"],
+        "coupling_points": own["coupling_points"]["estimate"],
+        "bound": own["bound"],
         "order_index": order.get("index"),
         "order_p": order.get("p"),
         "ipsatised_nvat_debiased": ipsatised["nvat_debiased"]["estimate"],
@@ -215,8 +216,7 @@ def _row(arm: Arm, content: Mapping[str, Any], level: str, headline: bool) -> Ro
         "warnings": "; ".join(content["warnings"]),
         "wording_gain_sd": _spread(one["gain"] for one in wordings),
         "wording_nvat_sd": _spread(one["nvat"] for one in wordings),
-        "nvat_80_low": robust.get("nvat_80", {}).get("low"),
-        "nvat_80_high": robust.get("nvat_80", {}).get("high"),
+        "nvat_80_sd": robust.get("nvat_80_sd"),
         "agreement_80": robust.get("agreement_80"),
         "agreement_kendall": robust.get("agreement_kendall"),
         "agreement_levels": (content["robust"] or {}).get("agreement_levels"),
@@ -244,6 +244,7 @@ def _beyond(arm: Arm, headline: bool, expanded: Expanded, shelf: Shelf, failed: 
         **_three("over_placebo_gain", {}),
         "over_placebo_nvat": "",
         "over_placebo_nvat_p": None,
+        "over_placebo_draws": None,
     }
     if arm.placebo or not headline:
         return empty
@@ -254,24 +255,34 @@ def _beyond(arm: Arm, headline: bool, expanded: Expanded, shelf: Shelf, failed: 
     found = [(name, content) for name, content in found if content["draws"]]
     if not found:
         return empty
-    name, least = min(found, key=lambda one: -np.inf if one[1]["gain"]["low"] is None else one[1]["gain"]["low"])
+    name, least = min(found, key=lambda one: _low(one[1]["gain"]))
     p, nearest = max(((one["p_nvat"], name) for name, one in found if one["p_nvat"] is not None), default=(None, ""))
     return {
         "over_placebo": name,
         **_three("over_placebo_gain", least["gain"]),
         "over_placebo_nvat": nearest,
         "over_placebo_nvat_p": p,
+        "over_placebo_draws": min(content["draws"] for _, content in found),
     }
 
 
+def _low(gain: Mapping[str, float | None]) -> float:
+    """The low end of a gain over a placebo; the gain itself where one draw leaves it without an interval."""
+    low = gain["estimate"] if gain["low"] is None else gain["low"]
+    return -np.inf if low is None else low
+
+
 def _discoveries(rows: list[Row]) -> None:
-    """q values: the false discovery rate over everything that is meant to push, at each level of analysis."""
+    """Adds q, the false discovery rate over everything that is meant to push, at each level of analysis.
+
+    That of nVAT is of the comparison with the placebo: values move together under any intervention.
+    """
     for row in rows:
         row |= {"gain_q": None, "nvat_q": None}
     for level in LEVELS:
         own = [row for row in rows if row["level"] == level and not row["placebo"]]
-        for name in ("gain", "nvat"):
-            p = jnp.asarray([np.nan if row[f"{name}_p"] is None else row[f"{name}_p"] for row in own], jnp.float32)
+        for name, tested in (("gain", "gain_p"), ("nvat", "over_placebo_nvat_p")):
+            p = np.array([np.nan if row[tested] is None else row[tested] for row in own], np.float32)
             for row, q in zip(own, np.asarray(metrics.false_discovery(p)) if own else (), strict=True):
                 row[f"{name}_q"] = None if np.isnan(q) else float(f"{q:.7g}")
 
@@ -422,4 +433,4 @@ def _typed(key: str, text: str) -> Any:
     if text in ("", "True", "False"):
         return {"": None, "True": True, "False": False}[text]
     number = float(text)
-    return int(number) if key in ("seed", "draw", "n", "clusters") else number
+    return int(number) if key in ("seed", "draw", "n", "clusters", "over_placebo_draws") else number

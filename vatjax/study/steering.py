@@ -154,7 +154,9 @@ def _trial(
     member = taxonomy.columns(target)
     x, y = (jnp.asarray(taxonomy.aggregate(np.float32(one.state.state), one.state.mask, "types")) for one in rated)
     clusters = rated[0].state.clusters
-    own = metrics.infer(x, y, jnp.asarray(member), clusters, jax.random.key(seed), direction, RESAMPLES)
+    own = metrics.infer(
+        x, y, jnp.asarray(member), clusters, jax.random.key(seed), direction=direction, resamples=RESAMPLES
+    )
     controlled = metrics.control(x, y, jnp.asarray(member), clusters, direction, distances(taxonomy, member))
     masses = [one.shares.sum(-1).mean(0) for one in rated]
     perplexity = 1.0 if push.edit is None else float(edits.perplexities(model, [push.edit])[0])
@@ -167,7 +169,7 @@ def _trial(
         _plain(own.off_target),
         _plain(own.raw.debiased),
         float(jnp.nanmean((controlled.success.estimate - controlled.rise.estimate)[member])),
-        _plain(Estimate(*(jnp.nanmean(part[member]) for part in controlled.success))),
+        _plain(controlled.target_success),
         _plain(controlled.leakage),
         _plain(controlled.by_distance),
         float(masses[1].mean()),

@@ -106,12 +106,12 @@ def judge_kind(world: World, pushed: Sequence[Pushed]) -> list[Check]:
     gains = at_least(part, f"of {count} types, gains above 0", sum(float(one.gain.low) > 0 for one in found), count)
     if world.kind == "hub":
         own = world.taxonomy.index(HUB)
-        first = sum(int(np.argmax(one.raw.vat.estimate)) == own for one in found)
-        share = _mean(one.raw.hub_share[own] for one in found)
+        first = sum(int(np.nanargmax(one.raw.vat)) == own for one in found)
+        share = _mean(one.raw.hub_p[own] <= 0.05 and one.raw.hub.estimate[own] > 0 for one in found)
         return [
             gains,
             at_least(part, f"of {count} pushes, {HUB} has the highest VAT", first, round(0.8 * count)),
-            at_least(part, f"share of resamples with {HUB} in the top three", share, 0.8),
+            at_least(part, f"share of pushes in which {HUB} is more coupled than the others", share, 0.8),
         ]
     return [
         gains,

@@ -43,7 +43,7 @@ def read_csv(file: BinaryIO, table: Table, limit: int, delimiter: str | None) ->
             if problem is not None or isinstance(cells, str):
                 raise errors.InputError(f"{table.source}:{begin}: the header: {problem}")
             header = _header(cells, table.source, begin)
-            table.columns = tuple(header)
+            table.columns, table.delimiter = tuple(header), delimiter
         elif problem is not None or isinstance(cells, str):
             table.bad(begin, str(problem))
         elif not any(cell.strip() for cell in cells):

@@ -22,6 +22,7 @@ class Table:
         lines: the line on which each row begins.
         problems: what could not be read, in the order of the file.
         lost: whether reading had to stop before the end of the file.
+        delimiter: the sign between cells of a CSV file; empty for JSON.
     """
 
     source: str
@@ -30,6 +31,7 @@ class Table:
     lines: list[int] = dataclasses.field(default_factory=list)
     problems: list[errors.Problem] = dataclasses.field(default_factory=list)
     lost: bool = False
+    delimiter: str = ""
 
     def bad(self, line: int, message: str) -> None:
         """Records a problem."""

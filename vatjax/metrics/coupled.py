@@ -1,0 +1,354 @@
+"""Second order: whether values move together from context to context, with the noise floor, intervals and p.
+
+How each interval and each p is made:
+
+    coupling      jackknife over clusters on Fisher's z; `band` holds all pairs at once, by the largest draw of the null
+    vat           measured; floor and p from the null; `vat_together` is the p among all values, by the largest of each draw
+    vat_debiased  root of the debiased mean square correlation, jackknife
+    nvat          likewise: floor and p from the null, the interval is that of `debiased`
+    gini          measured; floor and p from the null; no interval, since noise alone makes it larger than 0
+    hub           debiased mean square correlation of a value minus that of the others, jackknife, p by Holm's method
+    covariance    root mean square covariance off the diagonal, debiased, in rating points; jackknife
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vatjax.metrics import corrections, coupling, intervals, null, pairs, ranks, resample, shifts
+from vatjax.metrics.arrays import Arrayish, lift, namespace
+from vatjax.metrics.intervals import LEVEL, Estimate
+
+Array = jax.Array
+
+# An effect is found in four of five data sets where it lies this many standard errors above the critical value.
+POWER = 0.8416
+# From this share of ties on the coupling that ipsatising makes is drawn, and not computed as for normal columns.
+TIED = 0.3
+
+
+class Coupled(NamedTuple):
+    """How values move together.
+
+    Attributes:
+        coupling: R, [values, values]; its interval is pointwise.
+        band: R with the interval that holds for all pairs at once, [values, values].
+        vat: value-level tax as measured, the mean absolute correlation, [values].
+        vat_debiased: the root mean square correlation of each value without the noise's share, [values].
+        nvat: system-level tax, reading "rms", as measured; its interval is that of `debiased`, up to what was measured.
+        debiased: nVAT after the noise's share is taken off its square.
+        gini: concentration of `vat`.
+        floor, vat_floor, gini_floor: what independent values show; scalar, [values], scalar.
+        floor_high, vat_floor_high, gini_floor_high: the 95th percentiles of that.
+        p, vat_p, gini_p: how often independent values reach the measured nVAT, VAT and Gini.
+        vat_together: `vat_p` corrected for all values, [values].
+        hub: the debiased mean square correlation of each value minus that of the others, [values].
+        hub_p: two-sided, corrected for all values, [values].
+        detectable: the debiased nVAT that is told from noise in four of five data sets like this one.
+        covariance: the root of the root mean square covariance off the diagonal, in rating points.
+        expected: what the null itself expects of R, [values, values]; taken off before everything but `coupling`, `band`
+            and `covariance`.
+    """
+
+    coupling: Estimate
+    band: Estimate
+    vat: Array
+    vat_debiased: Estimate
+    nvat: Estimate
+    debiased: Estimate
+    gini: Array
+    floor: Array
+    floor_high: Array
+    vat_floor: Array
+    vat_floor_high: Array
+    gini_floor: Array
+    gini_floor_high: Array
+    p: Array
+    vat_p: Array
+    vat_together: Array
+    gini_p: Array
+    hub: Estimate
+    hub_p: Array
+    detectable: Array
+    covariance: Estimate
+    expected: Array
+
+
+class Draws(NamedTuple):
+    """What is computed of the contexts themselves; everything else is read off these arrays.
+
+    Attributes:
+        compared: each pair of columns, and without each group of clusters.
+        null: draws of independent values.
+    """
+
+    compared: pairs.Pairs
+    null: null.Null
+
+
+def draw(
+    shift: Array,
+    groups: pairs.Grouping,
+    key: Array,
+    resamples: int,
+    missing: bool,
+    deviation: Array,
+    ipsatised: Array | bool = False,
+    labels: Array | None = None,
+    expected: Array | None = None,
+) -> Draws:
+    """Compares columns, and draws from the null.
+
+    Args:
+        shift: [contexts, values].
+        groups: of the contexts.
+        key: PRNG key.
+        resamples: draws of the null.
+        missing: whether columns are compared pair by pair.
+        deviation: shifts minus their mean, 0 where missing, [contexts, values].
+        ipsatised: whether each context's mean has been taken off.
+        labels: of a `labelled` state, [contexts, values].
+        expected: `E0[R]` where it is known; by default that of `null.mechanical_coupling`, or that of the labels.
+    """
+    ranked = ranks.rank(shift)
+    z = ranks.midranks(ranked, jnp.ones(len(shift), shift.dtype))
+    if labels is not None:
+        compared = pairs.compare(shift, ranked, z, groups, missing)
+        return Draws(compared, null.exchanges(shift, labels, groups.cluster[0], key, resamples))
+    drawn_expectation = 0 if expected is None else 1
+    if expected is None:
+        expected = null.mechanical_coupling(shift)
+    expected = jnp.where(ipsatised, expected, 0)
+    compared = pairs.compare(shift, ranked, z, groups, missing, expected)
+    # The expectation's own noise, where it is drawn, is noise of R - E0[R].
+    more = jnp.where(ipsatised, 1 + drawn_expectation / null.EXCHANGES, 1)
+    scale, variance = compared.flip_scale * jnp.sqrt(more), compared.null_variance * more
+    draws = null.flips(z, scale, variance, deviation, groups.cluster, expected, key, resamples)
+    return Draws(compared, draws)
+
+
+def summary(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> tuple[Coupled, Array]:
+    """Summarises a comparison of columns.
+
+    Numbers of one kind go through one call: the compiler makes a program of each.
+
+    Args:
+        compared: R, and without each group.
+        draws: of the null.
+        groups: of the contexts.
+
+    Returns:
+        (the summary; the 95th percentile of `null.Null.largest_mean`).
+    """
+    xp = namespace(compared.r)
+    r, without = (null.remove(x, draws.expected) for x in (compared.r, compared.r_without))
+    used, values = groups.used, len(r)
+    freedom = freedom_of(groups.sizes)
+    stacked = xp.stack([compared.r_without, compared.covariance_without], 2)
+    variance, variance_points = intervals.jackknife_variance(stacked, used)
+    square, squares, sound = debiased_square(r, without, variance)
+    points, points_without, _ = debiased_square(compared.covariance, compared.covariance_without, variance_points)
+    row, rows = row_squares(r, without, variance, sound)
+    hub, hub_without = hub_excess(row), hub_excess(rows)
+    parts = xp.concatenate([squares[..., None], rows, points_without[..., None], hub_without], -1)
+    error = xp.sqrt(intervals.jackknife_variance(parts, used))
+    t = intervals.t_quantile(freedom, dtype=r.dtype)
+    mean_squares = xp.concatenate([square[None], row, points[None]])
+    most = xp.asarray([1.0] * (values + 1) + [np.inf], r.dtype)
+    root = intervals.root_interval(mean_squares, error[: values + 2], t, most)
+    debiased, vat_debiased = (Estimate(*(part[i] for part in root)) for i in (0, slice(1, values + 1)))
+    hub_error = error[values + 2 :]
+    vat, nvat = coupling.vat(r), coupling.nvat(r)
+    gini = coupling.gini(vat)
+    shown = xp.column_stack([draws.nvat, draws.gini, draws.largest, draws.largest_mean, draws.vat])
+    measured = xp.concatenate([xp.stack([nvat, gini, xp.zeros_like(nvat), xp.zeros_like(nvat)]), vat])
+    floor, high, p = xp.mean(shown, 0), null.quantiles(shown, LEVEL), null.p_value(measured, shown)
+    wide = intervals.t_quantile(freedom, xp.maximum(high[2], intervals.Z), r.dtype)
+    # Few clusters estimate the variance of a single pair badly: in the band none is below what all pairs have on Fisher's scale.
+    stretch = (1 - xp.clip(compared.r, -0.999999, 0.999999) ** 2) ** 2
+    count = xp.sum(sound).astype(r.dtype)
+    pooled = xp.sum(xp.where(sound, variance / stretch, 0)) / xp.where(count > 0, count, 1)
+    spread = xp.stack([variance, xp.maximum(variance, pooled * stretch)])
+    low, top = intervals.fisher(compared.r, spread, xp.stack([t, wide])[:, None, None])
+    result = Coupled(
+        coupling=Estimate(compared.r, low[0], top[0]),
+        band=Estimate(compared.r, low[1], top[1]),
+        vat=vat,
+        vat_debiased=vat_debiased,
+        nvat=Estimate(nvat, debiased.low, xp.maximum(debiased.high, nvat)),
+        debiased=debiased,
+        gini=gini,
+        floor=floor[0],
+        floor_high=high[0],
+        vat_floor=floor[4:],
+        vat_floor_high=high[4:],
+        gini_floor=floor[1],
+        gini_floor_high=high[1],
+        p=p[0],
+        vat_p=p[4:],
+        vat_together=_together(vat, draws.vat),
+        gini_p=p[1],
+        hub=Estimate(hub, hub - t * hub_error, hub + t * hub_error),
+        hub_p=corrections.holm(intervals.p_of_t(hub, hub_error, freedom)),
+        detectable=_detectable(draws.nvat, high[0]),
+        # The root mean square covariance is in points squared: its root has the unit of a shift.
+        covariance=Estimate(*(xp.sqrt(part[-1]) for part in root)),
+        expected=draws.expected,
+    )
+    return result, high[3]
+
+
+def freedom_of(counts: Array) -> Array:
+    """Returns Satterthwaite's degrees of freedom of a mean over clusters, `(sum n_c^2)^2 / sum n_c^4 - 1`, [...].
+
+    That is the number of clusters minus 1 where they have one size, and less where a few large ones decide; of two crossed
+    keys the smaller.
+
+    Args:
+        counts: the contexts in each group, [ways, groups, ...].
+    """
+    xp = namespace(counts)
+    bottom = xp.sum(counts**4, 1)[:2]
+    freedom = xp.sum(counts**2, 1)[:2] ** 2 / xp.where(bottom > 0, bottom, 1) - 1
+    return xp.min(freedom, 0)
+
+
+def debiased_square(r: Array, without: Array, variance: Array) -> tuple[Array, Array, Array]:
+    """Returns the mean square correlation without the noise's share, `mean_off(r^2) - mean_off(jackknife variance of r)`.
+
+    A pair of columns of which one varies in a single cluster has no variance; it is left out of both means.
+
+    Args:
+        r: [values, values].
+        without: R without each group, [ways, groups, values, values].
+        variance: of r, [values, values].
+
+    Returns:
+        (the debiased square; the mean square of each replicate, [ways, groups], for its error; the pairs in use,
+        [values, values] bool).
+    """
+    xp = namespace(r)
+    sound = coupling.off_diagonal(r) & ~xp.isnan(variance)
+    count = xp.sum(sound).astype(r.dtype)
+
+    def mean(x: Array) -> Array:
+        return xp.sum(xp.where(sound, x, 0), (-2, -1)) / xp.where(count > 0, count, np.nan)
+
+    return mean(r**2) - mean(variance), mean(without**2), sound
+
+
+def row_squares(r: Array, without: Array, variance: Array, sound: Array) -> tuple[Array, Array]:
+    """Returns the debiased mean square correlation of each value, [values], and its replicates, [ways, groups, values]."""
+    xp = namespace(r)
+    count = xp.sum(sound, -1).astype(r.dtype)
+    count = xp.where(count > 0, count, np.nan)
+    return (
+        xp.sum(xp.where(sound, r**2 - variance, 0), -1) / count,
+        xp.sum(xp.where(sound, without**2, 0), -1) / count[None, None],
+    )
+
+
+def hub_excess(row: Array) -> Array:
+    """Returns how far each value's mean square correlation exceeds the mean of the others', [..., values]."""
+    xp = namespace(row)
+    present = ~xp.isnan(row)
+    others = (xp.sum(present, -1, keepdims=True) - 1).astype(row.dtype)
+    total = xp.sum(xp.where(present, row, 0), -1, keepdims=True)
+    return xp.where(others > 0, row - (total - row) / xp.where(others > 0, others, 1), np.nan)
+
+
+def _together(vat: Array, draws: Array) -> Array:
+    """Returns p of each VAT among all of them: how often the largest standardised VAT of a draw reaches it.
+
+    Paper: Westfall and Young 1993, "Resampling-based multiple testing".
+    """
+    xp = namespace(vat)
+    mean, spread = xp.mean(draws, 0), xp.std(draws, 0)
+
+    def standard(x: Array) -> Array:
+        scale = lift(xp.where(spread > 0, spread, np.nan), x)
+        return (x - lift(mean, x)) / scale
+
+    measured = standard(vat)
+    largest = xp.max(xp.nan_to_num(standard(draws), nan=-np.inf), 1, keepdims=True)
+    return null.p_value(measured, xp.broadcast_to(largest, draws.shape))
+
+
+def _detectable(draws: Array, high: Array) -> Array:
+    """Returns the nVAT beyond noise that is found in four of five data sets, from the null's mean squares."""
+    xp = namespace(draws)
+    squares = draws**2
+    return xp.sqrt(xp.maximum(high**2 + POWER * xp.std(squares) - xp.mean(squares), 0))
+
+
+# The null alone -----------------------------------------------------------------------------------------------------
+
+
+def floor(
+    shift: Array,
+    clusters: Any,
+    key: Array,
+    resamples: int = 2000,
+    ipsatised: bool = False,
+    labels: Array | None = None,
+    missing: bool | None = None,
+) -> null.Null:
+    """Draws nVAT, VAT and Gini of independent values; the mean of the draws is the floor.
+
+    Args:
+        shift: [contexts, values]; raw, also for `ipsatised`.
+        clusters: [contexts] labels, or [contexts, 2] of two crossed keys; None makes each context its own cluster.
+        key: PRNG key.
+        resamples: how many draws.
+        ipsatised: take each context's mean off first.
+        labels: [contexts, values] of a `labelled` state, where the shift is agreement times label.
+        missing: as in `spearman`.
+    """
+    shift = shifts.as_matrix(shift)
+    groups = resample.clusters_of(clusters, shift.shape[0])
+    missing = coupling.has_missing(shift) if missing is None else missing
+    labels = None if labels is None else jnp.asarray(labels, shift.dtype)
+    tied = ipsatised and is_tied(shift)
+    drawn: null.Null = _floor(shift, jnp.asarray(groups.index), key, labels, resamples, ipsatised, missing, tied)
+    return drawn
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _floor(
+    shift: Array,
+    cluster: Array,
+    key: Array,
+    labels: Array | None,
+    resamples: int,
+    ipsatised: bool,
+    missing: bool,
+    tied: bool,
+) -> null.Null:
+    groups = pairs.grouping(cluster, shift.dtype)
+    expected = null.exchanged_coupling(shift, key) if tied else None
+    if ipsatised:
+        shift = shifts.ipsatise(shift)
+        labels = None if labels is None else shifts.ipsatise(labels)
+    return draw(shift, groups, key, resamples, missing, jnp.zeros_like(shift), ipsatised, labels, expected).null
+
+
+def is_tied(x: Arrayish) -> bool:
+    """Returns whether so many shifts are equal that what ipsatising makes of them cannot be computed as for normal columns."""
+    return tie_share(x) > TIED
+
+
+def tie_share(x: Arrayish) -> float:
+    """Returns how often two contexts have an equal shift, the mean over columns; 0 for traced data."""
+    if not shifts.is_concrete(x):
+        return 0.0
+    shares = []
+    for column in np.asarray(x).T:
+        count = np.unique(column[~np.isnan(column)], return_counts=True)[1]
+        if count.size:
+            shares.append(float(np.sum((count / count.sum()) ** 2)))
+    return float(np.mean(shares)) if shares else 0.0
