@@ -3,15 +3,24 @@
     python scripts/bench_metrics.py              # everything, a few minutes
     python scripts/bench_metrics.py --quick      # without the curve over contexts
 
-Bootstrap: 1,000 cluster-bootstrap Spearman matrices against a Python loop of resampling and `scipy.stats.spearmanr` on the
-same resamples (20 of them are timed and scaled). `few` are Likert differences, `many` expected ratings. `products` is the
-time of the matrix products alone, which no method can do without.
+Bootstrap: `metrics.bootstrap(metrics.spearman, ...)`, 1,000 cluster-bootstrap matrices, against a Python loop of resampling
+and `scipy.stats.spearmanr` on the same resamples (20 of them are timed and scaled). `few` are Likert differences, `many`
+expected ratings. `products` is the time of the matrix products alone, which no method can do without.
+
+Missing: `metrics.infer` of a table with 1 % of its cells missing against the complete one. Command: `vatjax tax` as a whole
+process, first with an empty cache of compiled programs, then with a full one, and how many programs it compiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import pathlib
+import re
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -20,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from vatjax import metrics
+from vatjax import metrics, values
 
 VALUES, CLUSTERS, RESAMPLES, TIMED = 56, 264, 1000, 20
 
@@ -49,20 +58,73 @@ def bootstrap(contexts: int, few: bool) -> None:
     def loop() -> list[np.ndarray]:
         return [stats.spearmanr(x[rows]).statistic for rows in resamples]
 
+    def ours() -> jax.Array:
+        return metrics.bootstrap(metrics.spearman, x, clusters, jax.random.key(0), RESAMPLES)
+
     z = jnp.asarray(np.random.default_rng(1).normal(size=(contexts, VALUES)), jnp.float32)
     scales = jnp.linspace(0.5, 1, RESAMPLES)
     products = jax.jit(lambda z: jax.lax.map(lambda s: jnp.einsum("nv,nw->vw", z * s, z, precision="highest"), scales))
     ratios = []
     for _ in range(3):
-        ours = seconds(lambda: metrics.couplings(x, weights, clusters), 1)
-        theirs = seconds(loop, 1) / TIMED * RESAMPLES
-        ratios.append(theirs / ours)
+        taken = seconds(ours, 1)
+        ratios.append(seconds(loop, 1) / TIMED * RESAMPLES / taken)
     alone = seconds(lambda: products(z), 1)
-    error = max(np.abs(a - b).max() for a, b in zip(loop(), metrics.couplings(x, weights, clusters), strict=False))
+    error = max(np.abs(a - b).max() for a, b in zip(loop(), ours(), strict=False))
     print(
-        f"bootstrap {contexts:>6} x {VALUES}, {'few ' if few else 'many'} levels: {ours:7.3f} s; SciPy loop "
-        f"{np.median(ratios):5.1f} x ({min(ratios):.1f} to {max(ratios):.1f}); products alone {ours / alone:.2f} x; "
+        f"bootstrap {contexts:>6} x {VALUES}, {'few ' if few else 'many'} levels: {taken:7.3f} s; SciPy loop "
+        f"{np.median(ratios):5.1f} x ({min(ratios):.1f} to {max(ratios):.1f}); products alone {taken / alone:.2f} x; "
         f"largest difference {error:.0e}",
+        flush=True,
+    )
+
+
+def missing(contexts: int = 1056) -> None:
+    x = ratings(contexts, False)
+    gappy = x.copy()
+    gappy[np.random.default_rng(1).random(x.shape) < 0.01] = np.nan
+    clusters = np.arange(contexts) // 4
+    pairs = []
+    for _ in range(3):
+        whole, holes = (
+            seconds(lambda d=d: metrics.infer_shift(d, 0, clusters, jax.random.key(0)).raw.p, 1) for d in (x, gappy)
+        )
+        pairs.append((whole, holes))
+    ratio = [holes / whole for whole, holes in pairs]
+    print(
+        f"infer {contexts} x {VALUES} with 1 % missing: {np.median(ratio):.2f} x the complete table "
+        f"({min(ratio):.2f} to {max(ratio):.2f}; {pairs[-1][0]:.2f} s)",
+        flush=True,
+    )
+
+
+def command(contexts: int = 264) -> None:
+    """`vatjax tax` from the shell, with an empty and with a full cache of compiled programs."""
+    names = values.schwartz().names
+    with tempfile.TemporaryDirectory() as folder:
+        rng, files = np.random.default_rng(0), []
+        for name in ("pre", "post"):
+            file = pathlib.Path(folder) / f"{name}.csv"
+            rows = [",".join(["scene", *names])]
+            rows += [
+                ",".join([f"s{i // 2}.{i % 2}", *map(str, row)])
+                for i, row in enumerate(rng.integers(1, 6, (contexts, VALUES)))
+            ]
+            file.write_text("\n".join(rows))
+            files.append(str(file))
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache", "JAX_PLATFORMS": "cpu"}
+        line = [sys.executable, "-m", "vatjax", "tax", *files, "--target", "Power", "--json"]
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            subprocess.run(line, env=environment, check=True, capture_output=True)
+            times.append(time.perf_counter() - start)
+        environment |= {"JAX_LOG_COMPILES": "1", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+        told = subprocess.run(line, env=environment, check=True, capture_output=True, text=True).stderr
+    programs = re.findall(r"Finished XLA compilation of jit\((\S+)\) in ([\d.]+) sec", told)
+    long = sum(float(taken) > 0.1 for _, taken in programs)
+    print(
+        f"vatjax tax of {contexts} x {VALUES}: {times[0]:.1f} s with an empty cache, {min(times[1:]):.1f} s with a full one; "
+        f"{len(programs)} compiled programs, {long} of them longer than a tenth of a second",
         flush=True,
     )
 
@@ -98,6 +160,8 @@ def main() -> None:
         for few in (True, False):
             bootstrap(contexts, few)
     interventions()
+    missing()
+    command()
     if not quick:
         curve()
 

@@ -11,6 +11,7 @@ means are planted: a cell is the share of 95 % intervals that hold the truth. Ce
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -71,6 +72,9 @@ def plain(clusters: int, contexts: int, columns: int, unequal: bool = False, dro
             x *= np.where(rng.random(count) < 0.5, 1, 0.1)[scene, None]
         if change.get("intensity"):
             x *= np.exp(change["intensity"] * rng.normal(size=count))[scene, None]
+        if "coupling" in change:
+            shared = rng.normal(size=(count, 1))[scene]
+            x = np.sqrt(1 - change["coupling"]) * x + np.sqrt(change["coupling"]) * shared
         if "style" in change:
             low, high = change["style"]
             x = x + rng.normal(size=(count, 1))[scene] * rng.uniform(low, high, columns)
@@ -141,6 +145,10 @@ def null_worlds() -> list[World]:
             World(f"{columns} values, style, loadings .5 to 1.5", columns, plain(**style, style=(0.5, 1.5)), "style")
         )
         found.append(World(f"{columns} values, dense", columns, dense(columns)))
+        for r, name in ((0.0, "no coupling"), (0.25, "equal coupling .25")):
+            for clusters, contexts in ((12, 132), (66, 264)):
+                draw = plain(clusters, contexts, columns, coupling=r)
+                found.append(World(f"{columns} values, {name}, {clusters} clusters: two arms", columns, draw, "two"))
     types = {"clusters": 132, "contexts": 132, "columns": 56}
     found.append(World("types of unequal size", 56, plain(**types), "types"))
     found.append(World("types of unequal size, style", 56, plain(**types, style=(1, 1)), "types style"))
@@ -155,6 +163,10 @@ def measure_null(world: World, draws: int, seed: int) -> dict[str, float]:
     alarms: dict[str, list[bool]] = {}
     for i in range(draws):
         x, clusters = world.draw(rng)
+        if world.kind == "two":
+            for name, p in two_arms(world, x, clusters, rng).items():
+                alarms.setdefault(name, []).append(bool(p <= 0.05))
+            continue
         options: dict[str, Any] = {}
         if world.kind == "labelled":
             options["labels"] = labels_of(rng, len(x))
@@ -175,6 +187,8 @@ def measure_null(world: World, draws: int, seed: int) -> dict[str, float]:
             "ipsatised nVAT": one.ipsatised.p,
             "ipsatised VAT": np.nanmin(one.ipsatised.vat_together),
         }
+        if world.kind == "labelled":  # labels make a coupling of their own: R is not 0
+            del found["R band"]
         if "style" in world.kind:  # a style moves everything together: raw coupling is there
             found = {
                 name: p
@@ -191,6 +205,31 @@ def measure_null(world: World, draws: int, seed: int) -> dict[str, float]:
         for name, p in found.items():
             alarms.setdefault(name, []).append(bool(p <= 0.05))
     return {name: float(np.mean(flags)) for name, flags in alarms.items()}
+
+
+def two_arms(world: World, x: np.ndarray, clusters: Any, rng: np.random.Generator) -> dict[str, float]:
+    """Two interventions that do the same, which share half of their variance; hubs and regression of the first."""
+    other, _ = world.draw(rng)
+    third, _ = world.draw(rng)
+    one, two = ((np.sqrt(0.5) * (x + y)).astype(np.float32) for y in (other, third))
+    gap = metrics.difference(one, two, TARGET, clusters)
+    arm = metrics.infer_shift(one, TARGET, clusters, jax.random.key(0), resamples=RESAMPLES)
+    found = {"difference of nVAT": gap.p_nvat, "difference of gain": gap.p_gain, "hubs": np.nanmin(arm.raw.hub_p)}
+    if world.columns == 10:
+        fit = regression(one[:, 0], one[:, 1:], clusters) if ".25" not in world.name else None
+        if fit is not None:
+            found |= {"regression": fit.p[0], "regression, Holm": np.nanmin(fit.p_holm)}
+    return found
+
+
+@functools.cache
+def _regression(clusters: bytes) -> Any:
+    index = np.frombuffer(clusters, np.int64)
+    return jax.jit(lambda y, x: metrics.regress(y, x, index))
+
+
+def regression(y: np.ndarray, x: np.ndarray, clusters: np.ndarray) -> metrics.Regression:
+    return jax.tree.map(np.asarray, _regression(clusters.astype(np.int64).tobytes())(y, x))
 
 
 def _beyond(band: metrics.Estimate) -> bool:

@@ -74,7 +74,11 @@ def pytest_collection_modifyitems(items):
 def compilations(request):
     """As much work as pays, and none kept: compiled functions hold maps of memory, whose number the system limits."""
     name, folder = request.path.stem, request.path.parent.name
-    plain = name != "test_circle" and (name in PLAIN or folder in PLAIN)  # its programs count millions of orders
+    busy = name in (
+        "test_circle",
+        "test_calibration",
+    )  # their programs count millions of orders, and draw by the thousand
+    plain = not busy and (name in PLAIN or folder in PLAIN)
     jax.config.update("jax_disable_most_optimizations", plain and request.config.option.markexpr == "not thorough")
     yield
     jax.clear_caches()

@@ -409,3 +409,21 @@ def test_the_gain_of_a_dense_state_is_of_its_targets_own_contexts():
     found = analysis.analyse(pre, post, TAX, "Power", resamples=100, order=False)
     np.testing.assert_allclose(found.finest.inference.gain.estimate, 1, rtol=1e-4)
     assert found.finest.inference.contexts == 112  # which coupling rests on
+
+
+def test_the_example_tables_are_ones_to_try_the_command_on(capsys, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["example", "ratings", str(tmp_path / "try")])
+    words = capsys.readouterr().out.split()
+    assert caught.value.code == 0
+    assert words[:2] == ["vatjax", "tax"]
+    status, out, _ = run(capsys, *words[2:], "--resamples", "200")
+    said = " ".join(out.split())
+    assert status == 0
+    assert "clusters by country+topic (two-way)" in said
+    assert "Power rose by" in said
+    assert "Beyond the placebo: gain" in said
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["example", "ratings", str(tmp_path / "try")])
+    assert caught.value.code == 2
+    assert "exists already" in capsys.readouterr().err

@@ -56,6 +56,12 @@ COMMANDS = (
     Command(("rate",), "ask a model about items and write its value state", "vatjax.commands.rate", "Rate"),
     Command(("tax",), "what an intervention did, from ratings before and after", "vatjax.commands.tax", "Tax"),
     Command(
+        ("example", "ratings"),
+        "write small tables of ratings to try `vatjax tax` on",
+        "vatjax.commands.example",
+        "ExampleRatings",
+    ),
+    Command(
         ("steer",), "find an edit that pushes a model, and measure it beside placebos", "vatjax.commands.steer", "Steer"
     ),
     Command(

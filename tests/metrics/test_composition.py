@@ -170,6 +170,7 @@ def test_every_metric_is_here():
         "infer",
         "infer_shift",
         "is_tied",
+        "detectable",
         "excess",
         "disattenuate",
         "mechanical",

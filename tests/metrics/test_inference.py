@@ -252,6 +252,10 @@ def test_detectable_effects_are_those_of_normal_theory():
     squares = stats.chi2(15)  # of 15 pairs
     expected = np.sqrt((squares.ppf(0.95) / 15 + 0.8416 * np.sqrt(2 / 15) - 1) / 119)
     np.testing.assert_allclose(result.raw.detectable, expected, rtol=0.1)
+    np.testing.assert_allclose(metrics.detectable(120, 6).nvat, expected, rtol=1e-3)
+    np.testing.assert_allclose(metrics.detectable(132, 10).nvat, 0.065, atol=0.001)
+    np.testing.assert_allclose(metrics.detectable(132, 56).nvat, 0.025, atol=0.002)
+    assert np.isnan(metrics.detectable(2).gain)
 
 
 def test_the_coupling_in_points_is_small_where_shifts_are_small():

@@ -63,6 +63,7 @@ def _plain(one: Estimate) -> dict[str, Any]:
         "rating": load.work("state", "edit")._asdict(),
         "training": load.work("training")._asdict(),
         "answer_bytes": load.answers,
+        "detectable": load.detectable,
         "on": {"name": on.name, "chips": on.chips, "hosts": on.hosts, "peak": chip.peak, "memory": chip.memory},
         "chips_a_copy": one.copy,
         "bytes_a_chip": one.memory,
@@ -101,6 +102,7 @@ def _print(found: Sequence[Estimate], taken: Sequence[Load], assumed: Assumed) -
     )
     print("trained: three forward passes for each token of a step, one for a reference")
     print("not counted: compiling, resampling, prices on trainings, waiting for machines; the memory of trainings")
+    print(show.power(taken[0].detectable))
     borrowed = [load.model for load in taken if load.borrowed]
     if borrowed:
         print(f"vatjax: no tokenizer in {', '.join(borrowed)}: a stand-in counts the words", file=sys.stderr)

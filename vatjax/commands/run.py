@@ -150,6 +150,7 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
         show.told(f"sure to fail: {why}")
     show.table(("", "piece", "how many", "there", "tokens to compute", "at least"), rows, sys.stderr)
     show.told("at least: what the model's arithmetic takes; on a small model compiling and resampling take more")
+    show.told(show.power(costs["detectable"]))
 
 
 def _print(opened: Any, ran: Any, page: Any) -> None:

@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 _WIDTH = 99  # where the output goes to a file or a pipe
@@ -32,6 +32,18 @@ def bar(total: int, completed: int = 0) -> tuple[Any, Any]:
 def told(line: str) -> None:
     """A line on standard error, beside the results."""
     print(f"vatjax: {line}", file=sys.stderr)
+
+
+def power(found: Mapping[str, Any]) -> str:
+    """What a study can tell from noise, in a sentence."""
+    nvat = found["nvat"]
+    if found["gain_in_deviations"] is None:
+        return f"{found['contexts']:,} contexts: too few to tell anything from noise"
+    return (
+        f"{found['contexts']:,} contexts find, in four of five cases, a gain of {found['gain_in_deviations']:.2f} standard "
+        f"deviations and an nVAT of {nvat['types']:.2f} of types and {nvat['values']:.2f} of values beyond noise, if no two "
+        "contexts are alike"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from vatjax.metrics.circle import OrderTest, distance_profile, order_test
 from vatjax.metrics.circumplex import Circumplex, circumplex
 from vatjax.metrics.control import Control, control
 from vatjax.metrics.corrections import false_discovery, holm
-from vatjax.metrics.coupled import Coupled, floor, is_tied
+from vatjax.metrics.coupled import Coupled, Detectable, detectable, floor, is_tied
 from vatjax.metrics.coupling import (
     READINGS,
     VAT_READINGS,
@@ -62,6 +62,7 @@ __all__ = [
     "Circumplex",
     "Control",
     "Coupled",
+    "Detectable",
     "Difference",
     "EqualTypes",
     "Estimate",
@@ -88,6 +89,7 @@ __all__ = [
     "congruence",
     "control",
     "couplings",
+    "detectable",
     "difference",
     "disattenuate",
     "distance_profile",

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from vatjax.metrics import corrections, coupling, intervals, null, pairs, ranks, resample, shifts
 from vatjax.metrics.arrays import Arrayish, lift, namespace
@@ -284,6 +285,36 @@ def _detectable(draws: Array, high: Array) -> Array:
     xp = namespace(draws)
     squares = draws**2
     return xp.sqrt(xp.maximum(high**2 + POWER * xp.std(squares) - xp.mean(squares), 0))
+
+
+class Detectable(NamedTuple):
+    """What is found in four of five studies with so many contexts, where no two of them are alike.
+
+    Attributes:
+        gain: in standard deviations of the target's shift.
+        nvat: beyond noise.
+    """
+
+    gain: float
+    nvat: float
+
+
+def detectable(contexts: int, values: int = 10) -> Detectable:
+    """Returns the least gain and nVAT that a study of independent contexts can tell from noise at 5 %, with a power of 80 %.
+
+    The mean square of M correlations of independent values is about `chi2(M) / (M (n - 1))`. Contexts that are alike count for
+    less: divide their number by the design effect.
+
+    Args:
+        contexts: n.
+        values: V, with M = V (V - 1) / 2 pairs.
+    """
+    if contexts < 3 or values < 2:
+        return Detectable(float("nan"), float("nan"))
+    pairs = values * (values - 1) / 2
+    excess = special.chdtri(pairs, 1 - LEVEL) / pairs + POWER * np.sqrt(2 / pairs) - 1
+    gain = (special.stdtrit(contexts - 1, (1 + LEVEL) / 2) + POWER) / np.sqrt(contexts)
+    return Detectable(float(gain), float(np.sqrt(excess / (contexts - 1))))
 
 
 # The null alone -----------------------------------------------------------------------------------------------------

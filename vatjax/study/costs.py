@@ -15,7 +15,7 @@ from vatjax.prompts import How, Shot
 from vatjax.study.arms import Arm, Cell
 from vatjax.study.finding import some_scenes
 from vatjax.study.pieces import Piece, ordered
-from vatjax.study.planned import Planned, loader, shelf_of
+from vatjax.study.planned import Planned, detectable, loader, shelf_of
 
 _BACKWARD = 3  # a step of training takes about three forward passes of its tokens
 
@@ -53,7 +53,7 @@ def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[
         Plain data: of each piece its address and the addresses of those that it needs, its group, kind and label, whether
         it is there already, the tokens that go through the model, the operations of their products, and the seconds that the
         tokens take at least on this device.
-        Where a piece is sure to fail it says why.
+        Where a piece is sure to fail it says why. `detectable` says what the contexts that are asked about can tell from noise.
     """
     design = planned.design
     load, shelf = load or loader(design), shelf_of(design)
@@ -82,7 +82,8 @@ def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[
                     "seconds": elicit.seconds_for(meter.model, work.tokens),
                 }
             )
-    return {"out": design.out, "shelf": str(shelf.folder), "pieces": found}
+    power = detectable(design, planned.asked)
+    return {"out": design.out, "shelf": str(shelf.folder), "pieces": found, "detectable": power}
 
 
 def _group(piece: Piece, model: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from vatjax import errors, models, store
+from vatjax import analysis, errors, metrics, models, store
 from vatjax.elicit import protocols
 from vatjax.items import Items, open_source
 from vatjax.study import arms
@@ -87,6 +87,17 @@ def opened(design: Design) -> tuple[Items, Items]:
             f"{items.source}: {clusters} cluster of scenes is asked about; intervals need at least two"
         )
     return items, test
+
+
+def detectable(design: Design, test: Items) -> dict[str, Any]:
+    """Returns what a study can tell from noise with the contexts that it asks about, if no two of them are alike."""
+    contexts = len(protocols.ask(test, design.how.protocol).clusters)
+    levels = {level: metrics.detectable(contexts, len(test.taxonomy.level_names(level))) for level in analysis.LEVELS}
+    return {
+        "contexts": contexts,
+        "gain_in_deviations": analysis.number(levels["types"].gain),
+        "nvat": {level: analysis.number(one.nvat) for level, one in levels.items()},
+    }
 
 
 def loader(design: Design, mesh: jax.sharding.Mesh | None = None) -> Load:

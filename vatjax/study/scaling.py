@@ -6,7 +6,7 @@ import dataclasses
 import heapq
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,7 +20,7 @@ from vatjax.study.batches import grouped
 from vatjax.study.costs import NOTHING, Meter, Work
 from vatjax.study.design import Design
 from vatjax.study.pieces import Piece, ordered
-from vatjax.study.planned import Planned, plan
+from vatjax.study.planned import Planned, detectable, plan
 
 SIZE = elicit.Size(16_384, 1 << 18)  # what is computed at one time on an accelerator
 
@@ -63,6 +63,7 @@ class Load(NamedTuple):
         batches: which of them one shard makes together, each behind what it needs.
         works: of each by its address; finding an edit is rating.
         answers: bytes of all states.
+        detectable: what the contexts that are asked about can tell from noise.
     """
 
     model: str
@@ -74,6 +75,7 @@ class Load(NamedTuple):
     batches: Sequence[Sequence[Piece]]
     works: Mapping[str, Work]
     answers: int
+    detectable: Mapping[str, Any]
 
     def of(self, *kinds: str) -> list[Piece]:
         """The pieces of some kinds."""
@@ -179,6 +181,7 @@ def _load(planned: Planned, expanded: Expanded, model: Model, borrowed: bool, fa
         batches,
         works,
         round(numbers) * 5,  # float32, and a byte of the mask
+        detectable(planned.design, planned.asked),
     )
 
 
