@@ -174,18 +174,20 @@ def portrait(content: Mapping[str, Any], taxonomy: Taxonomy, title: str, colour:
     from matplotlib.figure import Figure
 
     with _style():
-        figure = Figure(figsize=(9.4, 11))
-        grid = figure.add_gridspec(3, 2, height_ratios=(1.15, 1, 1))
+        figure = Figure(figsize=(9.4, 15))
+        grid = figure.add_gridspec(4, 2, height_ratios=(1.15, 1.1, 1, 1))
         types = content["levels"]["types"]
         _coupling(figure.add_subplot(grid[0, 0]), types)
         if taxonomy.circle and tuple(types["names"]) == tuple(taxonomy.types):
             _circle(figure.add_subplot(grid[0, 1]), types, taxonomy, colour)
         else:
             _bars(figure.add_subplot(grid[0, 1]), types, "shift", "mean shift of types (points)", colour)
+        _radar(figure.add_subplot(grid[1, 0], projection="polar"), types, colour)
+        _chords(figure.add_subplot(grid[1, 1]), types)
         values = content["levels"].get("values", types)
-        _bars(figure.add_subplot(grid[1, :]), values, "shift", "mean shift (points), with intervals", colour)
+        _bars(figure.add_subplot(grid[2, :]), values, "shift", "mean shift (points), with intervals", colour)
         _bars(
-            figure.add_subplot(grid[2, :]),
+            figure.add_subplot(grid[3, :]),
             values,
             "vat_debiased",
             "VAT without noise: how far each moves with the others",
@@ -199,22 +201,55 @@ def _coupling(axis: Any, types: Mapping[str, Any]) -> None:
     names, r = types["names"], _matrix(types["coupling"]["estimate"])
     np.fill_diagonal(r, np.nan)
     low, high = (_matrix(types["coupling_band"][end]) for end in ("low", "high"))
-    unsure = low * high <= 0
     image = axis.imshow(r, cmap="PuOr", vmin=-1, vmax=1)
-    for i, j in itertools.product(range(len(names)), repeat=2):
-        if np.isfinite(r[i, j]) and unsure[i, j]:
-            axis.add_patch(_tile(i, j))
+    rows, columns = np.nonzero(np.isfinite(r) & (low * high > 0))
+    axis.plot(columns, rows, ".", color=INK, markersize=4)
     short = [_short(name, 14) for name in names]
     axis.set_xticks(range(len(names)), short, rotation=60, ha="right", fontsize=7)
     axis.set_yticks(range(len(names)), short, fontsize=7)
-    axis.set_title("coupling R (grey: not clear of 0, all pairs together)")
+    axis.set_title("coupling R (dot: clear of 0, all pairs taken together)")
     axis.figure.colorbar(image, ax=axis, shrink=0.7)
 
 
-def _tile(i: int, j: int) -> Any:
-    from matplotlib.patches import Rectangle
+def _radar(axis: Any, types: Mapping[str, Any], colour: str) -> None:
+    """VAT(v) / nVAT around the circle of types, as published, with what noise alone shows."""
+    nvat, floor = types["nvat"]["estimate"] or np.nan, types["floor"]["nvat"] or np.nan
+    angle = 2 * np.pi * np.arange(len(types["names"])) / len(types["names"])
+    for name, size, shade in (("vat", nvat, colour), ("floor", floor, FAINT)):
+        own = types["vat"] if name == "vat" else types["floor"]["vat"]
+        share = np.array([np.nan if own[n] is None else own[n] / size for n in types["names"]], float)
+        axis.plot(np.append(angle, angle[:1]), np.append(share, share[:1]), color=shade, linewidth=1.2)
+    axis.set_xticks(angle, [_short(name, 12) for name in types["names"]], fontsize=6)
+    axis.tick_params(axis="y", labelsize=6)
+    axis.set_rmin(0)
+    axis.grid(color=GRID, linewidth=0.6)
+    axis.spines["polar"].set_visible(False)
+    axis.set_title("VAT / nVAT (grey: noise alone)")
 
-    return Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=FAINT, edgecolor="none")
+
+def _chords(axis: Any, types: Mapping[str, Any]) -> None:
+    """The couplings that are clear of 0 when all pairs are taken together, as chords of a circle."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    names, r = types["names"], _matrix(types["coupling"]["estimate"])
+    low, high = (_matrix(types["coupling_band"][end]) for end in ("low", "high"))
+    angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
+    place = np.stack([np.cos(angle), np.sin(angle)], 1)
+    for i, j in itertools.combinations(range(len(names)), 2):
+        if low[i, j] * high[i, j] > 0:
+            path = Path([place[i], 0.25 * (place[i] + place[j]), place[j]], [Path.MOVETO, Path.CURVE3, Path.CURVE3])
+            shade = COLOURS[0] if r[i, j] > 0 else COLOURS[1]
+            axis.add_patch(PathPatch(path, fill=False, edgecolor=shade, linewidth=4 * abs(r[i, j]), alpha=0.7))
+    axis.plot(*place.T, "o", color=INK, markersize=3)
+    for name, (x, y) in zip(names, place, strict=True):
+        side = "center" if abs(x) < 0.2 else "left" if x > 0 else "right"
+        axis.text(1.1 * x, 1.12 * y, _short(name, 14), ha=side, va="center", fontsize=6.5)
+    axis.set(xticks=[], yticks=[], xlim=(-1.9, 1.9), ylim=(-1.3, 1.3))
+    axis.set_aspect("equal")
+    for side in axis.spines.values():
+        side.set_visible(False)
+    axis.set_title("couplings clear of 0 (blue: together; orange: apart)")
 
 
 def _matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
