@@ -35,7 +35,7 @@ class Analysed:
         names: the columns.
         target: which of them are the target, [columns] bool.
         inference: everything `metrics.infer` finds.
-        order_test: the randomisation test of the circle on types of equal size; None where there is no circle, a type is
+        order_test: the randomisation test of the circle on types of equal size; None without a circle, where a type is
             missing, or values are not analysed.
         ipsatised_order_test: the same on ipsatised types, without what ipsatising itself makes.
         reliability: of each type's score, Cronbach's alpha over its member values, [columns]; None for values.
@@ -257,7 +257,7 @@ def _labels(before: states.ValueState, after: states.ValueState) -> np.ndarray |
             )
         return None
     if before.labels is None or after.labels is None or not np.array_equal(before.labels, after.labels):
-        raise errors.InputError("the two states have different labels, so that their difference is no shift")
+        raise errors.InputError("the two states have different labels, so that their difference does not mean a shift")
     return before.labels.astype(np.float64)
 
 
@@ -411,7 +411,7 @@ def over_draws(differences: Sequence[Estimate]) -> dict[str, float | None]:
     """Returns the mean difference from the draws of a placebo, with a prediction interval for another draw.
 
     Another random vector, or other random examples, would have given another difference: the variance over draws joins that
-    over scenes. One draw says nothing of it, so that there is no interval.
+    over scenes. One draw does not show it, and gives no interval.
 
     Args:
         differences: the intervention minus each draw.
@@ -430,7 +430,7 @@ def over_draws(differences: Sequence[Estimate]) -> dict[str, float | None]:
 
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
-    """Returns the analysis as JSON data: estimates as estimate, low and high, and null where there is no number.
+    """Returns the analysis as JSON data: estimates as estimate, low and high, and null for a missing number.
 
     At the top level stand the numbers of the values, if they were asked for; all levels stand under `levels`.
     """

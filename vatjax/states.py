@@ -23,7 +23,7 @@ from vatjax import errors, names, store, tables
 from vatjax.values import Taxonomy, schwartz
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
-# More ratings outside the scale than this are no slips: the scale is another one.
+# With more ratings outside the scale than this, the scale itself is wrong.
 _FEW_OUTSIDE = 3
 _ARRAYS = ("state", "mask", "clusters", "values")
 
@@ -397,7 +397,7 @@ def _clusters(contexts: Mapping[str, np.ndarray], keys: Sequence[str], rows: int
     return np.array([seen.setdefault(row, len(seen)) for row in rows_of_keys], np.int32)
 
 
-# Two keys with effects of their own, where a state has both: what is true of one country is true in all its topics.
+# Two keys with effects of their own, where a state has both: an effect of a country shows in all its topics.
 CROSSED = ("country", "topic")
 _FEWEST = 5
 

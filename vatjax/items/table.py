@@ -136,7 +136,7 @@ class Items:
 
     @property
     def situation_of(self) -> np.ndarray:
-        """The situation that each item's scene is a copy of, else its scene, [items] int32: what is sampled independently."""
+        """The situation that each item's scene copies, else its scene, [items] int32: the unit of independent sampling."""
         if SITUATION not in self.extra:
             return self.scene_of
         return _number(self.extra[SITUATION].tolist())[1]

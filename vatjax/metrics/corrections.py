@@ -1,4 +1,4 @@
-"""Corrections of p-values for many tests. A NaN is no test: it stays NaN and does not count."""
+"""Corrections of p-values for many tests. A NaN does not count as a test and stays NaN."""
 
 from __future__ import annotations
 

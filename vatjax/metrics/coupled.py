@@ -81,7 +81,7 @@ class Coupled(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What is computed of the contexts themselves; everything else is read off these arrays.
+    """The arrays computed from the contexts themselves; every summary is read off them.
 
     Attributes:
         compared: each pair of columns, and without each group of clusters.
@@ -288,7 +288,7 @@ def _detectable(draws: Array, high: Array) -> Array:
 
 
 class Detectable(NamedTuple):
-    """What is found in four of five studies with so many contexts, where no two of them are alike.
+    """Effects that four of five studies with so many contexts find, if contexts are independent.
 
     Attributes:
         gain: in standard deviations of the target's shift.

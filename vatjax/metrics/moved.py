@@ -5,7 +5,7 @@ How each interval and each p is made:
     gain, shift       jackknife over clusters, Student's t
     shift band        all values at once: the largest studentised mean over sign flips of the clusters' deviations
     gnd               Fieller: a ratio of two estimated means, with the clusters' covariance
-    off target        root of the debiased mean square shift of what is not the target, jackknife
+    off target        root of the debiased mean square shift off target, jackknife
     off-target p      the smallest of the other values' p, by Holm's method
 """
 

@@ -1,9 +1,9 @@
 """The noise floor: the coupling that independent values show with as many contexts, clustered in the same way.
 
 The null is one: the centred ranks of each cluster change their sign, independently for each value. A flip keeps how strongly
-a cluster reacts, so that scenes which react and scenes which do not are no coupling; it depends on no order of rows; and it
-needs no clusters of equal size. Each pair of columns is scaled so that its draws have the variance that independent columns
-have under these clusters (`pairs.Pairs.null_variance`), over both keys where contexts are clustered by two crossed ones.
+a cluster reacts, so that a mixture of reacting and inert scenes does not count as coupling. The order of rows does not
+matter, and clusters may differ in size. Each pair of columns is scaled so that its draws have the variance that independent
+columns have under these clusters (`pairs.Pairs.null_variance`), over both keys where two crossed ones cluster the contexts.
 
 Ipsatised shifts and labelled ones have a coupling of their own under independence, `E0[R]`, and statistics are of
 `R - E0[R]`. For ipsatised shifts E0 is computed from the spreads of the columns. A `labelled` state is one agreement a
@@ -72,7 +72,7 @@ def flips(
         variance: of `pairs.Pairs.null_variance`.
         deviation: shifts minus their mean, 0 where missing, [contexts, values].
         cluster: [ways, contexts] int32, numbered from 0.
-        expected: `E0[R]`, which has been taken off what is measured.
+        expected: `E0[R]`, which is taken off the measured R.
         key: PRNG key.
         resamples: how many draws.
     """

@@ -109,7 +109,7 @@ def mean_over(x: Array, chosen: Array) -> Array:
 
 
 class Pairs(NamedTuple):
-    """What is known of each pair of columns.
+    """Statistics of each pair of columns.
 
     Attributes:
         r: Spearman's R, [values, values].

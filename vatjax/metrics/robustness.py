@@ -151,10 +151,10 @@ def types_against_values(vat_types: Array, vat_values: Array, type_of: np.ndarra
 
 
 class Robustness(NamedTuple):
-    """What is left of a result when a fifth of the scenes is left out.
+    """A result repeated without a fifth of the scenes.
 
     Attributes:
-        nvat: on all scenes, and the range that holds 95 % of the subsamples. The range is no confidence interval: subsamples
+        nvat: on all scenes, and the range that holds 95 % of the subsamples. The range does not estimate a confidence interval: subsamples
             of 80 % vary half as much as samples do.
         nvat_sd: the standard deviation over subsamples, as published.
         agreement: the mean rank agreement of value-level taxes with those on all scenes.
