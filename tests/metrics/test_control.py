@@ -64,3 +64,9 @@ def test_control_under_jit_and_vmap():
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6), together, alone)
     with pytest.raises(ValueError, match="one distance of 0 or more for each of 5 values"):
         metrics.control(*planted(), 0, distance=[1, 2])
+
+
+def test_distances_decide_shapes_and_must_be_concrete():
+    pre, post = planted()
+    with pytest.raises(TypeError, match="distances decide shapes"):
+        jax.jit(lambda far: metrics.control(pre, post, 0, distance=far))(jnp.arange(5))

@@ -39,6 +39,11 @@ def test_types_agree_with_their_values_where_one_factor_orders_both():
     )
 
 
+def test_types_decide_shapes_and_must_be_concrete():
+    with pytest.raises(TypeError, match="types decide shapes"):
+        jax.jit(lambda of: metrics.types_against_values(np.ones(2), np.ones(4), of))(np.array([0, 0, 1, 1]))
+
+
 def test_types_of_equal_size_lose_the_advantage_of_large_ones():
     type_of = np.repeat([0, 1, 2, 3], [12, 2, 2, 2])
     rng = np.random.default_rng(0)

@@ -70,13 +70,21 @@ def difference(
     both = jnp.stack([first, second])
     compared = _compared(both, jnp.asarray(groups.index), missing)
     both, compared, member, sign = shifts.on_host(both, compared, member, sign)
-    xp = namespace(both)
-    grouping = pairs.grouping(xp.asarray(groups.index), both.dtype)
-    freedom = coupled.freedom_of(grouping.sizes)
+    if namespace(both) is np:
+        with np.errstate(all="ignore"):
+            return _summary(both, compared, groups.index, member, sign)
+    return _compiled_summary(both, compared, jnp.asarray(groups.index), member, sign)
+
+
+def _summary(both: Array, compared: pairs.Pairs, cluster: Arrayish, member: Array, sign: Array) -> Difference:
+    groups = pairs.grouping(cluster, both.dtype)
+    freedom = coupled.freedom_of(groups.sizes)
     t = intervals.t_quantile(freedom, dtype=both.dtype)
-    with np.errstate(all="ignore"):
-        arms = [_arm(both[i], jax.tree.map(lambda x, i=i: x[i], compared), member, sign, grouping, t) for i in range(2)]
-        return _differences(arms[0], arms[1], grouping.used, freedom, t)
+    one, other = (_arm(both[i], jax.tree.map(lambda x, i=i: x[i], compared), member, sign, groups, t) for i in range(2))
+    return _differences(one, other, groups.used, freedom, t)
+
+
+_compiled_summary = jax.jit(_summary)
 
 
 @functools.partial(jax.jit, static_argnums=2)

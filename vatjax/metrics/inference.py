@@ -215,24 +215,43 @@ def infer_shift(
     drawn = _drawn(d, jnp.asarray(groups.index), key, labels, jnp.asarray(counted, bool), resamples, missing, tied)
     # Small arrays are summarised on the host: compiling hundreds of operations on them would take seconds.
     both, draws, member, sign = shifts.on_host(*drawn, member, sign)
-    xp = namespace(both)
-    grouping = pairs.grouping(xp.asarray(groups.index), both.dtype)
-    if xp is np:
+    if namespace(both) is np:
         with np.errstate(all="ignore"):
-            parts = [
-                _summarised(x, jax.tree.map(lambda y, i=i: y[i], draws), grouping, member, sign)
-                for i, x in enumerate(both)
-            ]
+            summary = _summary(both, draws, groups.index, member, sign, types)
     else:
-        stacked = jax.vmap(lambda x, part: _summarised(x, part, grouping, member, sign))(both, draws)
-        parts = [jax.tree.map(lambda y, i=i: y[i], stacked) for i in range(2)]
+        summary = _compiled_summary(both, draws, jnp.asarray(groups.index), member, sign, types)
+    return Inference(d.shape[0], groups.count, *summary)
+
+
+def _summary(
+    both: Array,
+    draws: second_order.Draws,
+    cluster: Arrayish,
+    member: Array,
+    sign: Array,
+    type_of: tuple[int, ...] | None,
+) -> tuple[Moved, Moved, Array, Coupled, Coupled, EqualTypes | None]:
+    """The parts of an inference, raw and ipsatised, from what `_drawn` computes."""
+    xp, groups = namespace(both), pairs.grouping(cluster, both.dtype)
+
+    def one(d: Array, drawn: second_order.Draws) -> tuple[Moved, Coupled]:
+        second, largest = second_order.summary(drawn.compared, drawn.null, groups)
+        return moved.moved(d, member, sign, groups, largest), second
+
+    if xp is np:
+        parts = [one(d, jax.tree.map(lambda x, i=i: x[i], draws)) for i, d in enumerate(both)]
+    else:
+        stacked = jax.vmap(one)(both, draws)
+        parts = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(2)]
     (first, raw), (ipsatised_first, ipsatised) = parts
-    with np.errstate(all="ignore"):
-        equal = None
-        if types is not None:
-            equal = _equal_types(jax.tree.map(lambda x: x[0], draws.compared), types, grouping)
-        mechanical = shifts.mechanical_gnd(~xp.isnan(both[0]), member) * xp.sign(sign * first.gain.estimate)
-    return Inference(d.shape[0], groups.count, first, ipsatised_first, mechanical, raw, ipsatised, equal)
+    mechanical = shifts.mechanical_gnd(~xp.isnan(both[0]), member) * xp.sign(sign * first.gain.estimate)
+    equal = None
+    if type_of is not None:
+        equal = _equal_types(jax.tree.map(lambda x: x[0], draws.compared), type_of, groups)
+    return first, ipsatised_first, mechanical, raw, ipsatised, equal
+
+
+_compiled_summary = functools.partial(jax.jit, static_argnums=5)(_summary)
 
 
 @functools.partial(jax.jit, static_argnums=(5, 6, 7))
@@ -258,13 +277,6 @@ def _drawn(
         return own, second_order.draw(d, groups, key, resamples, missing, deviation, ipsatised, labels, expected)
 
     return jax.vmap(one)(jnp.stack([d, plain]), jnp.array([False, True]), both_labels)
-
-
-def _summarised(
-    d: Array, drawn: second_order.Draws, groups: pairs.Grouping, member: Array, sign: Array
-) -> tuple[Moved, Coupled]:
-    second, largest = second_order.summary(drawn.compared, drawn.null, groups)
-    return moved.moved(d, member, sign, groups, largest), second
 
 
 def _equal_types(compared: pairs.Pairs, type_of: tuple[int, ...], groups: pairs.Grouping) -> EqualTypes:
