@@ -37,6 +37,10 @@ def test_estimates_are_those_of_the_point_functions():
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     assert (result.contexts, result.clusters) == (120, 120)
+    assert result.nvat is result.raw.nvat
+    assert result.p == result.raw.p
+    assert repr(result).startswith("Inference(120 contexts in 120 clusters, gain ")
+    assert len(repr(result)) < 200
 
 
 def test_intervals_are_in_order_and_contain_their_estimates():

@@ -115,6 +115,16 @@ class Inference(NamedTuple):
         """Root mean square GND off target, scalar."""
         return self.first.off_target
 
+    @property
+    def nvat(self) -> Estimate:
+        """System-level tax of the raw shifts as measured, scalar; `raw.debiased` is without the noise's share."""
+        return self.raw.nvat
+
+    @property
+    def p(self) -> Array:
+        """How often independent values reach the nVAT of the raw shifts, scalar."""
+        return self.raw.p
+
     def __repr__(self) -> str:
         if isinstance(self.gain.estimate, jax.core.Tracer) or jnp.ndim(self.gain.estimate):
             return f"Inference({jnp.shape(self.raw.vat)} values)"

@@ -182,7 +182,7 @@ def portrait(content: Mapping[str, Any], taxonomy: Taxonomy, title: str, colour:
             _circle(figure.add_subplot(grid[0, 1]), types, taxonomy, colour)
         else:
             _bars(figure.add_subplot(grid[0, 1]), types, "shift", "mean shift of types (points)", colour)
-        _radar(figure.add_subplot(grid[1, 0], projection="polar"), types, colour)
+        _radar(figure.add_subplot(grid[1, 0]), types, colour)
         _chords(figure.add_subplot(grid[1, 1]), types)
         values = content["levels"].get("values", types)
         _bars(figure.add_subplot(grid[2, :]), values, "shift", "mean shift (points), with intervals", colour)
@@ -212,43 +212,60 @@ def _coupling(axis: Any, types: Mapping[str, Any]) -> None:
 
 
 def _radar(axis: Any, types: Mapping[str, Any], colour: str) -> None:
-    """VAT(v) / nVAT around the circle of types, as published, with what noise alone shows."""
+    """VAT(v) / nVAT around the circle of types, as published, with what noise alone shows.
+
+    Drawn on plain axes: those of matplotlib's own polar plots have clip paths named by their place in memory, and the
+    same report would not be the same bytes.
+    """
+    names = types["names"]
     nvat, floor = types["nvat"]["estimate"] or np.nan, types["floor"]["nvat"] or np.nan
-    angle = 2 * np.pi * np.arange(len(types["names"])) / len(types["names"])
-    for name, size, shade in (("vat", nvat, colour), ("floor", floor, FAINT)):
-        own = types["vat"] if name == "vat" else types["floor"]["vat"]
-        share = np.array([np.nan if own[n] is None else own[n] / size for n in types["names"]], float)
-        axis.plot(np.append(angle, angle[:1]), np.append(share, share[:1]), color=shade, linewidth=1.2)
-    axis.set_xticks(angle, [_short(name, 12) for name in types["names"]], fontsize=6)
-    axis.tick_params(axis="y", labelsize=6)
-    axis.set_rmin(0)
-    axis.grid(color=GRID, linewidth=0.6)
-    axis.spines["polar"].set_visible(False)
+    place = _around(len(names))
+    shares = [
+        np.array([np.nan if own[n] is None else own[n] / size for n in names], float)
+        for own, size in ((types["floor"]["vat"], floor), (types["vat"], nvat))
+    ]
+    most = float(np.nanmax([1.0, *np.concatenate(shares)])) * 1.05
+    turn = np.linspace(0, 2 * np.pi, 200)
+    for ring in (0.5, 1.0):
+        axis.plot(ring / most * np.cos(turn), ring / most * np.sin(turn), color=GRID, linewidth=0.6)
+        axis.text(0, ring / most, f"{ring:g}", ha="center", va="bottom", fontsize=6)
+    for share, shade in zip(shares, (FAINT, colour), strict=True):
+        points = place * (share / most)[:, None]
+        axis.plot(*np.concatenate([points, points[:1]]).T, color=shade, linewidth=1.2)
+    _name(axis, names, place)
     axis.set_title("VAT / nVAT (grey: noise alone)")
 
 
-def _chords(axis: Any, types: Mapping[str, Any]) -> None:
-    """The couplings that are clear of 0 when all pairs are taken together, as chords of a circle."""
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
+def _around(count: int) -> np.ndarray:
+    """Places around a circle of radius 1, clockwise from the top, [count, 2]."""
+    angle = np.pi / 2 - 2 * np.pi * np.arange(count) / count
+    return np.stack([np.cos(angle), np.sin(angle)], 1)
 
-    names, r = types["names"], _matrix(types["coupling"]["estimate"])
-    low, high = (_matrix(types["coupling_band"][end]) for end in ("low", "high"))
-    angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
-    place = np.stack([np.cos(angle), np.sin(angle)], 1)
-    for i, j in itertools.combinations(range(len(names)), 2):
-        if low[i, j] * high[i, j] > 0:
-            path = Path([place[i], 0.25 * (place[i] + place[j]), place[j]], [Path.MOVETO, Path.CURVE3, Path.CURVE3])
-            shade = COLOURS[0] if r[i, j] > 0 else COLOURS[1]
-            axis.add_patch(PathPatch(path, fill=False, edgecolor=shade, linewidth=4 * abs(r[i, j]), alpha=0.7))
-    axis.plot(*place.T, "o", color=INK, markersize=3)
+
+def _name(axis: Any, names: Sequence[str], place: np.ndarray) -> None:
+    """Writes names outside a circle of radius 1, on axes without ticks."""
     for name, (x, y) in zip(names, place, strict=True):
         side = "center" if abs(x) < 0.2 else "left" if x > 0 else "right"
         axis.text(1.1 * x, 1.12 * y, _short(name, 14), ha=side, va="center", fontsize=6.5)
     axis.set(xticks=[], yticks=[], xlim=(-1.9, 1.9), ylim=(-1.3, 1.3))
     axis.set_aspect("equal")
-    for side in axis.spines.values():
-        side.set_visible(False)
+    for edge in axis.spines.values():
+        edge.set_visible(False)
+
+
+def _chords(axis: Any, types: Mapping[str, Any]) -> None:
+    """The couplings that are clear of 0 when all pairs are taken together, as chords of a circle."""
+    names, r = types["names"], _matrix(types["coupling"]["estimate"])
+    low, high = (_matrix(types["coupling_band"][end]) for end in ("low", "high"))
+    place, along = _around(len(names)), np.linspace(0, 1, 40)[:, None]
+    for i, j in itertools.combinations(range(len(names)), 2):
+        if low[i, j] * high[i, j] > 0:
+            middle = 0.25 * (place[i] + place[j])
+            curve = (1 - along) ** 2 * place[i] + 2 * along * (1 - along) * middle + along**2 * place[j]
+            shade = COLOURS[0] if r[i, j] > 0 else COLOURS[1]
+            axis.plot(*curve.T, color=shade, linewidth=4 * abs(r[i, j]), alpha=0.7)
+    axis.plot(*place.T, "o", color=INK, markersize=3)
+    _name(axis, names, place)
     axis.set_title("couplings clear of 0 (blue: together; orange: apart)")
 
 
