@@ -214,8 +214,8 @@ def _coupling(axis: Any, types: Mapping[str, Any]) -> None:
 def _radar(axis: Any, types: Mapping[str, Any], colour: str) -> None:
     """VAT(v) / nVAT around the circle of types, as published, with what noise alone shows.
 
-    Drawn on plain axes: those of matplotlib's own polar plots have clip paths named by their place in memory, and the
-    same report would not be the same bytes.
+    Nothing here is clipped, and the axes are plain ones: matplotlib names clip paths by the last digits of a layout, or by
+    their place in memory, and the same report would not be the same bytes.
     """
     names = types["names"]
     nvat, floor = types["nvat"]["estimate"] or np.nan, types["floor"]["nvat"] or np.nan
@@ -227,11 +227,11 @@ def _radar(axis: Any, types: Mapping[str, Any], colour: str) -> None:
     most = float(np.nanmax([1.0, *np.concatenate(shares)])) * 1.05
     turn = np.linspace(0, 2 * np.pi, 200)
     for ring in (0.5, 1.0):
-        axis.plot(ring / most * np.cos(turn), ring / most * np.sin(turn), color=GRID, linewidth=0.6)
+        axis.plot(ring / most * np.cos(turn), ring / most * np.sin(turn), color=GRID, linewidth=0.6, clip_on=False)
         axis.text(0, ring / most, f"{ring:g}", ha="center", va="bottom", fontsize=6)
     for share, shade in zip(shares, (FAINT, colour), strict=True):
         points = place * (share / most)[:, None]
-        axis.plot(*np.concatenate([points, points[:1]]).T, color=shade, linewidth=1.2)
+        axis.plot(*np.concatenate([points, points[:1]]).T, color=shade, linewidth=1.2, clip_on=False)
     _name(axis, names, place)
     axis.set_title("VAT / nVAT (grey: noise alone)")
 
@@ -263,8 +263,8 @@ def _chords(axis: Any, types: Mapping[str, Any]) -> None:
             middle = 0.25 * (place[i] + place[j])
             curve = (1 - along) ** 2 * place[i] + 2 * along * (1 - along) * middle + along**2 * place[j]
             shade = COLOURS[0] if r[i, j] > 0 else COLOURS[1]
-            axis.plot(*curve.T, color=shade, linewidth=4 * abs(r[i, j]), alpha=0.7)
-    axis.plot(*place.T, "o", color=INK, markersize=3)
+            axis.plot(*curve.T, color=shade, linewidth=4 * abs(r[i, j]), alpha=0.7, clip_on=False)
+    axis.plot(*place.T, "o", color=INK, markersize=3, clip_on=False)
     _name(axis, names, place)
     axis.set_title("couplings clear of 0 (blue: together; orange: apart)")
 

@@ -6,6 +6,7 @@ import dataclasses
 import heapq
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -75,7 +76,7 @@ class Load(NamedTuple):
     batches: Sequence[Sequence[Piece]]
     works: Mapping[str, Work]
     answers: int
-    detectable: Mapping[str, Any]
+    detectable: Mapping[str, Any] = MappingProxyType({})
 
     def of(self, *kinds: str) -> list[Piece]:
         """The pieces of some kinds."""
