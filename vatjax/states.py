@@ -431,11 +431,6 @@ def cluster_labels(state: ValueState, choice: str = "") -> tuple[np.ndarray, str
     return state.clusters, ""
 
 
-def recluster(state: ValueState, keys: Sequence[str]) -> ValueState:
-    """The state with its contexts grouped by some of their keys."""
-    return dataclasses.replace(state, clusters=_clusters(state.contexts, keys, len(state.clusters), "the state"))
-
-
 def average_duplicates(state: ValueState, keys: Sequence[str] = ()) -> ValueState:
     """Returns the state with the mean of each context's rows; a rating that some rows lack is the mean of the others.
 

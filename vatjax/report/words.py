@@ -108,8 +108,8 @@ def untold(aims: Sequence[Aim]) -> list[str]:
             f"In {len(together)} of {len(rows)} arms values did not move together more than under the placebo, at a false "
             "discovery rate of 5 % over all arms."
         )
-    low = {id(row): row["over_placebo_gain_low"] for row in rows if row["over_placebo"]}
-    like = [row for row in rows if low.get(id(row)) is not None and low[id(row)] <= 0]
+    bounded = [row for row in rows if row["over_placebo_gain_low"] is not None]
+    like = [row for row in bounded if row["over_placebo_gain_low"] <= 0]
     if like:
         found.append(f"{several(len(like), 'arm')} gain no more than their placebo: {_names(like)}.")
     single = [row for row in rows if row["over_placebo_draws"] == 1]

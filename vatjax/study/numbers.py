@@ -222,18 +222,14 @@ def comparison(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict
             if (way := [(level, shift) for level, shift in found_at.items() if level * sign > 0])
         ]
     reach = min(max((max(course.gains) for course in found), default=0.0) for found in courses.values())
-    found: dict[str, Any] = {
-        "last": _difference([last["one"], last["other"]], own, states.cluster_labels(before)[0], one.sign)
-    }
+    units = states.cluster_labels(before)[0]
+    found: dict[str, Any] = {"last": _difference([last["one"], last["other"]], own, units, one.sign)}
     if reach > 0:
         both = [
             at_gain(*next(course for course in courses[side] if max(course.gains) >= reach), reach)
             for side in ("one", "other")
         ]
-        found["same_gain"] = {
-            "at": analysis.number(reach),
-            **_difference(both, own, states.cluster_labels(before)[0], one.sign),
-        }
+        found["same_gain"] = {"at": analysis.number(reach), **_difference(both, own, units, one.sign)}
     return found
 
 
