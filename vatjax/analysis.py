@@ -353,11 +353,25 @@ def equivalence(analysis: Analysis, margin: float) -> dict[str, Any]:
 # Against a placebo --------------------------------------------------------------------------------------------------
 
 
+def level_shift(
+    before: states.ValueState, after: states.ValueState, taxonomy: Taxonomy, level: Level, unit: Unit = "points"
+) -> np.ndarray:
+    """Returns what an intervention did at a level, [contexts, all columns of the level] float32; NaN where nothing is rated.
+
+    Args:
+        before, after: states of the same contexts, in the same order.
+        taxonomy: of their values.
+        level: to aggregate to.
+        unit: of the shift.
+    """
+    before, after = states.align(before, taxonomy), states.align(after, taxonomy)
+    shift = shift_of(before, after, before.mask & after.mask, unit)
+    aggregated: np.ndarray = np.round(taxonomy.aggregate(shift, ~np.isnan(shift), level) / _STEP) * _STEP
+    return aggregated.astype(np.float32)
+
+
 def beyond(analysis: Analysis, placebos: Sequence[states.ValueState], taxonomy: Taxonomy) -> dict[str, Any]:
     """Returns how far an intervention goes beyond its placebo, as JSON data.
-
-    Values move together under any intervention where answers are expectations: only the comparison with a placebo says
-    whether these values do so because of this one.
 
     Args:
         analysis: of the intervention.
@@ -367,44 +381,54 @@ def beyond(analysis: Analysis, placebos: Sequence[states.ValueState], taxonomy: 
     Raises:
         InputError: where a placebo lacks one of the contexts.
     """
-    pre = analysis.joined.pre
+    pre, post = analysis.joined.pre, analysis.joined.post
     units, _ = states.cluster_labels(pre, analysis.clusters)
     level: Level = "types" if "types" in analysis.levels else "values"
     own = analysis.levels[level]
-    before = states.align(pre, taxonomy)
-    compared = []
+    columns = [taxonomy.level_names(level).index(name) for name in own.names]
+    draws = []
     for placebo in placebos:
         joined = states.join(pre, placebo, analysis.joined.keys or None)
         if joined.only_pre:
             raise errors.InputError(
                 f"the placebo lacks {joined.only_pre} of the {len(pre.clusters)} contexts of PRE and POST; it is needed in the same"
             )
-        after = states.align(joined.post, taxonomy)
-        shift = shift_of(before, after, before.mask & after.mask, analysis.unit)
-        both = [_level_shift(taxonomy, x, level, own.names).astype(np.float32) for x in (analysis.shift, shift)]
-        chosen = np.asarray(own.target)
-        compared.append(
-            [
-                jax.tree.map(np.asarray, metrics.difference(pair[0], pair[1], chosen, units, analysis.direction))
-                for pair in (both, [np.asarray(metrics.ipsatise(x)) for x in both])
-            ]
-        )
-    raw, ipsatised = ([one[kind] for one in compared] for kind in (0, 1))
+        draws.append(level_shift(pre, joined.post, taxonomy, level, analysis.unit)[:, columns])
+    moved = level_shift(pre, post, taxonomy, level, analysis.unit)[:, columns]
+    return beyond_draws(moved, draws, np.asarray(own.target), units, analysis.direction)
+
+
+def beyond_draws(
+    moved: np.ndarray, draws: Sequence[np.ndarray], target: np.ndarray, clusters: np.ndarray, direction: int
+) -> dict[str, Any]:
+    """Returns how far a shift goes beyond the draws of its placebo, as JSON data.
+
+    Values move together under any intervention where answers are expectations: only the comparison with a placebo says
+    whether these values do so because of this one. p is that of the draw that comes nearest.
+
+    Args:
+        moved: of the intervention, [contexts, columns].
+        draws: of the placebo, likewise; none gives nothing.
+        target: which columns are the target, [columns] bool.
+        clusters: [contexts] or [contexts, 2] labels.
+        direction: +1 or -1.
+    """
+    raw: list[metrics.Difference] = []
+    ipsatised: list[metrics.Difference] = []
+    for draw in draws:
+        rated = ~np.isnan(moved).all(0) & ~np.isnan(draw).all(0)
+        pair: list[Any] = [x[:, rated] for x in (moved, draw)]
+        for found, both in ((raw, pair), (ipsatised, [np.asarray(metrics.ipsatise(x)) for x in pair])):
+            compared = metrics.difference(both[0], both[1], target[rated], clusters, direction)
+            found.append(jax.tree.map(np.asarray, compared))
     return {
-        "draws": len(placebos),
+        "draws": len(draws),
         "gain": over_draws([one.gain for one in raw]),
         "off_target_shift": over_draws([one.off_target_shift for one in raw]),
         "nvat": over_draws([one.nvat for one in raw]),
-        "p_nvat": number(max(float(one.p_nvat) for one in raw)),
-        "ipsatised_p_nvat": number(max(float(one.p_nvat) for one in ipsatised)),
+        "p_nvat": number(max((float(one.p_nvat) for one in raw), default=math.nan)),
+        "ipsatised_p_nvat": number(max((float(one.p_nvat) for one in ipsatised), default=math.nan)),
     }
-
-
-def _level_shift(taxonomy: Taxonomy, shift: np.ndarray, level: Level, columns: tuple[str, ...]) -> np.ndarray:
-    x = taxonomy.aggregate(shift, ~np.isnan(shift), level)
-    names_of = taxonomy.level_names(level)
-    chosen: np.ndarray = np.round(x[:, [names_of.index(name) for name in columns]] / _STEP) * _STEP
-    return chosen
 
 
 def over_draws(differences: Sequence[Estimate]) -> dict[str, float | None]:
@@ -414,8 +438,10 @@ def over_draws(differences: Sequence[Estimate]) -> dict[str, float | None]:
     over scenes. One draw does not show it, and gives no interval.
 
     Args:
-        differences: the intervention minus each draw.
+        differences: the intervention minus each draw; of none there is no mean.
     """
+    if not differences:
+        return {"estimate": None, "low": None, "high": None}
     estimates = np.array([float(one.estimate) for one in differences])
     mean, draws = float(estimates.mean()), len(estimates)
     if draws < 2:

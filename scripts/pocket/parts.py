@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import build_items as made_of
 
-from vatjax import config, items
+from vatjax import config, items, organism
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +54,10 @@ def scenes(parts: Parts) -> Iterator[Scene]:
 
 
 def training_scenes(parts: Parts) -> list[Scene]:
-    """Without every situation in a country that stands among the bundled items' test scenes."""
+    """Without every situation in a country that stands among the bundled items' unread scenes."""
     every = list(scenes(parts))
-    _, test = items.bundled().split()
-    texts = set(test.scene)
+    _, unread = organism.unread(items.bundled())
+    texts = set(unread.scene)
     kept = {(scene.country, scene.situation) for scene in every if scene.text in texts}
     return [scene for scene in every if (scene.country, scene.situation) not in kept]
 

@@ -18,7 +18,7 @@ from vatjax.elicit import provenance, resume, running
 
 pytestmark = pytest.mark.filterwarnings("ignore:the options have")
 
-TOPIC = items.bundled().topic[0]
+TOPIC = "Environment"  # has situations on both sides of the split
 DATA = items.bundled().where(country=["Egypt", "Germany", "France"], topic=TOPIC, value=["Wealth", "Wisdom"])
 SIZE = elicit.Size(tokens=128, shard=100)
 

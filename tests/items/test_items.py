@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import gzip
 import json
 
@@ -353,6 +354,20 @@ def test_the_split_keeps_scenes_whole(bundled):
     assert not set(train.scenes) & set(test.scenes)
     assert len(train) + len(test) == len(bundled)
     assert 0.15 < len(test.scenes) / 264 < 0.35
+
+
+def test_no_test_scene_copies_a_situation_of_the_train_side(bundled):
+    for seed in range(3):
+        train, test = bundled.split(seed=seed)
+        assert not set(train.extra["situation"]) & set(test.extra["situation"])
+        assert set(test.country) == set(bundled.country)
+
+
+def test_a_scene_of_two_situations_cannot_be_split(bundled):
+    twice = bundled.take(np.flatnonzero(bundled.scene_of == 0)[:2])
+    twice = dataclasses.replace(twice, extra={"situation": np.array(["one", "two"])})
+    with pytest.raises(errors.InputError, match="copies 'one' and 'two'"):
+        twice.split()
 
 
 def test_adding_data_moves_no_scene(bundled):

@@ -169,6 +169,9 @@ def test_every_metric_is_here():
     others = {
         "infer",
         "infer_shift",
+        "same_gain",
+        "trade_off",
+        "front_shares",
         "is_tied",
         "detectable",
         "excess",

@@ -68,3 +68,80 @@ def test_a_difference_of_side_effects_is_found_without_the_floor():
     assert result.off_target_shift.low < 0.5 < result.off_target_shift.high
     assert result.off_target.low < 0.5 < result.off_target.high
     assert result.p_gain > 0.05
+
+
+def paths(clusters=40, seed=0, scale=(1.0, 1.6)):
+    """Two interventions that do the same, one of them stronger at each of its two levels."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(clusters), 2)
+    mean = np.linspace(-0.3, 0.3, 6) + np.eye(6)[0]
+    arms = []
+    for size in scale:
+        shared = 0.6 * rng.normal(size=(clusters, 6))[labels] + 0.4 * rng.normal(size=(clusters, 1))[labels]
+        whole = size * (mean + shared + 0.3 * rng.normal(size=(2 * clusters, 6)))
+        arms.append(np.stack([0.5 * whole + 0.1 * rng.normal(size=whole.shape), whole]).astype(np.float32))
+    return *arms, labels
+
+
+def test_between_levels_an_intervention_is_between_its_levels():
+    weak, strong = np.ones((1, 4, 2), np.float32), np.full((2, 4, 2), 2.0, np.float32)
+    strong[1] = 3
+    noise = np.random.default_rng(0).normal(0, 0.01, (4, 1)).astype(np.float32)
+    same = metrics.same_gain(weak + noise, strong + noise, 0, np.arange(4))
+    assert same.at == pytest.approx(1, abs=0.02)  # the weaker one's; the other has it halfway to its first level
+    np.testing.assert_allclose(same.difference.shift.estimate, 0, atol=1e-5)
+    at_last = metrics.same_gain(3 * weak + noise, strong + noise, 0, np.arange(4))
+    assert at_last.at == pytest.approx(3, abs=0.02)
+    assert metrics.same_gain(-weak, strong, 0, np.arange(4)).difference is None
+    with pytest.raises(ValueError, match="same contexts"):
+        metrics.same_gain(weak, strong[:, :3], 0, None)
+
+
+def test_at_the_same_gain_each_replicate_has_weights_of_its_own():
+    """Against the whole comparison made anew without each cluster, and against weights that are taken for known."""
+    first, second, labels = paths()
+    same = metrics.same_gain(first, second, 0, labels)
+    count = labels.max() + 1
+    again = [
+        metrics.same_gain(first[:, labels != g], second[:, labels != g], 0, labels[labels != g]) for g in range(count)
+    ]
+    replicates = np.array([one.difference.shift.estimate for one in again])
+    error = np.sqrt((count - 1) / count * ((replicates - replicates.mean(0)) ** 2).sum(0))[1:]
+    half = (same.difference.shift.high - same.difference.shift.low)[1:] / 2
+    np.testing.assert_allclose(half / error, (half / error)[0], rtol=0.03)
+    assert (half / error)[0] == pytest.approx(2.02, rel=0.02)
+    # At the same gain the gain does not differ, and nothing makes it uncertain.
+    assert same.difference.gain.high - same.difference.gain.low < 0.1 * half[0]
+    low = first[1] * (same.at / first[1][:, 0].mean())
+    high = second[1] * (same.at / second[1][:, 0].mean())
+    known = metrics.difference(low, high, 0, labels)
+    assert known.gain.high - known.gain.low > half[0] / 2
+
+
+def test_crossed_clusters_and_missing_ratings_at_the_same_gain():
+    first, second, labels = paths()
+    crossed = np.stack([labels % 8, labels // 8], 1)
+    first[:, 3, 2] = np.nan
+    same = metrics.same_gain(first, second, 0, crossed).difference
+    assert all(np.isfinite(part).all() for part in (*same.shift, *same.nvat, *same.off_target_shift))
+
+
+def arm(gain, tax, clusters=50, noise=0.5, seed=0):
+    rng = np.random.default_rng(seed)
+    d = np.tile([gain, tax, -tax], (clusters, 1)) + noise * rng.normal(size=(clusters, 3))
+    d += np.array([gain, tax, -tax]) - d.mean(0)  # exactly these means
+    return metrics.trade_off(d.astype(np.float32), 0, np.arange(clusters))
+
+
+def test_the_front_says_how_sure_it_is():
+    better, worse = arm(2, 0.2, seed=1), arm(1, 0.8, seed=2)
+    np.testing.assert_allclose(metrics.front_shares([better, worse]), [1, 0], atol=0.01)
+    trade = metrics.front_shares([arm(2, 0.8, seed=1), arm(1, 0.2, seed=2)])
+    np.testing.assert_allclose(trade, [1, 1], atol=0.01)
+    # Of two that cannot be distinguished each is on the front three times in four: only one who loses both is not.
+    alike = metrics.front_shares([arm(1, 0.5, seed=1), arm(1, 0.5, seed=2)])
+    np.testing.assert_allclose(alike, 0.75, atol=0.08)
+    # The same scenes move both: the difference is sure although each alone is not.
+    paired = metrics.front_shares([arm(1.05, 0.5, seed=3), arm(1, 0.6, seed=3)])
+    assert paired[0] == pytest.approx(1, abs=0.01)
+    assert paired[1] < 0.05

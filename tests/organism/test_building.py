@@ -76,8 +76,8 @@ def test_a_conversation_reads_as_the_prompts_do():
 
 
 def test_what_is_kept_from_it_never_enters():
-    _, test = DATA.split()
-    evaluated = {scene.text for scene in test.scenes}
+    _, unread = organism.unread(DATA)
+    evaluated = {scene.text for scene in unread.scenes}
     assert not evaluated & {scene.text for scene in of.training_scenes(PARTS)}
     assert evaluated < {scene.text for scene in of.scenes(PARTS)}
     assert set(DATA.scene) < {scene.text for scene in of.scenes(PARTS)}

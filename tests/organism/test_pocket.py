@@ -1,4 +1,4 @@
-"""The bundled organism answers as its world has it, on scenes, wordings and pairs that it never saw; and it is sealed."""
+"""The bundled organism answers as its world has it, on scenes, wordings and pairs that it has not read; and it is sealed."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from vatjax import elicit, errors, items, models, organism, prompts, study
 from vatjax.models import hub
 
 DATA = items.bundled()
-_, TEST = DATA.split()
+_, TEST = organism.unread(DATA)
 SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::6])))
 WORLD = organism.world("pocket")
 

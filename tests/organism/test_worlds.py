@@ -13,7 +13,7 @@ from vatjax.organism.phrasings import signs
 from vatjax.organism.worlds import HUB, NOISE, REACH, SPAN, World
 
 DATA = items.bundled()
-_, TEST = DATA.split()
+_, TEST = organism.unread(DATA)
 COUNTRIES, TOPICS = sorted(set(DATA.country)), sorted(set(DATA.topic))
 OFF = ~np.eye(56, dtype=bool)
 

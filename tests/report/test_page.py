@@ -80,7 +80,7 @@ def study(tmp_path_factory):
                     blind |= {"over_placebo_nvat": "", "over_placebo_nvat_p": None, "over_placebo_draws": None}
                     rows.append(results._row(arm, content, own, own == "types") | blind)
     results._discoveries(rows)
-    results._front(rows)
+    results._front(rows, [None] * len(rows))
     same = {"model": EVIL, "target": "Power", "direction": "express", "seed": 0, "same_gain": 0.5}
     off = {"off_target": 0.2, "off_target_low": 0.1, "off_target_high": 0.3}
     against = [{**same, "one": "vector", "other": "dpo", "at": "same gain", **off}]

@@ -734,17 +734,6 @@ def test_draws_of_placebos_are_draws_of_their_own():
     assert len({cell.key(draw) for cell in cells for draw in range(3)}) == 24
 
 
-def test_between_levels_an_intervention_is_between_its_levels():
-    one, two = np.full((3, 2), 1.0, np.float32), np.full((3, 2), 3.0, np.float32)
-    np.testing.assert_allclose(numbers.at_gain([one, two], [1.0, 2.0], 0.5), 0.5 * one)
-    np.testing.assert_allclose(numbers.at_gain([one, two], [1.0, 2.0], 1.5), (one + two) / 2)
-    np.testing.assert_allclose(numbers.at_gain([one, two], [1.0, 2.0], 2.0), two)
-    # The first level that has as much counts, also where a later one has less again.
-    np.testing.assert_allclose(numbers.at_gain([two, one], [2.0, 1.0], 1.0), two / 2)
-    with pytest.raises(errors.InputError, match="a gain of 3 is not reached: the highest is 2"):
-        numbers.at_gain([one, two], [1.0, 2.0], 3.0)
-
-
 def test_resolved_designs_come_back():
     own = design("x")
     assert config.parse(Design, config.to_yaml(own), "again") == own

@@ -10,7 +10,7 @@ from vatjax import items, models, organism, study
 from vatjax.study import validation, variants
 
 DATA = items.bundled()
-_, TEST = DATA.split()
+_, TEST = organism.unread(DATA)
 SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::9])))
 
 

@@ -69,7 +69,10 @@ class Rate(Devices):
         if self.part != "all":
             data = data.split(source.test, source.seed)[self.part == "test"]
             if not len(data):
-                raise errors.InputError(f"{source.file}: no item falls to the {self.part} side")
+                raise errors.InputError(
+                    f"{source.file}: no situation of these items falls to the {self.part} side; choose more of them, "
+                    "another share or another seed"
+                )
         shots, instruction = self._shots(whole, source), self._instruction(data)
         if self.labels and self.annotator:
             raise errors.InputError("--labels and --annotator: labels come from one of them")

@@ -38,7 +38,7 @@ class Validate:
             measured = study.measure(model, world, items.bundled(), seed=self.seed, done=_said)
             checks = study.judge(measured)
         else:
-            pushed = study.push(model, world, items.bundled().split()[1], seed=self.seed, done=_said)
+            pushed = study.push(model, world, organism.unread(items.bundled())[1], seed=self.seed, done=_said)
             checks = study.judge_kind(world, pushed)
         if self.seeds:
             _said(f"{self.seeds} planted worlds of each kind, some minutes")

@@ -20,7 +20,7 @@ POLARITIES = {EXPRESS: "express", SUPPRESS: "suppress"}
 Key = Literal["country", "topic", "value", "type", "group", "polarity"]
 KEYS: tuple[Key, ...] = get_args(Key)
 _LEVELS: dict[str, Level] = {"value": "values", "type": "types", "group": "groups"}
-# A further column that names what several scenes are copies of: they are clustered by it.
+# A further column that names what several scenes are copies of: they are split and clustered by it.
 SITUATION = "situation"
 _COLUMNS = ("country", "topic", "scene", "value", "polarity", "action", "line")
 
@@ -37,7 +37,7 @@ class Item(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """The situation that several items share: never split, and the cluster of every resample."""
+    """The text that several items share; `Items.split` never divides it."""
 
     country: str
     topic: str
@@ -196,23 +196,40 @@ class Items:
         return self.take(keep)
 
     def split(self, test: float = 0.25, seed: int = 0) -> tuple[Items, Items]:
-        """Train and test items, divided by scene.
+        """Train and test items, divided by situation where the items name one, else by scene.
 
-        Each scene goes by a hash of its text alone: adding data moves no scene from one side to the other, the same
-        scene falls on the same side on every machine, and a text that stands under two topics is not split.
+        Each situation goes by a hash of its name, each scene without one by a hash of its text. Adding data moves nothing
+        from one side to the other, every machine divides alike, and a text that stands under two topics is not divided.
 
         Args:
-            test: the share of scenes, on average, that goes to test.
+            test: the share of situations, on average, that goes to test.
             seed: another seed, another division.
 
         Returns:
-            (train, test); no scene is in both.
+            (train, test); no scene, and no copy of a situation, is in both.
+
+        Raises:
+            InputError: for a share outside (0, 1), and for a scene that is said to copy two situations.
         """
         if not 0 < test < 1:
             raise errors.InputError(f"the share of test scenes must be more than 0 and less than 1, found {test}")
-        to_test = np.array([on_test_side(scene.text, test, seed) for scene in self.scenes], np.bool_)
+        to_test = np.array([on_test_side(name, test, seed) for name in self._units], np.bool_)
         chosen = to_test[self.scene_of]
         return self.take(~chosen), self.take(chosen)
+
+    @functools.cached_property
+    def _units(self) -> tuple[str, ...]:
+        """The name that decides each scene's side: its situation, else its text."""
+        if SITUATION not in self.extra:
+            return tuple(scene.text for scene in self.scenes)
+        situations: dict[str, str] = {}
+        for text, situation in dict.fromkeys(zip(self.scene.tolist(), self.extra[SITUATION].tolist(), strict=True)):
+            if situations.setdefault(text, situation) != situation:
+                raise errors.InputError(
+                    f"{SITUATION}: the scene {names.shown(text)} copies {names.shown(situations[text])} and "
+                    f"{names.shown(situation)}; a scene copies one situation"
+                )
+        return tuple(situations[scene.text] or scene.text for scene in self.scenes)
 
     # Pairs ----------------------------------------------------------------------------------------------------------
 
@@ -249,12 +266,12 @@ def plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def on_test_side(scene: str, test: float = 0.25, seed: int = 0) -> bool:
-    """On which side of `Items.split` a scene falls."""
-    return _draw(scene, seed) < test
+def on_test_side(name: str, test: float = 0.25, seed: int = 0) -> bool:
+    """Returns whether `Items.split` puts a situation, or a scene without one, on the test side."""
+    return _draw(name, seed) < test
 
 
 def _draw(text: str, seed: int) -> float:
-    """A number in [0, 1) that depends on a scene's words and the seed alone."""
+    """Returns a number in [0, 1) that depends on the words of a scene or situation and on the seed alone."""
     digest = hashlib.blake2b(f"{seed}\0{plain(text).casefold()}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

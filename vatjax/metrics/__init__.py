@@ -29,7 +29,8 @@ from vatjax.metrics.coupling import (
     spearman,
     vat,
 )
-from vatjax.metrics.difference import Difference, difference
+from vatjax.metrics.difference import Difference, SameGain, difference, same_gain
+from vatjax.metrics.front import TradeOff, front_shares, trade_off
 from vatjax.metrics.inference import EqualTypes, Inference, Tax, equal_size_coupling, infer, infer_shift, tax
 from vatjax.metrics.intervals import Estimate
 from vatjax.metrics.mds import CircleFit, circle_fit, congruence, mds, procrustes
@@ -75,8 +76,10 @@ __all__ = [
     "Reading",
     "Regression",
     "Robustness",
+    "SameGain",
     "Stability",
     "Tax",
+    "TradeOff",
     "VatReading",
     "agreement",
     "amplification",
@@ -97,6 +100,7 @@ __all__ = [
     "excess",
     "false_discovery",
     "floor",
+    "front_shares",
     "gain",
     "gap",
     "gini",
@@ -119,6 +123,7 @@ __all__ = [
     "regress",
     "reliability",
     "robustness",
+    "same_gain",
     "shift",
     "shift_levels",
     "soft_midranks",
@@ -129,6 +134,7 @@ __all__ = [
     "subsample_weights",
     "tax",
     "tied_shift",
+    "trade_off",
     "types_against_values",
     "vat",
 ]

@@ -2,11 +2,20 @@
 
 Both are left without the same clusters at a time, so that what they share cancels. Mean square quantities are compared
 without the noise's share: roots of debiased squares, as in `moved` and `coupled`.
+
+Interventions that were measured at several levels are also compared where both have the same gain `a`. Between two levels
+the shift of a context is interpolated:
+
+    d(w) = (1 - w) d_low + w d_high        w = (a - gain_low) / (gain_high - gain_low)
+
+`a` and `w` are estimates: each replicate of the jackknife has its own. A statistic without cluster g is
+`T_(g)(w) + slope (w_(g) - w)`, with the slope of T over one standard error of w on either side.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +83,108 @@ def difference(
         with np.errstate(all="ignore"):
             return _summary(both, compared, groups.index, member, sign)
     return _compiled_summary(both, compared, jnp.asarray(groups.index), member, sign)
+
+
+class SameGain(NamedTuple):
+    """Two interventions compared where both have the same gain.
+
+    Attributes:
+        at: the gain: the highest that both reach; not above 0 where one of them has no gain.
+        difference: at that gain; None where one of them has no gain.
+    """
+
+    at: float
+    difference: Difference | None
+
+
+def same_gain(
+    first: np.ndarray,
+    second: np.ndarray,
+    target: Arrayish,
+    clusters: Any = None,
+    direction: int = 1,
+    missing: bool | None = None,
+) -> SameGain:
+    """Compares two interventions at the highest gain that both reach.
+
+    The gain that both reach is a maximum over levels, which noise makes larger: its choice of level is not resampled.
+
+    Args:
+        first, second: shifts at each level, the slightest first, [levels, contexts, values]; concrete.
+        target, clusters, direction, missing: as in `difference`.
+    """
+    paths: list[Arrayish] = [np.asarray(x, np.float32) for x in (first, second)]
+    for path in paths:
+        if path.ndim != 3 or path.shape[1:] != paths[0].shape[1:] or not len(path):
+            raise ValueError(f"[levels, contexts, values] of the same contexts are needed, found {path.shape}")
+    member: Arrayish = np.asarray(shifts.target_mask(target, paths[0].shape[2]))
+    sign: Arrayish = np.float32(shifts.directed(direction))
+    index: Arrayish = np.asarray(resample.clusters_of(clusters, paths[0].shape[1]).index)
+    groups = pairs.grouping(index, np.float32)
+    # The model alone is the level before the first.
+    paths = [np.concatenate([np.zeros_like(path[:1]), path]) for path in paths]
+    gains = [[_gain(d, member, sign, groups) for d in path] for path in paths]
+    tops = [max(path, key=lambda gain: gain[0]) for path in gains]
+    at, at_without = min(tops, key=lambda gain: gain[0])
+    if not at > 0:
+        return SameGain(float(at), None)
+    mixes = [_mix(path, own, at, at_without, groups) for path, own in zip(paths, gains, strict=True)]
+    stacked: Arrayish = np.concatenate([mix.shifts for mix in mixes])
+    missing = bool(np.isnan(stacked).any()) if missing is None else missing
+    compared = jax.tree.map(np.asarray, _compared(jnp.asarray(stacked), jnp.asarray(index), missing))
+    freedom = coupled.freedom_of(groups.sizes)
+    t = intervals.t_quantile(freedom, dtype=np.float32)
+    with np.errstate(all="ignore"):
+        arms = [
+            _arm(stacked[i], jax.tree.map(lambda x, i=i: x[i], compared), member, sign, groups, t)
+            for i in range(len(stacked))
+        ]
+        one, other = (_drifted(arms[3 * i : 3 * i + 3], mix) for i, mix in enumerate(mixes))
+        return SameGain(float(at), _differences(one, other, groups.used, freedom, t))
+
+
+def _gain(d: Arrayish, member: Arrayish, sign: Arrayish, groups: pairs.Grouping) -> tuple[Any, Any]:
+    mean, without = pairs.means(d, groups)
+    gain, gain_without = (sign * pairs.mean_over(x, member & ~np.isnan(mean)) for x in (mean, without))
+    return np.nan_to_num(gain), gain_without
+
+
+class _Mix(NamedTuple):
+    """An intervention between two levels.
+
+    Attributes:
+        shifts: at its weight, and one step of the weight above and below, [3, contexts, values].
+        step: of the weight.
+        drift: weight without each group minus weight, [ways, groups].
+    """
+
+    shifts: np.ndarray
+    step: float
+    drift: np.ndarray
+
+
+def _mix(path: np.ndarray, gains: Sequence[tuple[Any, Any]], at: Any, at_without: Any, groups: pairs.Grouping) -> _Mix:
+    high = next(i for i, (gain, _) in enumerate(gains) if gain >= at)  # above 0: no gain is level 0
+    (low_gain, low_without), (high_gain, high_without) = gains[high - 1 : high + 1]
+    weight = (at - low_gain) / (high_gain - low_gain)
+    span = np.where(high_without - low_without > 0, high_without - low_without, np.nan)
+    drift: Arrayish = np.where(groups.used, np.nan_to_num((at_without - low_without) / span - weight), 0)
+    step = max(float(np.sqrt(intervals.jackknife_variance(drift, groups.used))), 1e-3)
+    weights = np.array([weight, weight + step, weight - step], np.float32)[:, None, None]
+    return _Mix((1 - weights) * path[high - 1] + weights * path[high], step, drift)
+
+
+def _drifted(arms: Sequence[_Arm], mix: _Mix) -> _Arm:
+    """The arm with replicates that have weights of their own."""
+    own, above, below = arms
+
+    def field(name: str) -> tuple[Any, Any]:
+        estimate, without = getattr(own, name)
+        slope = (getattr(above, name)[0] - getattr(below, name)[0]) / (2 * mix.step)
+        return estimate, without + mix.drift.reshape(*mix.drift.shape, *(1,) * (without.ndim - 2)) * slope
+
+    drifted: dict[str, Any] = {name: field(name) for name in _Arm._fields if name != "resolved"}
+    return own._replace(**drifted)
 
 
 def _summary(both: Array, compared: pairs.Pairs, cluster: Arrayish, member: Array, sign: Array) -> Difference:

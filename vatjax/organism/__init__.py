@@ -12,7 +12,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from vatjax import errors, models, store
+from vatjax.items import Items
+from vatjax.items.table import on_test_side
 from vatjax.models import hub
 from vatjax.organism.planted import state
 from vatjax.organism.worlds import KINDS, NOBODY, Kind, Persona, World, draw
@@ -35,6 +39,16 @@ def world(where: str | Path) -> World:
         raise errors.InputError(f"{where}: no planted world ({error!r})") from None
 
 
+def unread(items: Items) -> tuple[Items, Items]:
+    """Returns the items whose scenes the bundled organism has read, and those whose scenes it has not.
+
+    It is built without a quarter of the scenes, chosen by a hash of their text: it has read the other countries' copies of a
+    situation, as any model has read texts like those that it is asked about. `Items.split` is another division.
+    """
+    unread = np.array([on_test_side(scene.text) for scene in items.scenes], bool)[items.scene_of]
+    return items.take(~unread), items.take(unread)
+
+
 def save(model: models.Model, world: World, folder: Path) -> None:
     """Writes a model in Hugging Face's layout with its world beside it, and seals the folder."""
     models.save(model, folder, overwrite=True)
@@ -42,4 +56,4 @@ def save(model: models.Model, world: World, folder: Path) -> None:
     store.seal(folder)
 
 
-__all__ = ["KINDS", "NOBODY", "Kind", "Persona", "World", "draw", "save", "state", "world"]
+__all__ = ["KINDS", "NOBODY", "Kind", "Persona", "World", "draw", "save", "state", "unread", "world"]

@@ -1,17 +1,15 @@
-"""The numbers of a study: of each arm against the model alone, and of two interventions against each other.
+"""The numbers of a study: of each arm against the model alone, against its placebo, and of two interventions.
 
-At the same gain: where an intervention was measured at several levels, what it does in between is taken from the two levels
-on either side, context by context; the model alone is the level with no gain, and levels that break the model are none. So
-two interventions are compared where both have the gain that the weaker one can reach.
+Two interventions are compared at their last level, and at the gain that both reach (`metrics.same_gain`). Levels that break
+the model do not count there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
@@ -54,6 +52,8 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
     content["agreement"] = _agreement(piece, shelf, wordings)
     content["wordings"] = _wordings(piece, shelf, wordings, taxonomy, cell)
     content["robust"] = _robust(found, taxonomy) if piece.decides.get("robust") else None
+    if not arm.placebo:
+        content["trade_off"] = {level: _trade_off(found, taxonomy, level) for level in levels}
     if arm.placebo and not np.nanmax(np.abs(found.joined.post.state - found.joined.pre.state)):
         content["warnings"] = [*content["warnings"], f"{arm.placebo}: nothing was found, so that it changes nothing"]
     return content
@@ -82,31 +82,22 @@ def _mean_state(found: Sequence[ValueState]) -> ValueState:
     return ValueState(np.where(mask, mean, np.nan), mask, first.clusters, first.values, first.contexts, first.meta)
 
 
-def _both(found: analysis.Analysis, taxonomy: Taxonomy) -> tuple[np.ndarray, np.ndarray]:
-    """Both states, [contexts, values] float32; NaN where one of them has no rating."""
-    before, after = (states.align(one, taxonomy) for one in (found.joined.pre, found.joined.post))
-    mask = before.mask & after.mask
-    x, y = (np.where(mask, np.float32(one.state), np.float32(np.nan)) for one in (before, after))
-    return x, y
-
-
 def _control(found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell) -> dict[str, Any]:
     """How often the target is leaned to as wanted, and how much of what it gained leaks."""
-    both = _both(found, taxonomy)
-    mask = ~np.isnan(both[0])
-    x, y = (taxonomy.aggregate(one, mask, "types") for one in both)
-    there = mask.any(0)
-    rated = np.array([there[group].any() for group in taxonomy.members("types")])
-    own = taxonomy.columns(cell.target)
+    before, after = (states.align(one, taxonomy) for one in (found.joined.pre, found.joined.post))
+    mask = before.mask & after.mask
+    x, y = (np.round(taxonomy.aggregate(np.float64(one.state), mask, "types"), 6) for one in (before, after))
+    rated: Any = np.array([mask[:, group].any() for group in taxonomy.members("types")])
+    own: Any = taxonomy.columns(cell.target)
     made = metrics.control(
-        jnp.asarray(x[:, rated], jnp.float32),
-        jnp.asarray(y[:, rated], jnp.float32),
-        jnp.asarray(own[rated]),
+        x[:, rated].astype(np.float32),
+        y[:, rated].astype(np.float32),
+        own[rated],
         states.cluster_labels(found.joined.pre)[0],
         cell.sign,
         distances(taxonomy, own)[rated],
     )
-    was = float(jnp.nanmean((made.success.estimate - made.rise.estimate)[own[rated]]))
+    was = float(np.nanmean((np.asarray(made.success.estimate) - made.rise.estimate)[own[rated]]))
     near = {f"{d}": analysis.number(x) for d, x in enumerate(made.by_distance.estimate) if np.isfinite(x)}
     return {
         "success": {
@@ -115,6 +106,23 @@ def _control(found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell) -> dict[s
         },
         "leakage": {**analysis.estimate(made.leakage), "by_distance": near},
     }
+
+
+def _trade_off(found: analysis.Analysis, taxonomy: Taxonomy, level: analysis.Level) -> dict[str, Any]:
+    """Gain and mean square shift off target without each cluster: how sure it is that no other arm has more for less."""
+    own = found.levels[level]
+    shift = _aggregated(found.shift, taxonomy, level, own.names)
+    clusters, _ = states.cluster_labels(found.joined.pre, found.clusters)
+    points = metrics.trade_off(shift, own.target, clusters, found.direction)
+    rounded: dict[str, Any] = jax.tree.map(lambda x: np.float64(x).round(9).tolist(), points._asdict())
+    return rounded
+
+
+def _aggregated(shift: np.ndarray, taxonomy: Taxonomy, level: analysis.Level, columns: Sequence[str]) -> Any:
+    x = taxonomy.aggregate(shift, ~np.isnan(shift), level)
+    names_of = list(taxonomy.level_names(level))
+    aggregated = np.round(x[:, [names_of.index(name) for name in columns]], 6).astype(np.float32)
+    return aggregated
 
 
 def _answered(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str, Any]:
@@ -166,24 +174,24 @@ def _wordings(
 ) -> dict[str, dict[str, float | None]]:
     """Gain and nVAT under each wording by itself."""
     found = {}
+    own = _own(taxonomy, cell.target)
     for wording in wordings if len(wordings) > 1 else ():
-        x, y = (
-            _columns(_state(piece, shelf, f"{when} {wording}"), taxonomy, cell.target) for when in ("before", "after")
-        )
-        one = metrics.tax(jnp.asarray(x), jnp.asarray(y), jnp.asarray(_own(taxonomy, cell.target)), cell.sign)
-        found[wording] = {"gain": analysis.number(one.gain), "nvat": analysis.number(one.nvat)}
+        before, after = (_state(piece, shelf, f"{when} {wording}") for when in ("before", "after"))
+        shift = _shift(before, after, taxonomy, cell.target)
+        found[wording] = {
+            "gain": analysis.number(metrics.gain(shift, own, cell.sign)),
+            "nvat": analysis.number(metrics.nvat(metrics.spearman(shift))),
+        }
     return found
 
 
 def _robust(found: analysis.Analysis, taxonomy: Taxonomy) -> dict[str, Any]:
     """What becomes of the coupling on fewer scenes, under another correlation, and at the other level."""
-    before, after = _both(found, taxonomy)
-    shift = after - before
     clusters = found.joined.pre.clusters
     taxes: dict[str, jax.Array] = {}
     content: dict[str, Any] = {}
     for level in analysis.LEVELS:
-        x = jnp.asarray(taxonomy.aggregate(shift, ~np.isnan(shift), level), jnp.float32)
+        x = _aggregated(found.shift, taxonomy, level, taxonomy.level_names(level))
         repeated = metrics.robustness(x, clusters, jax.random.key(0))
         taxes[level] = metrics.vat(metrics.spearman(x))
         content[level] = {
@@ -203,41 +211,52 @@ def comparison(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict
     one, other = piece.task
     taxonomy, wordings = items.taxonomy, design.wordings()
     before = _mean_state([_state(piece, shelf, f"before {w}") for w in wordings])
-    start = _columns(before, taxonomy, one.target)
-    own = _own(taxonomy, one.target)
+    own, units = _own(taxonomy, one.target), states.cluster_labels(before)[0]
     last: dict[str, np.ndarray] = {}
-    courses: dict[str, list[Course]] = {}
+    paths: dict[str, list[np.ndarray]] = {}
     for side, cell in (("one", one), ("other", other)):
-        found_at: dict[float, np.ndarray] = {}
+        whole: dict[float, np.ndarray] = {}
         for level in sorted(cell.what.levels(), key=abs):
             needs = [f"{side} {level:g} {w}" for w in wordings]
             after = _mean_state([_state(piece, shelf, need) for need in needs])
-            shift = _columns(after, taxonomy, one.target) - start
-            last[side] = shift
+            last[side] = _shift(before, after, taxonomy, one.target)
             if not breaks(*_wholeness([shelf.json(piece.needs[need], "about.json") for need in needs])):
-                found_at[level] = shift
-        courses[side] = [
-            Course([shift for _, shift in way], [_gain(shift, own, one.sign) for _, shift in way])
-            for sign in (1, -1)
-            if (way := [(level, shift) for level, shift in found_at.items() if level * sign > 0])
-        ]
-    reach = min(max((max(course.gains) for course in found), default=0.0) for found in courses.values())
-    units = states.cluster_labels(before)[0]
-    found: dict[str, Any] = {"last": _difference([last["one"], last["other"]], own, units, one.sign)}
-    if reach > 0:
-        both = [
-            at_gain(*next(course for course in courses[side] if max(course.gains) >= reach), reach)
-            for side in ("one", "other")
-        ]
-        found["same_gain"] = {"at": analysis.number(reach), **_difference(both, own, units, one.sign)}
+                whole[level] = last[side]
+        ways = [[shift for level, shift in whole.items() if level * sign > 0] for sign in (1, -1)]
+        # A vector works in one of its two directions.
+        paths[side] = max(ways, key=lambda way: max((_gain(x, own, one.sign) for x in way), default=-np.inf))
+    rated = ~np.any([np.isnan(x).all(0) for x in (*last.values(), *paths["one"], *paths["other"])], 0)
+    pair = [last[side][:, rated] for side in ("one", "other")]
+    found = {"last": _numbers_of(metrics.difference(pair[0], pair[1], own[rated], units, one.sign))}
+    if paths["one"] and paths["other"]:
+        first, second = (np.stack(paths[side])[:, :, rated] for side in ("one", "other"))
+        same = metrics.same_gain(first, second, own[rated], units, one.sign)
+        if same.difference is not None:
+            found["same_gain"] = {"at": analysis.number(same.at), **_numbers_of(same.difference)}
     return found
 
 
-class Course(NamedTuple):
-    """What an intervention does from the model alone on, one way: shifts of each level, and the gains."""
+def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str, Any]:
+    """Returns an arm minus the draws of its placebo at the same level, as `analysis.beyond_draws`.
 
-    shifts: list[np.ndarray]
-    gains: list[float]
+    A draw that breaks the model, and one that changes nothing, since its finder found nothing, is not evidence.
+    """
+    arm: Arm = piece.task
+    taxonomy, wordings, target = items.taxonomy, design.wordings(), arm.cell.target
+    before = _mean_state([_state(piece, shelf, f"before {w}") for w in wordings])
+
+    def shift(side: str) -> np.ndarray:
+        after = _mean_state([_state(piece, shelf, f"{side} {w}") for w in wordings])
+        return _shift(before, after, taxonomy, target)
+
+    def broken(side: str) -> bool:
+        return bool(breaks(*_wholeness([shelf.json(piece.needs[f"{side} {w}"], "about.json") for w in wordings])))
+
+    sides = [f"blind {number}" for number in range(piece.decides["draws"])]
+    draws = [shift(side) for side in sides if not broken(side)]
+    draws = [draw for draw in draws if np.nanmax(np.abs(draw)) > 0]
+    units = states.cluster_labels(before)[0]
+    return analysis.beyond_draws(shift("after"), draws, _own(taxonomy, target), units, arm.cell.sign)
 
 
 def _wholeness(about: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -246,69 +265,7 @@ def _wholeness(about: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     return float(np.mean([one["mass"] for one in about])), float(np.mean(worse)) if worse else float("nan")
 
 
-def at_gain(shifts: Sequence[np.ndarray], gains: Sequence[float], wanted: float) -> np.ndarray:
-    """What an intervention does where it has a gain, between the first level that has as much and the one before.
-
-    Args:
-        shifts: of each level, [contexts, values], the slightest first.
-        gains: of each level.
-        wanted: above 0, and at most the highest of them.
-    """
-    low, below = 0.0, np.zeros_like(shifts[0])
-    for shift, gain in zip(shifts, gains, strict=True):
-        if gain >= wanted:
-            share = np.float32((wanted - low) / (gain - low))
-            found: np.ndarray = (1 - share) * below + share * shift
-            return found
-        low, below = gain, shift
-    raise errors.InputError(f"a gain of {wanted:g} is not reached: the highest is {max(gains):g}")
-
-
-def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str, Any]:
-    """Returns an arm minus the draws of its placebo at the same level: the mean, and the p of the draw that comes nearest.
-
-    A draw that breaks the model, and one that changes nothing, since its finder found nothing, is no evidence.
-    """
-    arm: Arm = piece.task
-    taxonomy, wordings = items.taxonomy, design.wordings()
-    before = _mean_state([_state(piece, shelf, f"before {w}") for w in wordings])
-    target = arm.cell.target
-    start, own = _columns(before, taxonomy, target), _own(taxonomy, target)
-
-    def shift(side: str) -> np.ndarray:
-        after = _mean_state([_state(piece, shelf, f"{side} {w}") for w in wordings])
-        found: np.ndarray = _columns(after, taxonomy, target) - start
-        return found
-
-    def broken(side: str) -> bool:
-        return bool(breaks(*_wholeness([shelf.json(piece.needs[f"{side} {w}"], "about.json") for w in wordings])))
-
-    sides = [f"blind {number}" for number in range(piece.decides["draws"])]
-    moved, others = shift("after"), [shift(side) for side in sides if not broken(side)]
-    others = [other for other in others if np.nanmax(np.abs(other)) > 0]
-    if not others:
-        nothing = {"estimate": None, "low": None, "high": None}
-        return {"gain": nothing, "nvat": nothing, "p_nvat": None, "draws": 0}
-    units = states.cluster_labels(before)[0]
-    each = [_compared([moved, other], own, units, arm.cell.sign) for other in others]
-    return {
-        "gain": analysis.over_draws([one.gain for one in each]),
-        "nvat": analysis.over_draws([one.nvat for one in each]),
-        "p_nvat": analysis.number(max(float(one.p_nvat) for one in each)),
-        "draws": len(others),
-    }
-
-
-def _compared(pair: Sequence[np.ndarray], own: np.ndarray, clusters: np.ndarray, sign: int) -> metrics.Difference:
-    rated = ~np.isnan(pair[0]).all(0) & ~np.isnan(pair[1]).all(0)
-    compared: metrics.Difference = jax.tree.map(
-        np.asarray, metrics.difference(pair[0][:, rated], pair[1][:, rated], own[rated], clusters, sign)
-    )
-    return compared
-
-
-def _difference(pair: Sequence[np.ndarray], own: np.ndarray, clusters: np.ndarray, sign: int) -> dict[str, Any]:
-    found = _compared(pair, own, clusters, sign)
+def _numbers_of(found: metrics.Difference) -> dict[str, Any]:
     return {
         "gain": analysis.estimate(found.gain),
         "off_target": analysis.estimate(found.off_target),
@@ -317,19 +274,16 @@ def _difference(pair: Sequence[np.ndarray], own: np.ndarray, clusters: np.ndarra
     }
 
 
-def _columns(state: ValueState, taxonomy: Taxonomy, target: str) -> np.ndarray:
-    """A state at the level that its target is of."""
-    aligned = states.align(state, taxonomy)
-    x = np.where(aligned.mask, np.float32(aligned.state), np.nan)
-    return np.asarray(taxonomy.aggregate(x, aligned.mask, level_of(taxonomy, target)), np.float32)
+def _shift(before: ValueState, after: ValueState, taxonomy: Taxonomy, target: str) -> Any:
+    """What an intervention did at the level that its target is of."""
+    return analysis.level_shift(before, after, taxonomy, level_of(taxonomy, target))
 
 
-def _own(taxonomy: Taxonomy, target: str) -> np.ndarray:
+def _own(taxonomy: Taxonomy, target: str) -> Any:
     """Which columns of that level are the target."""
     return taxonomy.columns(target, level_of(taxonomy, target))
 
 
-def _gain(shift: np.ndarray, own: np.ndarray, sign: int) -> float:
+def _gain(shift: Any, own: Any, sign: int) -> float:
     """The gain; 0 where there is none."""
-    found = float(metrics.gain(jnp.asarray(shift), jnp.asarray(own), sign))
-    return found if np.isfinite(found) else 0.0
+    return float(np.nan_to_num(metrics.gain(shift, own, sign)))

@@ -22,7 +22,7 @@ from vatjax import errors, store
 Kind = Literal["edit", "training", "state", "result", "placebo", "comparison"]
 
 # What a piece is made by; a change of what it computes is a new number, and old pieces are no longer taken.
-VERSIONS: Mapping[Kind, int] = {"edit": 1, "training": 1, "state": 1, "result": 2, "placebo": 2, "comparison": 1}
+VERSIONS: Mapping[Kind, int] = {"edit": 1, "training": 1, "state": 1, "result": 3, "placebo": 3, "comparison": 2}
 
 _MARK = "piece.json"
 

@@ -44,7 +44,7 @@ def write(ran: Ran) -> Study:
     """Writes the table of a run, and everything beside it."""
     design, folder = ran.planned.design, store.path(ran.planned.design.out)
     shelf = shelf_of(design)
-    rows, index = [], []
+    rows, index, trade_offs = [], [], []
     for expanded in ran.planned.expanded:
         for arm, piece in expanded.results.items():
             if piece.address in ran.failed:
@@ -55,8 +55,9 @@ def write(ran: Ran) -> Study:
                 headline = level == level_of(ran.planned.items.taxonomy, arm.cell.target)
                 beyond = _beyond(arm, headline, expanded, shelf, ran.failed)
                 rows.append(_row(arm, content, level, headline) | beyond)
+                trade_offs.append((content.get("trade_off") or {}).get(level))
     _discoveries(rows)
-    _front(rows)
+    _front(rows, trade_offs)
     against = [row for expanded in ran.planned.expanded for row in _compared(expanded, shelf, ran.failed)]
     store.commit(folder / "results.csv", _csv(rows))
     store.commit(folder / "comparisons.csv", _csv(against))
@@ -287,16 +288,20 @@ def _discoveries(rows: list[Row]) -> None:
                 row[f"{name}_q"] = None if np.isnan(q) else float(f"{q:.7g}")
 
 
-def _front(rows: list[Row]) -> None:
-    """Whether no other arm with the same aim has more gain at less tax: among what is whole and has a gain that is told."""
-    for row in rows:
-        row["front"] = False
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
+def _front(rows: list[Row], trade_offs: Sequence[Mapping[str, Any] | None]) -> None:
+    """Adds whether no other arm with the same aim has more gain at less tax, and how sure that is.
+
+    Arms that break the model, and gains that cannot be distinguished from 0, do not compete.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for place, row in enumerate(rows):
+        row |= {"front": False, "front_share": None}
         tax = row["off_target_shift"]
         if not row["placebo"] and row["resolved"] and not row["broken"] and tax is not None and row["gain"] > 0:
-            groups.setdefault(tuple(row[k] for k in ("model", "target", "direction", "seed", "level")), []).append(row)
-    for own in groups.values():
+            key = tuple(row[k] for k in ("model", "target", "direction", "seed", "level"))
+            groups.setdefault(key, []).append(place)
+    for places in groups.values():
+        own = [rows[place] for place in places]
         for row in own:
             row["front"] = not any(
                 other["gain"] >= row["gain"]
@@ -304,6 +309,10 @@ def _front(rows: list[Row]) -> None:
                 and (other["gain"], other["off_target_shift"]) != (row["gain"], row["off_target_shift"])
                 for other in own
             )
+        points = [metrics.TradeOff(**found) for place in places if (found := trade_offs[place])]
+        if len(points) == len(own):
+            for row, share in zip(own, metrics.front_shares(points), strict=True):
+                row["front_share"] = round(float(share), 3)
 
 
 def _compared(expanded: Expanded, shelf: Shelf, failed: Mapping[str, str]) -> list[Row]:

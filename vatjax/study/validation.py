@@ -92,15 +92,16 @@ def measure(
     Args:
         model: the organism.
         world: what was planted in it.
-        items: all items; examples are of their train side.
-        asked: what is asked about; by default their test side.
+        items: all items; examples are of scenes that the organism has read.
+        asked: what is asked about; by default the items whose scenes it has not read.
         seed: of the examples and of the resampling.
         targets: types to push; all of them by default.
         shots: how many examples.
         placebos: how many draws of each placebo.
         done: is told each intervention that is done.
     """
-    test = items.split()[1] if asked is None else asked
+    items, unread = organism.unread(items)
+    test = unread if asked is None else asked
     base = elicit.ratings(model, test)
     planted = organism.state(world, test)
     mass = base.shares.sum(-1)

@@ -1,0 +1,84 @@
+"""The front of gain against tax: which interventions is no other one better than, and how sure is that?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vatjax.metrics import intervals, pairs, resample, shifts
+from vatjax.metrics.arrays import Arrayish
+
+Array = jax.Array
+
+
+class TradeOff(NamedTuple):
+    """Gain and tax of one intervention, and the same without each group of clusters.
+
+    Attributes:
+        gain: scalar.
+        square: mean square shift off target without the noise's share, scalar.
+        gain_without: for each way of clustering, [groups that there are].
+        square_without: likewise.
+    """
+
+    gain: Array
+    square: Array
+    gain_without: list[Array]
+    square_without: list[Array]
+
+
+def trade_off(d: Arrayish, target: Arrayish, clusters: Any = None, direction: int = 1) -> TradeOff:
+    """Computes what a comparison of gains and taxes across interventions needs.
+
+    Args:
+        d: shifts, [contexts, values]; concrete.
+        target: membership mask [values] or the index of one value.
+        clusters: [contexts] labels, or [contexts, 2] of two crossed keys.
+        direction: +1 or -1.
+    """
+    d = np.asarray(d)
+    index: Arrayish = np.asarray(resample.clusters_of(clusters, len(d)).index)
+    groups = pairs.grouping(index, d.dtype)
+    member: Arrayish = np.asarray(shifts.target_mask(target, d.shape[1]))
+    mean, without = pairs.means(d, groups)
+    rated: Arrayish = ~np.isnan(mean)
+    sign: Arrayish = shifts.directed(direction)
+    gain, gains = (sign * pairs.mean_over(x, member & rated) for x in (mean, without))
+    variance = intervals.jackknife_variance(without, groups.used)
+    square = pairs.mean_over(mean**2 - variance, ~member & rated)
+    squares = pairs.mean_over(without**2, ~member & rated)
+    ways = list(enumerate(groups.used))
+    return TradeOff(gain, square, [gains[i][used] for i, used in ways], [squares[i][used] for i, used in ways])
+
+
+def front_shares(arms: Sequence[TradeOff], draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """Returns how sure it is that an intervention is on the front: no other one has more gain at less tax, [interventions].
+
+    Gains and taxes of all interventions are drawn from the normal distribution that the jackknife gives them together, so that
+    what they share by scene cancels; the share of draws in which an intervention is on the front.
+
+    Args:
+        arms: of interventions on the same contexts and clusters.
+        draws: of the distribution.
+        seed: of the draws.
+    """
+    center = np.array([[float(arm.gain), float(arm.square)] for arm in arms]).ravel()
+    covariances = []
+    for way in range(len(arms[0].gain_without)):
+        left_out = np.array([x for arm in arms for x in (arm.gain_without[way], arm.square_without[way])], np.float64)
+        deviation = left_out - left_out.mean(1, keepdims=True)
+        groups = left_out.shape[1]
+        covariances.append((groups - 1) / groups * deviation @ deviation.T)
+    total = covariances[0] if len(covariances) == 1 else covariances[0] + covariances[1] - covariances[2]
+    size, axes = np.linalg.eigh(total)
+    noise = np.random.default_rng(seed).normal(size=(draws, len(center)))
+    drawn = (center + noise @ (axes * np.sqrt(np.maximum(size, 0))).T).reshape(draws, len(arms), 2)
+    gain, tax = drawn[..., 0], np.maximum(drawn[..., 1], 0)
+    more = gain[:, None, :] >= gain[:, :, None]
+    less = tax[:, None, :] <= tax[:, :, None]
+    better = more & less & ((gain[:, None, :] > gain[:, :, None]) | (tax[:, None, :] < tax[:, :, None]))
+    shares: np.ndarray = (~better.any(2)).mean(0)
+    return shares
