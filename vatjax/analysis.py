@@ -438,7 +438,7 @@ def over_draws(differences: Sequence[Estimate]) -> dict[str, float | None]:
     over scenes. One draw does not show it, and gives no interval.
 
     Args:
-        differences: the intervention minus each draw; of none there is no mean.
+        differences: the intervention minus each draw. An empty list gives None.
     """
     if not differences:
         return {"estimate": None, "low": None, "high": None}

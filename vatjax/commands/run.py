@@ -158,7 +158,7 @@ def _print(opened: Any, ran: Any, page: Any) -> None:
     rows = [_cells(own, several) for own in _groups(opened.rows)]
     show.table(("", "amount", "gain", "others", "nVAT", "mass"), rows)
     print("~ not told from 0   others: their mean absolute shift, in points   nVAT: debiased")
-    print("* nothing else has more gain at less shift of the others   placebos: the range of their draws")
+    print("* on the front of gain and shift, in so many of 100 draws   placebos: the range of their draws")
     for line in opened.failed:
         print(f"FAILED {line}")
     print(f"\n{ran.made} pieces made, {ran.reused} were there or were made by others")
@@ -177,6 +177,8 @@ def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
 
 
 def _cells(rows: Sequence[Mapping[str, Any]], several: bool) -> tuple[str, ...]:
+    from vatjax.report.chosen import front_mark
+
     first = rows[0]
     if first["placebo"]:
         return (
@@ -190,7 +192,7 @@ def _cells(rows: Sequence[Mapping[str, Any]], several: bool) -> tuple[str, ...]:
     low, high = first["gain_low"], first["gain_high"]
     gain = "-" if low is None else f"{first['gain']:.2f} [{low:.2f}, {high:.2f}]"
     return (
-        name + (f" seed {first['seed']}" if first["seed"] else "") + (" *" if first["front"] else ""),
+        name + (f" seed {first['seed']}" if first["seed"] else "") + front_mark(first),
         f"{first['amount']:g}",
         gain + ("" if first["resolved"] else " ~"),
         _number(first["off_target_shift"]),

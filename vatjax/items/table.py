@@ -206,7 +206,7 @@ class Items:
             seed: another seed, another division.
 
         Returns:
-            (train, test); no scene, and no copy of a situation, is in both.
+            (train, test), which share neither a scene nor a situation.
 
         Raises:
             InputError: for a share outside (0, 1), and for a scene that is said to copy two situations.

@@ -16,7 +16,7 @@ from typing import Any
 from vatjax import store
 from vatjax.items.source import taxonomy_of
 from vatjax.report import figures, page, words
-from vatjax.report.chosen import Aim, Row, Spread, aims, spreads
+from vatjax.report.chosen import Aim, Row, Spread, aims, front_mark, spreads
 from vatjax.report.page import Figure
 from vatjax.study import Study
 
@@ -174,11 +174,7 @@ class _Writer:
 
 
 def _cells(row: Row) -> list[str]:
-    name = (
-        f"{row['placebo']} {row['draw'] + 1}"
-        if row["placebo"]
-        else row["intervention"] + (" *" if row["front"] else "")
-    )
+    name = f"{row['placebo']} {row['draw'] + 1}" if row["placebo"] else row["intervention"] + front_mark(row)
     over = _interval(row, "over_placebo_gain") if row["over_placebo"] else "-"
     return [
         name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from vatjax.study import Study
@@ -96,3 +97,10 @@ def spreads(study: Study) -> list[Spread]:
         told = [(statistics.mean(own), statistics.stdev(own)) if len(own) > 1 else None for own in numbers]
         found.append(Spread._make((*key, len(rows), *told)))
     return [one for one in found if one.seeds > 1]
+
+
+def front_mark(row: Mapping[str, Any]) -> str:
+    """Returns the mark of an arm on the front, with the share of draws in which it is there; "" for any other arm."""
+    if not row["front"]:
+        return ""
+    return " *" if row.get("front_share") is None else f" * {row['front_share']:.0%}"

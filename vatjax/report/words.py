@@ -19,7 +19,8 @@ LEGEND = (
     "placebo, corrected for all arms of the study.",
     "success: contexts in which the model leans to the target as wanted; mass: its probability for the options of the scale, "
     "below which it does not answer the question.",
-    "* nothing else with the same aim has more gain at less shift of the others.",
+    "* on the front: nothing else with the same aim has more gain at less shift of the others. The percentage is how often "
+    "that holds when gains and shifts are drawn anew within their uncertainty; below 95 % it may be noise.",
     "At the same gain: what an intervention does between two of its levels, and between none and the first, is taken from both "
     "sides; these comparisons are not corrected for their number.",
 )
