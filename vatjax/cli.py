@@ -94,6 +94,7 @@ COMMANDS = (
     Command(
         ("models", "check"), "say what a checkpoint is and whether it runs here", "vatjax.commands.models", "Check"
     ),
+    Command(("models", "convert"), "write a GGUF file in Hugging Face's layout", "vatjax.commands.models", "Convert"),
 )
 
 

@@ -1,4 +1,4 @@
-"""`vatjax models check`."""
+"""`vatjax models check` and `vatjax models convert`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Check:
     continues a text. Status 2 where something is wrong."""
 
     model: Annotated[str, Positional]
-    """A folder in Hugging Face's layout, "pocket", or owner/name on the Hub (@revision behind it where one is wanted)."""
+    """A folder in Hugging Face's layout, a .gguf file, "pocket", or owner/name on the Hub (@revision behind it where one is
+    wanted)."""
     prompt: str = ""
     """Load the weights and continue this text, each token the likeliest."""
     chat: bool = False
@@ -77,6 +78,36 @@ class Check:
         model = models.load(found, self.dtype)
         written = models.generate(model, jnp.asarray([ids], jnp.int32), sampling=sampling)
         return text, found.tokenizer.decode(written.tokens[0, : int(written.lengths[0])].tolist())
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Writes a GGUF file as a checkpoint in Hugging Face's layout: configuration, tokenizer, and weights as numbers.
+
+    vatjax models convert model.gguf FOLDER; --model reads GGUF files as they are too."""
+
+    model: Annotated[str, Positional]
+    """A .gguf file."""
+    out: Annotated[str, Positional]
+    """A folder to write."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights that are written; bfloat16 halves the folder and rounds them."""
+    overwrite: bool = False
+    """Replace a checkpoint that is there."""
+
+    def run(self) -> int:
+        from vatjax import models, store
+        from vatjax.models import gguf, saving
+
+        if not gguf.is_gguf(self.model):
+            raise errors.InputError(f"{self.model}: expected a file whose name ends in .gguf")
+        found = models.look(self.model)
+        saving.make_room(store.path(self.out), self.overwrite)
+        size = summarise(found)["bytes"][self.dtype]
+        print(f"vatjax: {self.model}: writing {size / 1e9:.2f} GB to {self.out}", file=sys.stderr)
+        models.save(models.load(found, self.dtype), self.out, self.overwrite)
+        print(self.out)
+        return 0
 
 
 def summarise(found: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vatjax import errors, names
-from vatjax.models import families, hub, safetensors, sharding, tokens
+from vatjax.models import families, gguf, hub, safetensors, sharding, tokens
 from vatjax.models import weights as wt
 from vatjax.models.config import Config
 from vatjax.models.model import Model
@@ -33,8 +33,8 @@ def load(where: str | Path | Found, dtype: str = "float32", mesh: jax.sharding.M
     """Loads a model from a folder or the Hub.
 
     Args:
-        where: a folder in Hugging Face's layout, or `owner/name` on the Hub, `@revision` behind it where one is wanted; or
-            what `look` found there.
+        where: a folder in Hugging Face's layout, a `.gguf` file, or `owner/name` on the Hub, `@revision` behind it where one
+            is wanted; or what `look` found there.
         dtype: of the weights and of what flows between layers: "float32" or "bfloat16". Norms, softmax, sums of products
             and logits are float32 in any case.
         mesh: devices to spread the weights over (`models.mesh`); by default the first device.
@@ -55,7 +55,7 @@ class Found(NamedTuple):
 
     Attributes:
         name: as it was asked for.
-        folder: where it lies; for a name on the Hub, in its cache.
+        folder: where it lies, or the GGUF file; for a name on the Hub, in its cache.
         config: what its decoder computes.
         tensors: where each of its tensors lies.
         tokenizer: from `transformers`; None where there is none.
@@ -65,7 +65,7 @@ class Found(NamedTuple):
     name: str
     folder: Path
     config: Config
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor | gguf.QuantizedTensor]
     tokenizer: Any
     source: str
     generation: str
@@ -77,6 +77,8 @@ def look(where: str | Path) -> Found:
     Raises:
         InputError: as `load` does.
     """
+    if gguf.is_gguf(where):
+        return _look_into(Path(where).expanduser())
     folder = hub.folder(where)
     config = families.read(folder)
     found = safetensors.folder(folder)
@@ -86,6 +88,15 @@ def look(where: str | Path) -> Found:
     tokens.check(tokenizer, config, str(folder))
     source = (folder / "config.json").read_text(encoding="utf-8")
     return Found(str(where), folder, config, found, tokenizer, source, _generation(folder))
+
+
+def _look_into(path: Path) -> Found:
+    """The same of a GGUF file."""
+    contents = gguf.read(path)
+    config = families.parse(contents.config, str(path))
+    _check(contents.tensors, config, path)
+    tokens.check(contents.tokenizer, config, str(path))
+    return Found(str(path), path, config, contents.tensors, contents.tokenizer, gguf.as_text(contents.config), "{}")
 
 
 def _untied(found: Mapping[str, Tensor], config: Config) -> Config:
@@ -111,7 +122,7 @@ def _generation(folder: Path) -> str:
     raise errors.InputError(f"{path}: not valid JSON; it says which tokens end a text")
 
 
-def _check(found: Mapping[str, Tensor], config: Config, folder: Path) -> None:
+def _check(found: Mapping[str, Tensor | gguf.QuantizedTensor], config: Config, folder: Path) -> None:
     """Missing, surplus and misshapen tensors, all at once."""
     problems, known = [], set()
     for parameter in wt.parameters(config):
@@ -163,7 +174,9 @@ def _fill(parameter: wt.Parameter, found: Found, dtype: Any, mesh: jax.sharding.
     return stacked
 
 
-def _slice(tensor: Tensor, parameter: wt.Parameter, index: tuple[slice, ...] | None, dtype: Any) -> np.ndarray:
+def _slice(
+    tensor: Tensor | gguf.QuantizedTensor, parameter: wt.Parameter, index: tuple[slice, ...] | None, dtype: Any
+) -> np.ndarray:
     """The part of a tensor that one device holds, turned to [in, out]."""
     stored = tensor.open()
     if parameter.rows:

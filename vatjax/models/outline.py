@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vatjax.models import families, hub, sharding, tokens
+from vatjax.models import families, gguf, hub, sharding, tokens
 from vatjax.models import weights as wt
 from vatjax.models.model import Model
 
@@ -35,16 +35,20 @@ def outline(
     Raises:
         InputError: for anything that is no checkpoint, or not one that this port computes.
     """
-    folder = hub.folder(where, weights=False)
-    config = families.read(folder)
-    own = tokens.tokenizer(folder) or tokenizer
-    tokens.check(own, config, str(folder))
+    if gguf.is_gguf(where):
+        contents = gguf.read(where)
+        config, source = families.parse(contents.config, str(where)), gguf.as_text(contents.config)
+        own = contents.tokenizer or tokenizer
+    else:
+        folder = hub.folder(where, weights=False)
+        config, source = families.read(folder), (folder / "config.json").read_text(encoding="utf-8")
+        own = tokens.tokenizer(folder) or tokenizer
+    tokens.check(own, config, str(where))
     shapes = {}
     for parameter in wt.parameters(config):
         shape = (config.layers, *parameter.shape) if parameter.stacked else parameter.shape
         placed = sharding.of(parameter, mesh)[1]
         shapes[parameter.name] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=placed)  # type: ignore[no-untyped-call]
-    source = (folder / "config.json").read_text(encoding="utf-8")
     return Model(wt.assemble(shapes, config), config, own, source, name=str(where))
 
 

@@ -42,7 +42,7 @@ def save(model: Model, where: store.Path, overwrite: bool = False, shard: int = 
     if not json.loads(model.source):
         raise errors.InputError("the model has no config.json to write: give Model(..., source=) its text")
     folder = store.path(where)
-    _make_room(folder, overwrite)
+    make_room(folder, overwrite)
     pending = list(_pending(model.arrays, model.config))
     files = _sharded(pending, shard)
     for name, part in files.items():
@@ -75,7 +75,7 @@ _OURS = (
 )
 
 
-def _make_room(folder: Any, overwrite: bool) -> None:
+def make_room(folder: Any, overwrite: bool) -> None:
     """Removes the checkpoint that is there, its configuration first."""
     if folder.exists() and not folder.is_dir():
         raise errors.InputError(f"{folder}: a checkpoint is a folder, and this is a file")

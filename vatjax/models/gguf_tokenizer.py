@@ -1,0 +1,147 @@
+"""The tokenizer of a GGUF file: its vocabulary and merges as one of `tokenizers`, without torch.
+
+Byte-level BPE ("gpt2") splits words by a regular expression that llama.cpp keeps by name. SentencePiece ("llama") keeps
+scores, from which its merges follow: a piece is merged from any two others that it is made of, the best score first. Gemma's
+scores do not follow its merges: the order of its pieces does. As in llama.cpp a space is put before each stretch of text
+between control tokens, where the file wants one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vatjax import errors, names
+
+_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# llama.cpp's name -> how text is split before merges: a pattern, whether digits stand alone, whether whole words of the
+# vocabulary are taken without merging.
+_SPLITS: Mapping[str, tuple[str, bool, bool]] = {
+    "default": (_GPT2, False, False),
+    "gpt-2": (_GPT2, False, False),
+    "smollm": (_GPT2, True, False),
+    "llama-bpe": (_LLAMA3, False, True),
+    "llama3": (_LLAMA3, False, True),
+    "qwen2": (_QWEN2, False, False),
+    "deepseek-r1-qwen": (_QWEN2, False, False),
+}
+_UNKNOWN, _CONTROL, _USER, _BYTE = 2, 3, 4, 6
+_SPACE = "\u2581"
+
+
+def tokenizer(facts: Mapping[str, Any], where: str) -> Any:
+    """Returns the tokenizer that a file's metadata describe, as one of transformers; None where there is none.
+
+    Args:
+        facts: the metadata.
+        where: stands in messages.
+    """
+    kind = facts.get("tokenizer.ggml.model")
+    if kind is None:
+        return None
+    if kind not in ("gpt2", "llama"):
+        raise errors.InputError(f"{where}: {names.unknown('tokenizer', str(kind), ['gpt2', 'llama'])}")
+    import transformers
+
+    pieces: list[str] = list(facts["tokenizer.ggml.tokens"])
+    if str(facts.get("general.architecture")).startswith("gemma"):  # runs of spaces are stored as they are
+        pieces = [_SPACE * len(piece) if piece.isspace() and set(piece) == {" "} else piece for piece in pieces]
+    made = _byte_level(facts, pieces, where) if kind == "gpt2" else _sentence_piece(facts, pieces)
+    _add(made, facts, pieces)
+    special = {
+        name: pieces[token]
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+        if (token := facts.get(f"tokenizer.ggml.{key}_token_id")) is not None and 0 <= token < len(pieces)
+    }
+    if special.get("bos") and facts.get("tokenizer.ggml.add_bos_token", kind == "llama"):
+        from tokenizers import processors
+
+        token = special["bos"]
+        made.post_processor = processors.TemplateProcessing(
+            single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, pieces.index(token))]
+        )
+    wrapper: Any = transformers.PreTrainedTokenizerFast
+    wrapped = wrapper(
+        tokenizer_object=made,
+        clean_up_tokenization_spaces=False,
+        **{f"{name}_token": token for name, token in special.items()},
+    )
+    template = facts.get("tokenizer.chat_template")
+    if template:
+        wrapped.chat_template = template
+    return wrapped
+
+
+def _byte_level(facts: Mapping[str, Any], pieces: list[str], where: str) -> Any:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    split = str(facts.get("tokenizer.ggml.pre", "default"))
+    if split not in _SPLITS:
+        raise errors.InputError(
+            f"{where}: tokenizer.ggml.pre: {names.unknown('way to split words', split, list(_SPLITS))}"
+        )
+    pattern, digits, whole = _SPLITS[split]
+    merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
+    made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, ignore_merges=whole))
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    if pattern == _GPT2:
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
+    else:
+        steps.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    made.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    made.decoder = decoders.ByteLevel()
+    if pattern == _QWEN2:
+        made.normalizer = normalizers.NFC()
+    return made
+
+
+def _sentence_piece(facts: Mapping[str, Any], pieces: list[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    gemma = str(facts.get("general.architecture")).startswith("gemma")
+    scores = [-i for i in range(len(pieces))] if gemma else facts["tokenizer.ggml.scores"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    unknown = facts.get("tokenizer.ggml.unknown_token_id", 0)
+    made = Tokenizer(
+        models.BPE(
+            vocabulary,
+            _merges(pieces, scores, vocabulary),
+            unk_token=pieces[unknown],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    prefix = bool(facts.get("tokenizer.ggml.add_space_prefix", not gemma))
+    before = [normalizers.Prepend(_SPACE)] if prefix else []
+    made.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", _SPACE)])
+    behind = [decoders.Strip(" ", 1, 0)] if prefix else []
+    made.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *behind])
+    return made
+
+
+def _merges(pieces: list[str], scores: Sequence[float], vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Every way to make a piece of two others, in the order of the piece's score, then of the parts' places."""
+    found = []
+    for piece, score in zip(pieces, scores, strict=True):
+        ways = [
+            (piece[:cut], piece[cut:])
+            for cut in range(1, len(piece))
+            if piece[:cut] in vocabulary and piece[cut:] in vocabulary
+        ]
+        ways.sort(key=lambda way: (vocabulary[way[0]], vocabulary[way[1]]))
+        found += [(way, score) for way in ways]
+    return [way for way, _ in sorted(found, key=lambda one: -one[1])]
+
+
+def _add(made: Any, facts: Mapping[str, Any], pieces: list[str]) -> None:
+    """Control tokens, and those that are taken whole wherever they stand."""
+    from tokenizers import AddedToken
+
+    kinds = facts.get("tokenizer.ggml.token_type") or [1] * len(pieces)
+    control = [piece for piece, kind in zip(pieces, kinds, strict=True) if kind in (_CONTROL, _UNKNOWN)]
+    user = [piece for piece, kind in zip(pieces, kinds, strict=True) if kind == _USER]
+    made.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in control])
+    made.add_tokens([AddedToken(piece, normalized=False, special=False) for piece in user])
