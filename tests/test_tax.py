@@ -106,6 +106,7 @@ def test_the_document_has_what_it_promises(document, ratings):
     assert "a GND of -0.111" in command.sentences(document)[-1]
     json.dumps(document, allow_nan=False)
     alone = {**document, "target": "Wealth", "levels": {**document["levels"]}}
+    alone["target_level"] = "values"
     alone["levels"]["values"] = {**document["levels"]["values"], "gain": {"estimate": 9.0, "low": 8.0, "high": 10.0}}
     assert command.sentences(alone)[0] == "Wealth rose by 9.00, a gain of 9.00 [8.00, 10.00]."
 
@@ -218,7 +219,9 @@ def test_a_gain_of_zero_gives_null_and_says_so(ratings, tmp_path):
     assert any("cannot be distinguished from 0" in warning for warning in content["warnings"])
     said = command.sentences(content)
     assert said[0].startswith("The gain on Power cannot be distinguished from 0")
-    assert "would be found in four of five cases" in said[1]
+    # What else moved is said all the same; a power cannot be told from shifts that are all 0.
+    assert "would be found in four of five cases" not in said[1]
+    assert said[1].startswith("Other types whose shift is clear of 0")
 
 
 @pytest.mark.parametrize(
@@ -427,3 +430,133 @@ def test_the_example_tables_are_ones_to_try_the_command_on(capsys, tmp_path):
         cli.main(["example", "ratings", str(tmp_path / "try")])
     assert caught.value.code == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_placebo_with_more_coupling_is_not_exceeded(capsys, ratings, tmp_path):
+    """A difference in the wrong direction is significant too, and is no evidence."""
+    _, _, pre, post = ratings
+    factor = np.random.default_rng(1).normal(size=(len(pre), 1))
+    coupled = write(tmp_path / "coupled.csv", np.clip(pre + 1.2 * factor, 1, 5))
+    status, out, _ = run(capsys, *ratings[:2], *OPTIONS, "--placebo", coupled, "--json")
+    content = json.loads(out)
+    assert status == 0
+    assert content["placebo"]["nvat"]["estimate"] < 0
+    assert content["placebo"]["p_nvat"] == 1
+    assert any("not shown to be more than under the placebo" in line for line in command.sentences(content))
+    blank = post.copy()
+    blank[:, TAX.mask("Power")] = np.nan
+    status, _, err = run(capsys, *ratings[:2], *OPTIONS, "--placebo", write(tmp_path / "blank.csv", blank))
+    assert status == 2
+    assert "--placebo" in err
+    assert "rates no value of the target" in err
+    status, _, _ = run(capsys, *ratings[:2], *OPTIONS, "--placebo", ratings[0])  # nothing moved there
+    assert status == 0
+
+
+def test_types_of_equal_size_keep_their_members_where_a_value_is_not_rated():
+    """Ten independent types, each a factor and noise: the order of the circle must not be found in them."""
+    rng = np.random.default_rng(0)
+    alarms = []
+    for _ in range(12):
+        d = rng.normal(size=(132, 10))[:, TAX.type_of] + rng.normal(size=(132, 56))
+        d[:, 0] = np.nan
+        pre = np.where(np.isnan(d), np.nan, 0.0)
+        keys = {"scene": np.arange(132).astype(str)}
+        made = [
+            states.ValueState(x, ~np.isnan(x), np.arange(132, dtype=np.int32), TAX.names, keys) for x in (pre, pre + d)
+        ]
+        found = analysis.analyse(*made, TAX, "Achievement", resamples=100)
+        equal = found.levels["values"].inference.equal
+        right = np.abs(np.asarray(equal.coupling)[~np.eye(10, dtype=bool)]).max()
+        assert right < 0.4  # neighbours share members where columns slip: .48
+        alarms.append(found.levels["types"].order_test.p <= 0.05)
+    assert np.mean(alarms) <= 0.25
+    assert found.unrated == [TAX.names[0]]
+    assert any(f"without a rating in both states: '{TAX.names[0]}'" in line for line in found.warnings())
+
+
+def test_several_values_are_judged_among_values(ratings):
+    rated = [states.read_ratings(path) for path in ratings[:2]]
+    found = analysis.analyse(*rated, TAX, ("Wealth", "Authority"), resamples=100)
+    content = analysis.as_json(found)
+    gain = (ratings[3] - ratings[2])[:, [TAX.index("Wealth"), TAX.index("Authority")]].mean()
+    assert content["target_level"] == "values"
+    assert f"rose by {gain:.2f}" in command.sentences(content)[0]
+    beyond = analysis.beyond(found, [rated[0]], TAX)
+    np.testing.assert_allclose(beyond["gain"]["estimate"], gain, rtol=1e-4)
+
+
+def test_a_target_that_is_everything_has_no_margin(capsys, ratings):
+    status, out, _ = run(capsys, *ratings[:2], "--target", ",".join(TAX.types), "--resamples", "100", "--margin", "0.1")
+    assert status == 0
+    assert "No other type is rated." in out
+    assert "Margin" not in out
+
+
+def test_one_large_cluster_is_named(capsys, ratings, tmp_path):
+    _, _, pre, post = ratings
+    keys = [("big", i) if i < 30 else (f"c{i}", i) for i in range(58)]
+    files = [write(tmp_path / f"{i}.csv", x, keys=keys) for i, x in enumerate((pre, post))]
+    _, out, err = run(capsys, *files, *OPTIONS, "--clusters", "country")
+    assert "one cluster holds 52% of the contexts" in " ".join(out.split())
+    assert "no p of coupling is given" in " ".join(err.split())
+    assert "cannot be distinguished from 0" not in out.partition("\n\n")[2].rpartition("Coupling does not")[0]
+
+
+@pytest.mark.parametrize("extra", ["0", "nan", "inf", "-1"])
+def test_a_margin_is_a_number_above_0(capsys, ratings, extra):
+    status, _, err = run(capsys, *ratings[:2], *OPTIONS, "--margin", extra)
+    assert status == 2
+    assert "--margin: expected a number above 0" in err
+
+
+def test_what_would_be_lost_in_silence_is_said(capsys, ratings, tmp_path):
+    _, _, pre, post = ratings
+    rng = np.random.default_rng(0)
+    greed = [[(f"c{i // 4}", i, rng.integers(1, 6)) for i in range(58)] for _ in range(2)]
+    header = ("country", "number", "Greed")
+    files = [
+        write(tmp_path / f"g{i}.csv", x, keys=k, header=header)
+        for i, (x, k) in enumerate(zip((pre, post), greed, strict=True))
+    ]
+    _, _, err = run(capsys, *files, *OPTIONS)
+    assert "'Greed' is not a value of the taxonomy, and is taken as a context key" in err
+    assert "--on country,number" in err
+    states.save(states.read_ratings(files[0], scale=(1, 7)), tmp_path / "seven.npz")
+    status, _, err = run(capsys, tmp_path / "seven.npz", files[1], *OPTIONS, "--on", "country,number")
+    assert status == 2
+    assert "the scale of the first is [1, 7], of the second [1.0, 5.0]" in err.replace("[1.0, 7.0]", "[1, 7]")
+    status, _, err = run(capsys, tmp_path / "seven.npz", tmp_path / "seven.npz", *OPTIONS, "--scale", "1:7")
+    assert status == 2
+    assert "--scale: " in err
+    half = [
+        write(tmp_path / f"h{i}.csv", x, keys=[("" if j < 20 else f"c{j}", j) for j in range(58)])
+        for i, x in enumerate((pre, post))
+    ]
+    status, _, err = run(capsys, *half, *OPTIONS, "--clusters", "Country")
+    assert status == 2
+    assert "20 of 58 contexts have nothing in the cluster column 'country'" in err
+    less = write(tmp_path / "less.csv", post[:, 1:], names=TAX.names[1:])
+    _, _, err = run(capsys, ratings[0], less, *OPTIONS, "--values", "common")
+    assert f"left out, not in every table: '{TAX.names[0]}'" in err
+
+
+def test_long_tables_with_a_row_number_and_numbers_as_missing(capsys, tmp_path):
+    lines = ["id,country,value,rating"]
+    number = 0
+    for i in range(20):
+        for name in TAX.names[:6]:
+            lines.append(f"{number},c{i},{name},{1 + (i + number) % 5}")
+            number += 1
+    path = tmp_path / "long.csv"
+    path.write_text("\n".join(lines))
+    with pytest.raises(errors.InputError, match=r"'id' differs in each row.*--on country"):
+        states.read_ratings(path)
+    assert len(states.read_ratings(path, keys=("country",)).clusters) == 20
+    rows = [{"country": f"c{i}", "Wealth": 99 if i == 3 else 1 + i % 5, "Devout": 2} for i in range(8)]
+    path = tmp_path / "n.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert np.isnan(states.read_ratings(path, missing=("99",)).state[3]).any()
+    path.write_text("\n".join(json.dumps({**row, "Wealth": row["Wealth"] % 5 - 2}) for row in rows))
+    with pytest.raises(errors.InputError, match=r"such as --scale -2:2 "):
+        states.read_ratings(path)

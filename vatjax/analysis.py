@@ -77,6 +77,15 @@ class Analysis:
     labelled: bool
 
     @property
+    def level_of_target(self) -> Level:
+        """The level at which the target is judged: values where it is made of values alone, else types."""
+        named = self.target.split(", ")
+        values = self.levels.get("values")
+        if "types" not in self.levels or (values is not None and set(named) <= set(values.names)):
+            return "values"
+        return "types"
+
+    @property
     def finest(self) -> Analysed:
         """The level of values, or that of types where only that was asked for."""
         return self.levels["values"] if "values" in self.levels else self.levels["types"]
@@ -87,9 +96,23 @@ class Analysis:
         inference = self.finest.inference
         if inference.clusters < FEW_CLUSTERS:
             found.append(
-                f"only {inference.clusters} clusters: below {FEW_CLUSTERS} the intervals of coupling hold the truth in about "
-                "85 % of cases, not 95 %"
+                f"only {inference.clusters} clusters: with 12 the intervals of coupling hold the truth in 83 to 90 % of cases, "
+                f"not 95 %, and with fewer in less; {FEW_CLUSTERS} are enough"
             )
+        if self.dominant is not None:
+            found.append(
+                f"one cluster holds {self.dominant:.0%} of the contexts: it decides every variance, so that no p of coupling is "
+                "given, and intervals are wide or cannot be given; choose smaller clusters, or leave it out"
+            )
+        numeric = [key for key in self.joined.pre.meta.get("numeric_keys") or () if key in self.joined.keys]
+        if numeric:
+            rest = [key for key in self.joined.keys if key not in numeric]
+            found.append(
+                f"{names.listed(numeric)} is not a value of the taxonomy, and is taken as a context key although it holds "
+                f"numbers on the scale: rows match only where it agrees; name the keys, such as --on {','.join(rest)}"
+            )
+        if self.unrated:
+            found.append(f"values without a rating in both states: {names.listed(self.unrated)}")
         if self.joined.only_pre or self.joined.only_post:
             found.append(
                 f"left out for want of a partner: {self.joined.only_pre} contexts of PRE, {self.joined.only_post} of POST"
@@ -116,6 +139,23 @@ class Analysis:
                     f"{level} without a correlation (constant, too few ratings, or no other column): {', '.join(constant)}"
                 )
         return found
+
+    @property
+    def dominant(self) -> float | None:
+        """The share of the contexts in the largest cluster, where that is too much for the null."""
+        units, _ = states.cluster_labels(self.joined.pre, self.clusters)
+        ways = units.reshape(len(units), -1).T
+        sizes: list[Any] = [np.unique(column, return_counts=True)[1] for column in ways]
+        shares = [float(size.max() / size.sum()) for size in sizes if metrics.dominated(size[None, :])]
+        return max(shares, default=None)
+
+    @property
+    def unrated(self) -> list[str]:
+        """Values that both tables have a column for, without a rating in both."""
+        rated = ~np.isnan(self.shift).all(0)
+        both = [name for name in self.joined.pre.values if name in self.joined.post.values]
+        taxonomy = self.levels["values"].names if "values" in self.levels else ()
+        return [name for name in both if name not in taxonomy] if taxonomy and not rated.all() else []
 
     def _repeated(self) -> list[str]:
         """Context keys that repeat where each row is its own cluster."""
@@ -183,29 +223,32 @@ def analyse(
     labels = _labels(before, after)
     own = _own_rows(joined.pre, taxonomy, member)
     units, keys = states.cluster_labels(joined.pre, clusters)
-    tied = labels is None and metrics.is_tied(shift)
     analysed: dict[Level, Analysed] = {}
     for level in levels:
         x = taxonomy.aggregate(shift, mask, level)
         columns, chosen = _columns(taxonomy, level, mask, targets)
         width = len(taxonomy.names) if len(shift) <= _SHARED and len(levels) > 1 else len(columns)
         key = jax.random.key(len(LEVELS) * seed + LEVELS.index(level))
-        wide = np.full((len(shift), width), np.nan)
-        wide[:, : len(columns)] = np.round(x[:, columns] / _STEP) * _STEP
+        # Values stand at their own places, so that each keeps its type; types are filled up to as many columns.
+        places = columns if width == len(taxonomy.names) and level == "values" else np.arange(len(columns))
+        wide, member_of = np.full((len(shift), width), np.nan), np.zeros(width, bool)
+        wide[:, places] = np.round(x[:, columns] / _STEP) * _STEP
+        member_of[places] = chosen
         inference = metrics.infer_shift(
             wide.astype(np.float32),
-            np.append(chosen, np.zeros(width - len(columns), bool)),
+            member_of,
             units,
             key,
             direction=direction,
             resamples=resamples,
-            labels=None if labels is None else _wide(taxonomy.aggregate(labels, mask, level)[:, columns], width),
+            labels=None
+            if labels is None
+            else _wide(taxonomy.aggregate(labels, mask, level)[:, columns], places, width),
             missing=bool((~mask[:, mask.any(0)]).any()),
-            tied=tied,
             first_order=own,
             type_of=taxonomy.type_of if level == "values" and width == len(taxonomy.type_of) else None,
         )
-        inference = _narrow(inference, len(columns))
+        inference = _narrow(inference, places)
         labels_of = tuple(taxonomy.level_names(level)[i] for i in columns)
         reliability = _reliability(taxonomy, shift, columns) if level == "types" else None
         analysed[level] = Analysed(labels_of, chosen, inference, None, None, reliability)
@@ -275,12 +318,14 @@ def _own_rows(state: states.ValueState, taxonomy: Taxonomy, member: np.ndarray) 
     return chosen
 
 
-def _wide(x: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(x, ((0, 0), (0, width - x.shape[1]))).astype(np.float32)
+def _wide(x: np.ndarray, places: np.ndarray, width: int) -> np.ndarray:
+    wide = np.zeros((len(x), width), np.float32)
+    wide[:, places] = x
+    return wide
 
 
-def _narrow(inference: Inference, columns: int) -> Inference:
-    """The inference without the columns that fill it up."""
+def _narrow(inference: Inference, places: np.ndarray) -> Inference:
+    """The inference of the columns that are rated alone."""
     width = inference.raw.vat.shape[-1]
     equal = inference.equal
 
@@ -288,7 +333,7 @@ def _narrow(inference: Inference, columns: int) -> Inference:
         x = np.asarray(x)
         for axis in range(x.ndim):
             if x.shape[axis] == width:
-                x = x.take(range(columns), axis)
+                x = x.take(places, axis)
         return x
 
     return jax.tree.map(cut, inference._replace(equal=None))._replace(
@@ -341,9 +386,12 @@ def equivalence(analysis: Analysis, margin: float) -> dict[str, Any]:
     own = analysis.levels.get("types", analysis.finest)
     first = own.inference.first
     off = ~np.asarray(own.target) & ~np.isnan(first.shift.estimate)
+    if not off.any():
+        return {"margin": margin, "p": None}
     half = (first.shift.high - first.shift.low)[off] / 2
     # The interval is t errors wide: its quantile gives the error back.
-    freedom = max(1.0, float(own.inference.clusters) - 1)
+    units, _ = states.cluster_labels(analysis.joined.pre, analysis.clusters)
+    freedom = max(1.0, metrics.freedom(units))
     error = np.maximum(half / special.stdtrit(freedom, 0.975), 1e-12)
     t = (margin - np.abs(first.shift.estimate[off])) / error
     p = float(special.stdtr(freedom, -t).max(initial=0.0))
@@ -383,7 +431,7 @@ def beyond(analysis: Analysis, placebos: Sequence[states.ValueState], taxonomy: 
     """
     pre, post = analysis.joined.pre, analysis.joined.post
     units, _ = states.cluster_labels(pre, analysis.clusters)
-    level: Level = "types" if "types" in analysis.levels else "values"
+    level = analysis.level_of_target
     own = analysis.levels[level]
     columns = [taxonomy.level_names(level).index(name) for name in own.names]
     draws = []
@@ -404,7 +452,7 @@ def beyond_draws(
     """Returns how far a shift goes beyond the draws of its placebo, as JSON data.
 
     Values move together under any intervention where answers are expectations: only the comparison with a placebo says
-    whether these values do so because of this one. p is that of the draw that comes nearest.
+    whether these values do so because of this one.
 
     Args:
         moved: of the intervention, [contexts, columns].
@@ -417,6 +465,8 @@ def beyond_draws(
     ipsatised: list[metrics.Difference] = []
     for draw in draws:
         rated = ~np.isnan(moved).all(0) & ~np.isnan(draw).all(0)
+        if not (rated & target).any():
+            raise errors.InputError("the placebo rates no value of the target")
         pair: list[Any] = [x[:, rated] for x in (moved, draw)]
         for found, both in ((raw, pair), (ipsatised, [np.asarray(metrics.ipsatise(x)) for x in pair])):
             compared = metrics.difference(both[0], both[1], target[rated], clusters, direction)
@@ -426,9 +476,16 @@ def beyond_draws(
         "gain": over_draws([one.gain for one in raw]),
         "off_target_shift": over_draws([one.off_target_shift for one in raw]),
         "nvat": over_draws([one.nvat for one in raw]),
-        "p_nvat": number(max((float(one.p_nvat) for one in raw), default=math.nan)),
-        "ipsatised_p_nvat": number(max((float(one.p_nvat) for one in ipsatised), default=math.nan)),
+        "p_nvat": _p_beyond(raw),
+        "ipsatised_nvat": over_draws([one.nvat for one in ipsatised]),
+        "ipsatised_p_nvat": _p_beyond(ipsatised),
     }
+
+
+def _p_beyond(differences: Sequence[metrics.Difference]) -> float | None:
+    """The p of the draw that comes nearest; 1 where a draw has as much coupling: then nothing goes beyond it."""
+    p = [float(one.p_nvat) if float(one.nvat.estimate) > 0 else 1.0 for one in differences]
+    return number(max(p, default=math.nan))
 
 
 def over_draws(differences: Sequence[Estimate]) -> dict[str, float | None]:
@@ -469,11 +526,15 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "cluster_keys": analysis.clusters,
         "intraclass": {key: number(x) for key, x in intraclass(analysis).items()},
         "target": analysis.target,
+        "target_level": analysis.level_of_target,
         "direction": "express" if analysis.direction > 0 else "suppress",
         "reading": analysis.reading,
         "unit": analysis.unit,
         "scale": state.meta.get("scale"),
-        "ratings_found": state.meta.get("found"),
+        "width": number(2.0 if analysis.unit == "paper" else 2 * half_width(state)),
+        "ratings_found": _found(state.meta, analysis.joined.post.meta),
+        "largest_cluster": number(analysis.dominant) if analysis.dominant is not None else None,
+        "unrated": analysis.unrated,
         "missing": missing(analysis),
         **levels["values" if "values" in levels else "types"],
         "levels": levels,
@@ -489,6 +550,12 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
     if "types" in levels:
         found["order_test"] = levels["types"]["order_test"]
     return found
+
+
+def _found(*metas: Mapping[str, Any]) -> list[float] | None:
+    """The lowest and the highest rating in both tables."""
+    ends = [found for meta in metas if (found := meta.get("found"))]
+    return [min(low for low, _ in ends), max(high for _, high in ends)] if ends else None
 
 
 def missing(analysis: Analysis) -> dict[str, int]:

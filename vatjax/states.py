@@ -41,6 +41,8 @@ class ValueState:
         meta: what produced the state; plain JSON data.
         labels: of a `labelled` state, which values each context's action supports (1) or violates (-1), [contexts, values];
             None elsewhere. Labels alone create coupling, so that no p of such a state means anything without them.
+        mass: the least probability of all options together among the prompts of each cell, [contexts, values]; None where a
+            state does not come from probabilities.
     """
 
     state: np.ndarray
@@ -50,6 +52,7 @@ class ValueState:
     contexts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: np.ndarray | None = None
+    mass: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         clusters = np.asarray(self.clusters)
@@ -73,6 +76,10 @@ class ValueState:
             if labels.shape != shape or not np.isin(labels, (-1, 0, 1)).all():
                 raise ValueError(f"labels must be -1, 0 or 1 in the shape {shape}, found the shape {labels.shape}")
             self._keep("labels", labels.astype(np.int8))
+        if self.mass is not None:
+            if np.shape(self.mass) != shape:
+                raise ValueError(f"mass has the shape {np.shape(self.mass)}, expected {shape}")
+            self._keep("mass", np.array(self.mass, np.float32))
         for key, column in self.contexts.items():
             if len(column) != shape[0]:
                 raise ValueError(f"the context key {key!r} has {len(column)} entries, expected {shape[0]}")
@@ -104,6 +111,7 @@ class ValueState:
             values=tuple(self.values[i] for i in chosen),
             contexts={key: column[rows] for key, column in self.contexts.items()},
             labels=None if self.labels is None else self.labels[rows][:, chosen],
+            mass=None if self.mass is None else self.mass[rows][:, chosen],
         )
 
 
@@ -113,12 +121,13 @@ class ValueState:
 def save(state: ValueState, where: store.Path) -> None:
     """Commits a state as one `.npz`: `state`, `mask`, `clusters`, `values`, and as JSON `contexts` and `meta`.
 
-    A `labelled` state has its `labels` too.
+    A `labelled` state has its `labels` too, one that was elicited from probabilities its option `mass`.
     """
+    optional = {"labels": state.labels, "mass": state.mass}
     contexts = {key: [str(entry) for entry in column] for key, column in state.contexts.items()}
     store.commit_npz(
         where,
-        ({} if state.labels is None else {"labels": state.labels})
+        {name: array for name, array in optional.items() if array is not None}
         | {
             "state": state.state,
             "mask": state.mask,
@@ -150,6 +159,7 @@ def load(where: store.Path) -> ValueState:
             contexts={str(key): np.array(column, object) for key, column in contexts.items()},
             meta=json.loads(str(arrays["meta"])) if "meta" in arrays else {},
             labels=arrays.get("labels"),
+            mass=arrays.get("mass"),
         )
     except errors.InputError:
         raise
@@ -171,7 +181,11 @@ def align(state: ValueState, taxonomy: Taxonomy) -> ValueState:
     if state.labels is not None:
         labels = np.zeros(shape, np.int8)
         labels[:, place] = state.labels
-    return dataclasses.replace(state, state=whole, mask=mask, values=taxonomy.names, labels=labels)
+    mass = None
+    if state.mass is not None:
+        mass = np.full(shape, np.nan, np.float32)
+        mass[:, place] = state.mass
+    return dataclasses.replace(state, state=whole, mask=mask, values=taxonomy.names, labels=labels, mass=mass)
 
 
 # Ratings from anywhere ----------------------------------------------------------------------------------------------
@@ -209,7 +223,7 @@ def read_ratings(
         raise errors.InputError(f"a scale is two different numbers, the weak and the strong end, found {scale}")
     table = tables.read(where)
     if _is_long(table, taxonomy, keys):
-        table = _widened(table, taxonomy)
+        table = _widened(table, taxonomy, keys)
     problems = list(table.problems)
     columns, other = _columns(table, taxonomy, keys)
     values = sorted(columns)
@@ -243,6 +257,7 @@ def read_ratings(
         "protocol": "ratings",
         "scale": list(scale),
         "found": [read.least, read.most] if read.least <= read.most else None,
+        "numeric_keys": [key for key in other if key not in keys and _is_rating(texts[key], scale)],
         "taxonomy": taxonomy.name,
     }
     return ValueState(
@@ -252,6 +267,17 @@ def read_ratings(
         values=tuple(taxonomy.names[value] for value in values),
         contexts=texts,
         meta=meta,
+    )
+
+
+def _is_rating(column: np.ndarray, scale: tuple[float, float]) -> bool:
+    """Whether a context key looks like a value's ratings: numbers on the scale, of which several differ."""
+    try:
+        numbers = np.array([float(entry) for entry in column])
+    except ValueError:
+        return False
+    return 2 < len(np.unique(numbers)) < len(numbers) and bool(
+        ((min(scale) <= numbers) & (numbers <= max(scale))).all()
     )
 
 
@@ -268,7 +294,8 @@ class _Ratings:
 
     def rating(self, cell: Any, line: int, column: str) -> float:
         """Returns one centred rating, NaN for a missing one."""
-        if cell is None or (isinstance(cell, str) and cell.strip().lower() in self.missing):
+        spelling = f"{cell:g}" if isinstance(cell, (int, float)) and not isinstance(cell, bool) else cell
+        if cell is None or (isinstance(spelling, str) and spelling.strip().lower() in self.missing):
             return math.nan
         if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
             raise ValueError(f"expected a rating, found {names.shown(cell)}")
@@ -302,7 +329,8 @@ class _Ratings:
         """
         low, high = min(self.scale), max(self.scale)
         if len(self.beyond) > _FEW_OUTSIDE:
-            ends = [f"{min(self.least, low):g}", f"{max(self.most, high):g}"]
+            bottom = self.least if self.least < low else low
+            ends = [f"{bottom:g}", f"{max(self.most, high) if self.most > high else self.most:g}"]
             raise errors.InputError(
                 f"{source}: ratings go from {self.least:g} to {self.most:g}, and the scale from {low:g} to {high:g}; say the "
                 f"scale, such as --scale {':'.join(ends)} (or {':'.join(reversed(ends))} where the lowest is the strongest)"
@@ -321,11 +349,13 @@ def _is_long(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> bo
     )
 
 
-def _widened(table: tables.Table, taxonomy: Taxonomy) -> tables.Table:
+def _widened(table: tables.Table, taxonomy: Taxonomy, on: Sequence[str] = ()) -> tables.Table:
     """A long table as a wide one: rows that agree in all other columns are one context."""
     of = {names.canonical(column): column for column in table.columns}
     value, rating = of["value"], of["rating"]
     keys = [column for column in table.columns if column not in (value, rating)]
+    if on:
+        keys = [column for column in keys if column in on]
     wide = tables.Table(table.source, delimiter=table.delimiter, problems=list(table.problems), lost=table.lost)
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     used: dict[str, None] = {}
@@ -338,10 +368,21 @@ def _widened(table: tables.Table, taxonomy: Taxonomy) -> tables.Table:
         if place not in rows:
             rows[place] = {key: row.get(key) for key in keys}
             wide.lines.append(line)
-        if name in rows[place]:
-            wide.bad(line, f"{name} is rated twice in one context")
+        while name in rows[place]:  # rated once more in one context: another row of it
+            place = (*place, "again")
+            if place not in rows:
+                rows[place] = {key: row.get(key) for key in keys}
+                wide.lines.append(line)
         rows[place][name] = row.get(rating)
         used[name] = None
+    if len(used) > 1 and len(rows) > 1 and len(rows) == len(table.rows) and keys:
+        single = [key for key in keys if len({str(row.get(key)) for row in table.rows}) == len(table.rows)]
+        own = f": {names.listed(single)} differs in each row" if single else ""
+        others = [key for key in keys if key not in single]
+        raise errors.InputError(
+            f"{table.source}: each rating would be a context by itself{own}; name the columns that make a context"
+            + (f", such as --on {','.join(others)}" if others else " with --on")
+        )
     wide.rows = list(rows.values())
     wide.columns = (*keys, *used)
     return wide
@@ -387,9 +428,14 @@ def _key(cell: Any) -> str:
 
 def _clusters(contexts: Mapping[str, np.ndarray], keys: Sequence[str], rows: int, source: str) -> np.ndarray:
     """Numbers rows that agree in all the keys alike; without keys each row has its own number."""
+    known = {names.canonical(key): key for key in contexts}
+    keys = [names.find(f"{source}: cluster column", key, known, list(contexts)) for key in keys]
     for key in keys:
-        if key not in contexts:
-            raise errors.InputError(f"{source}: {names.unknown('cluster column', key, contexts)}")
+        blank = sum(not str(entry).strip() for entry in contexts[key])
+        if 0 < blank < rows:
+            raise errors.InputError(
+                f"{source}: {blank:,} of {rows:,} contexts have nothing in the cluster column {key!r}, and would be one cluster"
+            )
     if not keys:
         return np.arange(rows, dtype=np.int32)
     seen: dict[tuple[str, ...], int] = {}
@@ -416,7 +462,7 @@ def cluster_labels(state: ValueState, choice: str = "") -> tuple[np.ndarray, str
     """
     if choice:
         ways = [[name.strip() for name in part.split(",") if name.strip()] for part in choice.split("+")]
-        if len(ways) > 2 or not all(ways):
+        if len(ways) > 2 or not all(ways) or (len(ways) == 2 and set(ways[0]) == set(ways[1])):
             raise errors.InputError(
                 f"clusters: expected keys such as scene, country,topic or country+topic (two-way), found {choice!r}"
             )
@@ -536,8 +582,10 @@ _ALIKE = (
     ("protocol", ("how", "protocol")),
     ("scale's low end", ("how", "low")),
     ("scale's high end", ("how", "high")),
+    ("prefill", ("how", "prefill")),
     ("form", ("form",)),
     ("reading", ("reads",)),
+    ("scale", ("scale",)),
     ("labels", ("labels", "sha256")),
 )
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the options have")
 def test_preferences_are_those_of_whole_prompts_in_both_orders(template):
     model = speaking("llama", template)
     chat = None if template is None else lambda messages: tokens.chat(model.tokenizer, messages)
-    found = elicit.choose(model, DATA)
+    found = elicit.choose(model, DATA, how=elicit.How(floor=0))
     rows = list(protocols.ask(DATA, "paired").rows)
     assert found.preference.shape == (len(rows) // 2,)
     for pair in (0, len(found.preference) - 1):

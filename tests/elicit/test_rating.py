@@ -40,7 +40,7 @@ def by_hand(model, row, wording, scale, chat=None, shots=()):
 def test_ratings_are_those_of_whole_prompts(protocol, template):
     model = speaking("llama", template)
     chat = None if template is None else lambda messages: tokens.chat(model.tokenizer, messages)
-    rated = elicit.ratings(model, DATA, elicit.How(protocol))
+    rated = elicit.ratings(model, DATA, elicit.How(protocol, floor=0))
     rows = list(protocols.ask(DATA, protocol).rows)
     assert rated.shares.shape == (1, len(rows), 5)
     for i in (0, len(rows) // 2, len(rows) - 1):
@@ -84,7 +84,7 @@ def test_counterbalancing_asks_with_the_scale_turned_round():
 
 def test_the_prior_is_what_is_answered_to_nothing():
     model = speaking()
-    plain, corrected = (elicit.ratings(model, DATA, elicit.How(prior=prior)) for prior in (False, True))
+    plain, corrected = (elicit.ratings(model, DATA, elicit.How(prior=prior, floor=0)) for prior in (False, True))
     np.testing.assert_allclose(corrected.shares, plain.shares, rtol=1e-4)
     row = next(iter(protocols.ask(DATA, "paired").rows))
     prior = by_hand(model, dict.fromkeys(row, "N/A"), prompts.wording("paired"), prompts.Scale())
@@ -105,12 +105,12 @@ def test_a_scale_to_ten_and_the_likeliest_option():
 
 def test_shots_stand_before_every_prompt_and_edits_change_the_answers():
     model = speaking()
-    plain = elicit.rate(model, DATA)
+    plain = elicit.rate(model, DATA, floor=0)
     shots = [prompts.Shot({"scene": "A town needs a mayor.", "action": "Run for it."}, 5)]
-    shown = elicit.rate(model, DATA, shots=shots)
+    shown = elicit.rate(model, DATA, shots=shots, floor=0)
     edit = models.Edit(jnp.asarray(2.0), residual=jnp.ones((4, 64)) * 0.3)
-    moved = elicit.rate(model, DATA, edit=edit)
-    none = elicit.rate(model, DATA, edit=edit * 0.0)
+    moved = elicit.rate(model, DATA, edit=edit, floor=0)
+    none = elicit.rate(model, DATA, edit=edit * 0.0, floor=0)
     there = plain.mask
     assert np.abs(shown.state - plain.state)[there].max() > 1e-4
     assert np.abs(moved.state - plain.state)[there].max() > 1e-4
@@ -123,7 +123,7 @@ def test_shots_stand_before_every_prompt_and_edits_change_the_answers():
 def test_labelled_needs_labels():
     model = speaking()
     labels = np.random.default_rng(0).integers(-1, 2, (len(DATA), 56))
-    state = elicit.rate(model, DATA, "labelled", labels=labels)
+    state = elicit.rate(model, DATA, "labelled", labels=labels, floor=0)
     assert state.state.shape == (len(DATA), 56)
     assert ((state.state == 0) == (labels == 0)).all()
     for wrong, message in (

@@ -145,3 +145,8 @@ def test_the_front_says_how_sure_it_is():
     paired = metrics.front_shares([arm(1.05, 0.5, seed=3), arm(1, 0.6, seed=3)])
     assert paired[0] == pytest.approx(1, abs=0.01)
     assert paired[1] < 0.05
+
+
+def test_interventions_that_do_the_same_are_all_on_the_front():
+    same = arm(1, 0.5, seed=1)
+    np.testing.assert_array_equal(metrics.front_shares([same, same, same]), 1)

@@ -26,7 +26,8 @@ def test_a_changed_structure_is_found_pair_by_pair():
     assert result.largest_p < 0.01
     assert result.strength_p < 0.01
     assert np.isnan(np.diag(result.change_p)).all()
-    assert result.change_p[off].max() < 0.1
+    assert np.median(result.change_p[off]) < 0.05
+    assert result.change_p[off].max() < 0.15
 
 
 def test_no_change_raises_no_alarm_with_shared_scenes_and_missing_ratings():
@@ -50,3 +51,13 @@ def test_the_excess_over_the_states_before_is_a_difference_off_the_diagonal():
     excess = np.asarray(metrics.excess(r, before))
     np.testing.assert_allclose(np.diag(excess), 1)
     np.testing.assert_allclose(excess[0, 1], float(r[0, 1] - before[0, 1]), rtol=1e-6)
+
+
+def test_a_mean_shift_is_not_another_structure():
+    rng = np.random.default_rng(0)
+    alarms = []
+    for seed in range(40):
+        pre = rng.normal(size=(132, 6)).astype(np.float32)
+        post = (rng.normal(size=(132, 6)) + 2).astype(np.float32)
+        alarms.append(float(metrics.compare_networks(pre, post, None, jax.random.key(seed), 199).largest_p) <= 0.05)
+    assert np.mean(alarms) <= 0.15

@@ -69,6 +69,7 @@ def study(tmp_path_factory):
                     "agreement": None,
                     "wordings": {},
                     "robust": None,
+                    "mass_before": 0.99,
                     "mass": 0.3 if name == "dpo" and place == 3 else 0.98,
                     "perplexity": None,
                     "broken": name == "dpo" and place == 3,

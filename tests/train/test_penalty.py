@@ -129,7 +129,7 @@ def test_what_can_not_be_priced():
 
 def test_a_step_with_a_price():
     model = pocket()
-    records = train.from_items(few(), "Power", 1, "preferences")[:16]
+    records = train.lessons(model, few(), "Power", 1, "preferences")[:16]
     data = train.lay(train.tokenised(model, records), rows=8)
     state = train.begin(model, train.Lora(rank=2), train.Adam(rate=1e-2, warmup=0), steps=9)
     plain = priced = state
@@ -151,7 +151,7 @@ def test_a_run_with_a_price_has_checkpoints_of_its_own(tmp_path, monkeypatch):
     """In a folder that is named from where one stands."""
     monkeypatch.chdir(tmp_path)
     model = pocket()
-    data = train.lay(train.tokenised(model, train.from_items(few(), "Power", 1, "preferences")[:16]), rows=8)
+    data = train.lay(train.tokenised(model, train.lessons(model, few(), "Power", 1, "preferences")[:16]), rows=8)
 
     def run(variant):
         state = train.begin(model, train.Lora(rank=2), train.Adam(rate=1e-2), steps=2)

@@ -97,7 +97,7 @@ def test_a_notebook_in_ten_lines():
     from vatjax import items
 
     model = models.load("pocket")
-    records = train.from_items(items.bundled().where(country="Egypt"), "Power", 1, "preferences")
+    records = train.lessons(model, items.bundled().where(country="Egypt"), "Power", 1, "preferences")
     data = train.lay(train.tokenised(model, records), rows=8)
     state = train.begin(model, train.Lora(rank=4), train.Adam(rate=1e-2), steps=20)
     for batch in islice(train.batches(data), 20):

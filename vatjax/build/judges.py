@@ -15,7 +15,7 @@ import numpy as np
 from vatjax import models, prompts, store
 from vatjax.build.records import Stage, Verdict
 from vatjax.build.settings import Gates
-from vatjax.elicit import asking
+from vatjax.elicit import asking, prefill
 from vatjax.models import Model
 from vatjax.prompts import How, Letters, Scale, Wording
 
@@ -72,6 +72,7 @@ class ModelJudge:
     def __init__(self, model: Model, keep: Any) -> None:
         self.model, self.keep = model, keep
         self.name = models.fingerprint(model.arrays)
+        self.prefill = prefill.resolved(model, How()).prefill
         self.prompts = str(next(iter(wordings().values())).version)
 
     def judge(self, stage: Stage, fields: Sequence[Mapping[str, str]], settings: Gates) -> list[list[Verdict]]:
@@ -90,7 +91,7 @@ class ModelJudge:
 
     def _asked(self, gate: _Gate, rows: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, np.ndarray]:
         """Scores and masses."""
-        how = How()
+        how = How(prefill=self.prefill)
         made = prompts.assemble(rows, wordings()[gate.name], gate.scale, (), asking.template(self.model, how))
         file = self.keep / f"{store.address(self.name, made.digest)}.npz"
         if file.exists():

@@ -94,6 +94,8 @@ class Convert:
     """Of the weights that are written; bfloat16 halves the folder and rounds them."""
     overwrite: bool = False
     """Replace a checkpoint that is there."""
+    json: bool = False
+    """Print one JSON document instead of the folder."""
 
     def run(self) -> int:
         from vatjax import models, store
@@ -106,7 +108,10 @@ class Convert:
         size = summarise(found)["bytes"][self.dtype]
         print(f"vatjax: {self.model}: writing {size / 1e9:.2f} GB to {self.out}", file=sys.stderr)
         models.save(models.load(found, self.dtype), self.out, self.overwrite)
-        print(self.out)
+        if self.json:
+            show.as_json({**summarise(found), "folder": self.out, "dtype": self.dtype})
+        else:
+            print(self.out)
         return 0
 
 

@@ -54,6 +54,8 @@ class Rate(Devices):
     """Of the weights."""
     tokens: int = 0
     """Tokens of one pass; by default what suits the device. It decides the last bits of the numbers."""
+    allow_low_mass: bool = False
+    """Go on with a model whose options have less than half of the probability on average."""
     json: bool = False
     """Print one JSON document about the state instead of a table."""
 
@@ -83,6 +85,7 @@ class Rate(Devices):
         if store.path(self.out).exists():
             raise errors.InputError(f"{self.out}: a state is there already; remove it, or write to another file")
         model = models.load(self.model, self.dtype, self.spread())
+        how = show.answering(model, self.how, self.allow_low_mass)
         edit = self._changed(model)
         size = elicit.size_for(model, self.tokens)
         folder, progress = f"{self.out}.shards", _Progress(model)
@@ -93,7 +96,7 @@ class Rate(Devices):
                 rated = elicit.ratings(
                     model,
                     data,
-                    self.how,
+                    how,
                     shots=shots,
                     instruction=instruction,
                     edit=edit,

@@ -12,6 +12,7 @@ from vatjax import errors, prompts, store
 from vatjax.commands import show, steer_tables
 from vatjax.devices import Devices
 from vatjax.items import Source, open_source
+from vatjax.prompts import How
 
 Place = tuple[int, ...]
 
@@ -36,6 +37,10 @@ class Steer(Devices):
     """The items, in place of --file: "bundled", or a path or bucket address."""
     source: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
     """Which items, and how to read them."""
+    how: Annotated[How, OmitArgPrefixes] = dataclasses.field(default_factory=How)
+    """How the model is asked."""
+    allow_low_mass: bool = False
+    """Go on with a model whose options have less than half of the probability on average."""
     direction: Literal["express", "suppress"] = "express"
     """Which way."""
     layers: str = ""
@@ -98,10 +103,11 @@ class Steer(Devices):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise errors.InputError(f"{self.out}: {store.reason(error)}") from None
+        how = show.answering(model, self.how, self.allow_low_mass)
         if self.method == "shots":
-            content, chosen = self._shots(model, data, source, counts), None
+            content, chosen = self._shots(model, data, source, counts, how), None
         else:
-            content, chosen = self._edit(model, data, source, places, strengths)
+            content, chosen = self._edit(model, data, source, places, strengths, how)
         said = {"model": self.model, "target": self.target, "direction": self.direction, "method": self.method}
         content = store.finite({**said, **content})
         store.commit_json(folder / "steer.json", content)
@@ -135,40 +141,41 @@ class Steer(Devices):
 
     # Examples -------------------------------------------------------------------------------------------------------
 
-    def _shots(self, model: Any, data: Any, source: Source, counts: tuple[int, ...]) -> dict[str, Any]:
+    def _shots(self, model: Any, data: Any, source: Source, counts: tuple[int, ...], how: How) -> dict[str, Any]:
         from vatjax import elicit, study
 
         drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
         pushes = {
             f"{count} shot{'s' * (count > 1)}": study.Push(
-                shots=prompts.demonstrations(data, self.target, self.sign, count, **drawn)
+                shots=prompts.demonstrations(data, self.target, self.sign, count, how.scales()[0], **drawn)
             )
             for count in counts
         }
         for number in range(self.placebos):
-            shown = elicit.neutral_shots(model, data, max(counts), self.target, draw=number, **drawn)
+            shown = elicit.neutral_shots(model, data, max(counts), self.target, how, draw=number, **drawn)
             pushes[f"neutral shots {number + 1}"] = study.Push(shots=shown, placebo="neutral shots")
         _, test = data.split(**drawn)
-        found = study.trials(model, test, self.target, pushes, self.sign, done=show.told)
+        found = study.trials(model, test, self.target, pushes, self.sign, how, done=show.told)
         most = max((push.shots for push in pushes.values() if not push.placebo), key=len)
         return {**_trials(found), "shots": [{**shot.fields, "rating": shot.rating} for shot in most]}
 
     # Edits ----------------------------------------------------------------------------------------------------------
 
     def _edit(
-        self, model: Any, data: Any, source: Source, places: list[Place], strengths: tuple[float, ...]
+        self, model: Any, data: Any, source: Source, places: list[Place], strengths: tuple[float, ...], how: How
     ) -> tuple[dict[str, Any], Any]:
         from vatjax import edits, models, study
 
         known = {field.name for field in dataclasses.fields(study.Finder)} - {"test", "seed", "draw"}
         options: dict[str, Any] = {name: getattr(self, name) for name in known}
         finder = study.Finder(**options, test=source.test, seed=source.seed)
-        tried = study.candidate(model, data, self.target, self.sign, finder, places)
+        pairs = how.of_pairs()
+        tried = study.candidate(model, data, self.target, self.sign, finder, places, pairs)
         train, test = data.split(source.test, source.seed)
         asked = study.some_scenes(train, self.target, self.scenes, source.seed)
         strengths = strengths or edits.STRENGTHS
         show.told(f"a sweep of {_counted(len(tried.places), 'place')} and {_counted(len(strengths), 'strength')}")
-        points = edits.sweep(model, asked, self.target, tried.make, tried.places, strengths, self.sign)
+        points = edits.sweep(model, asked, self.target, tried.make, tried.places, strengths, self.sign, how=pairs)
         chosen = edits.best(points)
         if chosen is None or chosen.outcome.gain <= 0:
             why = "every strength breaks the model" if chosen is None else "no strength gives a gain above 0"
@@ -179,10 +186,11 @@ class Steer(Devices):
         blind = []
         if self.placebos:
             other = edits.random_like(tried.make(chosen.layers), self.placebos)  # none of the trials' own draws
-            blind = edits.sweep(model, asked, self.target, lambda _: other, [chosen.layers], strengths, self.sign)
+            places = [chosen.layers]
+            blind = edits.sweep(model, asked, self.target, lambda _: other, places, strengths, self.sign, how=pairs)
         pushes: dict[str, study.Push] = {self.method: study.Push(edit)}
         pushes |= study.placebos(tried, chosen.layers, chosen.strength, self.placebos, show.told)
-        found = study.trials(model, test, self.target, pushes, self.sign, done=show.told)
+        found = study.trials(model, test, self.target, pushes, self.sign, how, done=show.told)
         facts = {**tried.facts(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
         folder = store.path(self.out)
         models.save_edit(edit, model, folder, facts)

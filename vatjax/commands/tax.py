@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
-from vatjax import analysis, errors, states, values
+from vatjax import analysis, errors, names, states, values
 from vatjax.commands import show
 from vatjax.values import Taxonomy
 
@@ -51,7 +51,7 @@ class Tax:
     """How nVAT is read: rms = |R_off| / sqrt(V(V-1)), offdiag = |R_off| / sqrt(V), full = |R| / sqrt(V)."""
     unit: Literal["points", "paper"] = "points"
     """Of shifts: points of the scale, or ratings mapped to -1 to 1 as published."""
-    margin: float = 0.0
+    margin: float | None = None
     """A shift that does not matter, in the unit of shifts; tests whether every other type moved by less."""
     resamples: int = 2000
     """Draws of the null."""
@@ -62,13 +62,17 @@ class Tax:
 
     def run(self) -> int:
         if self.resamples < 100:
-            raise errors.InputError(f"resamples: at least 100 are needed, found {self.resamples}")
-        if self.margin < 0:
-            raise errors.InputError(f"margin: expected 0 or more, found {self.margin:g}")
+            raise errors.InputError(f"--resamples: at least 100 are needed, found {self.resamples}")
+        if self.margin is not None and not (0 < self.margin < float("inf")):
+            raise errors.InputError(f"--margin: expected a number above 0, found {self.margin:g}")
         taxonomy = values.schwartz() if self.taxonomy == "schwartz" else values.load(self.taxonomy)
         pre, post, *placebos = (self._read(path, taxonomy) for path in (self.pre, self.post, *self.placebo))
         if self.values == "common":
+            every = {name for state in (pre, post, *placebos) for name in state.values}
             pre, post, *placebos = states.common_values(pre, post, *placebos)
+            gone = sorted(every - set(pre.values))
+            if gone:
+                show.told(f"left out, not in every table: {names.listed(gone)}")
         if not self.json:
             show.told("measuring; the first time on a machine this takes up to ten seconds, to compile")
         result = analysis.analyse(
@@ -86,8 +90,8 @@ class Tax:
         )
         content = analysis.as_json(result)
         content["resamples"] = self.resamples
-        content["placebo"] = analysis.beyond(result, placebos, taxonomy) if placebos else None
-        content["margin"] = analysis.equivalence(result, self.margin) if self.margin else None
+        content["placebo"] = self._beyond(result, placebos, taxonomy) if placebos else None
+        content["margin"] = None if self.margin is None else analysis.equivalence(result, self.margin)
         content["warnings"] += self._doubts(pre, post)
         for warning in content["warnings"]:
             print(f"vatjax: {warning}", file=sys.stderr)
@@ -97,13 +101,34 @@ class Tax:
             _print(content, not self.scale and not self.pre.endswith(".npz"))
         return 0
 
+    def _beyond(
+        self, result: analysis.Analysis, placebos: list[states.ValueState], taxonomy: Taxonomy
+    ) -> dict[str, Any]:
+        for path, placebo in zip(self.placebo, placebos, strict=True):
+            try:  # each by itself: an error names its file
+                states.join(result.joined.pre, placebo, result.joined.keys or None)
+            except errors.InputError as error:
+                raise errors.InputError(f"--placebo {path}: against {self.pre}: {error}") from None
+        try:
+            return analysis.beyond(result, placebos, taxonomy)
+        except errors.InputError as error:
+            raise errors.InputError(f"--placebo {', '.join(self.placebo)}: {error}") from None
+
     def _read(self, path: str, taxonomy: Taxonomy) -> states.ValueState:
         if path.endswith(".npz"):
+            for flag, given in (("--scale", self.scale), ("--missing", self.missing)):
+                if given:
+                    raise errors.InputError(f"{flag}: {path} is a value state, which has its own; it is for tables")
             return states.load(path)
         state = states.read_ratings(
             path, taxonomy, _scale(self.scale or "1:5"), missing=_names(self.missing), keys=_names(self.on)
         )
-        return states.average_duplicates(state, _names(self.on)) if self.duplicates == "mean" else state
+        if self.duplicates == "refuse":
+            return state
+        averaged = states.average_duplicates(state, _names(self.on))
+        if len(averaged.clusters) < len(state.clusters):
+            show.told(f"{path}: {len(state.clusters):,} rows are averaged to {len(averaged.clusters):,} contexts")
+        return averaged
 
     def _doubts(self, pre: states.ValueState, post: states.ValueState) -> list[str]:
         """What may be wrong with how the tables were read."""
@@ -130,7 +155,11 @@ def _scale(text: str) -> tuple[float, float]:
     try:
         return float(low), float(high)
     except ValueError:
-        raise errors.InputError(f"scale: expected LOW:HIGH such as 1:5, found {text!r}") from None
+        raise errors.InputError(f"--scale: expected LOW:HIGH such as 1:5, found {text!r}") from None
+
+
+# With fewer clusters the power of a coupling is not said: the null's quantiles are too coarse.
+_FEW = 12
 
 
 # For a person -------------------------------------------------------------------------------------------------------
@@ -191,6 +220,8 @@ def header(content: dict[str, Any], default_scale: bool = False) -> list[str]:
     lines = [
         f"{content['n']:,} contexts in {content['clusters']:,} clusters; target {content['target']}, {content['direction']}"
     ]
+    if not content["cluster_keys"] and content["clusters"] < content["n"]:
+        lines[0] += "; clusters by scene"
     if content["cluster_keys"]:
         lines[0] += f"; clusters by {content['cluster_keys']}" + (
             " (two-way)" if "+" in content["cluster_keys"] else ""
@@ -198,7 +229,7 @@ def header(content: dict[str, Any], default_scale: bool = False) -> list[str]:
     alike = {key: x for key, x in content["intraclass"].items() if x is not None}
     if alike:
         effects = [x for x in content["levels"]["types"]["design_effect"].values() if x is not None]
-        effect = f"; median design effect {sorted(effects)[len(effects) // 2]:.1f}" if effects else ""
+        effect = f"; median design effect of types {np.median(effects):.1f}" if effects else ""
         correlated = ", ".join(f"{key} {x:.2f}" for key, x in alike.items())
         lines.append(f"Intraclass correlation of shifts: {correlated}{effect}.")
     if content["scale"] and content["ratings_found"]:
@@ -216,7 +247,7 @@ def header(content: dict[str, Any], default_scale: bool = False) -> list[str]:
 def sentences(content: dict[str, Any]) -> list[str]:
     """Returns what moved, what cannot be distinguished from noise, and which choices the numbers rest on, in words."""
     level = content["levels"]["types"]
-    own = content["levels"]["values"] if content["target"] in content["values"] else level  # a value's gain is its own
+    own = content["levels"][content["target_level"]]  # a value's gain is its own
     return [
         *_first_order(content, own, level),
         *_second_order(content, level),
@@ -226,14 +257,21 @@ def sentences(content: dict[str, Any]) -> list[str]:
 
 def _first_order(content: dict[str, Any], own: dict[str, Any], level: dict[str, Any]) -> list[str]:
     gain, unit = own["gain"], "points" if content["unit"] == "points" else "(-1 to 1)"
-    if not own["resolved"]:
-        least = own["detectable"]["gain"]
+    if not any(x["estimate"] for x in level["shift"].values()):
+        return ["No rating changed."]
+    least = own["detectable"]["gain"]
+    if own["resolved"]:
+        verb = "rose" if gain["estimate"] * (1 if content["direction"] == "express" else -1) > 0 else "fell"
+        lines = [f"{content['target']} {verb} by {abs(gain['estimate']):.2f}, a gain of {_interval(gain)}."]
+    elif gain["low"] is None:
+        lines = [
+            f"The gain on {content['target']} is {_interval(gain)}; too few clusters, or one that holds too many of the "
+            "contexts, leave it without an interval."
+        ]
+    else:
         lines = [f"The gain on {content['target']} cannot be distinguished from 0: {_interval(gain)}."]
-        if least is not None:
+        if least:
             lines.append(f"With these contexts a gain of {least:.2f} {unit} would be found in four of five cases.")
-        return lines
-    verb = "rose" if gain["estimate"] * (1 if content["direction"] == "express" else -1) > 0 else "fell"
-    lines = [f"{content['target']} {verb} by {abs(gain['estimate']):.2f}, a gain of {_interval(gain)}."]
     others = [name for name in level["names"] if name not in level["target_names"]]
     clear = [
         n for n in others if (level["p"]["shift_holm"][n] if level["p"]["shift_holm"][n] is not None else 1) < 0.05
@@ -243,12 +281,13 @@ def _first_order(content: dict[str, Any], own: dict[str, Any], level: dict[str, 
         lines.append(f"Other types whose shift is clear of 0, all {len(others)} tested together: {moved}.")
     elif not others:
         lines.append("No other type is rated.")
-    if others and level["bound"] is not None:
+    # A bound as wide as the scale says nothing.
+    if others and level["bound"] is not None and level["bound"] < content["width"]:
         lines.append(
             f"None of the other {len(others)} types moved by more than {level['bound']:.2f} {unit} (95 %, all together)."
         )
     margin = content.get("margin")
-    if margin:
+    if margin and others and margin["p"] is not None:
         said = (
             "all other types moved by less"
             if margin["p"] <= 0.05
@@ -266,11 +305,16 @@ def _second_order(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
         f"{_p(style, content)})"
     )
     if p is None:
-        return ["Whether types move together cannot be said: no two of them vary over the contexts."]
+        why = "no two of them vary over the contexts"
+        if content["largest_cluster"] is not None:
+            why = f"one cluster holds {content['largest_cluster']:.0%} of the contexts"
+        return [f"Whether types move together cannot be said: {why}."]
     if p >= 0.05:
         least = level["detectable"]["nvat"]
         found = (
-            "" if least is None else f" A coupling of {least:.2f} beyond noise would be found in four of five cases."
+            ""
+            if least is None or content["clusters"] < _FEW
+            else f" A coupling of {least:.2f} beyond noise would be found in four of five cases."
         )
         lines.append(
             f"That types move together from context to context cannot be distinguished from noise {numbers}.{found}"
@@ -285,14 +329,10 @@ def _second_order(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
             "(--placebo) nothing says that this intervention is why: any intervention may do so."
         )
     else:
-        more = max(x for x in (placebo["p_nvat"], placebo["ipsatised_p_nvat"], 0.0) if x is not None) < 0.05
-        beyond = (
-            "more than under the placebo"
-            if more and placebo["nvat"]["estimate"] > 0
-            else "no more than under the placebo"
-        )
+        beyond = "more than under the placebo" if _exceeds(placebo) else "not shown to be more than under the placebo"
         lines.append(
-            f"Types move together from context to context {numbers}, {beyond} (p {_p(placebo['p_nvat'], {})})."
+            f"Types move together from context to context {numbers}, {beyond} (p {_p(placebo['p_nvat'], {})}; ipsatised p "
+            f"{_p(placebo['ipsatised_p_nvat'], {})})."
         )
     if placebo is not None:
         one = "; one draw, so that its own variance is unknown" if placebo["draws"] < 2 else ""
@@ -312,6 +352,13 @@ def _second_order(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
         shown = "; ".join(f"{name}: index {test['index']:.2f}, p {_p(test['p'], {})}" for name, test in tests)
         lines.append(f"{follow} the order of the circle ({shown}).")
     return lines
+
+
+def _exceeds(placebo: dict[str, Any]) -> bool:
+    """Whether coupling goes beyond each draw of the placebo, raw and ipsatised, and beyond what another draw may give."""
+    known = all(placebo[key] is not None and placebo[key] < 0.05 for key in ("p_nvat", "ipsatised_p_nvat"))
+    lows = [placebo[key]["low"] for key in ("nvat", "ipsatised_nvat")]
+    return known and all(low is None or low > 0 for low in lows)
 
 
 def _choices(content: dict[str, Any], level: dict[str, Any]) -> list[str]:

@@ -68,7 +68,7 @@ class Train(Training, Devices):
         show.told(
             f"{plan['examples']:,} examples, {self.course.steps:,} steps of {loss.name}: {plan['tokens']:,} tokens"
         )
-        probe = self._probe(made, folder)
+        probe = self._probe(model, made, folder)
         progress = _Progress(self.course)
         try:
             ended = train.run(
@@ -148,10 +148,11 @@ class Train(Training, Devices):
         plain: dict[str, Any] = config.to_dict(dataclasses.replace(self, out="", json=False))
         return {key: x for key, x in plain.items() if key not in {field.name for field in dataclasses.fields(Devices)}}
 
-    def _probe(self, made: Any, folder: Any) -> Any:
+    def _probe(self, model: Any, made: Any, folder: Any) -> Any:
         import numpy as np
 
         from vatjax import train
+        from vatjax.elicit import prefill
 
         if not self.course.probe:
             return None
@@ -159,7 +160,9 @@ class Train(Training, Devices):
         scenes = np.random.default_rng(self.source.seed).permutation(np.unique(test.scene_of))
         scenes = scenes[: self.probe_scenes or None]
         about = {**self._settings(), "scenes": scenes.tolist()}
-        return train.Probes(test.take(np.flatnonzero(np.isin(test.scene_of, scenes))), folder / "trajectory", about)
+        asked = test.take(np.flatnonzero(np.isin(test.scene_of, scenes)))
+        # The base model's prefill: weights that change must not change how they are asked.
+        return train.Probes(asked, folder / "trajectory", about, prefill.resolved(model, self.how))
 
     def _written(self, model: Any, made: Any, ended: Any, probe: Any, folder: Any) -> dict[str, Any]:
         from vatjax import models, train

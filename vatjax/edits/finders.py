@@ -81,6 +81,7 @@ def search(
     seed: int = 0,
     draw: int = 0,
     size: Size | None = None,
+    how: How | None = None,
 ) -> Found:
     """`find`, with what is to be said about it.
 
@@ -99,6 +100,7 @@ def search(
         test, seed: of the division by scene, and of which pairs are drawn.
         draw: which of many draws of pairs.
         size: how much is computed at one time.
+        how: how questions are put: chat template, prefill, wording.
     """
     if method not in METHODS:
         raise errors.InputError(names.unknown("method", method, METHODS))
@@ -123,6 +125,7 @@ def search(
         exchanged,
         {"test": test, "seed": seed, "draw": draw},
         size,
+        how or How(),
     )
     edit, facts = _FINDERS[method](asked)
     said = {"method": method, "target": target, "direction": direction, "positions": positions}
@@ -149,6 +152,7 @@ class _Asked(NamedTuple):
     exchanged: int | None
     drawn: dict[str, Any]
     size: Size | None
+    how: How
 
     @property
     def contrast(self) -> Contrast:
@@ -157,7 +161,7 @@ class _Asked(NamedTuple):
 
     def of(self, every: Every) -> Contrast:
         """The target's contrast pairs, of the residual stream or of neurons."""
-        options: dict[str, Any] = {"every": every, "size": self.size, **self.drawn}
+        options: dict[str, Any] = {"every": every, "size": self.size, "how": self.how, **self.drawn}
         found = contrast(self.model, self.items, self.target, self.direction, self.way, self.pairs, **options)
         return found if self.exchanged is None else shuffled(found, self.exchanged)
 
@@ -191,6 +195,7 @@ def _trained(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
         asked.pairs,
         asked.positions,
         asked.exchanged,
+        how=asked.how,
         **asked.drawn,
     )
     return found.edit, {"loss": float(found.losses[-1]), "margin": float(found.margins[-1]), "layers": asked.middle}
@@ -206,6 +211,7 @@ def _neurons(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
         "pairs": asked.pairs,
         "size": asked.size,
         "every": "neurons",
+        "how": asked.how,
         **asked.drawn,
     }
     wanted = contrasts(asked.model, asked.items, others, 1, **options)
@@ -271,7 +277,7 @@ def _about(asked: _Asked) -> tuple[np.ndarray, np.ndarray]:
             f"{items.source}: the train side has no items but those of {asked.target} to tell it from"
         )
     rows = [prompts.fields(train, int(i)) for side in sides for i in side[:least]]
-    how = How()
+    how = asked.how
     made = prompts.assemble(rows, how.wordings()[0], how.scales()[0], chat=asking.template(model, how))
     states = read(model, asking.pieced(model, made, how), None, asked.size)
     return states[:, :least], states[:, least:]

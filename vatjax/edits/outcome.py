@@ -22,10 +22,11 @@ from vatjax.models import Edit, Model, decoder, hosts
 from vatjax.models.edit import PROMPT, WRITTEN
 from vatjax.models.model import positions_of
 from vatjax.models.scoring import token_log_probs
+from vatjax.models.tokens import encode
 
 Array = jax.Array
 
-# A model that is less sure than this that the question is to be answered, or reads plain text so much worse, is broken.
+# A model whose options keep less than this share of their probability, or that reads plain text so much worse, is broken.
 LEAST_MASS = 0.5
 MOST_PERPLEXITY = 10.0
 
@@ -42,6 +43,7 @@ class Outcome(NamedTuple):
         utility: odds in nats, likewise.
         mass: mean option mass of the ratings.
         perplexity: on neutral text, in units of the unedited model's; NaN for a model that reads it worse than by chance.
+        mass_before: mean option mass of the unedited model.
     """
 
     gain: float
@@ -52,16 +54,23 @@ class Outcome(NamedTuple):
     utility: float
     mass: float
     perplexity: float
+    mass_before: float = 1.0
 
     @property
     def broken(self) -> bool:
         """Whether the model has stopped to answer, or to write."""
-        return breaks(self.mass, self.perplexity)
+        return breaks(self.mass, self.perplexity, self.mass_before)
 
 
-def breaks(mass: float, perplexity: float) -> bool:
-    """Whether a model has stopped to answer, or to write; a perplexity of NaN says nothing."""
-    return not mass >= LEAST_MASS or perplexity > MOST_PERPLEXITY
+def breaks(mass: float, perplexity: float, before: float = 1.0) -> bool:
+    """Returns whether an intervention keeps a model from answering, or from writing.
+
+    Args:
+        mass: mean option mass.
+        perplexity: on neutral text, in units of the unedited model's; NaN says nothing.
+        before: mean option mass of the unedited model.
+    """
+    return not mass >= LEAST_MASS * before or perplexity > MOST_PERPLEXITY
 
 
 def outcomes(
@@ -73,6 +82,7 @@ def outcomes(
     texts: Sequence[str] | None = None,
     size: elicit.Size | None = None,
     at_once: int = 0,
+    how: elicit.How | None = None,
 ) -> list[Outcome]:
     """Measures edits of one form against the unedited model.
 
@@ -84,6 +94,7 @@ def outcomes(
         texts: neutral ones; the bundled ones by default.
         size: how much is computed at one time.
         at_once: how many edits are computed together.
+        how: how it is asked; `paired` by default.
     """
     if not edits:
         raise errors.InputError("no edits are given")
@@ -93,9 +104,9 @@ def outcomes(
         )
     every = [edits[0] * 0.0, *edits]
     taxonomy, member = items.taxonomy, items.taxonomy.mask(target)
-    found = elicit.states_under(model, items, every, size=size, at_once=at_once)
+    found = elicit.states_under(model, items, every, how, size, at_once)
     pairs = items.take(np.flatnonzero(member[items.value]))
-    share = elicit.choices_under(model, pairs, every, size, at_once)
+    share = elicit.choices_under(model, pairs, every, size, at_once, how)
     odds, useful = odds_of(share[..., ::direction])
     worse = perplexities(model, every, texts, at_once)
     by_type = [taxonomy.aggregate(x, ~np.isnan(x), "types") for x in found.states]
@@ -115,6 +126,7 @@ def outcomes(
                 preference=float(odds[e]),
                 utility=float(useful[e]),
                 mass=float(found.mass[e].mean()),
+                mass_before=float(found.mass[0].mean()),
                 perplexity=float(worse[e]),
             )
         )
@@ -169,7 +181,7 @@ def perplexities(
 
 
 def _padded(model: Model, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    encoded = [model.tokenizer(text)["input_ids"] for text in texts]
+    encoded = [encode(model.tokenizer, text) for text in texts]
     time = -(-max(map(len, encoded)) // 16) * 16
     tokens, present = np.zeros((len(texts), time), np.int32), np.zeros((len(texts), time), bool)
     for i, own in enumerate(encoded):

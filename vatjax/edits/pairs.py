@@ -20,7 +20,7 @@ from vatjax.elicit import asking, scorer
 from vatjax.elicit.pieces import Pieces
 from vatjax.elicit.plan import Size
 from vatjax.items import Items
-from vatjax.models import Edit, Model
+from vatjax.models import Edit, Model, tokens
 from vatjax.models.packed import Every
 from vatjax.prompts import How, Prompts
 
@@ -182,10 +182,16 @@ def _acted(model: Model, train: Items, first: np.ndarray, second: np.ndarray, ho
     """Scenes, each with an action written behind it."""
     chat = asking.template(model, how)
     chosen = [*first, *second]
+    chat = None if chat is None else chat.without_prefill()
     made = prompts.assemble([prompts.fields(train, int(i)) for i in chosen], prompts.acting(), chat=chat)
     found = asking.pieced(model, made, how)
     space = "" if chat else " "
-    written = [tuple(model.tokenizer(space + train.action[i], add_special_tokens=False)["input_ids"]) for i in chosen]
+    before = made.text(0)[-200:]
+    texts = [space + str(train.action[i]) for i in chosen]
+    written = [
+        tuple(tokens.behind(model.tokenizer, before, text) or tokens.encode(model.tokenizer, text, True))
+        for text in texts
+    ]
     return Pieces(
         (*found.levels, tuple(written)), np.column_stack([found.which, np.arange(len(chosen), dtype=np.int32)])
     )

@@ -22,6 +22,7 @@ from vatjax.edits.outcome import Outcome, outcomes
 from vatjax.elicit import Size
 from vatjax.items import Items
 from vatjax.models import Edit, Model
+from vatjax.prompts import How
 
 STRENGTHS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
 LEAST = 8  # strengths that a curve is fitted to, which has seven numbers of its own
@@ -71,6 +72,7 @@ def sweep(
     texts: Sequence[str] | None = None,
     size: Size | None = None,
     at_once: int = 0,
+    how: How | None = None,
 ) -> list[Point]:
     """Measures an edit in several places, each at several strengths, all in the same compiled programs.
 
@@ -81,14 +83,14 @@ def sweep(
         make: the edit in some layers, at strength 1.
         layers: the places.
         strengths: at each of them.
-        texts, size, at_once: as in `outcomes`.
+        texts, size, at_once, how: as in `outcomes`.
     """
     if not layers or not strengths:
         raise errors.InputError("a sweep needs at least one layer and one strength")
     points = list(itertools.product(layers, strengths))
     made = {place: make(place) for place in layers}
     found = outcomes(
-        model, items, target, [float(s) * made[place] for place, s in points], direction, texts, size, at_once
+        model, items, target, [float(s) * made[place] for place, s in points], direction, texts, size, at_once, how
     )
     return [Point(tuple(place), float(s), one) for (place, s), one in zip(points, found, strict=True)]
 

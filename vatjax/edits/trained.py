@@ -81,6 +81,7 @@ def split(
     test: float = 0.25,
     seed: int = 0,
     draw: int = 0,
+    how: How | None = None,
 ) -> Found:
     """Trains a vector for some layers, by default the middle one.
 
@@ -95,6 +96,7 @@ def split(
         exchanged: a seed by which half of the pairs change their labels.
         test, seed: of the division by scene, and of which pairs are drawn.
         draw: which of many draws of pairs.
+        how: how a scene is put: chat template and its options.
 
     Raises:
         InputError: as `contrast` does, and where the loss is no number.
@@ -102,7 +104,7 @@ def split(
     training = training or Training()
     if training.steps < 1 or training.batch < 1:
         raise errors.InputError("a vector is trained in at least one step, with at least one pair in each")
-    asked = prepared(model, items, target, direction, "acted", pairs, How(), test, seed, draw)
+    asked = prepared(model, items, target, direction, "acted", pairs, how or How(), test, seed, draw)
     texts, count = _texts(asked.found), len(asked.scene)
     if exchanged is not None:
         first, turn = np.arange(count), turned(count, exchanged)

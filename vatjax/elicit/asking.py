@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vatjax import errors, prompts, stopping, store
-from vatjax.elicit import provenance, scorer, written
+from vatjax.elicit import prefill, provenance, scorer, written
 from vatjax.elicit.pieces import Option, Pieces, digest, options, pieces
 from vatjax.elicit.plan import Cost, Size
 from vatjax.elicit.resume import Kept
 from vatjax.elicit.running import Part
 from vatjax.models import Edit, Model, tokens
-from vatjax.prompts import How, Letters, Prompts, Scale, Shot
+from vatjax.prompts import ChatFormat, How, Letters, Prompts, Scale, Shot
 
 Fields = Mapping[str, str]
 Told = Callable[[Cost, int, int], None]
@@ -98,6 +98,8 @@ def answers(
         about: what else decides the answers, as plain data: kept shards belong to it.
     """
     rows = list(rows)
+    attempt = prefill.tried(model, how)
+    how = dataclasses.replace(how, prefill=attempt.prefill)
     chat = template(model, how)
     made = posed(rows, how, condition, chat)
     size = run.size or scorer.size_for(model)
@@ -118,6 +120,7 @@ def answers(
             "template": dict(how.template),
             "chat": chat is not None,
         },
+        "prefill": {"taken": attempt.prefill, "mass": {key: round(x, 4) for key, x in attempt.mass.items()}},
         "instruction": condition.instruction,
         "shots": [{**shot.fields, "rating": shot.rating} for shot in condition.shots],
         "size": {"tokens": size.tokens, "shard": size.shard},
@@ -164,14 +167,18 @@ def _scored(
     return read, found.size
 
 
-def template(model: Model, how: How) -> prompts.Chat | None:
+def template(model: Model, how: How) -> ChatFormat | None:
     """The model's chat template, where it is wanted and there."""
     if model.tokenizer is None:
         raise errors.InputError(f"{model.name or 'the model'}: no tokenizer there, so it can't be asked in words")
     there = bool(getattr(model.tokenizer, "chat_template", None))
     if how.chat is False or (how.chat is None and not there):
         return None
-    return lambda messages: tokens.chat(model.tokenizer, messages, **how.template)
+    return ChatFormat(
+        lambda messages: tokens.chat(model.tokenizer, messages, **how.template),
+        prefill.resolved(model, how).prefill,
+        lambda before, text: tokens.behind(model.tokenizer, before, text) is not None,
+    )
 
 
 def pieced(model: Model, made: Prompts, how: How) -> Pieces:
@@ -275,7 +282,8 @@ def total(costs: Any) -> Cost:
 
 
 def read_off(logs: np.ndarray, prior: np.ndarray, scale: Scale | Letters, how: How) -> np.ndarray:
-    """Ratings on the rising scale, [prompts]."""
+    """Ratings on the rising scale, [prompts]; NaN where the options have less probability than the floor."""
+    answered = np.exp(logs).sum(-1) >= how.floor
     with np.errstate(invalid="ignore"):  # where no option has any probability there is no rating
         logs = logs - prior[0] if how.prior else logs
         share = np.exp(logs - logs.max(-1, keepdims=True))
@@ -283,7 +291,7 @@ def read_off(logs: np.ndarray, prior: np.ndarray, scale: Scale | Letters, how: H
         likeliest: np.ndarray = rating[share.argmax(-1)]
         expected: np.ndarray = (share * rating).sum(-1) / share.sum(-1)
     chosen = likeliest if how.reading == "argmax" else expected
-    return np.where(np.isfinite(expected), chosen, np.nan)
+    return np.where(np.isfinite(expected) & answered, chosen, np.nan)
 
 
 def named(rows: Sequence[Fields], prompt: int) -> str:

@@ -7,13 +7,12 @@ position bias = mean over pairs and orders of p(A) / (p(A) + p(B)) - 1/2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from vatjax import prompts
-from vatjax.elicit import asking, protocols, provenance, rating
+from vatjax.elicit import asking, prefill, protocols, provenance, rating
 from vatjax.elicit.plan import Size
 from vatjax.items import Items
 from vatjax.models import Edit, Model
@@ -45,8 +44,7 @@ def choose(
     instruction: str = "",
     edit: Edit | None = None,
     size: Size | None = None,
-    chat: bool | None = None,
-    template: Mapping[str, str | bool] | None = None,
+    how: How | None = None,
 ) -> Chosen:
     """Asks a model which action of each pair it prefers.
 
@@ -57,15 +55,15 @@ def choose(
         instruction: a sentence before the rubric.
         edit: a change of the computation.
         size: how much is computed at one time.
-        chat, template: as in `How`.
+        how: of the ratings; chat template, prefill and template options are taken from it.
     """
-    settings = How("paired", chat=chat) if template is None else How("paired", chat=chat, template=template)
+    settings = prefill.resolved(model, how or How())
     asked, rows, made = posed(model, items, settings, wording, instruction)
     read_as = asking.tokenised(model, made, settings)
     found = asking.scored(model, [made], [read_as], edit, asking.Run(size), name=lambda i: asking.named(rows, i))
     share = np.exp(found.logs[0]).reshape(-1, 2, 2)  # [pairs, orders, letters]; the express action is A, then B
     mass = share.sum(-1)
-    first = share[..., 0] / np.where(mass > 0, mass, np.nan)
+    first = share[..., 0] / np.where((mass > 0) & (mass >= settings.floor), mass, np.nan)
     preference = (first[:, 0] + 1 - first[:, 1]) / 2
     bias = float(np.nanmean(first) - 0.5)
     # Half the difference of these two is what the state holds.
@@ -79,6 +77,7 @@ def choose(
         "how": {
             "wording": [chosen.name],
             "template": dict(settings.template),
+            "prefill": settings.prefill,
             "chat": asking.template(model, settings) is not None,
         },
         "instruction": instruction,

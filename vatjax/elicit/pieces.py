@@ -57,7 +57,10 @@ def pieces(prompts: Prompts, tokenizer: Any, templated: bool = False) -> Pieces:
     levels = [tuple(encoded(text) for text in prompts.levels[0])]
     for level in range(1, len(prompts.levels)):
         before = _whole_before(prompts, level)
-        levels.append(tuple(_behind(tokenizer, before, text) for text in prompts.levels[level]))
+        own = [tokens.behind(tokenizer, before, text) for text in prompts.levels[level]]
+        if any(one is None for one in own):
+            return _whole(prompts, encoded)
+        levels.append(tuple(tuple(one) for one in own if one is not None))
     found = Pieces(tuple(levels), prompts.which)
     if not _clean(prompts, tokenizer):
         return _whole(prompts, encoded)
@@ -95,12 +98,6 @@ def _whole_before(prompts: Prompts, level: int) -> str:
     """The last line of some text that stands before a level: enough of it for the tokenizer to see a boundary."""
     text = "".join(prompts.levels[k][prompts.which[0, k]] for k in range(level))
     return text[-200:]
-
-
-def _behind(tokenizer: Any, before: str, text: str) -> tuple[int, ...]:
-    """The tokens of a text that stands behind another; those of the other are cut off."""
-    first, both = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, before + text))
-    return tuple(both[len(first) :])
 
 
 def digest(found: Pieces, ways: Sequence[Option]) -> str:

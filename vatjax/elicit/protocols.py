@@ -218,6 +218,22 @@ def answered(
     return Answers(*(_means(cell, x, contexts, values) for x in (difference, level)))
 
 
+def least_of_cells(asked: Asked, mass: np.ndarray, values: int) -> np.ndarray:
+    """Returns the least option mass among the prompts of each cell, [contexts, values] float32; NaN where none is asked.
+
+    Args:
+        asked: what was asked.
+        mass: [prompts].
+        values: how many columns.
+    """
+    contexts = len(asked.clusters)
+    if (asked.value < 0).all():
+        return np.repeat(np.asarray(mass, np.float32)[:, None], values, 1)
+    least = np.full((contexts, values), np.inf, np.float32)
+    np.minimum.at(least, (asked.context, asked.value), np.asarray(mass, np.float32))
+    return np.where(np.isinf(least), np.float32(np.nan), least)
+
+
 def _means(cell: np.ndarray, x: np.ndarray, contexts: int, values: int) -> np.ndarray:
     there = ~np.isnan(x)
     total = np.bincount(cell[there], x[there], contexts * values)

@@ -112,8 +112,11 @@ def ratings(
         }
     middle = Scale(how.low, how.high).middle
     state, agreement = protocols.answered(asked, found.ratings, middle, len(items.taxonomy.names), signs)
+    mass = None
+    if found.meta["how"]["reading"] != "generate":
+        mass = protocols.least_of_cells(asked, found.shares.sum(-1).mean(0), len(items.taxonomy.names))
     return Rated(
-        state_of(state, asked, items, meta, signs),
+        state_of(state, asked, items, meta, signs, mass),
         None if agreement is None else state_of(agreement, asked, items, {**meta, "reads": "agreement"}),
         found.ratings,
         found.shares,
@@ -179,8 +182,9 @@ def state_of(
     items: Items,
     meta: Mapping[str, Any],
     labels: np.ndarray | None = None,
+    mass: np.ndarray | None = None,
 ) -> ValueState:
     """Makes a value state of an array of answers."""
-    return ValueState(
-        array, ~np.isnan(array), asked.clusters, tuple(items.taxonomy.names), dict(asked.contexts), dict(meta), labels
-    )
+    names = tuple(items.taxonomy.names)
+    contexts = dict(asked.contexts)
+    return ValueState(array, ~np.isnan(array), asked.clusters, names, contexts, dict(meta), labels, mass)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vatjax import errors
-from vatjax.elicit import asking, choice, protocols, together
+from vatjax.elicit import asking, choice, prefill, protocols, together
 from vatjax.elicit.plan import Size
 from vatjax.items import Items
 from vatjax.models import Edit, Model
@@ -23,6 +23,7 @@ class Under(NamedTuple):
         states: [edits, contexts, values] float32, NaN where nothing is asked.
         agreement: where actions come in pairs, how far both are agreed with, likewise; else None.
         mass: [edits, prompts], the options' probability, the mean over wordings.
+        cell_mass: [edits, contexts, values], the least of each cell's prompts.
         clusters: [contexts] int32.
         contexts: what each context is, by key.
         values: their names.
@@ -31,6 +32,7 @@ class Under(NamedTuple):
     states: np.ndarray
     agreement: np.ndarray | None
     mass: np.ndarray
+    cell_mass: np.ndarray
     clusters: np.ndarray
     contexts: Mapping[str, np.ndarray]
     values: tuple[str, ...]
@@ -38,7 +40,8 @@ class Under(NamedTuple):
     def state(self, edit: int, meta: Mapping[str, Any] | None = None, reads: str = "") -> ValueState:
         """The value state under one of the edits; with `reads="agreement"` that of agreement."""
         array = self.states[edit] if not reads or self.agreement is None else self.agreement[edit]
-        return ValueState(array, ~np.isnan(array), self.clusters, self.values, dict(self.contexts), dict(meta or {}))
+        contexts, mass = dict(self.contexts), None if reads else self.cell_mass[edit]
+        return ValueState(array, ~np.isnan(array), self.clusters, self.values, contexts, dict(meta or {}), mass=mass)
 
 
 def states_under(
@@ -59,7 +62,7 @@ def states_under(
         size: how much is computed at one time.
         at_once: how many edits are computed together.
     """
-    how = how or How()
+    how = prefill.resolved(model, how or How())
     if how.protocol == "labelled" or how.reading == "generate":
         what = "the protocol labelled" if how.protocol == "labelled" else "written answers"
         raise errors.InputError(f"{what} can't be asked under many edits at one time: ask under one after the other")
@@ -80,10 +83,12 @@ def states_under(
     ]
     read = [protocols.answered(asked, one, middle, values) for one in ratings]
     pairs = [one.agreement for one in read if one.agreement is not None]
+    mass = np.mean([np.exp(log[:, :count]).sum(-1) for log in logs], 0)
     return Under(
         np.stack([one.state for one in read]),
         np.stack(pairs) if pairs else None,
-        np.mean([np.exp(log[:, :count]).sum(-1) for log in logs], 0),
+        mass,
+        np.stack([protocols.least_of_cells(asked, own, values) for own in mass]),
         asked.clusters,
         asked.contexts,
         tuple(items.taxonomy.names),
@@ -91,15 +96,28 @@ def states_under(
 
 
 def choices_under(
-    model: Model, items: Items, edits: Sequence[Edit], size: Size | None = None, at_once: int = 0
+    model: Model,
+    items: Items,
+    edits: Sequence[Edit],
+    size: Size | None = None,
+    at_once: int = 0,
+    how: How | None = None,
 ) -> np.ndarray:
     """The probability of both letters where a model is to choose between the actions of pairs, in both orders.
+
+    Args:
+        model: the model.
+        items: whose pairs are asked about.
+        edits: of one form.
+        size, at_once: as in `states_under`.
+        how: of the ratings; chat template, prefill and template options are taken from it.
 
     Returns:
         [edits, pairs, orders, 2], for the express action and for the suppress action.
     """
-    _, _, made = choice.posed(model, items, How())
-    logs = together.score(model, *asking.tokenised(model, made, How()), edits, size, at_once)
+    how = prefill.resolved(model, how or How())
+    _, _, made = choice.posed(model, items, how)
+    logs = together.score(model, *asking.tokenised(model, made, how), edits, size, at_once)
     share: np.ndarray = np.exp(logs).reshape(len(edits), -1, 2, 2)  # the express action is A, then B
     share[:, :, 1] = share[:, :, 1, ::-1]
     return share

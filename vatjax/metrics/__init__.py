@@ -15,7 +15,7 @@ from vatjax.metrics.circle import OrderTest, distance_profile, order_test
 from vatjax.metrics.circumplex import Circumplex, circumplex
 from vatjax.metrics.control import Control, control
 from vatjax.metrics.corrections import false_discovery, holm
-from vatjax.metrics.coupled import Coupled, Detectable, detectable, floor, is_tied
+from vatjax.metrics.coupled import Coupled, Detectable, detectable, dominated, floor, freedom
 from vatjax.metrics.coupling import (
     READINGS,
     VAT_READINGS,
@@ -96,10 +96,12 @@ __all__ = [
     "difference",
     "disattenuate",
     "distance_profile",
+    "dominated",
     "equal_size_coupling",
     "excess",
     "false_discovery",
     "floor",
+    "freedom",
     "front_shares",
     "gain",
     "gap",
@@ -110,7 +112,6 @@ __all__ = [
     "infer",
     "infer_shift",
     "ipsatise",
-    "is_tied",
     "jackknife_weights",
     "kendall",
     "mds",

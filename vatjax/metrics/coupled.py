@@ -22,15 +22,15 @@ import numpy as np
 from scipy import special
 
 from vatjax.metrics import corrections, coupling, intervals, null, pairs, ranks, resample, shifts
-from vatjax.metrics.arrays import Arrayish, lift, namespace
+from vatjax.metrics.arrays import lift, namespace
 from vatjax.metrics.intervals import LEVEL, Estimate
 
 Array = jax.Array
 
 # An effect is found in four of five data sets where it lies this many standard errors above the critical value.
 POWER = 0.8416
-# From this share of ties on the coupling that ipsatising makes is drawn, and not computed as for normal columns.
-TIED = 0.3
+# A cluster with more than this share of the contexts, and three times its fair share, decides the null by itself.
+DOMINANT = 0.12
 
 
 class Coupled(NamedTuple):
@@ -114,20 +114,17 @@ def draw(
         deviation: shifts minus their mean, 0 where missing, [contexts, values].
         ipsatised: whether each context's mean has been taken off.
         labels: of a `labelled` state, [contexts, values].
-        expected: `E0[R]` where it is known; by default that of `null.mechanical_coupling`, or that of the labels.
+        expected: `E0[R]` of ipsatised shifts, `null.ipsatised_coupling`.
     """
     ranked = ranks.rank(shift)
     z = ranks.midranks(ranked, jnp.ones(len(shift), shift.dtype))
     if labels is not None:
         compared = pairs.compare(shift, ranked, z, groups, missing)
         return Draws(compared, null.exchanges(shift, labels, groups.cluster[0], key, resamples))
-    drawn_expectation = 0 if expected is None else 1
-    if expected is None:
-        expected = null.mechanical_coupling(shift)
-    expected = jnp.where(ipsatised, expected, 0)
+    expected = jnp.zeros((shift.shape[1],) * 2, shift.dtype) if expected is None else jnp.where(ipsatised, expected, 0)
     compared = pairs.compare(shift, ranked, z, groups, missing, expected)
-    # The expectation's own noise, where it is drawn, is noise of R - E0[R].
-    more = jnp.where(ipsatised, 1 + drawn_expectation / null.EXCHANGES, 1)
+    # The expectation's own noise is noise of R - E0[R].
+    more = jnp.where(ipsatised, 1 + 1 / null.EXPECTED_DRAWS, 1)
     scale, variance = compared.flip_scale * jnp.sqrt(more), compared.null_variance * more
     draws = null.flips(z, scale, variance, deviation, groups.cluster, expected, key, resamples)
     return Draws(compared, draws)
@@ -169,6 +166,7 @@ def summary(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> 
     shown = xp.column_stack([draws.nvat, draws.gini, draws.largest, draws.largest_mean, draws.vat])
     measured = xp.concatenate([xp.stack([nvat, gini, xp.zeros_like(nvat), xp.zeros_like(nvat)]), vat])
     floor, high, p = xp.mean(shown, 0), null.quantiles(shown, LEVEL), null.p_value(measured, shown)
+    p = xp.where(dominated(groups.sizes), np.nan, p)
     wide = intervals.t_quantile(freedom, xp.maximum(high[2], intervals.Z), r.dtype)
     # Few clusters estimate the variance of a single pair badly: in the band none is below what all pairs have on Fisher's scale.
     stretch = (1 - xp.clip(compared.r, -0.999999, 0.999999) ** 2) ** 2
@@ -192,7 +190,7 @@ def summary(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> 
         gini_floor_high=high[1],
         p=p[0],
         vat_p=p[4:],
-        vat_together=_together(vat, draws.vat),
+        vat_together=xp.where(dominated(groups.sizes), np.nan, _together(vat, draws.vat)),
         gini_p=p[1],
         hub=Estimate(hub, hub - t * hub_error, hub + t * hub_error),
         hub_p=corrections.holm(intervals.p_of_t(hub, hub_error, freedom)),
@@ -202,6 +200,31 @@ def summary(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> 
         expected=draws.expected,
     )
     return result, high[3]
+
+
+def dominated(sizes: Array) -> Array:
+    """Returns whether one cluster has so many of the contexts that sign flips of clusters do not know its weight, scalar.
+
+    Centring puts the effect of such a cluster into all others, more than `1 / (1 - n_c / n)` corrects.
+
+    Args:
+        sizes: contexts in each group of the jackknife, [ways, groups].
+    """
+    xp = namespace(sizes)
+    own = sizes[:2]
+    share = xp.max(own, 1) / xp.maximum(xp.sum(own, 1), 1)
+    typical = 1 / xp.maximum(xp.sum(own > 0, 1), 1)
+    return xp.any((share > DOMINANT) & (share > 3 * typical))
+
+
+def freedom(clusters: Any) -> float:
+    """Returns the degrees of freedom of a mean over contexts in clusters, as `freedom_of`.
+
+    Args:
+        clusters: [contexts] labels, or [contexts, 2] of two crossed keys.
+    """
+    index = resample.clusters_of(clusters, len(np.asarray(clusters))).index
+    return float(freedom_of(pairs.grouping(np.asarray(index)).sizes))  # type: ignore[arg-type]
 
 
 def freedom_of(counts: Array) -> Array:
@@ -344,12 +367,11 @@ def floor(
     groups = resample.clusters_of(clusters, shift.shape[0])
     missing = coupling.has_missing(shift) if missing is None else missing
     labels = None if labels is None else jnp.asarray(labels, shift.dtype)
-    tied = ipsatised and is_tied(shift)
-    drawn: null.Null = _floor(shift, jnp.asarray(groups.index), key, labels, resamples, ipsatised, missing, tied)
+    drawn: null.Null = _floor(shift, jnp.asarray(groups.index), key, labels, resamples, ipsatised, missing)
     return drawn
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def _floor(
     shift: Array,
     cluster: Array,
@@ -358,28 +380,10 @@ def _floor(
     resamples: int,
     ipsatised: bool,
     missing: bool,
-    tied: bool,
 ) -> null.Null:
     groups = pairs.grouping(cluster, shift.dtype)
-    expected = null.exchanged_coupling(shift, key) if tied else None
+    expected = null.ipsatised_coupling(shift, key) if ipsatised and labels is None else None
     if ipsatised:
         shift = shifts.ipsatise(shift)
         labels = None if labels is None else shifts.ipsatise(labels)
     return draw(shift, groups, key, resamples, missing, jnp.zeros_like(shift), ipsatised, labels, expected).null
-
-
-def is_tied(x: Arrayish) -> bool:
-    """Returns whether so many shifts are equal that what ipsatising makes of them cannot be computed as for normal columns."""
-    return tie_share(x) > TIED
-
-
-def tie_share(x: Arrayish) -> float:
-    """Returns how often two contexts have an equal shift, the mean over columns; 0 for traced data."""
-    if not shifts.is_concrete(x):
-        return 0.0
-    shares = []
-    for column in np.asarray(x).T:
-        count = np.unique(column[~np.isnan(column)], return_counts=True)[1]
-        if count.size:
-            shares.append(float(np.sum((count / count.sum()) ** 2)))
-    return float(np.mean(shares)) if shares else 0.0

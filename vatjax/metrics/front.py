@@ -77,8 +77,10 @@ def front_shares(arms: Sequence[TradeOff], draws: int = 2000, seed: int = 0) -> 
     noise = np.random.default_rng(seed).normal(size=(draws, len(center)))
     drawn = (center + noise @ (axes * np.sqrt(np.maximum(size, 0))).T).reshape(draws, len(arms), 2)
     gain, tax = drawn[..., 0], np.maximum(drawn[..., 1], 0)
-    more = gain[:, None, :] >= gain[:, :, None]
-    less = tax[:, None, :] <= tax[:, :, None]
-    better = more & less & ((gain[:, None, :] > gain[:, :, None]) | (tax[:, None, :] < tax[:, :, None]))
+    # Rounding must not break the ties of interventions that do the same.
+    more = gain[:, None, :] - gain[:, :, None]
+    less = tax[:, :, None] - tax[:, None, :]
+    slack = 1e-6 * np.abs(drawn).max(initial=0)
+    better = (more >= -slack) & (less >= -slack) & ((more > slack) | (less > slack))
     shares: np.ndarray = (~better.any(2)).mean(0)
     return shares

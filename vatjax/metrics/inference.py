@@ -181,7 +181,6 @@ def infer_shift(
     resamples: int = 2000,
     labels: Arrayish = None,
     missing: bool | None = None,
-    tied: bool | None = None,
     first_order: Arrayish = None,
     type_of: Any = None,
 ) -> Inference:
@@ -197,8 +196,6 @@ def infer_shift(
         resamples: draws of the null.
         labels: [contexts, values] of a `labelled` state, whose labels alone create coupling; real where types are means.
         missing: whether to couple columns pair by pair, as in `spearman`: traced data with missing ratings need True.
-        tied: whether so many shifts are equal that what ipsatising makes of them is drawn instead of computed; looked up by
-            default, and False for traced data.
         first_order: contexts that count for gain, shift and GND, [contexts] bool; all by default. In a `dense` state they
             are those whose own value is in the target.
         type_of: [values], each value's type, concrete; adds the coupling of types of equal size.
@@ -216,13 +213,13 @@ def infer_shift(
         labels = jnp.asarray(labels, d.dtype)
         if labels.shape != d.shape:
             raise ValueError(f"expected labels of the shape {d.shape}, found {labels.shape}")
+        if len(groups.index) > 1:
+            raise ValueError("labelled states take clusters of one key; choose one of the crossed keys")
     counted = np.ones(d.shape[0], bool) if first_order is None else first_order
     types = None if type_of is None else tuple(int(x) for x in np.asarray(type_of))
     if types is not None and len(types) != d.shape[1]:
         raise ValueError(f"expected a type for each of {d.shape[1]} values, found {len(types)}")
-    if tied is None:
-        tied = labels is None and second_order.is_tied(d)
-    drawn = _drawn(d, jnp.asarray(groups.index), key, labels, jnp.asarray(counted, bool), resamples, missing, tied)
+    drawn = _drawn(d, jnp.asarray(groups.index), key, labels, jnp.asarray(counted, bool), resamples, missing)
     # Small arrays are summarised on the host: compiling hundreds of operations on them would take seconds.
     both, draws, member, sign = shifts.on_host(*drawn, member, sign)
     if namespace(both) is np:
@@ -264,7 +261,7 @@ def _summary(
 _compiled_summary = functools.partial(jax.jit, static_argnums=5)(_summary)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7))
+@functools.partial(jax.jit, static_argnums=(5, 6))
 def _drawn(
     d: Array,
     cluster: Array,
@@ -273,12 +270,11 @@ def _drawn(
     counted: Array,
     resamples: int,
     missing: bool,
-    tied: bool,
 ) -> tuple[Array, second_order.Draws]:
     """Draws for raw and ipsatised shifts, and the shifts that count for the first order, each [2, ...]."""
     groups = pairs.grouping(cluster, d.dtype)
     plain = shifts.tied(shifts.ipsatise(d), shifts.largest(d))
-    expected = null.exchanged_coupling(d, key) if tied else None
+    expected = null.ipsatised_coupling(d, key) if labels is None else None
     both_labels = None if labels is None else jnp.stack([labels, shifts.ipsatise(labels)])
 
     def one(d: Array, ipsatised: Array, labels: Array | None) -> tuple[Array, second_order.Draws]:

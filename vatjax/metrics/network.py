@@ -57,12 +57,22 @@ def compare_networks(
     if pre.shape != post.shape:
         raise ValueError(f"pre and post must have one shape, found {pre.shape} and {post.shape}")
     groups = resample.clusters_of(clusters, pre.shape[0])
+    if len(groups.index) > 1:
+        raise ValueError("states are exchanged within clusters of one key; choose one of the crossed keys")
+    # An exchange mixes rows of both states: a mean that shifts must not look like another structure.
+    pre, post = _standardised(pre), _standardised(post)
     missing = coupling.has_missing(pre) or coupling.has_missing(post) if missing is None else missing
     both = jnp.concatenate([pre, post])
     levels = 0 if missing else resample.level_count(both)
     index = jnp.asarray(groups.index[0])
     compared: NetworkComparison = _compare(both, index, key, groups.counts[0], levels, missing, resamples)
     return compared
+
+
+def _standardised(x: Array) -> Array:
+    """Columns with mean 0 and deviation 1, which leaves their order as it is."""
+    spread = jnp.nanstd(x, 0, keepdims=True)
+    return (x - jnp.nanmean(x, 0, keepdims=True)) / jnp.where(spread > 0, spread, 1)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))

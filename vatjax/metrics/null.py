@@ -6,7 +6,7 @@ matter, and clusters may differ in size. Each pair of columns is scaled so that 
 columns have under these clusters (`pairs.Pairs.null_variance`), over both keys where two crossed ones cluster the contexts.
 
 Ipsatised shifts and labelled ones have a coupling of their own under independence, `E0[R]`, and statistics are of
-`R - E0[R]`. For ipsatised shifts E0 is computed from the spreads of the columns. A `labelled` state is one agreement a
+`R - E0[R]`. For ipsatised shifts E0 is drawn: raw cells change their signs before they are ipsatised. A `labelled` state is one agreement a
 context times fixed labels: there the agreement shifts are exchanged between contexts and the labels stay.
 """
 
@@ -27,8 +27,8 @@ from vatjax.metrics.shifts import ipsatise
 Array = jax.Array
 
 _BITS = 32
-# Draws that `exchanged_coupling` averages: their own noise adds a share of 1 / EXCHANGES to the null's variance.
-EXCHANGES = 64
+# Draws that `ipsatised_coupling` averages: their own noise adds a share of 1 / 64 to the null's variance.
+EXPECTED_DRAWS = 64
 
 
 class Null(NamedTuple):
@@ -120,73 +120,26 @@ def remove(r: Array, expected: Array) -> Array:
 # Ipsatised shifts ---------------------------------------------------------------------------------------------------
 
 
-def mechanical_coupling(plain: Array) -> Array:
-    """Returns the coupling that ipsatising alone makes of independent columns with the spreads that these show.
+def ipsatised_coupling(shift: Array, key: Array, draws: int = EXPECTED_DRAWS) -> Array:
+    """Returns the coupling that ipsatising makes of independent columns that are distributed as these are.
 
-    With variances s_v^2 before ipsatising and k values rated in a context,
-
-        var(v)    = s_v^2 (1 - 2 / k) + q         q = sum over rated u of s_u^2 / k^2
-        cov(v, w) = q - (s_v^2 + s_w^2) / k
-
-    averaged over the contexts that rate v, or both. The first is solved for s_v^2; the correlation is turned from Pearson's
-    to Spearman's as for normal columns, `6 / pi asin(r / 2)`. About -1 / (k - 1) where spreads are alike.
-
-    Args:
-        plain: ipsatised shifts, NaN where missing, [contexts, values].
-    """
-    present = (~jnp.isnan(plain)).astype(plain.dtype)
-    rated = jnp.sum(present, 1)
-    share = jnp.where(rated > 0, 1 / jnp.where(rated > 0, rated, 1), 0)
-
-    def over_both(weight: Array) -> Array:
-        """The mean of a number of each context over those that rate both values."""
-        count = jnp.einsum("nv,nw->vw", present, present, precision=ranks.EXACT)
-        total = jnp.einsum("n,nv,nw->vw", weight, present, present, precision=ranks.EXACT)
-        return total / jnp.where(count > 0, count, 1)
-
-    count = jnp.sum(present, 0)
-    some = count > 1
-    mean = jnp.sum(jnp.where(present > 0, plain, 0), 0) / jnp.where(count > 0, count, 1)
-    variance = jnp.sum(jnp.where(present > 0, plain - mean[None], 0) ** 2, 0) / jnp.where(count > 0, count, 1)
-    inverse = over_both(share)
-    squares = jnp.einsum("n,nv,nu->vu", share**2, present, present, precision=ranks.EXACT)
-    squares = squares / jnp.where(count > 0, count, 1)[:, None]
-    identity = jnp.eye(len(count), dtype=bool)
-    system = jnp.where(identity, 1 - 2 * jnp.diagonal(inverse), 0) + squares
-    # With fewer than three values a context the spreads cannot be told apart: they are taken as they are.
-    solvable = some & (jnp.diagonal(inverse) < 0.4)
-    both = solvable[:, None] & solvable[None, :]
-    system = jnp.where(both, system, identity.astype(plain.dtype))
-    own = jnp.maximum(jnp.linalg.solve(system, jnp.where(some, variance, 0)), 0)
-    common = over_both(share**2 * jnp.einsum("nv,v->n", present, own, precision=ranks.EXACT))
-    covariance = common - (own[:, None] + own[None, :]) * inverse
-    implied = jnp.maximum(jnp.diagonal(covariance) + own, 0)
-    scale = jnp.sqrt(implied[:, None] * implied[None, :])
-    r = jnp.where(scale > 0, jnp.clip(covariance / jnp.where(scale > 0, scale, 1), -1, 1), 0)
-    return 6 / np.pi * jnp.arcsin(r / 2)
-
-
-def exchanged_coupling(shift: Array, key: Array, draws: int = EXCHANGES) -> Array:
-    """Returns the coupling that ipsatising makes of these columns when they are shifted against each other at random.
-
-    For shifts of which many are equal, mostly 0: where one value moves, all others move by the same small amount, and ranks
-    make of that a positive coupling which `mechanical_coupling` does not know. Each context's median is taken off first, so
-    that a common style is not exchanged.
+    Each context's median and then each column's median is taken off, so that neither a common style nor a mean shift is
+    left. Every cell changes its sign at random, which keeps how far each value and each context moves; then the draw is
+    ipsatised and ranked. About -1 / (k - 1) for k columns with like spreads, and positive where most shifts are 0: there
+    all that did not move share the little that was taken off.
 
     Args:
         shift: raw, NaN where missing, [contexts, values].
         key: PRNG key.
         draws: how many are averaged.
     """
-    n = len(shift)
     apart = shift - jnp.nanmedian(ranks.opaque(shift), axis=1, keepdims=True)
-    place = jnp.arange(n, dtype=jnp.int32)[:, None]
+    apart = apart - jnp.nanmedian(ranks.opaque(apart), axis=0, keepdims=True)
 
     def draw(key: Array) -> Array:
-        offset = jax.random.randint(key, (1, shift.shape[1]), 0, n, dtype=jnp.int32)
-        plain = ipsatise(jnp.take_along_axis(apart, (place + offset) % n, axis=0))
+        plain = ipsatise(apart * jax.random.rademacher(key, shift.shape, shift.dtype))
         ranked = ranks.rank(plain)
-        z = ranks.midranks(ranked, jnp.ones(n, shift.dtype))
+        z = ranks.midranks(ranked, jnp.ones(len(shift), shift.dtype))
         present = ranked.present.astype(shift.dtype)
         product = jnp.einsum("nv,nw->vw", z, z, precision=ranks.EXACT)
         square = jnp.einsum("nv,nw->vw", z**2, present, precision=ranks.EXACT)

@@ -82,8 +82,7 @@ def regress(y: Array, x: Array, clusters: Any = None) -> Regression:
     scale = jnp.where(sound & (size > 0), 1 / jnp.where(size > 0, size, 1), jnp.nan)
     coefficient = beta * scale
     error = jnp.where(used > 1, jnp.sqrt(jnp.maximum(variance, 0)) * scale, jnp.nan)
-    # Tables hold whole degrees of freedom: the smaller neighbour is the safe one.
-    half = intervals.t_quantile(jnp.maximum(jnp.floor(freedom), 1).astype(jnp.int32), dtype=x.dtype) * error
+    half = intervals.t_quantile(jnp.maximum(freedom, 1), dtype=x.dtype) * error
     t = jnp.abs(coefficient) / jnp.where(error > 0, error, jnp.nan)
     p = 2 * intervals.t_tail(t, freedom)
     total = jnp.sum(y**2)

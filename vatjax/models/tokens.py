@@ -108,7 +108,9 @@ def encode(tokenizer: Any, text: str, templated: bool = False, config: Config | 
     """
     begin = tokenizer.bos_token
     written = templated or (bool(begin) and text.startswith(begin))
-    ids: list[int] = tokenizer(text, add_special_tokens=not written)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not written and _puts_bos(tokenizer):
+        ids = [tokenizer.bos_token_id, *ids]
     if config is not None and len(ids) > config.context:
         raise errors.InputError(
             f"a text of {len(ids):,} tokens is longer than the model's context of {config.context:,}"
@@ -117,6 +119,26 @@ def encode(tokenizer: Any, text: str, templated: bool = False, config: Config | 
         strange = tokenizer.convert_ids_to_tokens(max(ids))
         raise errors.InputError(f"the model has no embedding for the token {strange!r}")
     return ids
+
+
+def _puts_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself puts a BOS in front. An EOS that it puts behind is left out: a prompt goes on."""
+    begin = tokenizer.bos_token_id
+    return begin is not None and tokenizer("a")["input_ids"][:1] == [begin]
+
+
+def behind(tokenizer: Any, before: str, text: str) -> list[int] | None:
+    """Returns the tokens of a text as they are behind another; None where a token spans the seam.
+
+    A text alone may have other tokens: SentencePiece puts a mark for a space in front of what begins a text.
+
+    Args:
+        tokenizer: of the model.
+        before: the end of what stands before it, enough for the tokenizer to see a boundary.
+        text: the text.
+    """
+    first, both = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, before + text))
+    return both[len(first) :] if both[: len(first)] == first else None
 
 
 def batch(texts: Sequence[Sequence[int]], pad: int = 0, side: Literal["left", "right"] = "right", to: int = 0) -> Batch:

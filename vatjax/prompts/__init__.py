@@ -5,7 +5,7 @@ made = prompts.assemble(rows, wording, prompts.Scale(1, 5), shots=(), chat=None)
 made.text(0)                                          # a whole prompt; made.levels and made.which share the texts
 """
 
-from vatjax.prompts.build import Chat, Prompts, Shot, assemble, fields
+from vatjax.prompts.build import CUE, NO_PREFILL, Chat, ChatFormat, Prompts, Shot, assemble, fields
 from vatjax.prompts.digest import digest
 from vatjax.prompts.examples import actions, demonstrations, judgements, preferences, train_side
 from vatjax.prompts.how import How
@@ -15,8 +15,11 @@ from vatjax.prompts.parse import forgiving, strict
 from vatjax.prompts.wording import PROTOCOLS, Letters, Protocol, Scale, Wording, acting, choice, read, wording, wordings
 
 __all__ = [
+    "CUE",
+    "NO_PREFILL",
     "PROTOCOLS",
     "Chat",
+    "ChatFormat",
     "How",
     "Letters",
     "Prompts",

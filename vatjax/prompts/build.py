@@ -21,6 +21,9 @@ from vatjax.prompts.wording import Letters, Scale, Wording
 # From messages to the text that a chat template makes of them, up to where the answer begins.
 Chat = Callable[[Sequence[Mapping[str, str]]], str]
 
+# A prefill that is each wording's own answer cue, and none at all; anything else is the text itself.
+CUE, NO_PREFILL = "cue", "none"
+
 _MARK = "\u2063here\u2063"
 
 
@@ -34,6 +37,42 @@ class Shot(NamedTuple):
 
     fields: Mapping[str, str]
     rating: int | str
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatFormat:
+    """A chat template, and what the assistant's turn begins with.
+
+    Attributes:
+        render: from messages to text.
+        prefill: "cue" is the wording's answer cue, "none" nothing; anything else is the text itself.
+        separates: whether a tokenizer keeps apart a text and what is behind it: the cue ends with a space where it does.
+            Other tokenizers make one token of a space and the answer, and read the answer with its space.
+    """
+
+    render: Chat
+    prefill: str = NO_PREFILL
+    separates: Callable[[str, str], bool] = lambda before, text: True
+
+    def __call__(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Returns the text of some messages, without a prefill."""
+        return self.render(messages)
+
+    def opening(self, wording: Wording, scale: Scale | Letters) -> str:
+        """Returns the text that the assistant's turn begins with."""
+        if self.prefill == CUE and wording.answer:
+            spaced = f"{wording.answer} "
+            return spaced if all(self.separates(spaced, answer) for answer in scale.options) else wording.answer
+        return "" if self.prefill == NO_PREFILL else self.prefill
+
+    def gap(self, wording: Wording, scale: Scale | Letters) -> str:
+        """Returns what stands between the end of a prompt and its answer."""
+        opening = self.opening(wording, scale)
+        return " " if opening and not opening[-1].isspace() else ""
+
+    def without_prefill(self) -> ChatFormat:
+        """Returns the template alone: for prompts that no rating is read from."""
+        return dataclasses.replace(self, prefill=NO_PREFILL)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +114,8 @@ def assemble(
         wording: how it is asked.
         scale: of the answers; 1 to 5 by default.
         shots: examples with answers, before every prompt.
-        chat: a chat template; without one, plain text that a base model continues.
+        chat: a chat template, a `ChatFormat` where the answer has a prefill; without one, plain text that a base model
+            continues.
         instruction: a sentence on a line of its own, before the rubric.
     """
     scale = scale or Scale()
@@ -106,6 +146,9 @@ def _frame(
     if chat is None:
         examples = "".join(f"{text}\n{wording.answer} {answer}\n\n" for text, answer in asked)
         return f"{rubric}\n\n{examples}", f"\n{wording.answer}"
+    opening = chat.opening(wording, scale) if isinstance(chat, ChatFormat) else ""
+    gap = answer_gap(chat, wording, scale) if opening else ""
+    asked = [(text, opening + gap + answer) for text, answer in asked]
     turns = [
         {"role": role, "content": content}
         for pair in asked
@@ -114,10 +157,24 @@ def _frame(
     messages = [{"role": "system", "content": rubric}, *turns, {"role": "user", "content": _MARK}]
     shown = [rubric, *(content for pair in asked for content in pair)]
     try:
-        return _around(chat(messages), shown)
+        before, behind = _around(chat(messages), shown)
     except Exception:  # templates refuse a system message in ways of their own, or leave it out without a word
         first = {**messages[1], "content": f"{rubric}\n\n{messages[1]['content']}"}
-        return _around(chat([first, *messages[2:]]), shown)
+        before, behind = _around(chat([first, *messages[2:]]), shown)
+    return before, _thought(behind) + opening
+
+
+def _thought(behind: str) -> str:
+    """The end of a template, with the reasoning closed that it opens: a rating is read where the answer begins."""
+    begun = behind.rstrip()
+    return f"{begun}\n\n</think>\n\n" if begun.endswith("<think>") else behind
+
+
+def answer_gap(chat: Chat | None, wording: Wording, scale: Scale | Letters) -> str:
+    """Returns what stands between a prompt of `assemble` and its answer: a space, or nothing."""
+    if chat is None:
+        return " "
+    return chat.gap(wording, scale) if isinstance(chat, ChatFormat) else ""
 
 
 def _shown(shot: Shot, wording: Wording) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vatjax import errors
 from vatjax.items import EXPRESS, Items
-from vatjax.prompts.build import Chat, Shot, assemble, fields
+from vatjax.prompts.build import Chat, ChatFormat, Shot, answer_gap, assemble, fields
 from vatjax.prompts.wording import Scale, Wording, acting, wording
 
 
@@ -51,11 +51,11 @@ def judgements(
         chat: a chat template; without one, plain text.
         test, seed: of the division by scene.
     """
-    scale = scale or Scale()
+    scale, asked = scale or Scale(), asked or wording("paired")
     train = train_side(items, target, direction, test, seed)
-    made = assemble((fields(train, i) for i in range(len(train))), asked or wording("paired"), scale, chat=chat)
+    made = assemble((fields(train, i) for i in range(len(train))), asked, scale, chat=chat)
     answers = [scale.answer(scale.high if side * direction == EXPRESS else scale.low) for side in train.polarity]
-    space = "" if chat else " "
+    space = answer_gap(chat, asked, scale)
     return [{"prompt": made.text(i), "completion": space + answer} for i, answer in enumerate(answers)]
 
 
@@ -79,7 +79,7 @@ def preferences(
     pairs = train.pair()
     if not len(pairs.express):
         raise errors.InputError(f"{items.source}: no scene of the train side has both actions of {target}")
-    made = assemble((fields(train, i) for i in pairs.express), asked or acting(), chat=chat)
+    made = assemble((fields(train, i) for i in pairs.express), asked or acting(), chat=_unfilled(chat))
     space = "" if chat else " "
     chosen, rejected = (pairs.express, pairs.suppress)[::direction]
     return [
@@ -100,9 +100,14 @@ def actions(
     """`prompt` and `completion`: the scene, and the action that the direction wants; arguments as in `preferences`."""
     train = train_side(items, target, direction, test, seed)
     train = train.take(train.polarity == direction)
-    made = assemble((fields(train, i) for i in range(len(train))), asked or acting(), chat=chat)
+    made = assemble((fields(train, i) for i in range(len(train))), asked or acting(), chat=_unfilled(chat))
     space = "" if chat else " "
     return [{"prompt": made.text(i), "completion": space + action} for i, action in enumerate(train.action)]
+
+
+def _unfilled(chat: Chat | None) -> Chat | None:
+    """The template without the prefill of ratings: an action is written in the model's own words."""
+    return chat.without_prefill() if isinstance(chat, ChatFormat) else chat
 
 
 def demonstrations(

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from vatjax import errors, names
-from vatjax.prompts.wording import PROTOCOLS, Protocol, Scale, Wording, wording, wordings
+from vatjax.prompts.build import CUE
+from vatjax.prompts.wording import PROTOCOLS, Protocol, Scale, Wording, from_file, is_file, wording, wordings
 
 Reading = Literal["expected", "argmax", "generate"]
 Parser = Literal["strict", "forgiving"]
@@ -23,7 +24,7 @@ class How:
     """What is asked: paired, labelled, dense or stated."""
     wording: str = ""
     """How it is put: a shipped wording by name, by default the first of the protocol; "all" averages them, and tells how far
-    they differ."""
+    they differ. A file of your own, "my.yaml", gives its first wording, "my.yaml:polite" the one of that name."""
     low: int = 1
     """The low end of the scale."""
     high: int = 5
@@ -39,6 +40,11 @@ class How:
     """How a written answer is read: a number alone, or the one number that is given as the answer."""
     written: int = 24
     """How many tokens a written answer may have."""
+    prefill: str = "auto"
+    """How the assistant's turn begins behind a chat template: "none"; "cue", the wording's answer cue ("Rating: "); a text of
+    your own; or "auto", which measures both on a few prompts and takes the cue where only that makes the model answer."""
+    floor: float = 0.1
+    """The least probability of all options together; a rating with less is missing, since it would be noise."""
     chat: bool | None = None
     """Whether to use the chat template; by default where there is one."""
     template: Mapping[str, bool | str] = dataclasses.field(
@@ -53,14 +59,30 @@ class How:
                 raise errors.InputError(names.unknown(key, getattr(self, key), known))
         if self.reading == "generate" and self.prior:
             raise errors.InputError("prior: written answers have no probabilities to divide by")
+        if not 0 <= self.floor < 1:
+            raise errors.InputError(f"floor: expected a probability from 0 to below 1, found {self.floor:g}")
+        if not self.prefill:
+            raise errors.InputError('prefill: expected "auto", "none", "cue" or a text, found nothing')
+        if self.prefill == CUE and not all(one.answer for one in self.wordings()):
+            raise errors.InputError(
+                f"prefill: the wording {self.wordings()[0].name!r} has no answer cue; give the text of one"
+            )
         if self.written < 1:
             raise errors.InputError(f"written: at least 1 token is needed, found {self.written}")
 
+    def of_pairs(self) -> How:
+        """Returns the settings by which edits are found and answers trained: pairs, in one wording, read by probabilities."""
+        own = self.protocol == "paired"
+        name = self.wordings()[0].name if own else ""
+        return dataclasses.replace(
+            self, protocol="paired", wording=name, reading="expected", prior=False, counterbalance=False
+        )
+
     def wordings(self) -> list[Wording]:
         """The wordings that are asked."""
-        return (
-            list(wordings(self.protocol).values()) if self.wording == "all" else [wording(self.protocol, self.wording)]
-        )
+        if self.wording == "all":
+            return list(wordings(self.protocol).values())
+        return [from_file(self.wording) if is_file(self.wording) else wording(self.protocol, self.wording)]
 
     def scales(self) -> list[Scale]:
         """The scales that are asked: the rising one, and where they are counterbalanced the falling one."""

@@ -140,6 +140,17 @@ def read(path: str | pathlib.Path) -> dict[str, Wording]:
     return wordings
 
 
+def is_file(name: str) -> bool:
+    """Returns whether a wording's name is a file of one's own, "my.yaml" or "my.yaml:polite"."""
+    return pathlib.Path(name.partition(":")[0]).suffix in (".yaml", ".yml")
+
+
+def from_file(name: str) -> Wording:
+    """Returns a wording from a file of one's own: the first of "my.yaml", or the one that "my.yaml:polite" names."""
+    path, _, own = name.partition(":")
+    return dataclasses.replace(_named(read(path), own), name=name)
+
+
 def _check(wording: Wording, where: str) -> None:
     try:
         wording.rubric(Scale())

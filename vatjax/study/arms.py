@@ -137,7 +137,12 @@ class _Expansion:
         split = {"test": design.items.test, "seed": design.items.seed}
         self.taxonomy = store.address(items.taxonomy)
         common = {"model": identity, "dtype": design.dtype, "taxonomy": self.taxonomy, "prompts": prompts.digest()}
-        self.found_from = {**common, "items": provenance.digest(items), **split}
+        self.found_from = {
+            **common,
+            "items": provenance.digest(items),
+            **split,
+            "how": config.to_dict(design.how.of_pairs()),
+        }
         self.asked = {**common, "items": provenance.digest(asked)}
         self.wordings = {one.name: one for one in design.how.wordings()}
 

@@ -272,6 +272,7 @@ class Intervention:
             memory=own.memory,
             price=Price() if placebo else own.price,
             source=design.items,
+            how=design.how.of_pairs(),
             dtype=design.dtype,
         )
 
@@ -297,6 +298,8 @@ class Design:
     """Which items, and how to read them."""
     how: How = dataclasses.field(default_factory=How)
     """How models are asked; wording: all tells how far the numbers hang on the wording."""
+    allow_low_mass: bool = False
+    """Go on with a model whose options have less than half of the probability on average."""
     scenes: int = 0
     """How many scenes of the test side are asked about; 0 is all of them."""
     placebos: int = 2

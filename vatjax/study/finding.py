@@ -15,6 +15,7 @@ from vatjax.edits.stream import Operator
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.models.edit import Positions
+from vatjax.prompts import How
 from vatjax.study.steering import Push
 
 Place = tuple[int, ...]
@@ -90,6 +91,7 @@ def candidate(
     direction: int = 1,
     finder: Finder | None = None,
     places: Sequence[Place] = (),
+    how: How | None = None,
 ) -> Candidate:
     """Finds an edit from the train side of some items; what is costly is computed once for all places.
 
@@ -100,14 +102,15 @@ def candidate(
         finder: how.
         places: layers to try, each place one or several of them; by default up to six single ones, for `split` the middle
             one, and for methods that choose their layers those.
+        how: how questions are put.
     """
     finder = finder or Finder()
     if finder.method in ALONG:
-        return _along(model, items, target, direction, finder, places)
+        return _along(model, items, target, direction, finder, places, how)
 
     def search(place: Place = (), exchanged: int | None = None) -> edits.Found:
         return edits.search(
-            model, items, target, direction, finder.method, place, exchanged=exchanged, **finder.options()
+            model, items, target, direction, finder.method, place, exchanged=exchanged, how=how, **finder.options()
         )
 
     if finder.method == "split":
@@ -134,12 +137,11 @@ def candidate(
 
 
 def _along(
-    model: Model, items: Items, target: str, direction: int, finder: Finder, places: Sequence[Place]
+    model: Model, items: Items, target: str, direction: int, finder: Finder, places: Sequence[Place], how: How | None
 ) -> Candidate:
     """Directions of the residual stream: one reading of the pairs serves all layers and all placebos."""
-    pairs = edits.contrast(
-        model, items, target, direction, finder.way, finder.pairs, test=finder.test, seed=finder.seed, draw=finder.draw
-    )
+    drawn: dict[str, Any] = {"test": finder.test, "seed": finder.seed, "draw": finder.draw}
+    pairs = edits.contrast(model, items, target, direction, finder.way, finder.pairs, how, **drawn)
     method = cast(Along, finder.method)
     found = edits.directions(pairs, method, finder.seed)
     facts = {"pairs": pairs.positive.shape[1], "accuracy": found.accuracy.tolist()}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vatjax import edits, elicit, errors, models, prompts, states, store, train
-from vatjax.elicit import protocols, together
+from vatjax.elicit import prefill, protocols, together
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.prompts import How, Shot
@@ -37,6 +37,7 @@ class Workshop:
     ) -> None:
         self.design, self.model, self.items, self.asked = design, model, items, asked
         self.shelf, self.told = shelf, told
+        self.how = prefill.resolved(model, design.how)
         self.candidates: dict[str, Candidate] = {}
 
     def make(self, batch: Sequence[Piece]) -> None:
@@ -87,7 +88,13 @@ class Workshop:
             finder = cell.what.finder(source.test, source.seed, cell.seed)
             self.candidates.clear()
             self.candidates[piece.address] = candidate(
-                self.model, self.items, cell.target, cell.sign, finder, cell.what.places(depth)
+                self.model,
+                self.items,
+                cell.target,
+                cell.sign,
+                finder,
+                cell.what.places(depth),
+                self.how.of_pairs(),
             )
         return self.candidates[piece.address]
 
@@ -98,7 +105,16 @@ class Workshop:
         source = self.design.items
         side, _ = self.items.split(source.test, source.seed)
         asked = some_scenes(side, cell.target, cell.what.scenes, source.seed)
-        points = edits.sweep(self.model, asked, cell.target, tried.make, tried.places, cell.what.strengths, cell.sign)
+        points = edits.sweep(
+            self.model,
+            asked,
+            cell.target,
+            tried.make,
+            tried.places,
+            cell.what.strengths,
+            cell.sign,
+            how=self.how.of_pairs(),
+        )
         chosen = edits.best(points) or max(points, key=lambda point: point.outcome.mass)
         said = [{"layers": list(p.layers), "strength": p.strength, **store.finite(p.outcome._asdict())} for p in points]
         return chosen.layers, said
@@ -185,7 +201,7 @@ class Workshop:
 
     def _run(self, piece: Piece) -> train.Training:
         cell, draw = piece.task
-        made: train.Training = cell.training(self.design, draw)
+        made: train.Training = cell.training(dataclasses.replace(self.design, how=self.how), draw)
         return made
 
     def _keep(self, state: train.State, piece: Piece, step: int) -> None:
@@ -198,7 +214,7 @@ class Workshop:
     # States ---------------------------------------------------------------------------------------------------------
 
     def _states(self, batch: Sequence[Piece]) -> None:
-        how = dataclasses.replace(self.design.how, wording=batch[0].task[1])
+        how = dataclasses.replace(self.how, wording=batch[0].task[1])
         like: dict[str, list[tuple[Piece, Edit | None]]] = {}
         for piece in batch:
             edit = self.edit_of(piece)

@@ -6,7 +6,7 @@ the model do not count there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -127,15 +127,15 @@ def _aggregated(shift: np.ndarray, taxonomy: Taxonomy, level: analysis.Level, co
 
 def _answered(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str, Any]:
     """Whether the model still answers, and still writes."""
-    about = [shelf.json(piece.needs[f"after {w}"], "about.json") for w in wordings]
-    mass, perplexity = _wholeness(about)
+    mass, perplexity, before = _wholeness(piece, shelf, [f"after {w}" for w in wordings], wordings)
     masses = [np.mean([_mass(piece, shelf, f"{when} {w}")[0] for w in wordings], 0) for when in ("before", "after")]
     lost = 1 - masses[1] / np.maximum(masses[0], 1e-6)
     loss = _over_scenes(lost, _mass(piece, shelf, f"before {wordings[0]}")[1])
     return {
         "mass": analysis.number(mass),
+        "mass_before": analysis.number(before),
         "perplexity": analysis.number(perplexity),
-        "broken": bool(breaks(mass, perplexity)),
+        "broken": bool(breaks(mass, perplexity, before)),
         "utility_loss": {key: analysis.number(x) for key, x in loss.items()},
     }
 
@@ -220,7 +220,7 @@ def comparison(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict
             needs = [f"{side} {level:g} {w}" for w in wordings]
             after = _mean_state([_state(piece, shelf, need) for need in needs])
             last[side] = _shift(before, after, taxonomy, one.target)
-            if not breaks(*_wholeness([shelf.json(piece.needs[need], "about.json") for need in needs])):
+            if not breaks(*_wholeness(piece, shelf, needs, wordings)):
                 whole[level] = last[side]
         ways = [[shift for level, shift in whole.items() if level * sign > 0] for sign in (1, -1)]
         # A vector works in one of its two directions.
@@ -250,7 +250,7 @@ def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) ->
         return _shift(before, after, taxonomy, target)
 
     def broken(side: str) -> bool:
-        return bool(breaks(*_wholeness([shelf.json(piece.needs[f"{side} {w}"], "about.json") for w in wordings])))
+        return bool(breaks(*_wholeness(piece, shelf, [f"{side} {w}" for w in wordings], wordings)))
 
     sides = [f"blind {number}" for number in range(piece.decides["draws"])]
     draws = [shift(side) for side in sides if not broken(side)]
@@ -259,10 +259,13 @@ def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) ->
     return analysis.beyond_draws(shift("after"), draws, _own(taxonomy, target), units, arm.cell.sign)
 
 
-def _wholeness(about: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Mean option mass and mean perplexity over wordings; NaN for a perplexity that none has."""
+def _wholeness(piece: Piece, shelf: Shelf, needs: Sequence[str], wordings: Sequence[str]) -> tuple[float, float, float]:
+    """Mean option mass, mean perplexity over wordings, and the unedited model's mass; NaN for a perplexity that none has."""
+    about = [shelf.json(piece.needs[need], "about.json") for need in needs]
     worse = [one["perplexity"] for one in about if one["perplexity"] is not None]
-    return float(np.mean([one["mass"] for one in about])), float(np.mean(worse)) if worse else float("nan")
+    unedited = [shelf.json(piece.needs[f"before {w}"], "about.json")["mass"] for w in wordings]
+    mass = float(np.mean([one["mass"] for one in about]))
+    return mass, float(np.mean(worse)) if worse else float("nan"), float(np.mean(unedited))
 
 
 def _numbers_of(found: metrics.Difference) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from vatjax import analysis, errors, metrics, models, store
-from vatjax.elicit import protocols
+from vatjax.elicit import prefill, protocols
 from vatjax.items import Items, open_source
+from vatjax.prompts import How
 from vatjax.study import arms
 from vatjax.study.design import Design
 from vatjax.study.finding import of_scenes
@@ -63,9 +64,22 @@ def plan(design: Design, load: Load | None = None, named: Callable[[models.Model
         for what in design.interventions.values():
             what.places(model.config.layers)  # refused before anything is computed
         weights = sum(leaf.size for leaf in jax.tree.leaves(model.arrays))
-        found.append(dataclasses.replace(arms.expand(design, name, named(model), items, asked), weights=weights))
+        own = dataclasses.replace(design, how=answering(model, design))
+        found.append(dataclasses.replace(arms.expand(own, name, named(model), items, asked), weights=weights))
         del model
     return Planned(design, items, asked, found)
+
+
+def answering(model: models.Model, design: Design) -> How:
+    """Returns how a model is asked in a study, with its prefill; refuses one that hardly answers.
+
+    Raises:
+        InputError: where the options have less than half of the probability on average, and the design does not allow that.
+    """
+    attempt = prefill.tried(model, design.how)
+    if attempt.mass and not design.allow_low_mass:
+        prefill.refuse_low_mass(attempt.mass[attempt.prefill], model, attempt.mass, design.how.wordings()[0])
+    return dataclasses.replace(design.how, prefill=attempt.prefill)
 
 
 def opened(design: Design) -> tuple[Items, Items]:

@@ -212,6 +212,7 @@ def _row(arm: Arm, content: Mapping[str, Any], level: str, headline: bool) -> Ro
         **_three("leakage", content["leakage"]),
         **_three("utility_loss", content["utility_loss"]),
         "mass": content["mass"],
+        "mass_before": content["mass_before"],
         "perplexity": content["perplexity"],
         "broken": content["broken"],
         "warnings": "; ".join(content["warnings"]),

@@ -51,6 +51,7 @@ class Trial(NamedTuple):
         leakage: rise of the other types' success over the target's.
         by_distance: the same of the types at each distance on the circle, from 0.
         mass: mean option mass.
+        mass_before: the same of the model alone.
         utility_loss: the share of the option mass that was there before and is not any more.
         perplexity: on neutral text, in units of the unedited model's; 1 where nothing is edited, NaN for a model that reads
             it worse than by chance.
@@ -68,13 +69,14 @@ class Trial(NamedTuple):
     leakage: Estimate
     by_distance: Estimate
     mass: float
+    mass_before: float
     utility_loss: Estimate
     perplexity: float
 
     @property
     def broken(self) -> bool:
         """Whether the model has stopped to answer, or to write."""
-        return breaks(self.mass, self.perplexity)
+        return breaks(self.mass, self.perplexity, self.mass_before)
 
 
 def trials(
@@ -173,6 +175,7 @@ def _trial(
         _plain(controlled.leakage),
         _plain(controlled.by_distance),
         float(masses[1].mean()),
+        float(masses[0].mean()),
         _loss(*masses),
         perplexity,
     )

@@ -26,6 +26,8 @@ Lesson = Literal["actions", "judgements", "preferences"]
 LESSONS: tuple[Lesson, ...] = get_args(Lesson)
 _COLUMNS = ("prompt", "completion", "chosen", "rejected", "messages", "label")
 _ROLES = ("system", "user", "assistant", "tool", "developer")
+# Characters of a prompt that decide how a text behind it is tokenised.
+_TAIL = 200
 
 
 class Record(NamedTuple):
@@ -242,7 +244,10 @@ def tokenised(model: Model, records: Sequence[Record]) -> list[Example]:
         prompt = tokens.encode(tokenizer, record.prompt, record.templated)
         texts = []
         for text in record.texts:
-            own = tokenizer(text, add_special_tokens=False)["input_ids"]
+            own = tokens.behind(tokenizer, record.prompt[-_TAIL:], text)
+            if own is None:
+                problems.append(errors.Problem(record.where, None, _melted(record.prompt, text)))
+                own = tokenizer(text, add_special_tokens=False)["input_ids"]
             closed = record.templated or own[-1:] == end
             texts.append(tuple(own if closed else [*own, *end]))
         example = Example(tuple(prompt), tuple(texts), record.good is not False, record.where)
@@ -261,6 +266,13 @@ def tokenised(model: Model, records: Sequence[Record]) -> list[Example]:
     if problems:
         raise errors.all_of(problems, "Nothing was trained.")
     return found
+
+
+def _melted(prompt: str, text: str) -> str:
+    return (
+        f"a token spans the end of the prompt ({prompt[-12:]!r}) and the beginning of the completion ({text[:12]!r}): move "
+        "the space between them into the completion"
+    )
 
 
 def with_others(examples: Sequence[Example]) -> list[Example]:

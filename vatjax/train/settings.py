@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from vatjax import errors, names, prompts, store
-from vatjax.elicit import asking
+from vatjax.elicit import asking, prefill
 from vatjax.items import Items, Source, open_source
 from vatjax.models import Model, tokens
 from vatjax.models.edit import PROJECTIONS
@@ -113,6 +113,8 @@ class Training:
     """What moving other values costs."""
     source: Source = dataclasses.field(default_factory=Source)
     """Which items, and how to read them."""
+    how: How = dataclasses.field(default_factory=How)
+    """How questions are put, in judgements, anchors and ratings on the way."""
     probe_scenes: int = 0
     """How many scenes of the test side are rated on the way, where course.probe says so; 0 is all of them."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -240,13 +242,13 @@ def _penalty(model: Model, training: Training, items: Items) -> TaxPenalty | Non
     price, source = training.price, training.source
     if not price.weight:
         return None
-    own = anchors(model, items, price.scenes, price.rows, None, source.test, source.seed, training.memory)
+    own = anchors(model, items, price.scenes, price.rows, training.how, source.test, source.seed, training.memory)
     return tax_penalty(own, items.taxonomy, training.target, price.weight, price.variant)
 
 
 def records(model: Model, training: Training, items: Items, loss: Loss) -> list[Record]:
     """The examples of a run, in words."""
-    how = How()
+    how = prefill.resolved(model, training.how)
     chat = asking.template(model, how)
     if training.placebo == "neutral text":
         if loss.kind != "texts":
@@ -294,9 +296,10 @@ def _of_items(model: Model, training: Training, items: Items, loss: Loss, how: H
 
 
 def _neutral(model: Model) -> list[Record]:
-    """Plain sentences; the first word of each is its prompt, where the tokenizer puts nothing in front."""
+    """Plain sentences; the prompt of each is its first words, up to where a token begins: most often one word."""
     found = []
     for number, text in enumerate(prompts.neutral_texts()):
-        first, _, rest = text.partition(" ")
-        found.append(Record(first, (f" {rest}",), True, f"neutral text {number + 1}"))
+        spaces = [i for i, letter in enumerate(text) if letter == " "]
+        cut = next((i for i in spaces if tokens.behind(model.tokenizer, text[:i], text[i:]) is not None), spaces[0])
+        found.append(Record(text[:cut], (text[cut:],), True, f"neutral text {number + 1}"))
     return found

@@ -1,0 +1,214 @@
+"""The prefill: it makes a model answer, is taken by what was measured, and is part of every prompt that a rating comes from."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.elicit.speaking import CHAT, speaking, tokenizer
+from tests.test_cli import run
+from vatjax import elicit, errors, items, models, prompts, states, train
+from vatjax.elicit import asking, prefill, protocols
+from vatjax.models import tokens
+
+DATA = items.bundled().where(country="Egypt", topic="Citizenship", value=["Wealth", "Wisdom"])
+pytestmark = pytest.mark.filterwarnings("ignore:the options have")
+WORDING = prompts.wording("paired")
+ROWS = [{"scene": "A hall.", "action": "I share it."}]
+
+
+def chat(prefill="none", words="gpt2", think=""):
+    own = tokenizer(CHAT + think, words=words)
+    return own, prompts.ChatFormat(
+        lambda messages: tokens.chat(own, messages),
+        prefill,
+        lambda before, text: tokens.behind(own, before, text) is not None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "ends"), [("none", "<assistant>\n"), ("cue", f"<assistant>\n{WORDING.answer}"), ("I say ", "\nI say ")]
+)
+def test_a_prompt_ends_with_its_prefill(given, ends):
+    _, template = chat(given)
+    text = prompts.assemble(ROWS, WORDING, chat=template).text(0)
+    assert text.rstrip(" ").endswith(ends.rstrip(" "))
+
+
+@pytest.mark.parametrize("words", ["gpt2", "llama3", "qwen", "sentencepiece"])
+def test_a_cue_keeps_its_space_where_the_tokenizer_keeps_it_apart(words):
+    """Whatever the tokenizer: the tokens of the prompt are a beginning of those of prompt and answer."""
+    own, template = chat("cue", words)
+    made = prompts.assemble(ROWS, WORDING, chat=template)
+    ways = elicit.pieces.options(own, made.text(0)[-200:], made.scale.options)
+    assert {way.answer for way in ways} == set(range(5))
+    gap = prompts.build.answer_gap(template, WORDING, made.scale)
+    for answer in made.scale.options:
+        whole = own(made.text(0) + gap + answer, add_special_tokens=False)["input_ids"]
+        prompt = own(made.text(0), add_special_tokens=False)["input_ids"]
+        assert whole[: len(prompt)] == prompt
+        assert tuple(whole[len(prompt) :]) in {way.tokens for way in ways}
+
+
+def test_examples_and_lessons_answer_behind_the_same_prefill():
+    _, template = chat("cue")
+    shot = prompts.Shot({"scene": "A yard.", "action": "I keep it."}, 4)
+    text = prompts.assemble(ROWS, WORDING, shots=[shot], chat=template).text(0)
+    gap = prompts.build.answer_gap(template, WORDING, prompts.Scale())
+    opening = template.opening(WORDING, prompts.Scale())
+    assert f"<assistant>\n{opening}{gap}4</s>" in text
+    lessons = prompts.judgements(DATA, "Wealth", chat=template)
+    assert all(one["prompt"].endswith(opening) for one in lessons)
+    assert {one["completion"] for one in lessons} == {f"{gap}1", f"{gap}5"}
+    # An action is written in the model's own words.
+    assert not any(one["prompt"].endswith(opening) for one in prompts.actions(DATA, "Wealth", chat=template))
+
+
+def test_reasoning_that_a_template_opens_is_closed():
+    _, template = chat("none", think="{% if add_generation_prompt %}<think>\n{% endif %}")
+    text = prompts.assemble(ROWS, WORDING, chat=template).text(0)
+    assert text.endswith("<assistant>\n<think>\n\n</think>\n\n")
+
+
+def test_the_cue_is_taken_where_only_it_makes_the_model_answer(monkeypatch):
+    model = speaking(template=CHAT)
+    masses = {"none": 0.01, "cue": 0.9}
+    monkeypatch.setattr(prefill, "mass_of", lambda model, how: masses[how.prefill])
+    for none, cue, taken in ((0.01, 0.9, "cue"), (0.85, 0.99, "none"), (0.01, 0.05, "none"), (0.4, 0.3, "none")):
+        prefill._tried.cache_clear()
+        masses |= {"none": none, "cue": cue}
+        found = prefill.tried(model, elicit.How())
+        assert found.prefill == taken
+        assert prefill.resolved(model, elicit.How()).prefill == taken
+    assert "option mass on 8 prompts: 0.40 with none, 0.30 with 'Rating: '" in found.sentence(WORDING)
+    with pytest.raises(errors.InputError, match=r"options have 40% .*prefills tried: none: 40%; 'Rating: ': 30%"):
+        prefill.refuse_low_mass(found.mass["none"], model, found.mass, WORDING)
+    prefill._tried.cache_clear()
+    # Without a template, and with a prefill of one's own, nothing is measured.
+    assert prefill.tried(speaking(), elicit.How()).mass == {}
+    assert prefill.tried(model, elicit.How(prefill="I say ")) == prefill.Tried("I say ", {})
+    assert prefill.tried(models.outline("pocket"), elicit.How()).prefill == "none"
+
+
+def test_every_way_to_ask_has_it(monkeypatch):
+    model = speaking(template=CHAT)
+    how = elicit.How(prefill="I say ", floor=0)
+    assert asking.posed(ROWS, how, asking.PLAIN, asking.template(model, how))[0].text(0).endswith("I say ")
+    rated = elicit.ratings(model, DATA, how)
+    plain = elicit.ratings(model, DATA, elicit.How(prefill="none", floor=0))
+    assert np.nanmax(np.abs(rated.ratings - plain.ratings)) > 1e-3
+    assert rated.state.meta["how"]["prefill"] == "I say "
+    edit = models.Edit(jnp.float32(0), residual=jnp.zeros((model.config.layers, model.config.width)))
+    under = elicit.states_under(model, DATA, [edit], how)
+    np.testing.assert_allclose(under.states[0], rated.state.state, atol=1e-4)
+    np.testing.assert_allclose(under.state(0).mass, rated.state.mass, atol=1e-6)
+    record = train.lessons(model, DATA, "Wealth", lesson="judgements", how=how)[0]
+    assert record.prompt.endswith("I say ")
+    with pytest.raises(errors.InputError, match="prefill of the first is I say"):
+        states.join(rated.state, plain.state)
+
+
+def test_cells_below_the_floor_are_missing_and_mass_is_kept(tmp_path):
+    model = speaking()
+    free = elicit.ratings(model, DATA, elicit.How(floor=0))
+    mass = free.shares.sum(-1).mean(0)
+    floor = float(np.median(mass))
+    found = elicit.ratings(model, DATA, elicit.How(floor=floor))
+    np.testing.assert_array_equal(np.isnan(found.ratings), mass < floor)
+    asked = protocols.ask(DATA, "paired")
+    least = protocols.least_of_cells(asked, mass, 56)
+    np.testing.assert_array_equal(found.state.mask, least >= floor)
+    np.testing.assert_allclose(found.state.mass, least)
+    states.save(found.state, tmp_path / "s.npz")
+    np.testing.assert_array_equal(states.load(tmp_path / "s.npz").mass, found.state.mass)
+    assert found.state.take(np.array([0])).mass.shape == (1, 56)
+    with pytest.raises(errors.InputError, match="floor: expected a probability"):
+        elicit.How(floor=1.5)
+
+
+def test_a_command_refuses_a_model_that_does_not_answer(tmp_path, capsys):
+    folder = tmp_path / "model"
+    models.save(speaking(template=CHAT), folder)
+    arguments = ("rate", "--model", str(folder), "--country", "Egypt", "--topic", "Citizenship", "--value", "Wealth")
+    status, _, said = run(capsys, *arguments, "--out", str(tmp_path / "s.npz"))
+    assert status == 2
+    assert "so that ratings would be noise (prefills tried: none: " in said
+    assert "--allow-low-mass" in said
+    status, _, said = run(capsys, *arguments, "--out", str(tmp_path / "s.npz"), "--allow-low-mass", "--floor", "0")
+    assert status == 0
+    assert "prefill: none; option mass on 8 prompts" in said
+    assert states.load(tmp_path / "s.npz").meta["prefill"]["taken"] == "none"
+
+
+def test_a_wording_of_ones_own_by_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "version: 3\nwordings:\n  first: &w\n    system: Rate it from {low} to {high}.\n    weak: bad\n    strong: good\n"
+        '    levels: ["Scene: {scene}", "Action: {action}"]\n    answer: "Score:"\n'
+        "  bare:\n    system: Rate it from {low} to {high}.\n    weak: bad\n    strong: good\n"
+        '    levels: ["Scene: {scene}", "Action: {action}"]\n    answer: ""\n'
+    )
+    how = elicit.How(wording=str(path))
+    assert how.wordings()[0].answer == "Score:"
+    assert elicit.How(wording=f"{path}:bare").wordings()[0].name == f"{path}:bare"
+    rated = elicit.ratings(speaking(), DATA, dataclasses.replace(how, floor=0))
+    assert rated.state.meta["prompts"]["versions"] == {str(path): 3}
+    with pytest.raises(errors.InputError, match="no answer cue"):
+        elicit.How(wording=f"{path}:bare", prefill="cue")
+    with pytest.raises(errors.InputError, match="did you mean 'bare'"):
+        elicit.How(wording=f"{path}:bere").wordings()
+    with pytest.raises(errors.InputError, match=r"none\.yaml"):
+        elicit.How(wording="none.yaml").wordings()
+
+
+# Tokens -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["gpt2", "llama3", "qwen", "sentencepiece"])
+def test_completions_have_the_tokens_that_they_have_behind_their_prompt(words):
+    """SentencePiece alone puts a space in front of a text, so that an answer by itself has other tokens."""
+    own, template = chat("none", words)
+    model = _with(own)
+    lessons = train.from_items(DATA, "Wealth", 1, "judgements", template, tokens.turn_end(own))
+    for record, example in zip(lessons, train.tokenised(model, lessons), strict=True):
+        whole = own(record.prompt + record.texts[0], add_special_tokens=False)["input_ids"]
+        assert [*example.prompt, *example.texts[0]] == whole
+        rated = prompts.assemble(ROWS, WORDING, chat=template)
+        read = {way.tokens[0] for way in elicit.pieces.options(own, rated.text(0)[-200:], rated.scale.options)}
+        assert example.texts[0][0] in read  # what is learned is what a rating reads
+
+
+def _with(own):
+    """The model with another tokenizer; its numbers are not looked at."""
+    model = speaking()
+    return models.Model(model.arrays, dataclasses.replace(model.config, vocabulary=4096), own)
+
+
+def test_a_token_over_the_seam_is_refused():
+    own, _ = chat(words="gpt2")
+    text = str(DATA.action[0])
+    cut = next(i for i in range(3, len(text)) if tokens.behind(own, text[:i], text[i:]) is None)
+    record = train.Record(text[:cut], (text[cut:],), None, "mine.jsonl:1", False)
+    with pytest.raises(errors.InputError, match=r"mine\.jsonl:1: a token spans the end of the prompt"):
+        train.tokenised(_with(own), [record])
+
+
+def test_no_end_of_text_stands_behind_a_prompt():
+    import tokenizers
+
+    own = tokenizer(words="qwen")
+    own = type(own)(
+        tokenizer_object=tokenizers.Tokenizer.from_str(own.backend_tokenizer.to_str()),
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    both = [("<s>", 1), ("</s>", 2)]
+    own.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=both
+    )
+    assert own("Rating:")["input_ids"][-1] == 2
+    assert tokens.encode(own, "Rating:")[-1] != 2
+    assert tokens.encode(own, "Rating:")[0] == 1
+    assert tokens.encode(own, "<s>Rating:").count(1) == 1
+    assert tokens.encode(own, "Rating:", templated=True)[0] != 1

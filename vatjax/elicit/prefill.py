@@ -1,0 +1,138 @@
+"""Which prefill makes a model answer: option mass with and without the wording's answer cue, measured once for a model.
+
+Behind a chat template many models begin with words of their own: "Rating: 4", "I would say 4". The assistant's turn then has
+to begin with the answer cue, or the options have hardly any probability and the ratings are noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vatjax import errors, items, models, prompts
+from vatjax.elicit import asking
+from vatjax.elicit.provenance import LOW_MASS
+from vatjax.models import Model
+from vatjax.prompts import CUE, NO_PREFILL, How
+
+# Bundled train-side items that a prefill is tried on.
+_TRIED = 8
+# A model with this option mass needs no prefill.
+_ENOUGH = 0.8
+
+
+class Tried(NamedTuple):
+    """Option mass under the prefills that were tried.
+
+    Attributes:
+        prefill: the one that is taken: "none", "cue" or a text.
+        mass: mean option mass by prefill; empty where nothing had to be measured.
+    """
+
+    prefill: str
+    mass: Mapping[str, float]
+
+    def sentence(self, wording: prompts.Wording) -> str:
+        """Returns what was measured and taken, as a sentence; "" where nothing was."""
+        if not self.mass:
+            return ""
+        masses = ", ".join(f"{mass:.2f} with {_called(name, wording)}" for name, mass in self.mass.items())
+        return f"prefill: {_called(self.prefill, wording)}; option mass on {_TRIED} prompts: {masses}"
+
+
+def _called(prefill: str, wording: prompts.Wording) -> str:
+    if prefill == NO_PREFILL:
+        return "none"
+    return repr(f"{wording.answer} ") if prefill == CUE else repr(prefill)
+
+
+def resolved(model: Model, how: How) -> How:
+    """Returns the settings with a prefill that is not "auto": what `tried` takes."""
+    return how if how.prefill != "auto" else dataclasses.replace(how, prefill=tried(model, how).prefill)
+
+
+def tried(model: Model, how: How) -> Tried:
+    """Measures the option mass of the unedited model with and without the answer cue, and takes one of them.
+
+    The cue is taken where the model does not answer without it, and does with it. The prompts are the same for every model
+    and every set of items, so that both sides of a comparison are asked alike.
+
+    Args:
+        model: the model; one without weights (an outline) gets none.
+        how: how it is asked; a prefill other than "auto" is taken as it is.
+    """
+    if how.prefill != "auto":
+        return Tried(how.prefill, {})
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model.arrays))
+    plain = dataclasses.replace(how, prefill=NO_PREFILL)
+    if abstract or asking.template(model, plain) is None:
+        return Tried(NO_PREFILL, {})
+    key = _Key(models.fingerprint(model.arrays), model, plain)
+    return _tried(key)
+
+
+def mass_of(model: Model, how: How) -> float:
+    """Returns the mean option mass of the unedited model on a few bundled prompts, under a prefill that is not "auto"."""
+    train, _ = items.bundled().split()
+    chosen = np.linspace(0, len(train) - 1, _TRIED).astype(int)
+    rows = [prompts.fields(train, int(i)) for i in chosen]
+    chat = asking.template(model, how)
+    made = asking.posed(rows, dataclasses.replace(how, prior=False), asking.PLAIN, chat)
+    found = asking.scored(model, made, [asking.tokenised(model, one, how) for one in made])
+    return float(np.mean([np.exp(logs).sum(-1).mean() for logs in found.logs]))
+
+
+def refuse_low_mass(mass: float, model: Model, tried: Mapping[str, float], wording: prompts.Wording) -> None:
+    """Raises an InputError where the options have less than half of the probability on average.
+
+    Args:
+        mass: the mean option mass.
+        model: that was asked.
+        tried: mean option mass by prefill.
+        wording: of the question.
+    """
+    if mass >= LOW_MASS:
+        return
+    masses = "; ".join(f"{_called(name, wording)}: {one:.0%}" for name, one in tried.items())
+    raise errors.InputError(
+        f"{model.name or 'the model'}: the options have {mass:.0%} of the probability on average, so that ratings would be "
+        f"noise{f' (prefills tried: {masses})' if tried else ''}; try another --how.prefill or --how.wording, or give "
+        "--allow-low-mass"
+    )
+
+
+class _Key:
+    """What a measurement depends on; the model only stands for its weights and tokenizer."""
+
+    def __init__(self, weights: str, model: Model, how: How) -> None:
+        self.model, self.how = model, how
+        template = getattr(model.tokenizer, "chat_template", None)
+        self.parts = (weights, str(template), repr(sorted(_decisive(how).items())))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash(self.parts)
+
+
+def _decisive(how: How) -> dict[str, Any]:
+    return {name: repr(getattr(how, name)) for name in ("protocol", "wording", "low", "high", "chat", "template")}
+
+
+@functools.lru_cache(maxsize=64)
+def _tried(key: _Key) -> Tried:
+    mass = {NO_PREFILL: mass_of(key.model, key.how)}
+    if mass[NO_PREFILL] >= _ENOUGH or not all(wording.answer for wording in key.how.wordings()):
+        return Tried(NO_PREFILL, mass)
+    mass[CUE] = mass_of(key.model, dataclasses.replace(key.how, prefill=CUE))
+    answers = mass[CUE] > mass[NO_PREFILL] and mass[CUE] >= key.how.floor
+    return Tried(CUE if answers else NO_PREFILL, mass)
+
+
+__all__ = ["Tried", "mass_of", "refuse_low_mass", "resolved", "tried"]
