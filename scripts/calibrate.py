@@ -68,6 +68,10 @@ def plain(clusters: int, contexts: int, columns: int, unequal: bool = False, dro
     def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         x, scene = clustered(rng, sizes_of(clusters, contexts, unequal), columns)
         count = scene.max() + 1
+        if change.get("tails"):
+            x = rng.standard_t(change["tails"], x.shape)
+        if change.get("spreads"):
+            x *= np.tile(change["spreads"], columns)[:columns]
         if change.get("inert"):
             x *= np.where(rng.random(count) < 0.5, 1, 0.1)[scene, None]
         if change.get("intensity"):
@@ -134,6 +138,8 @@ def null_worlds() -> list[World]:
             "half inert, 66 of 2": {"inert": True, "clusters": 66, "contexts": 132},
             "lognormal intensity": {"intensity": 0.7, "clusters": 132, "contexts": 132},
             "Likert, 80 % zeros": {"likert": True, "clusters": 132, "contexts": 132},
+            "heavy tails (t with 3)": {"tails": 3, "clusters": 132, "contexts": 132},
+            "spreads 2, .5, 1, 1": {"spreads": (2, 0.5, 1, 1), "clusters": 132, "contexts": 132},
         }
         for name, way in ways.items():
             options = {"clusters": 66, "contexts": 264, "columns": columns} | way

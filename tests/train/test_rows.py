@@ -182,3 +182,23 @@ def test_no_examples():
         train.lay([], rows=2)
     with pytest.raises(errors.InputError, match="rows: expected at least 1, found 0"):
         train.lay(drawn(2), rows=0)
+
+
+def test_references_are_computed_for_the_rows_that_a_run_draws(tmp_path):
+    model, examples = load("llama"), drawn(12)
+    data = train.lay(examples, rows=3)
+    rows = train.rows_drawn(data, 2, seed=1)
+    assert rows == sorted({*train.at(data, 0, 1), *train.at(data, 1, 1)})
+    done = []
+    some = train.with_reference(model, data, tmp_path, done=done.append, rows=rows)
+    whole = train.with_reference(model, data)
+    seen = sorted(i for row in rows for i in data.rows[row])
+    assert sum(done) == len(rows)
+    np.testing.assert_allclose(some.reference[seen], whole.reference[seen], rtol=1e-5)
+    assert np.isnan(some.reference[[i for i in range(12) if i not in seen]]).all()
+    # A longer run adds what is missing; what is there is not computed again.
+    done.clear()
+    more = train.with_reference(model, data, tmp_path, done=done.append)
+    assert done[0] == len(rows)
+    np.testing.assert_allclose(more.reference, whole.reference, rtol=1e-5)
+    assert train.rows_drawn(data, 1000) == list(range(len(data.rows)))

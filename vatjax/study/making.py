@@ -140,7 +140,7 @@ class Workshop:
         piece = batch[0]
         run = self._run(piece)
         place = self.shelf.place(piece)
-        made = train.prepared(self.model, run, place / REFERENCE)
+        made = train.prepared(self.model, run, place / REFERENCE, on_message=self.told)
         every = min(piece.task[0].what.training.marks())
         course = dataclasses.replace(run.course, probe=every, save=every, log=max(1, every // 10))
 

@@ -36,7 +36,7 @@ from vatjax.train.losses import (
 from vatjax.train.many import alike, beside, stack, step_many, unstack
 from vatjax.train.optimizer import Adam
 from vatjax.train.penalty import TaxPenalty, tax_penalty
-from vatjax.train.reference import with_reference, without_reference
+from vatjax.train.reference import rows_drawn, with_reference, without_reference
 from vatjax.train.rows import Batch, Data, Example, at, batch, batches, lay, tokens_until
 from vatjax.train.settings import Training, laid, prepared
 from vatjax.train.steps import Penalty, Progress, State, begin, lowered, memory_of, outlined, result, step
@@ -97,6 +97,7 @@ __all__ = [
     "prepared",
     "result",
     "robust_dpo",
+    "rows_drawn",
     "run",
     "sft",
     "shuffled",

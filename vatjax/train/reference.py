@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from vatjax import errors, store
 from vatjax.models import Model, fingerprint, hosts, sharding
 from vatjax.train.forward import Memory, text_log_probs
-from vatjax.train.rows import Batch, Data, batch
+from vatjax.train.rows import Batch, Data, at, batch
 
 Array = jax.Array
 
@@ -32,6 +32,7 @@ def with_reference(
     keep: store.Path | None = None,
     memory: Memory | None = None,
     done: Callable[[int], None] = lambda _: None,
+    rows: Sequence[int] | None = None,
 ) -> Data:
     """The same data with the log-probability of each text under a model.
 
@@ -41,6 +42,7 @@ def with_reference(
         keep: a folder for results; those that are there are not computed again.
         memory: as for a step.
         done: is told how many rows more are done.
+        rows: that are needed, as `rows_drawn` gives them; all by default. The others stay NaN.
 
     Raises:
         InputError: where the model gives a text no probability.
@@ -51,21 +53,25 @@ def with_reference(
         "dtype": str(model.arrays["embedding"].dtype),
     }
     where = None if keep is None else store.path(keep) / f"{store.address(named)}.npz"
-    kept = None if where is None else _kept(where)
-    if hosts.everywhere(kept is not None):
-        done(len(data.rows))
-        return dataclasses.replace(data, reference=kept)
-    found = np.full((len(data.examples), data.each), np.nan)
+    needed = list(range(len(data.rows)) if rows is None else rows)
+    kept = None if where is None else _kept(where, (len(data.examples), data.each))
+    found = np.full((len(data.examples), data.each), np.nan) if kept is None else kept
+    seen = {row: bool(np.isfinite(found[list(data.rows[row])]).all()) for row in needed}
+    left = [row for row in needed if not hosts.everywhere(seen[row])]
+    done(len(needed) - len(left))
+    if not left:
+        return dataclasses.replace(data, reference=found)
     run = functools.partial(_log_probs, memory=memory or Memory())
-    for start in range(0, len(data.rows), data.shape.rows):
-        chosen = range(start, min(start + data.shape.rows, len(data.rows)))
-        rows = sharding.shared(batch(dataclasses.replace(data, reference=None), chosen), model.arrays)
-        read = hosts.fetch(run(model, rows))
+    for start in range(0, len(left), data.shape.rows):
+        chosen = left[start : start + data.shape.rows]
+        laid = sharding.shared(batch(dataclasses.replace(data, reference=None), chosen), model.arrays)
+        read = hosts.fetch(run(model, laid))
         for place, row in enumerate(chosen):
             for k, i in enumerate(data.rows[row]):
                 found[i] = read[place, k * data.each : (k + 1) * data.each]
         done(len(chosen))
-    wrong = np.flatnonzero(~np.isfinite(found).all(-1))
+    own = np.unique([i for row in needed for i in data.rows[row]])
+    wrong = own[~np.isfinite(found[own]).all(-1)]
     if len(wrong):
         one = data.examples[wrong[0]]
         raise errors.InputError(
@@ -76,14 +82,26 @@ def with_reference(
     return dataclasses.replace(data, reference=found)
 
 
-def _kept(where: store.Path) -> np.ndarray | None:
-    """What was kept under this name; None where that is nothing, or damaged."""
+def rows_drawn(data: Data, steps: int, seed: int = 0) -> list[int]:
+    """Returns the rows that a run draws, in order: a short run sees few of them.
+
+    Args:
+        data: the rows.
+        steps: of the run.
+        seed: of its order.
+    """
+    return sorted({row for step in range(min(steps, data.steps)) for row in at(data, step, seed)})
+
+
+def _kept(where: store.Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """What was kept under this name, NaN for what was not needed; None where that is nothing, or damaged."""
     if not store.path(where).exists():
         return None
     try:
-        return store.load_npz(where).get("reference")
+        kept = store.load_npz(where).get("reference")
     except ValueError:
         return None
+    return None if kept is None or kept.shape != shape else np.array(kept)
 
 
 @functools.partial(jax.jit, static_argnames="memory")

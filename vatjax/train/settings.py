@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from vatjax.train.loop import Course
 from vatjax.train.losses import Loss
 from vatjax.train.optimizer import Adam
 from vatjax.train.penalty import TaxPenalty, Variant, tax_penalty
-from vatjax.train.reference import with_reference, without_reference
+from vatjax.train.reference import rows_drawn, with_reference, without_reference
 from vatjax.train.rows import Data, Example, lay
 from vatjax.train.steps import State, begin
 from vatjax.train.trained import Lora, What, Whole
@@ -140,6 +141,10 @@ class Training:
         return make(**self.settings)
 
 
+# Seconds between two words on how far the references are.
+_OFTEN = 10.0
+
+
 class Prepared(NamedTuple):
     """What a run takes.
 
@@ -169,7 +174,13 @@ class Laid(NamedTuple):
     loss: Loss
 
 
-def prepared(model: Model, training: Training, keep: store.Path | None = None, planning: bool = False) -> Prepared:
+def prepared(
+    model: Model,
+    training: Training,
+    keep: store.Path | None = None,
+    planning: bool = False,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> Prepared:
     """What a run takes.
 
     Args:
@@ -177,6 +188,7 @@ def prepared(model: Model, training: Training, keep: store.Path | None = None, p
         training: the run.
         keep: a folder for the reference's log-probabilities.
         planning: whether nothing will be trained: then zeros stand for them.
+        on_message: hears how many references are computed, and how far that is.
 
     Raises:
         InputError: for settings, files and items that don't go together.
@@ -186,9 +198,30 @@ def prepared(model: Model, training: Training, keep: store.Path | None = None, p
     if loss.reference and planning:
         data = without_reference(data)
     elif loss.reference:
-        data = with_reference(model, data, keep, training.memory)
-        validation = None if validation is None else with_reference(model, validation, keep, training.memory)
+        rows = rows_drawn(data, training.course.steps, training.course.seed)
+        data = with_reference(model, data, keep, training.memory, _progress(rows, data, on_message), rows)
+        if validation is not None:
+            every = range(len(validation.rows))
+            validation = with_reference(
+                model, validation, keep, training.memory, _progress(every, validation, on_message)
+            )
     return Prepared(items, state, data, validation, loss, _penalty(model, training, items))
+
+
+def _progress(rows: Sequence[int], data: Data, on_message: Callable[[str], None]) -> Callable[[int], None]:
+    """Says what references take before the first of them, and now and then how many are done."""
+    tokens = sum(data.examples[i].length for row in rows for i in data.rows[row])
+    count, said = 0, time.monotonic()
+    on_message(f"reference log-probabilities of {len(rows):,} of {len(data.rows):,} rows: {tokens:,} tokens")
+
+    def done(more: int) -> None:
+        nonlocal count, said
+        count += more
+        if time.monotonic() - said > _OFTEN and count < len(rows):
+            said = time.monotonic()
+            on_message(f"{count:,} of {len(rows):,} rows")
+
+    return done
 
 
 def laid(model: Model, training: Training) -> Laid:
