@@ -78,6 +78,38 @@ FAMILIES = {
     "olmo2": ("Olmo2", {}),
     "phi3": ("Phi3", {"original_max_position_embeddings": 16, "sliding_window": 9, "rope_parameters": LONG}),
     "smollm3": ("SmolLM3", {"rope_parameters": {"rope_type": "default", "rope_theta": 2e6}}),
+    "olmo3": (
+        "Olmo3",
+        {
+            "sliding_window": 6,
+            "num_hidden_layers": 5,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "rope_theta": 5e5,
+                    "original_max_position_embeddings": 64,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+            },
+        },
+    ),
+    "ministral3": (
+        "Ministral3",
+        {
+            "head_dim": 24,
+            "sliding_window": None,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e6,
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+                "llama_4_scaling_beta": 0.1,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+            },
+        },
+    ),
     "granite": (
         "Granite",
         {

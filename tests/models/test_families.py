@@ -3,11 +3,13 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
 from tests.models.checkpoints import FAMILIES, checkpoint, transformers
-from vatjax import errors
+from vatjax import errors, models
+from vatjax.elicit import provenance
 from vatjax.models import families, reader
 
 # As on the Hub: written by transformers 4.x, with `rope_theta`, `rope_scaling` and `torch_dtype`.
@@ -328,3 +330,78 @@ def test_a_folder_without_a_configuration_is_no_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps([1]))
     with pytest.raises(errors.InputError, match="expected an object"):
         families.read(tmp_path)
+
+
+def test_names_of_tokens_and_files_change_no_logit():
+    content = {**LLAMA32, "unk_token_id": 0, "image_token_id": 5, "boi_token_index": 3, "_model_name_or_path": "x"}
+    assert families.parse(content) == families.parse(LLAMA32)
+
+
+def test_unknown_attributes_are_left_out_by_name_and_written_down(tmp_path):
+    folder = checkpoint("llama").folder
+    content = {**json.loads((folder / "config.json").read_text()), "strange_setting": 3}
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(errors.InputError, match="strange_setting: 3 is not known"):
+        models.load(tmp_path)
+    found = models.load(tmp_path, ignore=["strange_setting"])
+    assert found.ignored == ("strange_setting",)
+    assert provenance.asked_of(found, None)["model"]["ignored"] == ["strange_setting"]
+    assert models.fingerprint(found.arrays) == models.fingerprint(models.load(folder).arrays)
+    with pytest.raises(errors.InputError, match="did you mean 'strange_setting'"):
+        models.load(tmp_path, ignore=["strange_seting"])
+
+
+def test_a_family_from_outside():
+    def read(reader):
+        return families.FAMILIES["llama"](reader)
+
+    models.register_family("my_llama", read)
+    try:
+        found = families.parse({**LLAMA32, "model_type": "my_llama"})
+        assert found.layers == 16
+        with pytest.raises(ValueError, match="'my_llama' is there already"):
+            models.register_family("my_llama", read)
+    finally:
+        del families.FAMILIES["my_llama"]
+
+
+@pytest.mark.parametrize(("outer", "text"), [("Gemma3", "Gemma3Text"), ("Mistral3", "Mistral")])
+def test_the_text_decoder_of_a_model_of_pictures(tmp_path, outer, text):
+    """Nested configurations and tensors with a prefix; what belongs to pictures is left out."""
+    import torch
+
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    own = {**small, "vocab_size": 96, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 128}
+    if outer == "Gemma3":
+        vision = transformers.SiglipVisionConfig(**small, image_size=16, patch_size=8)
+        own |= {"sliding_window": 8, "query_pre_attn_scalar": 16}
+    else:
+        vision = transformers.PixtralVisionConfig(**small, image_size=16, patch_size=8)
+    nested = getattr(transformers, f"{text}Config")(**own)
+    extra = {"image_token_index": 90} if outer == "Mistral3" else {"image_token_id": 90, "mm_tokens_per_image": 4}
+    config = getattr(transformers, f"{outer}Config")(text_config=nested, vision_config=vision, **extra)
+    torch.manual_seed(0)
+    theirs = getattr(transformers, f"{outer}ForConditionalGeneration")(config).eval()
+    theirs.save_pretrained(tmp_path / "whole")
+    ours = models.load(tmp_path / "whole")
+    tokens = np.random.default_rng(0).integers(1, 80, (2, 20))
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(models.logits(ours, tokens), expected, atol=2e-5 * np.abs(expected).max())
+    models.save(ours, tmp_path / "text")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "text", dtype=torch.float32)
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            again(torch.tensor(tokens)).logits.numpy(), expected, atol=2e-5 * np.abs(expected).max()
+        )
+
+
+def test_the_dtype_of_a_file_is_taken_on_an_accelerator(monkeypatch):
+    found = models.look("pocket")
+    assert str(models.load(found, "auto").arrays["norm"].dtype) == "float32"
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert str(models.load(found, "auto").arrays["norm"].dtype) == "bfloat16"
+    with pytest.raises(errors.InputError, match="unknown dtype 'float16'"):
+        models.load(found, "float16")

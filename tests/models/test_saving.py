@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.elicit.speaking import speaking
 from tests.models.checkpoints import FAMILIES, SHAPE, checkpoint, torch, transformers
 from tests.models.test_tokens import made as made_tokenizer
 from tests.tiers import quick
@@ -143,3 +144,19 @@ def test_to_a_bucket(bucket, tmp_path):
     for path in store.path(f"{bucket}/model").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     jax.tree.map(np.testing.assert_array_equal, model.arrays, models.load(tmp_path).arrays)
+
+
+def test_the_source_s_tokenizer_files_are_copied_byte_for_byte(tmp_path):
+    """What transformers 4 and other programs wrote they can read again; files written anew by version 5 they cannot."""
+    source = tmp_path / "source"
+    models.save(speaking(), source)
+    path = source / "tokenizer_config.json"
+    content = {**json.loads(path.read_text()), "added_by": "transformers 4"}
+    path.write_text(json.dumps(content, indent=7))
+    models.save(models.load(source), tmp_path / "copy")
+    for file in source.glob("tokenizer*"):
+        assert (tmp_path / "copy" / file.name).read_bytes() == file.read_bytes()
+    changed = models.load(source)
+    changed.tokenizer.chat_template = "{{ messages[0].content }}"
+    models.save(changed, tmp_path / "changed")
+    assert models.load(tmp_path / "changed").tokenizer.chat_template == "{{ messages[0].content }}"

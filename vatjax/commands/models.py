@@ -26,7 +26,9 @@ class Check:
     """Put the prompt into the model's chat template, as a user's message."""
     tokens: int = 32
     """How many tokens are written at most."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    ignore: tuple[str, ...] = ()
+    """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Of the weights when they are loaded."""
     json: bool = False
     """Print one JSON document instead of a table."""
@@ -36,7 +38,7 @@ class Check:
         from vatjax.models import tokens
 
         sampling = models.Sampling(tokens=self.tokens)
-        found = models.look(self.model)
+        found = models.look(self.model, self.ignore)
         summary = summarise(found)
         models.stop_tokens(found)  # is it there, and one that can be used
         if summary["tokenizer"] is not None and summary["tokenizer"]["chat_template"]:

@@ -50,7 +50,9 @@ class Rate(Devices):
     """A PEFT adapter to ask the model with."""
     edit: str = ""
     """An edit to ask the model under: a folder that `vatjax steer` has written."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    ignore: tuple[str, ...] = ()
+    """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Of the weights."""
     tokens: int = 0
     """Tokens of one pass; by default what suits the device. It decides the last bits of the numbers."""
@@ -84,7 +86,7 @@ class Rate(Devices):
 
         if store.path(self.out).exists():
             raise errors.InputError(f"{self.out}: a state is there already; remove it, or write to another file")
-        model = models.load(self.model, self.dtype, self.spread())
+        model = models.load(self.model, self.dtype, self.spread(), self.ignore)
         how = show.answering(model, self.how, self.allow_low_mass)
         edit = self._changed(model)
         size = elicit.size_for(model, self.tokens)

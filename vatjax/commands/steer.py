@@ -72,7 +72,9 @@ class Steer(Devices):
     """Scenes of the train side that the sweep asks about; 0 for all."""
     placebos: int = 4
     """Draws of each placebo."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    ignore: tuple[str, ...] = ()
+    """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Of the weights."""
     json: bool = False
     """Print one JSON document instead of tables."""
@@ -91,7 +93,7 @@ class Steer(Devices):
         for name, methods in study.WORKS.items():
             if getattr(self, name) != _default(name) and self.method not in methods:
                 raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
-        model = models.load(self.model, self.dtype, self.spread())
+        model = models.load(self.model, self.dtype, self.spread(), self.ignore)
         named = tuple(part.strip() for part in self.layers.split(",") if part.strip())
         places = study.places(named, model.config.layers)
         _, test = data.split(source.test, source.seed)

@@ -51,6 +51,7 @@ def asked_of(model: Model, edit: Edit | None) -> dict[str, Any]:
             "family": model.config.family,
             "weights": models.fingerprint(weights),
             "dtype": str(weights["embedding"].dtype),
+            **({"ignored": list(model.ignored)} if model.ignored else {}),
         },
         "edit": None if edit is None else models.fingerprint(edit),
         "versions": {"vatjax": vatjax.__version__, "jax": jax.__version__},

@@ -15,6 +15,7 @@ from vatjax.models.checkpoint import Found, load, look
 from vatjax.models.config import Config, Rope
 from vatjax.models.edit import Edit, LowRank, Step
 from vatjax.models.edit_files import edit_facts, load_edit, save_edit
+from vatjax.models.families import register_family
 from vatjax.models.fingerprint import fingerprint
 from vatjax.models.generation import Sampling, Written, generate, stop_tokens
 from vatjax.models.model import Model, logits, positions_of
@@ -46,6 +47,7 @@ __all__ = [
     "mesh",
     "outline",
     "positions_of",
+    "register_family",
     "save",
     "save_adapter",
     "save_edit",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,25 +29,38 @@ Array = jax.Array
 DTYPES = ("float32", "bfloat16")
 
 
-def load(where: str | Path | Found, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None) -> Model:
+def load(
+    where: str | Path | Found,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    ignore: Sequence[str] = (),
+) -> Model:
     """Loads a model from a folder or the Hub.
 
     Args:
         where: a folder in Hugging Face's layout, a `.gguf` file, or `owner/name` on the Hub, `@revision` behind it where one
             is wanted; or what `look` found there.
         dtype: of the weights and of what flows between layers: "float32" or "bfloat16". Norms, softmax, sums of products
-            and logits are float32 in any case.
+            and logits are float32 in any case. "auto" is float32 on a CPU, and what the file has on an accelerator.
         mesh: devices to spread the weights over (`models.mesh`); by default the first device.
+        ignore: attributes of `config.json` that the port does not know, and that are taken to change nothing.
 
     Raises:
         InputError: for anything that is no checkpoint, or not one that this port computes; with all that is wrong.
     """
-    if dtype not in DTYPES:
-        raise errors.InputError(names.unknown("dtype", dtype, DTYPES))
-    found = where if isinstance(where, Found) else look(where)
+    if dtype not in ("auto", *DTYPES):
+        raise errors.InputError(names.unknown("dtype", dtype, ("auto", *DTYPES)))
+    found = where if isinstance(where, Found) else look(where, ignore)
+    dtype = _stored_dtype(found) if dtype == "auto" else dtype
     arrays = {p.name: _fill(p, found, jnp.dtype(dtype), mesh) for p in wt.parameters(found.config)}
     weights = wt.assemble(arrays, found.config)
-    return Model(weights, found.config, found.tokenizer, found.source, found.generation, found.name)
+    return Model(weights, found.config, found.tokenizer, found.source, found.generation, found.name, found.ignored)
+
+
+def _stored_dtype(found: Found) -> str:
+    """float32 on a CPU, which computes in it faster; else bfloat16 where the embedding is stored in half precision."""
+    half = found.tensors["model.embed_tokens.weight"].dtype not in ("F32", "F64")
+    return "bfloat16" if half and jax.default_backend() != "cpu" else "float32"
 
 
 class Found(NamedTuple):
@@ -59,7 +72,9 @@ class Found(NamedTuple):
         config: what its decoder computes.
         tensors: where each of its tensors lies.
         tokenizer: from `transformers`; None where there is none.
-        source, generation: `config.json` and `generation_config.json`.
+        source, generation: `config.json` and `generation_config.json`; of a model of text and pictures `config.json` is
+            that of its text decoder.
+        ignored: attributes of `config.json` that were left out.
     """
 
     name: str
@@ -69,10 +84,15 @@ class Found(NamedTuple):
     tokenizer: Any
     source: str
     generation: str
+    ignored: tuple[str, ...] = ()
 
 
-def look(where: str | Path) -> Found:
+def look(where: str | Path, ignore: Sequence[str] = ()) -> Found:
     """Reads all of a checkpoint but its weights, and checks that its parts belong together.
+
+    Args:
+        where: as in `load`.
+        ignore: as in `load`.
 
     Raises:
         InputError: as `load` does.
@@ -80,14 +100,44 @@ def look(where: str | Path) -> Found:
     if gguf.is_gguf(where):
         return _look_into(Path(where).expanduser())
     folder = hub.folder(where)
-    config = families.read(folder)
-    found = safetensors.folder(folder)
+    content = families.content_of(folder, ignore)
+    nested = _is_nested(folder)
+    found = _text_tensors(safetensors.folder(folder))
+    if nested and "lm_head.weight" in found:  # the outer configuration's default says otherwise for some of them
+        content["tie_word_embeddings"] = False
+    config = families.parse(content, str(folder / "config.json"))
     config = _untied(found, config)
     _check(found, config, folder)
     tokenizer = tokens.tokenizer(folder)
     tokens.check(tokenizer, config, str(folder))
-    source = (folder / "config.json").read_text(encoding="utf-8")
-    return Found(str(where), folder, config, found, tokenizer, source, _generation(folder))
+    source = json.dumps(content, indent=2) + "\n" if nested else (folder / "config.json").read_text(encoding="utf-8")
+    return Found(str(where), folder, config, found, tokenizer, source, _generation(folder), tuple(ignore))
+
+
+def _is_nested(folder: Path) -> bool:
+    """Whether a folder holds a model of text and pictures."""
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return content.get("model_type") in families.NESTED
+
+
+# Where models of text and pictures keep the text decoder, and the rest of them.
+_TEXT = (
+    ("language_model.model.", "model."),
+    ("model.language_model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+)
+_PICTURES = ("vision_tower.", "vision_model.", "multi_modal_projector.")
+
+
+def _text_tensors(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the text decoder by their usual names; those of pictures are left out."""
+    named = {}
+    for name, tensor in found.items():
+        if name.removeprefix("model.").startswith(_PICTURES):
+            continue
+        prefix = next(((old, new) for old, new in _TEXT if name.startswith(old)), ("", ""))
+        named[prefix[1] + name.removeprefix(prefix[0])] = tensor
+    return named
 
 
 def _look_into(path: Path) -> Found:

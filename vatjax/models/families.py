@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,12 @@ _ROPE_OPTIONS = frozenset(
 _MOST_LAYERS = 10_000  # a damaged number must not be what everything is sized by
 
 
-def read(folder: Path | str) -> Config:
-    """Reads the configuration in a folder.
+def content_of(folder: Path | str, ignore: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the configuration in a folder as plain data: of a model of text and pictures, that of its text decoder.
+
+    Args:
+        folder: of the checkpoint.
+        ignore: attributes to leave out.
 
     Raises:
         InputError: with everything that is wrong, or not implemented.
@@ -58,7 +62,33 @@ def read(folder: Path | str) -> Config:
         raise errors.InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise errors.InputError(f"{path}: expected an object with a model_type")
-    return parse(content, str(path))
+    content = _text_of(content, str(path))
+    for name in ignore:
+        if name not in content:
+            raise errors.InputError(f"{path}: ignore: {names.unknown('attribute', name, list(content))}")
+    return {name: value for name, value in content.items() if name not in ignore}
+
+
+def read(folder: Path | str, ignore: Sequence[str] = ()) -> Config:
+    """Reads the configuration in a folder; arguments as in `content_of`.
+
+    Raises:
+        InputError: with everything that is wrong, or not implemented.
+    """
+    return parse(content_of(folder, ignore), str(Path(folder) / "config.json"))
+
+
+def _text_of(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """The text decoder's configuration, where it is nested beside that of pictures."""
+    outer, nested = content.get("model_type"), content.get("text_config")
+    if outer not in NESTED or not isinstance(nested, dict):
+        return content
+    kept = {key: content[key] for key in ("torch_dtype", "dtype", "eos_token_id", "bos_token_id") if key in content}
+    tied = {"tie_word_embeddings": content["tie_word_embeddings"]} if "tie_word_embeddings" in content else {}
+    family = nested.get("model_type", NESTED[outer])
+    if family not in FAMILIES:
+        raise errors.InputError(f"{where}: text_config: {names.unknown('model_type', family, list(FAMILIES))}")
+    return {**kept, **nested, **tied, "model_type": family}
 
 
 def parse(content: Mapping[str, Any], where: str = "config.json") -> Config:
@@ -321,6 +351,11 @@ def _gemma3(reader: Reader) -> Config:
 
 def _gemma3_ropes(reader: Reader) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of layers without a window, and of those with one: 5.x nests them, 4.x scales the first kind alone."""
+    return _ropes_by_kind(reader, 1e6, reader.number("rope_local_base_freq", 1e4, whole=False))
+
+
+def _ropes_by_kind(reader: Reader, theta: float, near_theta: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of layers without a window, and of those with one, from nested ones or from those of all layers."""
     nested, scaling = reader.mapping("rope_parameters"), reader.mapping("rope_scaling")
     stray = sorted(set(nested) - {"full_attention", "sliding_attention"})
     if stray:
@@ -331,8 +366,8 @@ def _gemma3_ropes(reader: Reader) -> tuple[dict[str, Any], dict[str, Any]]:
         if part is not None and not isinstance(part, dict):
             reader.problems.append(f"rope_parameters: {kind}: expected options by name, found {part!r}")
         parts[kind] = part if isinstance(part, dict) else {}
-    full = {"rope_theta": reader.number("rope_theta", 1e6, whole=False), **scaling, **parts["full_attention"]}
-    near = {"rope_theta": reader.number("rope_local_base_freq", 1e4, whole=False), **parts["sliding_attention"]}
+    full = {"rope_theta": reader.number("rope_theta", theta, whole=False), **scaling, **parts["full_attention"]}
+    near = {"rope_theta": near_theta, **parts["sliding_attention"]}
     return full, near
 
 
@@ -420,6 +455,56 @@ def _smollm3(reader: Reader) -> Config:
     )
 
 
+def _olmo3(reader: Reader) -> Config:
+    """OLMo 2 with a window in three layers of four; only layers without one have scaled rotary positions."""
+    plain = _olmo2(Reader({k: v for k, v in reader.content.items() if k not in ("rope_parameters", "rope_scaling")}))
+    shape = _shape(reader)
+    reader.seen |= {"attention_bias", "hidden_act", "tie_word_embeddings"}
+    window = reader.optional("sliding_window", 4096)
+    windows = _windows(reader, shape["layers"], lambda layer: (layer + 1) % 4 != 0, window)
+    ropes = _ropes_by_kind(reader, 5e5, reader.number("rope_theta", 5e5, whole=False))
+    return dataclasses.replace(
+        plain,
+        ropes=tuple(_rope(reader, shape["head_size"], options, shape["context"]) for options in ropes),
+        rope_of=tuple(int(window > 0) for window in windows),
+        windows=windows,
+    )
+
+
+# What transformers takes where nothing is said.
+_MINISTRAL3_ROPE: Mapping[str, Any] = {
+    "rope_type": "yarn",
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+
+
+def _ministral3(reader: Reader) -> Config:
+    """Mistral whose queries grow with the logarithm of their position; the context ends where that begins."""
+    shape = _shape(reader, kv_heads=8, head_size=128)
+    options = _rope_options(reader, 1e6)
+    if len(options) == 1:  # nothing but a base
+        options |= _MINISTRAL3_ROPE
+    options.pop("max_position_embeddings", None)  # transformers writes it there once more
+    if options.pop("llama_4_scaling_beta", None):
+        shape["context"] = min(shape["context"], int(options.get("original_max_position_embeddings", 16384)))
+    window = reader.optional("sliding_window")
+    return Config(
+        **shape,
+        ropes=(_rope(reader, shape["head_size"], options, reader.number("max_position_embeddings")),),
+        rope_of=(0,) * shape["layers"],
+        windows=_windows(reader, shape["layers"], lambda _: True, window),
+        attention_scale=_scale(shape),
+        activation=reader.activation("hidden_act", "silu"),
+        tied=reader.flag("tie_word_embeddings", False),
+    )
+
+
 def _granite(reader: Reader) -> Config:
     """Llama with four factors: on embeddings, on what blocks add, on attention, and one that divides the logits."""
     return dataclasses.replace(
@@ -431,7 +516,7 @@ def _granite(reader: Reader) -> Config:
     )
 
 
-FAMILIES: Mapping[str, Callable[[Reader], Config]] = {
+FAMILIES: dict[str, Callable[[Reader], Config]] = {
     "llama": _llama,
     "mistral": _mistral,
     "qwen2": lambda reader: _qwen(reader, head_norm=False),
@@ -442,4 +527,23 @@ FAMILIES: Mapping[str, Callable[[Reader], Config]] = {
     "phi3": _phi3,
     "smollm3": _smollm3,
     "granite": _granite,
+    "olmo3": _olmo3,
+    "ministral3": _ministral3,
 }
+# Models of text and pictures -> the family of their text decoder, where the nested configuration does not name it.
+NESTED: dict[str, str] = {"gemma3": "gemma3_text", "mistral3": "mistral"}
+
+
+def register_family(model_type: str, read: Callable[[Reader], Config]) -> None:
+    """Adds a family, for the running process: a function that reads its configuration, as those in this file do.
+
+    Args:
+        model_type: as `config.json` names it.
+        read: from a `Reader` to what the decoder computes; attributes that it does not read are refused.
+
+    Raises:
+        ValueError: for a family that is there already.
+    """
+    if model_type in FAMILIES:
+        raise ValueError(f"the family {model_type!r} is there already")
+    FAMILIES[model_type] = read

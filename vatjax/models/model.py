@@ -26,6 +26,7 @@ class Model(nnx.Module):
         source: `config.json` as Hugging Face wrote it, for writing it back; static.
         generation: `generation_config.json` likewise: it names further tokens that end a text; static.
         name: where it came from: a folder, or a name on the Hub; static.
+        ignored: attributes of `config.json` that were taken to change nothing; static.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Model(nnx.Module):
         source: str = "{}",
         generation: str = "{}",
         name: str = "",
+        ignored: tuple[str, ...] = (),
     ) -> None:
         self.weights = nnx.data(jax.tree.map(nnx.Param, weights))
         self.config = nnx.static(config)
@@ -43,6 +45,7 @@ class Model(nnx.Module):
         self.source = nnx.static(source)
         self.generation = nnx.static(generation)
         self.name = nnx.static(name)
+        self.ignored = nnx.static(ignored)
 
     @property
     def arrays(self) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def outline(
         own = contents.tokenizer or tokenizer
     else:
         folder = hub.folder(where, weights=False)
-        config, source = families.read(folder), (folder / "config.json").read_text(encoding="utf-8")
+        content = families.content_of(folder)
+        config, source = families.parse(content, str(folder / "config.json")), gguf.as_text(content)
         own = tokens.tokenizer(folder) or tokenizer
     tokens.check(own, config, str(where))
     shapes = {}

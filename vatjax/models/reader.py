@@ -84,9 +84,13 @@ HARMLESS = frozenset(
         "unsloth_fixed",
         "unsloth_version",
         "use_bfloat16",
+        "use_reentrant",
         "use_cache",
     ]
 )
+
+# Endings of attributes that name a token or where a file came from.
+_NAMES_TOKENS_AND_PATHS = ("_token_id", "_token_ids", "_token_index", "name_or_path")
 
 # Attributes that change logits only where they hold another value than one of these, and what they would change.
 ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
@@ -192,7 +196,7 @@ def refused(reader: Reader) -> list[str]:
     """Attributes that the port does not implement, by name."""
     found = []
     for name, value in reader.content.items():
-        if value is None or name in reader.seen or name in HARMLESS:
+        if value is None or name in reader.seen or name in HARMLESS or name.endswith(_NAMES_TOKENS_AND_PATHS):
             continue
         if name in ONLY:
             allowed, change = ONLY[name]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vatjax import errors, store
-from vatjax.models import hosts, safetensors
+from vatjax.models import hosts, safetensors, tokens
 from vatjax.models import weights as wt
 from vatjax.models.config import Config
 from vatjax.models.model import Model
@@ -126,12 +126,50 @@ def _sharded(pending: list[Pending], limit: int) -> dict[str, list[Pending]]:
     return {f"model-{i:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts, 1)}
 
 
+# Files of a tokenizer, as the folder that it was read from has them.
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+)
+
+
 def _save_tokenizer(tokenizer: Any, folder: Any) -> None:
+    """The files that it was read from, byte for byte; what other programs wrote they can read, which files that are written
+    anew by the installed transformers are not."""
+    source = pathlib.Path(str(getattr(tokenizer, "name_or_path", "")))
+    files = [path for pattern in _TOKENIZER for path in sorted(source.glob(pattern))] if source.is_dir() else []
+    if files and _unchanged(tokenizer, source):
+        for path in files:
+            store.commit(folder / path.relative_to(source).as_posix(), path.read_bytes())
+        return
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer.save_pretrained(scratch)
         for path in sorted(pathlib.Path(scratch).rglob("*")):
             if path.is_file():
                 store.commit(folder / path.relative_to(scratch).as_posix(), path.read_bytes())
+
+
+def _unchanged(tokenizer: Any, source: pathlib.Path) -> bool:
+    """Whether a tokenizer is still what its folder says: nobody has given it another template or further tokens."""
+    try:
+        read = tokens.tokenizer(source)
+    except errors.InputError:
+        return False
+    same = ("chat_template", "bos_token", "eos_token", "pad_token")
+    return (
+        read is not None
+        and len(read) == len(tokenizer)
+        and all(getattr(read, name, None) == getattr(tokenizer, name, None) for name in same)
+    )
 
 
 def _configuration(model: Model) -> str:

@@ -311,7 +311,9 @@ class Design:
     robust: bool = False
     """Also repeat each coupling on 80 % of the scenes, by Kendall's tau-b in place of Spearman's rho, and compare the ranking
     of types by their own VAT with that by their values'."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    ignore: tuple[str, ...] = ()
+    """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Of the weights."""
     pieces: str = ""
     """A folder for finished pieces, which studies share; by default pieces, beside the results."""

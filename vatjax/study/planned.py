@@ -124,7 +124,7 @@ def loader(design: Design, mesh: jax.sharding.Mesh | None = None) -> Load:
     def load(name: str) -> models.Model:
         if name not in kept:
             kept.clear()
-            kept[name] = models.load(name, design.dtype, mesh)
+            kept[name] = models.load(name, design.dtype, mesh, design.ignore)
         return kept[name]
 
     return load

@@ -118,7 +118,9 @@ class Training:
     """How questions are put, in judgements, anchors and ratings on the way."""
     probe_scenes: int = 0
     """How many scenes of the test side are rated on the way, where course.probe says so; 0 is all of them."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    ignore: tuple[str, ...] = ()
+    """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Of the model's weights; what is trained is float32 in any case."""
 
     @property

@@ -147,7 +147,7 @@ def result(state: State) -> Edit | Model:
         made: Edit = jax.tree.map(jnp.copy, edit)  # a later step may overwrite what it was made of
         return made
     weights = jax.tree.map(lambda w, new: new if new is w else jnp.copy(new), model.arrays, dict(weights))
-    return Model(weights, model.config, model.tokenizer, model.source, model.generation, model.name)
+    return Model(weights, model.config, model.tokenizer, model.source, model.generation, model.name, model.ignored)
 
 
 def reference_of(loss: Loss, base: Model, batch: Batch, memory: Memory) -> Array:
