@@ -630,6 +630,12 @@ def _level(level: Level, analysed: Analysed, analysis: Analysis) -> dict[str, An
         "reliability": None
         if analysed.reliability is None
         else {name: number(x) for name, x in zip(columns, analysed.reliability, strict=True)},
+        "coupling_disattenuated": None
+        if analysed.reliability is None
+        else [
+            [number(x) for x in row]
+            for row in np.asarray(metrics.disattenuate(inference.raw.coupling.estimate, analysed.reliability))
+        ],
     }
 
 
