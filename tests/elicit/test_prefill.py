@@ -23,7 +23,7 @@ def chat(prefill="none", words="gpt2", think=""):
     return own, prompts.ChatFormat(
         lambda messages: tokens.chat(own, messages),
         prefill,
-        lambda before, text: tokens.behind(own, before, text) is not None,
+        lambda before, text: tokens.continuation(own, before, text) is not None,
     )
 
 
@@ -188,7 +188,7 @@ def _with(own):
 def test_a_token_over_the_seam_is_refused():
     own, _ = chat(words="gpt2")
     text = str(DATA.action[0])
-    cut = next(i for i in range(3, len(text)) if tokens.behind(own, text[:i], text[i:]) is None)
+    cut = next(i for i in range(3, len(text)) if tokens.continuation(own, text[:i], text[i:]) is None)
     record = train.Record(text[:cut], (text[cut:],), None, "mine.jsonl:1", False)
     with pytest.raises(errors.InputError, match=r"mine\.jsonl:1: a token spans the end of the prompt"):
         train.tokenised(_with(own), [record])

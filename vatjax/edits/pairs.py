@@ -189,7 +189,7 @@ def _acted(model: Model, train: Items, first: np.ndarray, second: np.ndarray, ho
     before = made.text(0)[-200:]
     texts = [space + str(train.action[i]) for i in chosen]
     written = [
-        tuple(tokens.behind(model.tokenizer, before, text) or tokens.encode(model.tokenizer, text, True))
+        tuple(tokens.continuation(model.tokenizer, before, text) or tokens.encode(model.tokenizer, text, True))
         for text in texts
     ]
     return Pieces(

@@ -177,7 +177,7 @@ def template(model: Model, how: How) -> ChatFormat | None:
     return ChatFormat(
         lambda messages: tokens.chat(model.tokenizer, messages, **how.template),
         prefill.resolved(model, how).prefill,
-        lambda before, text: tokens.behind(model.tokenizer, before, text) is not None,
+        lambda before, text: tokens.continuation(model.tokenizer, before, text) is not None,
     )
 
 

@@ -57,7 +57,7 @@ def pieces(prompts: Prompts, tokenizer: Any, templated: bool = False) -> Pieces:
     levels = [tuple(encoded(text) for text in prompts.levels[0])]
     for level in range(1, len(prompts.levels)):
         before = _whole_before(prompts, level)
-        own = [tokens.behind(tokenizer, before, text) for text in prompts.levels[level]]
+        own = [tokens.continuation(tokenizer, before, text) for text in prompts.levels[level]]
         if any(one is None for one in own):
             return _whole(prompts, encoded)
         levels.append(tuple(tuple(one) for one in own if one is not None))

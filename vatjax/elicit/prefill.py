@@ -1,6 +1,6 @@
 """Which prefill makes a model answer: option mass with and without the wording's answer cue, measured once for a model.
 
-Behind a chat template many models begin with words of their own: "Rating: 4", "I would say 4". The assistant's turn then has
+After a chat template many models begin with words of their own: "Rating: 4", "I would say 4". The assistant's turn then has
 to begin with the answer cue, or the options have hardly any probability and the ratings are noise.
 """
 

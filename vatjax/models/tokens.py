@@ -122,13 +122,13 @@ def encode(tokenizer: Any, text: str, templated: bool = False, config: Config | 
 
 
 def _puts_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer itself puts a BOS in front. An EOS that it puts behind is left out: a prompt goes on."""
+    """Whether the tokenizer itself puts a BOS in front. An EOS that it puts at the end is left out: a prompt goes on."""
     begin = tokenizer.bos_token_id
     return begin is not None and tokenizer("a")["input_ids"][:1] == [begin]
 
 
-def behind(tokenizer: Any, before: str, text: str) -> list[int] | None:
-    """Returns the tokens of a text as they are behind another; None where a token spans the seam.
+def continuation(tokenizer: Any, before: str, text: str) -> list[int] | None:
+    """Returns the tokens of a text as they are after another one; None where a token spans the seam.
 
     A text alone may have other tokens: SentencePiece puts a mark for a space in front of what begins a text.
 

@@ -46,7 +46,7 @@ class ChatFormat:
     Attributes:
         render: from messages to text.
         prefill: "cue" is the wording's answer cue, "none" nothing; anything else is the text itself.
-        separates: whether a tokenizer keeps apart a text and what is behind it: the cue ends with a space where it does.
+        separates: whether a tokenizer keeps a text apart from the text after it: the cue ends with a space where it does.
             Other tokenizers make one token of a space and the answer, and read the answer with its space.
     """
 

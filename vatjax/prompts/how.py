@@ -41,7 +41,7 @@ class How:
     written: int = 24
     """How many tokens a written answer may have."""
     prefill: str = "auto"
-    """How the assistant's turn begins behind a chat template: "none"; "cue", the wording's answer cue ("Rating: "); a text of
+    """How the assistant's turn begins after a chat template: "none"; "cue", the wording's answer cue ("Rating: "); a text of
     your own; or "auto", which measures both on a few prompts and takes the cue where only that makes the model answer."""
     floor: float = 0.1
     """The least probability of all options together; a rating with less is missing, since it would be noise."""

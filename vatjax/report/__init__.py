@@ -188,7 +188,7 @@ def _cells(row: Row) -> list[str]:
         _shown(row["nvat_p"], 3),
         _shown(row["nvat_q"], 3),
         "-" if row["success"] is None else f"{row['success']:.0%}",
-        _shown(row["mass"]) + (" broken" if row["broken"] else ""),
+        f"{_shown(row['mass_before'])} to {_shown(row['mass'])}" + (" broken" if row["broken"] else ""),
     ]
 
 

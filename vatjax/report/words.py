@@ -17,8 +17,8 @@ LEGEND = (
     "nVAT debiased: how far values move together from context to context, without the noise's share; noise: the nVAT, not "
     "debiased, that 95 % of sign flips of whole clusters stay under; p: of that test; q: of moving together more than under the "
     "placebo, corrected for all arms of the study.",
-    "success: contexts in which the model leans to the target as wanted; mass: its probability for the options of the scale, "
-    "below which it does not answer the question.",
+    "success: contexts in which the model leans to the target as wanted; mass: its probability for the options of the "
+    "scale, before and after; below half of what it was the model is broken.",
     "* on the front: nothing else with the same aim has more gain at less shift of the others. The percentage is how often "
     "that holds when gains and shifts are drawn anew within their uncertainty; below 95 % it may be noise.",
     "At the same gain: what an intervention does between two of its levels, and between none and the first, is taken from both "

@@ -26,7 +26,7 @@ Lesson = Literal["actions", "judgements", "preferences"]
 LESSONS: tuple[Lesson, ...] = get_args(Lesson)
 _COLUMNS = ("prompt", "completion", "chosen", "rejected", "messages", "label")
 _ROLES = ("system", "user", "assistant", "tool", "developer")
-# Characters of a prompt that decide how a text behind it is tokenised.
+# Characters of a prompt that decide how the text after it is tokenised.
 _TAIL = 200
 
 
@@ -244,7 +244,7 @@ def tokenised(model: Model, records: Sequence[Record]) -> list[Example]:
         prompt = tokens.encode(tokenizer, record.prompt, record.templated)
         texts = []
         for text in record.texts:
-            own = tokens.behind(tokenizer, record.prompt[-_TAIL:], text)
+            own = tokens.continuation(tokenizer, record.prompt[-_TAIL:], text)
             if own is None:
                 problems.append(errors.Problem(record.where, None, _melted(record.prompt, text)))
                 own = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -335,6 +335,8 @@ def _neutral(model: Model) -> list[Record]:
     found = []
     for number, text in enumerate(prompts.neutral_texts()):
         spaces = [i for i, letter in enumerate(text) if letter == " "]
-        cut = next((i for i in spaces if tokens.behind(model.tokenizer, text[:i], text[i:]) is not None), spaces[0])
+        cut = next(
+            (i for i in spaces if tokens.continuation(model.tokenizer, text[:i], text[i:]) is not None), spaces[0]
+        )
         found.append(Record(text[:cut], (text[cut:],), True, f"neutral text {number + 1}"))
     return found
