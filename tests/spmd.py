@@ -11,7 +11,7 @@ from vatjax import devices, edits, elicit, items, models, train
 DATA = items.bundled()
 _, TEST = DATA.split()
 ASKED = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[:5])))
-LORA, ADAM = train.Lora(rank=4), train.Adam(rate=1e-2)
+LORA, ADAM = train.Lora(rank=4), train.Adam(rate=3e-3)
 
 
 def lessons(model, kind, count):

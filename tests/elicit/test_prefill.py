@@ -83,7 +83,14 @@ def test_the_cue_is_taken_where_only_it_makes_the_model_answer(monkeypatch):
         assert prefill.resolved(model, elicit.How()).prefill == taken
     assert "option mass on 8 prompts: 0.40 with none, 0.30 with 'Rating: '" in found.sentence(WORDING)
     with pytest.raises(errors.InputError, match=r"options have 40% .*prefills tried: none: 40%; 'Rating: ': 30%"):
-        prefill.refuse_low_mass(found.mass["none"], model, found.mass, WORDING)
+        prefill.answering(model, elicit.How())
+    said = []
+    assert prefill.answering(model, elicit.How(), True, said.append).prefill == "none"
+    assert said[1] == found.sentence(WORDING)
+    # A prefill of one's own is measured too.
+    masses["I say "] = 0.2
+    with pytest.raises(errors.InputError, match=r"options have 20% .*prefills tried: 'I say ': 20%"):
+        prefill.answering(model, elicit.How(prefill="I say "))
     prefill._tried.cache_clear()
     # Without a template, and with a prefill of one's own, nothing is measured.
     assert prefill.tried(speaking(), elicit.How()).mass == {}

@@ -161,7 +161,18 @@ def folder(tmp_path_factory):
 
 def arguments(folder, out, *more):
     filters = ("--country", "Egypt", "Germany", "--topic", TOPIC, "--type", "Power")
-    return ("rate", "--model", str(folder), "--items", "bundled", "--out", str(out), *filters, *more)
+    return (
+        "rate",
+        "--model",
+        str(folder),
+        "--items",
+        "bundled",
+        "--out",
+        str(out),
+        "--allow-low-mass",
+        *filters,
+        *more,
+    )
 
 
 def test_the_command_writes_the_state_that_the_function_gives(folder, tmp_path, capsys):

@@ -83,11 +83,12 @@ class Rate(Devices):
         if (self.labels or self.annotator) and self.how.protocol != "labelled":
             raise errors.InputError(f"labels belong to the protocol labelled, not to {self.how.protocol}")
         from vatjax import elicit, models, states
+        from vatjax.elicit import prefill
 
         if store.path(self.out).exists():
             raise errors.InputError(f"{self.out}: a state is there already; remove it, or write to another file")
         model = models.load(self.model, self.dtype, self.spread(), self.ignore)
-        how = show.answering(model, self.how, self.allow_low_mass)
+        how = prefill.answering(model, self.how, self.allow_low_mass, show.told)
         edit = self._changed(model)
         size = elicit.size_for(model, self.tokens)
         folder, progress = f"{self.out}.shards", _Progress(model)

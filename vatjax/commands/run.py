@@ -53,7 +53,7 @@ class Run(Design, Devices):
             if self.compile_only:
                 return self._compile(design)
             load = study.loader(design, self.spread())
-            planned = study.plan(design, load)
+            planned = study.plan(design, load, on_message=show.told)
             costs = study.costs(planned, load)
             show.as_json(costs) if self.json and self.dry_run else _print_plan(costs)
             if self.dry_run:

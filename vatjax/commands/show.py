@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import shutil
@@ -28,21 +27,6 @@ def bar(total: int, completed: int = 0) -> tuple[Any, Any]:
     task = made.add_task("", total=total, completed=completed, rate="")
     made.start()
     return made, task
-
-
-def answering(model: Any, how: Any, allow_low_mass: bool) -> Any:
-    """Returns how a model is asked, with its prefill; says what was measured, and refuses a model that hardly answers."""
-    from vatjax.elicit import prefill
-
-    if how.prefill == "auto" and model.tokenizer is not None:
-        told("measuring which prefill makes the model answer")
-    attempt = prefill.tried(model, how)
-    wording = how.wordings()[0]
-    if attempt.mass:
-        told(attempt.sentence(wording))
-        if not allow_low_mass:
-            prefill.refuse_low_mass(attempt.mass[attempt.prefill], model, attempt.mass, wording)
-    return dataclasses.replace(how, prefill=attempt.prefill)
 
 
 def told(line: str) -> None:

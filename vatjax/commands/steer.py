@@ -89,6 +89,7 @@ class Steer(Devices):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise errors.InputError(f"{self.out}: something is there already; remove it, or write to another folder")
         from vatjax import models, study
+        from vatjax.elicit import prefill
 
         for name, methods in study.WORKS.items():
             if getattr(self, name) != _default(name) and self.method not in methods:
@@ -105,7 +106,7 @@ class Steer(Devices):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise errors.InputError(f"{self.out}: {store.reason(error)}") from None
-        how = show.answering(model, self.how, self.allow_low_mass)
+        how = prefill.answering(model, self.how, self.allow_low_mass, show.told)
         if self.method == "shots":
             content, chosen = self._shots(model, data, source, counts, how), None
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -68,9 +68,8 @@ def tried(model: Model, how: How) -> Tried:
     """
     if how.prefill != "auto":
         return Tried(how.prefill, {})
-    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model.arrays))
     plain = dataclasses.replace(how, prefill=NO_PREFILL)
-    if abstract or asking.template(model, plain) is None:
+    if is_abstract(model) or asking.template(model, plain) is None:
         return Tried(NO_PREFILL, {})
     key = _Key(models.fingerprint(model.arrays), model, plain)
     return _tried(key)
@@ -87,23 +86,41 @@ def mass_of(model: Model, how: How) -> float:
     return float(np.mean([np.exp(logs).sum(-1).mean() for logs in found.logs]))
 
 
-def refuse_low_mass(mass: float, model: Model, tried: Mapping[str, float], wording: prompts.Wording) -> None:
-    """Raises an InputError where the options have less than half of the probability on average.
+def answering(
+    model: Model, how: How, allow_low_mass: bool = False, on_message: Callable[[str], None] = lambda _: None
+) -> How:
+    """Returns how a model is asked, with its prefill: what a command does before it asks anything.
 
     Args:
-        mass: the mean option mass.
-        model: that was asked.
-        tried: mean option mass by prefill.
-        wording: of the question.
+        model: the model, unedited; an outline is not measured.
+        how: how it is asked.
+        allow_low_mass: go on with a model that hardly answers.
+        on_message: hears what was measured.
+
+    Raises:
+        InputError: where the options have less than half of the probability on average.
     """
-    if mass >= LOW_MASS:
-        return
-    masses = "; ".join(f"{_called(name, wording)}: {one:.0%}" for name, one in tried.items())
-    raise errors.InputError(
-        f"{model.name or 'the model'}: the options have {mass:.0%} of the probability on average, so that ratings would be "
-        f"noise{f' (prefills tried: {masses})' if tried else ''}; try another --how.prefill or --how.wording, or give "
-        "--allow-low-mass"
-    )
+    if is_abstract(model) or how.reading == "generate":  # written answers need no mass on the scale
+        return resolved(model, how)
+    on_message("measuring how much of its probability the model puts on the scale")
+    attempt, wording = tried(model, how), how.wordings()[0]
+    how = dataclasses.replace(how, prefill=attempt.prefill)
+    if not attempt.mass:
+        attempt = Tried(how.prefill, {how.prefill: mass_of(model, how)})
+    on_message(attempt.sentence(wording))
+    mass = attempt.mass[how.prefill]
+    if mass < LOW_MASS and not allow_low_mass:
+        masses = "; ".join(f"{_called(name, wording)}: {one:.0%}" for name, one in attempt.mass.items())
+        raise errors.InputError(
+            f"{model.name or 'the model'}: the options have {mass:.0%} of the probability on average, so that ratings would "
+            f"be noise (prefills tried: {masses}); try another --prefill or --wording, or give --allow-low-mass"
+        )
+    return how
+
+
+def is_abstract(model: Model) -> bool:
+    """Returns whether a model is an outline, without weights."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model.arrays))
 
 
 class _Key:
@@ -135,4 +152,4 @@ def _tried(key: _Key) -> Tried:
     return Tried(CUE if answers else NO_PREFILL, mass)
 
 
-__all__ = ["Tried", "mass_of", "refuse_low_mass", "resolved", "tried"]
+__all__ = ["Tried", "answering", "is_abstract", "mass_of", "resolved", "tried"]

@@ -157,7 +157,7 @@ def _check(wording: Wording, where: str) -> None:
         for line in wording.levels:
             line.format(**dict.fromkeys(_FIELDS, ""))
     except (KeyError, IndexError, ValueError) as error:
-        known = ", ".join(f"{{{name}}}" for name in ("low", "high", "first", "last", *_FIELDS))
+        known = ", ".join(f"{{{name}}}" for name in dict.fromkeys(("low", "high", "first", "last", *_FIELDS)))
         raise errors.InputError(f"{where}: {error} is no field; known are {known}") from None
 
 

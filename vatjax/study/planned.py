@@ -12,7 +12,6 @@ import numpy as np
 from vatjax import analysis, errors, metrics, models, store
 from vatjax.elicit import prefill, protocols
 from vatjax.items import Items, open_source
-from vatjax.prompts import How
 from vatjax.study import arms
 from vatjax.study.design import Design
 from vatjax.study.finding import of_scenes
@@ -45,13 +44,19 @@ class Planned(NamedTuple):
         return store.address([piece.address for piece in self.pieces()])
 
 
-def plan(design: Design, load: Load | None = None, named: Callable[[models.Model], str] | None = None) -> Planned:
+def plan(
+    design: Design,
+    load: Load | None = None,
+    named: Callable[[models.Model], str] | None = None,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> Planned:
     """Lays a study out; every model is opened, for the name of its weights.
 
     Args:
         design: the study.
         load: opens a model.
         named: gives a model's name in the addresses of pieces; by default `identity`.
+        on_message: hears what is measured of each model before anything is laid out.
 
     Raises:
         InputError: for a target, an item or a layer that is not there.
@@ -64,22 +69,10 @@ def plan(design: Design, load: Load | None = None, named: Callable[[models.Model
         for what in design.interventions.values():
             what.places(model.config.layers)  # refused before anything is computed
         weights = sum(leaf.size for leaf in jax.tree.leaves(model.arrays))
-        own = dataclasses.replace(design, how=answering(model, design))
+        own = dataclasses.replace(design, how=prefill.answering(model, design.how, design.allow_low_mass, on_message))
         found.append(dataclasses.replace(arms.expand(own, name, named(model), items, asked), weights=weights))
         del model
     return Planned(design, items, asked, found)
-
-
-def answering(model: models.Model, design: Design) -> How:
-    """Returns how a model is asked in a study, with its prefill; refuses one that hardly answers.
-
-    Raises:
-        InputError: where the options have less than half of the probability on average, and the design does not allow that.
-    """
-    attempt = prefill.tried(model, design.how)
-    if attempt.mass and not design.allow_low_mass:
-        prefill.refuse_low_mass(attempt.mass[attempt.prefill], model, attempt.mass, design.how.wordings()[0])
-    return dataclasses.replace(design.how, prefill=attempt.prefill)
 
 
 def opened(design: Design) -> tuple[Items, Items]:
