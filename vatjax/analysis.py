@@ -63,6 +63,7 @@ class Analysis:
         clusters: the keys that clusters are made of; two crossed ones are joined by "+".
         shift: post minus pre of each value, [contexts, values of the taxonomy].
         labelled: whether the states are labelled.
+        target_is_values: whether the target is made of values alone, and no type.
     """
 
     target: str
@@ -75,13 +76,12 @@ class Analysis:
     clusters: str
     shift: np.ndarray
     labelled: bool
+    target_is_values: bool
 
     @property
     def level_of_target(self) -> Level:
         """The level at which the target is judged: values where it is made of values alone, else types."""
-        named = self.target.split(", ")
-        values = self.levels.get("values")
-        if "types" not in self.levels or (values is not None and set(named) <= set(values.names)):
+        if "types" not in self.levels or (self.target_is_values and "values" in self.levels):
             return "values"
         return "types"
 
@@ -210,6 +210,8 @@ def analyse(
     blank = int((~rated).sum())
     if blank:
         rows = np.flatnonzero(rated)
+        if not len(rows):
+            raise errors.InputError(f"none of {contexts} common contexts has a value that is rated in both")
         joined = joined._replace(pre=joined.pre.take(rows), post=joined.post.take(rows))
         before, after = before.take(rows), after.take(rows)
         _check_clusters(joined.pre, clusters, f"of {contexts} common contexts {blank} have no rating in both")
@@ -254,7 +256,19 @@ def analyse(
         analysed[level] = Analysed(labels_of, chosen, inference, None, None, reliability)
     if order and labels is None:
         analysed = _with_order(analysed, taxonomy)
-    return Analysis(target, direction, analysed, joined, blank, reading, unit, keys, shift, labels is not None)
+    return Analysis(
+        target,
+        direction,
+        analysed,
+        joined,
+        blank,
+        reading,
+        unit,
+        keys,
+        shift,
+        labels is not None,
+        set(targets) <= set(taxonomy.names),
+    )
 
 
 def _check_clusters(state: states.ValueState, clusters: str, problem: str) -> None:
@@ -484,8 +498,8 @@ def beyond_draws(
 
 def _p_beyond(differences: Sequence[metrics.Difference]) -> float | None:
     """The p of the draw that comes nearest; 1 where a draw has as much coupling: then nothing goes beyond it."""
-    p = [float(one.p_nvat) if float(one.nvat.estimate) > 0 else 1.0 for one in differences]
-    return number(max(p, default=math.nan))
+    p = [1.0 if float(one.nvat.estimate) <= 0 else float(one.p_nvat) for one in differences]
+    return None if np.isnan(p).any() else number(max(p, default=math.nan))
 
 
 def over_draws(differences: Sequence[Estimate]) -> dict[str, float | None]:
@@ -533,6 +547,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "scale": state.meta.get("scale"),
         "width": number(2.0 if analysis.unit == "paper" else 2 * half_width(state)),
         "ratings_found": _found(state.meta, analysis.joined.post.meta),
+        "changed": bool(np.nanmax(np.abs(analysis.shift)) > 0),
         "largest_cluster": number(analysis.dominant) if analysis.dominant is not None else None,
         "unrated": analysis.unrated,
         "missing": missing(analysis),

@@ -76,7 +76,7 @@ def test_the_cue_is_taken_where_only_it_makes_the_model_answer(monkeypatch):
     masses = {"none": 0.01, "cue": 0.9}
     monkeypatch.setattr(prefill, "mass_of", lambda model, how: masses[how.prefill])
     for none, cue, taken in ((0.01, 0.9, "cue"), (0.85, 0.99, "none"), (0.01, 0.05, "none"), (0.4, 0.3, "none")):
-        prefill._tried.cache_clear()
+        prefill._MEASURED.clear()
         masses |= {"none": none, "cue": cue}
         found = prefill.tried(model, elicit.How())
         assert found.prefill == taken
@@ -91,7 +91,7 @@ def test_the_cue_is_taken_where_only_it_makes_the_model_answer(monkeypatch):
     masses["I say "] = 0.2
     with pytest.raises(errors.InputError, match=r"options have 20% .*prefills tried: 'I say ': 20%"):
         prefill.answering(model, elicit.How(prefill="I say "))
-    prefill._tried.cache_clear()
+    prefill._MEASURED.clear()
     # Without a template, and with a prefill of one's own, nothing is measured.
     assert prefill.tried(speaking(), elicit.How()).mass == {}
     assert prefill.tried(model, elicit.How(prefill="I say ")) == prefill.Tried("I say ", {})
@@ -219,3 +219,24 @@ def test_no_end_of_text_stands_behind_a_prompt():
     assert tokens.encode(own, "Rating:")[0] == 1
     assert tokens.encode(own, "<s>Rating:").count(1) == 1
     assert tokens.encode(own, "Rating:", templated=True)[0] != 1
+
+
+def test_judgements_are_put_as_the_model_is_asked():
+    model = speaking(template=CHAT)
+    how = elicit.How(wording="right", high=7, prefill="none")
+    record = train.lessons(model, DATA, "Wealth", lesson="judgements", how=how)[0]
+    assert prompts.wording("paired", "right").rubric(prompts.Scale(1, 7)) in record.prompt
+    assert record.texts[0][0] in "17"
+
+
+def test_a_measured_model_is_not_kept():
+    import gc
+    import weakref
+
+    model = models.Model(speaking(template=CHAT).arrays, speaking().config, tokenizer(CHAT))
+    prefill.tried(model, elicit.How())
+    assert prefill.recorded(model, elicit.How())
+    seen = weakref.ref(model)
+    del model
+    gc.collect()
+    assert seen() is None

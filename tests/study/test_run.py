@@ -780,3 +780,51 @@ def test_one_value_is_judged_among_values_and_an_instruction_beside_a_plain_sent
     assert told["over_placebo_gain"] > 0.3
     text = report.write(found).read_text()
     assert f"said: Wealth fell by {told['gain']:.2f} [" in text
+
+
+def test_an_arm_that_answers_nothing_is_a_broken_row_and_not_a_failure(tmp_path, monkeypatch):
+    """Below the floor every cell is missing: the arm has a row without numbers, and the others are compared all the same."""
+    own = dataclasses.replace(
+        design(tmp_path / "s"),
+        targets=("Power",),
+        interventions={"vector": Intervention("residual", layers=("0",), strengths=(0.5, 400.0))},
+        placebos=1,
+    )
+    found = study.write(study.run(study.plan(own)))
+    assert found.failed == []
+    rows = {row["amount"]: row for row in found.where(level="types", placebo="")}
+    assert rows[0.5]["gain"] is not None
+    assert rows[400.0]["broken"]
+    assert rows[400.0]["gain"] is None
+    assert "no rating of the target is left" in rows[400.0]["warnings"]
+    assert not rows[400.0]["front"]
+    report.write(found)
+
+
+def test_what_a_wording_says_decides_the_addresses(tmp_path):
+    data = items.bundled()
+    _, asked = data.split()
+    path = tmp_path / "mine.yaml"
+
+    def addresses(text):
+        path.write_text(
+            f"version: 1\nwordings:\n  mine:\n    system: {text}\n    weak: a\n    strong: b\n"
+            '    levels: ["Scene: {scene}", "Action: {action}"]\n    answer: "Rating:"\n'
+        )
+        own = dataclasses.replace(design("x"), how=elicit.How(wording=str(path)))
+        made = arms.expand(own, "pocket", "w", data, asked)
+        return {piece.label: piece.address for piece in ordered(made.pieces())}
+
+    one, other = addresses("Rate {low} to {high}."), addresses("Judge {low} to {high}.")
+    assert one.keys() == other.keys()
+    assert not [label for label in one if one[label] == other[label]]
+
+
+def test_edits_and_lessons_are_asked_as_pairs_are():
+    how = elicit.How("dense", wording="all", reading="argmax", prior=True, prefill="I say ", high=7, chat=False)
+    pairs = how.of_pairs()
+    assert (pairs.protocol, pairs.wording, pairs.reading, pairs.prior) == ("paired", "agree", "expected", False) or (
+        pairs.wording == ""
+    )
+    assert (pairs.prefill, pairs.high, pairs.chat) == ("I say ", 7, False)
+    assert elicit.How(wording="right").of_pairs().wording == "right"

@@ -65,7 +65,7 @@ class ModelWriter:
         return [found[request.name] for request in requests]
 
     def _batch(self, stage: Stage, variant: str, batch: Sequence[Request], attempt: int) -> list[Written]:
-        made = self.asking.assemble(self.settings, list(batch), asking.template(self.model, How()))
+        made = self.asking.assemble(self.settings, list(batch), asking.template(self.model, How(prefill="none")))
         sampling = self._sampling(stage)
         wanted = [request.name for request in batch]  # which decide what is drawn
         named = store.address(
@@ -96,7 +96,7 @@ class ModelWriter:
     def _generated(
         self, made: prompts.Prompts, batch: Sequence[Request], attempt: int, sampling: Sampling
     ) -> list[Text]:
-        templated = asking.template(self.model, How()) is not None
+        templated = asking.template(self.model, How(prefill="none")) is not None
         found = pieces(made, self.model.tokenizer, templated)
         trunk, rest = _parted(found)
         context, longest = self.model.config.context, max(map(len, rest))

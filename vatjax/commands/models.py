@@ -106,7 +106,8 @@ class Convert:
         if not gguf.is_gguf(self.model):
             raise errors.InputError(f"{self.model}: expected a file whose name ends in .gguf")
         found = models.look(self.model)
-        saving.make_room(store.path(self.out), self.overwrite)
+        if not self.overwrite:
+            saving.make_room(store.path(self.out), False)
         size = summarise(found)["bytes"][self.dtype]
         print(f"vatjax: {self.model}: writing {size / 1e9:.2f} GB to {self.out}", file=sys.stderr)
         models.save(models.load(found, self.dtype), self.out, self.overwrite)

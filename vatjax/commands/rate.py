@@ -29,7 +29,7 @@ class Rate(Devices):
     items: str = ""
     """The items, in place of --file: "bundled", or a path or bucket address."""
     part: Literal["all", "train", "test"] = "all"
-    """Which side of the division by scene."""
+    """Which side of the division by situation, or by scene where the items name none."""
     source: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
     """Which items, and how to read them."""
     how: Annotated[How, OmitArgPrefixes] = dataclasses.field(default_factory=How)
@@ -87,6 +87,7 @@ class Rate(Devices):
 
         if store.path(self.out).exists():
             raise errors.InputError(f"{self.out}: a state is there already; remove it, or write to another file")
+        show.told(f"{self.model}: loading")
         model = models.load(self.model, self.dtype, self.spread(), self.ignore)
         how = prefill.answering(model, self.how, self.allow_low_mass, show.told)
         edit = self._changed(model)
@@ -141,7 +142,11 @@ class Rate(Devices):
         from vatjax import elicit, models
 
         where = f"{self.out.removesuffix('.npz')}.labels.npz"
-        annotator = model if self.annotator == self.model else models.load(self.annotator, self.dtype, self.spread())
+        annotator = (
+            model
+            if self.annotator == self.model
+            else models.load(self.annotator, self.dtype, self.spread(), self.ignore)
+        )
         how = dataclasses.replace(self.how, protocol="dense", wording="", reading="expected")
         if store.path(where).exists():
             given = elicit.labels.load(where)

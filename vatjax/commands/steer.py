@@ -94,6 +94,7 @@ class Steer(Devices):
         for name, methods in study.WORKS.items():
             if getattr(self, name) != _default(name) and self.method not in methods:
                 raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
+        show.told(f"{self.model}: loading")
         model = models.load(self.model, self.dtype, self.spread(), self.ignore)
         named = tuple(part.strip() for part in self.layers.split(",") if part.strip())
         places = study.places(named, model.config.layers)

@@ -257,7 +257,7 @@ def sentences(content: dict[str, Any]) -> list[str]:
 
 def _first_order(content: dict[str, Any], own: dict[str, Any], level: dict[str, Any]) -> list[str]:
     gain, unit = own["gain"], "points" if content["unit"] == "points" else "(-1 to 1)"
-    if not any(x["estimate"] for x in level["shift"].values()):
+    if not content["changed"]:
         return ["No rating changed."]
     least = own["detectable"]["gain"]
     if own["resolved"]:

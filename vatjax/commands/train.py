@@ -56,6 +56,7 @@ class Train(Training, Devices):
         folder = store.path(self.out) if self.out else None
         if folder is not None and (folder / "train.json").exists():
             raise errors.InputError(f"{self.out}: a finished run is there already; remove it, or give another folder")
+        show.told(f"{self.model}: loading")
         model = models.load(self.model, self.dtype, self.spread(), self.ignore)
         made = train.prepared(model, self, None if folder is None else folder / "reference", self.dry_run, show.told)
         plan = self._plan(model, made)

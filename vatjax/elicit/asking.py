@@ -120,7 +120,10 @@ def answers(
             "template": dict(how.template),
             "chat": chat is not None,
         },
-        "prefill": {"taken": attempt.prefill, "mass": {key: round(x, 4) for key, x in attempt.mass.items()}},
+        "prefill": {
+            "taken": attempt.prefill,
+            "mass": {key: round(x, 4) for key, x in prefill.recorded(model, how).items()},
+        },
         "instruction": condition.instruction,
         "shots": [{**shot.fields, "rating": shot.rating} for shot in condition.shots],
         "size": {"tokens": size.tokens, "shard": size.shard},

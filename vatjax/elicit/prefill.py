@@ -7,9 +7,8 @@ to begin with the answer cue, or the options have hardly any probability and the
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -71,8 +70,10 @@ def tried(model: Model, how: How) -> Tried:
     plain = dataclasses.replace(how, prefill=NO_PREFILL)
     if is_abstract(model) or asking.template(model, plain) is None:
         return Tried(NO_PREFILL, {})
-    key = _Key(models.fingerprint(model.arrays), model, plain)
-    return _tried(key)
+    key = _key(model, plain)
+    if key not in _MEASURED:
+        _MEASURED[key] = _measured(model, plain)
+    return _MEASURED[key]
 
 
 def mass_of(model: Model, how: How) -> float:
@@ -123,33 +124,29 @@ def is_abstract(model: Model) -> bool:
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model.arrays))
 
 
-class _Key:
-    """What a measurement depends on; the model only stands for its weights and tokenizer."""
-
-    def __init__(self, weights: str, model: Model, how: How) -> None:
-        self.model, self.how = model, how
-        template = getattr(model.tokenizer, "chat_template", None)
-        self.parts = (weights, str(template), repr(sorted(_decisive(how).items())))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.parts == other.parts
-
-    def __hash__(self) -> int:
-        return hash(self.parts)
+# What was measured, by all that decides it: the model itself is not kept.
+_MEASURED: dict[tuple[str, ...], Tried] = {}
 
 
-def _decisive(how: How) -> dict[str, Any]:
-    return {name: repr(getattr(how, name)) for name in ("protocol", "wording", "low", "high", "chat", "template")}
+def _key(model: Model, how: How) -> tuple[str, ...]:
+    settings = ("protocol", "wording", "low", "high", "counterbalance", "chat", "template", "floor")
+    wordings = repr([dataclasses.astuple(wording) for wording in how.wordings()])
+    template = str(getattr(model.tokenizer, "chat_template", None))
+    return (models.fingerprint(model.arrays), template, wordings, *(repr(getattr(how, name)) for name in settings))
 
 
-@functools.lru_cache(maxsize=64)
-def _tried(key: _Key) -> Tried:
-    mass = {NO_PREFILL: mass_of(key.model, key.how)}
-    if mass[NO_PREFILL] >= _ENOUGH or not all(wording.answer for wording in key.how.wordings()):
+def recorded(model: Model, how: How) -> Mapping[str, float]:
+    """Returns the option mass by prefill that was measured of a model in this process; empty where none was."""
+    return _MEASURED[key].mass if (key := _key(model, how)) in _MEASURED else {}
+
+
+def _measured(model: Model, how: How) -> Tried:
+    mass = {NO_PREFILL: mass_of(model, how)}
+    if mass[NO_PREFILL] >= _ENOUGH or not all(wording.answer for wording in how.wordings()):
         return Tried(NO_PREFILL, mass)
-    mass[CUE] = mass_of(key.model, dataclasses.replace(key.how, prefill=CUE))
-    answers = mass[CUE] > mass[NO_PREFILL] and mass[CUE] >= key.how.floor
+    mass[CUE] = mass_of(model, dataclasses.replace(how, prefill=CUE))
+    answers = mass[CUE] > mass[NO_PREFILL] and mass[CUE] >= how.floor
     return Tried(CUE if answers else NO_PREFILL, mass)
 
 
-__all__ = ["Tried", "answering", "is_abstract", "mass_of", "resolved", "tried"]
+__all__ = ["Tried", "answering", "is_abstract", "mass_of", "recorded", "resolved", "tried"]

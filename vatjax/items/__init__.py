@@ -1,8 +1,8 @@
-"""Items: (scene, action) pairs, read, checked, split by scene, paired and written back.
+"""Items: (scene, action) pairs, read, checked, split by situation or scene, paired and written back.
 
     items.bundled()                                  # 29,568 items of our own
     data = items.read("actions.csv.gz", columns={"action": "text"})
-    train, test = data.split(test=0.25, seed=0)      # by scene; adding data moves nothing
+    train, test = data.split(test=0.25, seed=0)      # by situation, else by scene; adding data moves nothing
     data.where(country="Egypt", type="Power")        # filters
     data.pair()                                      # express and suppress of a value in a scene
     items.protocols(data)                            # which elicitation protocols they allow, and why

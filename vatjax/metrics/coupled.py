@@ -214,7 +214,7 @@ def dominated(sizes: Array) -> Array:
     own = sizes[:2]
     share = xp.max(own, 1) / xp.maximum(xp.sum(own, 1), 1)
     typical = 1 / xp.maximum(xp.sum(own > 0, 1), 1)
-    return xp.any((share > DOMINANT) & (share > 3 * typical))
+    return xp.any((share > DOMINANT) & (share > xp.minimum(3 * typical, 0.6)))
 
 
 def freedom(clusters: Any) -> float:

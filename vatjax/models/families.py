@@ -457,8 +457,10 @@ def _smollm3(reader: Reader) -> Config:
 
 def _olmo3(reader: Reader) -> Config:
     """OLMo 2 with a window in three layers of four; only layers without one have scaled rotary positions."""
-    plain = _olmo2(Reader({k: v for k, v in reader.content.items() if k not in ("rope_parameters", "rope_scaling")}))
+    inner = Reader({k: v for k, v in reader.content.items() if k not in ("rope_parameters", "rope_scaling")})
+    plain = _olmo2(inner)
     shape = _shape(reader)
+    reader.problems += [problem for problem in inner.problems if problem not in reader.problems]
     reader.seen |= {"attention_bias", "hidden_act", "tie_word_embeddings"}
     window = reader.optional("sliding_window", 4096)
     windows = _windows(reader, shape["layers"], lambda layer: (layer + 1) % 4 != 0, window)

@@ -1,8 +1,8 @@
 """GGUF files in: a checkpoint of llama.cpp as the configuration, tensors and tokenizer of a Hugging Face one.
 
 Tensors are dequantised when they are read, one at a time. llama.cpp stores three things in another form than a Hugging Face
-checkpoint, and `_restored` turns them back: rows of queries and keys whose rotary pairs are neighbours (Llama, Granite,
-SmolLM3), norm weights of Gemma with their 1 added, and rotary factors as tensors.
+checkpoint, and they are turned back: rows of queries and keys whose rotary pairs are neighbours (Llama), norm weights with
+their 1 added (Gemma), and rotary factors as tensors.
 """
 
 from __future__ import annotations

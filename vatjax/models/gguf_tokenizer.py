@@ -43,6 +43,10 @@ def tokenizer(facts: Mapping[str, Any], where: str) -> Any:
         return None
     if kind not in ("gpt2", "llama"):
         raise errors.InputError(f"{where}: {names.unknown('tokenizer', str(kind), ['gpt2', 'llama'])}")
+    needed = ("tokens", "merges") if kind == "gpt2" else ("tokens", "scores")
+    lacking = [f"tokenizer.ggml.{name}" for name in needed if f"tokenizer.ggml.{name}" not in facts]
+    if lacking:
+        raise errors.InputError(f"{where}: the tokenizer lacks {', '.join(lacking)}")
     import transformers
 
     pieces: list[str] = list(facts["tokenizer.ggml.tokens"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,20 @@ _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def outline(
-    where: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None, tokenizer: Any = None
+    where: str | Path,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    tokenizer: Any = None,
+    ignore: Sequence[str] = (),
 ) -> Model:
     """A model whose weights are `jax.ShapeDtypeStruct`: it can be planned with, lowered and compiled, and computes nothing.
 
     Args:
         where: a folder with a `config.json`, or a name on the Hub, of which no weights are fetched.
-        dtype: of the weights.
+        dtype: of the weights; "auto" is what the configuration names, as on an accelerator.
         mesh: devices to spread the weights over; they need not be there (`jax.experimental.topologies`).
         tokenizer: in place of its own, where it has none.
+        ignore: as in `load`.
 
     Raises:
         InputError: for anything that is no checkpoint, or not one that this port computes.
@@ -41,10 +47,13 @@ def outline(
         own = contents.tokenizer or tokenizer
     else:
         folder = hub.folder(where, weights=False)
-        content = families.content_of(folder)
+        content = families.content_of(folder, ignore)
         config, source = families.parse(content, str(folder / "config.json")), gguf.as_text(content)
         own = tokens.tokenizer(folder) or tokenizer
     tokens.check(own, config, str(where))
+    if dtype == "auto":
+        named = str(json.loads(source).get("torch_dtype") or json.loads(source).get("dtype"))
+        dtype = "bfloat16" if named in ("bfloat16", "float16") else "float32"
     shapes = {}
     for parameter in wt.parameters(config):
         shape = (config.layers, *parameter.shape) if parameter.stacked else parameter.shape

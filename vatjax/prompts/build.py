@@ -60,7 +60,9 @@ class ChatFormat:
 
     def opening(self, wording: Wording, scale: Scale | Letters) -> str:
         """Returns the text that the assistant's turn begins with."""
-        if self.prefill == CUE and wording.answer:
+        if self.prefill == CUE and not wording.answer:
+            return ""
+        if self.prefill == CUE:
             spaced = f"{wording.answer} "
             return spaced if all(self.separates(spaced, answer) for answer in scale.options) else wording.answer
         return "" if self.prefill == NO_PREFILL else self.prefill

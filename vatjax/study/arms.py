@@ -142,6 +142,7 @@ class _Expansion:
             "items": provenance.digest(items),
             **split,
             "how": config.to_dict(design.how.of_pairs()),
+            "wording": dataclasses.asdict(design.how.of_pairs().wordings()[0]),
         }
         self.asked = {**common, "items": provenance.digest(asked)}
         self.wordings = {one.name: one for one in design.how.wordings()}
@@ -203,7 +204,11 @@ class _Expansion:
 
     def state(self, arm: Arm | None, wording: str) -> Piece:
         """A value state."""
-        how = {**config.to_dict(self.design.how), "wording": wording, "version": self.wordings[wording].version}
+        how = {
+            **config.to_dict(self.design.how),
+            "wording": wording,
+            "text": dataclasses.asdict(self.wordings[wording]),
+        }
         decides: dict[str, Any] = {**self.asked, "how": how}
         label = f"{self.model}: unedited" if arm is None else str(arm)
         label += f", {wording}" if len(self.wordings) > 1 else ""

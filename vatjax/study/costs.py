@@ -161,7 +161,7 @@ class Meter:
         steps = self._forward(rows * shape.time, seen, rows * shape.learned) * _BACKWARD
         if not laid.loss.reference:
             return steps
-        every = len(data.rows)
+        every = len(train.rows_drawn(data, run.course.steps, run.course.seed))
         return steps + self._forward(every * shape.time, seen, every * shape.learned)
 
     def _found(self, cell: Cell, exchanged: int | None) -> Work:
@@ -170,12 +170,12 @@ class Meter:
         side, _ = self.planned.items.split(design.items.test, design.items.seed)
         mask = side.taxonomy.mask(cell.target)[side.value]
         some = side.take(mask.nonzero()[0][: 2 * what.pairs])
-        pairs = self._once(("pairs", cell.target, what.pairs), lambda: self._asked(some, How()))
+        pairs = self._once(("pairs", cell.target, what.pairs), lambda: self._asked(some, design.how.of_pairs()))
         if exchanged is not None:
             return pairs if what.kind in ("split", "conva", "neurons", "conditional") else NOTHING
         places = what.places(self.model.config.layers) or [(0,)] * (6 if what.kind == "residual" else 1)
         if len(places) < 2:
             return pairs
         tried = some_scenes(side, cell.target, what.scenes, design.items.seed)
-        swept = self._once(("swept", cell.target, what.scenes), lambda: self._asked(tried, How()))
+        swept = self._once(("swept", cell.target, what.scenes), lambda: self._asked(tried, design.how.of_pairs()))
         return pairs + swept * (len(places) * len(what.strengths))

@@ -6,6 +6,7 @@ the model do not count there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,9 +34,10 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
         _mean_state([_state(piece, shelf, f"{when} {w}") for w in wordings]) for when in ("before", "after")
     )
     levels: tuple[analysis.Level, ...] = (level_of(taxonomy, cell.target),) if arm.placebo else analysis.LEVELS
+    unanswered = not (before.mask & after.mask)[:, _member(before, taxonomy, cell.target)].any()
     found = analysis.analyse(
         before,
-        after,
+        before if unanswered else after,
         taxonomy,
         cell.target,
         cell.sign,
@@ -52,11 +54,31 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
     content["agreement"] = _agreement(piece, shelf, wordings)
     content["wordings"] = _wordings(piece, shelf, wordings, taxonomy, cell)
     content["robust"] = _robust(found, taxonomy) if piece.decides.get("robust") else None
-    if not arm.placebo:
+    if unanswered:  # the shape of the numbers, without any of them
+        content = {**_without_numbers(content), **_answered(piece, shelf, wordings), "broken": True}
+        content["warnings"] = ["no rating of the target is left: the options have too little probability"]
+    elif not arm.placebo:
         content["trade_off"] = {level: _trade_off(found, taxonomy, level) for level in levels}
-    if arm.placebo and not np.nanmax(np.abs(found.joined.post.state - found.joined.pre.state)):
+    if arm.placebo and not unanswered and not np.nanmax(np.abs(found.joined.post.state - found.joined.pre.state)):
         content["warnings"] = [*content["warnings"], f"{arm.placebo}: nothing was found, so that it changes nothing"]
     return content
+
+
+def _member(state: ValueState, taxonomy: Taxonomy, target: str) -> np.ndarray:
+    """Which columns of a state belong to a target."""
+    member = taxonomy.mask(target)
+    return np.array([bool(member[taxonomy.index(name)]) for name in state.values])
+
+
+def _without_numbers(content: Any) -> Any:
+    """The same data with None for every number that was measured; counts of contexts and names stay."""
+    if isinstance(content, dict):
+        return {k: x if k in ("n", "clusters") else _without_numbers(x) for k, x in content.items()}
+    if isinstance(content, list):
+        return [_without_numbers(x) for x in content]
+    if isinstance(content, bool):
+        return False
+    return None if isinstance(content, (int, float)) else content
 
 
 def level_of(taxonomy: Taxonomy, target: str) -> analysis.Level:
@@ -115,7 +137,9 @@ def _trade_off(found: analysis.Analysis, taxonomy: Taxonomy, level: analysis.Lev
     clusters, _ = states.cluster_labels(found.joined.pre, found.clusters)
     points = metrics.trade_off(shift, own.target, clusters, found.direction)
     rounded: dict[str, Any] = jax.tree.map(lambda x: np.float64(x).round(9).tolist(), points._asdict())
-    return rounded
+    # Replicates are compared between arms: only where they leave out the same contexts.
+    contexts = {key: column.tolist() for key, column in found.joined.pre.contexts.items()}
+    return {**rounded, "contexts": store.address(contexts)}
 
 
 def _aggregated(shift: np.ndarray, taxonomy: Taxonomy, level: analysis.Level, columns: Sequence[str]) -> Any:
@@ -149,6 +173,8 @@ def _mass(piece: Piece, shelf: Shelf, need: str) -> tuple[np.ndarray, np.ndarray
 def _over_scenes(x: np.ndarray, scene: np.ndarray) -> dict[str, float]:
     """A mean with the interval that leaving out one scene at a time gives (Student's t)."""
     there = ~np.isnan(x)
+    if len(np.unique(scene[there])) < 2:
+        return dict.fromkeys(("estimate", "low", "high"), math.nan)
     _, group = np.unique(scene[there], return_inverse=True)
     sums, counts = np.bincount(group, x[there]), np.bincount(group)
     count, mean = len(counts), sums.sum() / counts.sum()
@@ -225,10 +251,13 @@ def comparison(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict
         ways = [[shift for level, shift in whole.items() if level * sign > 0] for sign in (1, -1)]
         # A vector works in one of its two directions.
         paths[side] = max(ways, key=lambda way: max((_gain(x, own, one.sign) for x in way), default=-np.inf))
-    rated = ~np.any([np.isnan(x).all(0) for x in (*last.values(), *paths["one"], *paths["other"])], 0)
+    rated = ~np.any([np.isnan(x).all(0) for x in last.values()], 0)
     pair = [last[side][:, rated] for side in ("one", "other")]
-    found = {"last": _numbers_of(metrics.difference(pair[0], pair[1], own[rated], units, one.sign))}
-    if paths["one"] and paths["other"]:
+    found: dict[str, Any] = {}
+    if (own & rated).any():
+        found["last"] = _numbers_of(metrics.difference(pair[0], pair[1], own[rated], units, one.sign))
+    rated = ~np.any([np.isnan(x).all(0) for x in (*paths["one"], *paths["other"])], 0)
+    if paths["one"] and paths["other"] and (own & rated).any():
         first, second = (np.stack(paths[side])[:, :, rated] for side in ("one", "other"))
         same = metrics.same_gain(first, second, own[rated], units, one.sign)
         if same.difference is not None:
@@ -254,9 +283,10 @@ def against_placebo(piece: Piece, shelf: Shelf, design: Design, items: Items) ->
 
     sides = [f"blind {number}" for number in range(piece.decides["draws"])]
     draws = [shift(side) for side in sides if not broken(side)]
-    draws = [draw for draw in draws if np.nanmax(np.abs(draw)) > 0]
-    units = states.cluster_labels(before)[0]
-    return analysis.beyond_draws(shift("after"), draws, _own(taxonomy, target), units, arm.cell.sign)
+    own, moved = _own(taxonomy, target), shift("after")
+    draws = [draw for draw in draws if np.isfinite(draw[:, own]).any() and np.nanmax(np.abs(draw)) > 0]
+    draws = draws if np.isfinite(moved[:, own]).any() else []  # an arm without an answer goes beyond nothing
+    return analysis.beyond_draws(moved, draws, own, states.cluster_labels(before)[0], arm.cell.sign)
 
 
 def _wholeness(piece: Piece, shelf: Shelf, needs: Sequence[str], wordings: Sequence[str]) -> tuple[float, float, float]:

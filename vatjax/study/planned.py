@@ -65,6 +65,7 @@ def plan(
     items, asked = opened(design)
     found = []
     for name in design.models:
+        on_message(f"{name}: loading")
         model = load(name)
         for what in design.interventions.values():
             what.places(model.config.layers)  # refused before anything is computed

@@ -310,8 +310,11 @@ def _front(rows: list[Row], trade_offs: Sequence[Mapping[str, Any] | None]) -> N
                 and (other["gain"], other["off_target_shift"]) != (row["gain"], row["off_target_shift"])
                 for other in own
             )
-        points = [metrics.TradeOff(**found) for place in places if (found := trade_offs[place])]
-        if len(points) == len(own):
+        known = [found for place in places if (found := trade_offs[place])]
+        points = [metrics.TradeOff(**{key: one[key] for key in metrics.TradeOff._fields}) for one in known]
+        alike = len({one["contexts"] for one in known}) == 1
+        finite = all(np.isfinite(x).all() for point in points for x in (*point.gain_without, *point.square_without))
+        if len(points) == len(own) and alike and finite:
             for row, share in zip(own, metrics.front_shares(points), strict=True):
                 row["front_share"] = round(float(share), 3)
 

@@ -163,6 +163,7 @@ def from_items(
     end: str = "",
     test: float = 0.25,
     seed: int = 0,
+    how: How | None = None,
 ) -> list[Record]:
     """Examples of the train side of a target's items.
 
@@ -174,11 +175,14 @@ def from_items(
         chat: a chat template; without one, plain text.
         end: what ends a turn of the chat.
         test, seed: of the division by scene.
+        how: of judgements: their wording and scale.
     """
     if lesson not in LESSONS:
         raise errors.InputError(names.unknown("lesson", lesson, LESSONS))
     make: Callable[..., list[dict[str, str]]] = getattr(prompts, lesson)
-    rows = make(items, target, direction, chat=chat, test=test, seed=seed)
+    how = how or How()
+    asked: dict[str, Any] = {"asked": how.wordings()[0], "scale": how.scales()[0]} if lesson == "judgements" else {}
+    rows = make(items, target, direction, chat=chat, test=test, seed=seed, **asked)
     keys = ("chosen", "rejected") if lesson == "preferences" else ("completion",)
     return [
         Record(
@@ -208,10 +212,10 @@ def lessons(
         how: the question.
         test, seed: of the division by scene.
     """
-    how = how or How()
+    how = (how or How()).of_pairs()
     chat = asking.template(model, how)
     end = "" if chat is None else tokens.turn_end(model.tokenizer, **how.template)
-    return from_items(items, target, direction, lesson, chat, end, test, seed)
+    return from_items(items, target, direction, lesson, chat, end, test, seed, how)
 
 
 def shuffled(records: Sequence[Record], seed: int = 0) -> list[Record]:
