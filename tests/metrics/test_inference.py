@@ -604,3 +604,18 @@ def test_intervals_cover_what_was_planted():
     assert nvat > 0.87
     assert gain > 0.87
     assert 0.91 < np.mean(means) < 0.99
+
+
+@pytest.mark.parametrize("world", ["plain", "missing", "mostly 0", "a row without a rating"])
+def test_what_ipsatising_makes_is_the_same_on_the_host(world):
+    rng = np.random.default_rng(0)
+    d = rng.normal(size=(90, 7)).astype(np.float32)
+    if world == "missing":
+        d[rng.random(d.shape) < 0.3] = np.nan
+    elif world == "mostly 0":
+        d = np.float32(rng.choice([-0.5, 0, 0.5], p=[0.1, 0.8, 0.1], size=d.shape))
+    elif world == "a row without a rating":
+        d[3], d[:, 6] = np.nan, np.nan
+    key = jax.random.key(3)
+    traced = np.asarray(jax.jit(null.ipsatised_coupling)(jnp.asarray(d), key))
+    np.testing.assert_allclose(null.ipsatised_coupling_on_host(d, key), traced, atol=2e-6)

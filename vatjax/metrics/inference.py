@@ -219,7 +219,11 @@ def infer_shift(
     types = None if type_of is None else tuple(int(x) for x in np.asarray(type_of))
     if types is not None and len(types) != d.shape[1]:
         raise ValueError(f"expected a type for each of {d.shape[1]} values, found {len(types)}")
-    drawn = _drawn(d, jnp.asarray(groups.index), key, labels, jnp.asarray(counted, bool), resamples, missing)
+    expected = None
+    if labels is None and shifts.is_concrete(d) and shifts.is_concrete(key):
+        expected = jnp.asarray(null.ipsatised_coupling_on_host(np.asarray(d), key))
+    counted = jnp.asarray(counted, bool)
+    drawn = _drawn(d, jnp.asarray(groups.index), key, labels, counted, expected, resamples, missing)
     # Small arrays are summarised on the host: compiling hundreds of operations on them would take seconds.
     both, draws, member, sign = shifts.on_host(*drawn, member, sign)
     if namespace(both) is np:
@@ -261,20 +265,22 @@ def _summary(
 _compiled_summary = functools.partial(jax.jit, static_argnums=5)(_summary)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6))
+@functools.partial(jax.jit, static_argnums=(6, 7))
 def _drawn(
     d: Array,
     cluster: Array,
     key: Array,
     labels: Array | None,
     counted: Array,
+    expected: Array | None,
     resamples: int,
     missing: bool,
 ) -> tuple[Array, second_order.Draws]:
     """Draws for raw and ipsatised shifts, and the shifts that count for the first order, each [2, ...]."""
     groups = pairs.grouping(cluster, d.dtype)
     plain = shifts.tied(shifts.ipsatise(d), shifts.largest(d))
-    expected = null.ipsatised_coupling(d, key) if labels is None else None
+    if expected is None and labels is None:
+        expected = null.ipsatised_coupling(d, key)
     both_labels = None if labels is None else jnp.stack([labels, shifts.ipsatise(labels)])
 
     def one(d: Array, ipsatised: Array, labels: Array | None) -> tuple[Array, second_order.Draws]:

@@ -12,6 +12,7 @@ context times fixed labels: there the agreement shifts are exchanged between con
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -147,6 +148,55 @@ def ipsatised_coupling(shift: Array, key: Array, draws: int = EXPECTED_DRAWS) ->
         return jnp.where(scale > 0, product / jnp.where(scale > 0, scale, 1), 0)
 
     return jnp.mean(resample.chunked(draw, jax.random.split(key, draws), resample.chunk_of(4 * shift.size)), 0)
+
+
+def ipsatised_coupling_on_host(shift: np.ndarray, key: Array, draws: int = EXPECTED_DRAWS) -> np.ndarray:
+    """Returns the same as `ipsatised_coupling`, from the same signs, in NumPy: compiling one more sort takes a second.
+
+    Args:
+        shift, key, draws: as there; concrete.
+    """
+    apart = shift - _median(shift, 1)
+    apart = apart - _median(apart, 0)
+    present = ~np.isnan(shift)
+    count = np.maximum(present.sum(1, keepdims=True), 1).astype(shift.dtype)
+    total = np.zeros((shift.shape[1],) * 2)
+    for signs in np.asarray(_signs(key, draws, shift.shape)):
+        signed = apart * signs.astype(shift.dtype)
+        plain = (count * signed - np.where(present, signed, 0).sum(1, keepdims=True)) / count  # as `ipsatise`
+        z = _centred_midranks(plain, present)
+        square = (z**2).T @ present
+        scale = np.sqrt(square * square.T)
+        total += np.where(scale > 0, z.T @ z / np.where(scale > 0, scale, 1), 0)
+    return (total / draws).astype(shift.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _signs(key: Array, draws: int, shape: tuple[int, ...]) -> Array:
+    """The signs that `ipsatised_coupling` draws, [draws, ...] int8."""
+    return jax.vmap(lambda one: jax.random.rademacher(one, shape, jnp.int8))(jax.random.split(key, draws))
+
+
+def _median(x: np.ndarray, axis: int) -> np.ndarray:
+    """The median over what is there, 0 where nothing is."""
+    ordered, count = np.sort(x, axis), (~np.isnan(x)).sum(axis, keepdims=True)
+    low, high = (np.take_along_axis(ordered, np.maximum(place, 0), axis) for place in ((count - 1) // 2, count // 2))
+    half = np.asarray(0.5, x.dtype)
+    return np.where(count > 0, half * low + half * np.where(count > 0, high, 0), 0)
+
+
+def _centred_midranks(x: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Midranks minus their mean, 0 where missing, [contexts, values] float64."""
+    order = np.argsort(x, 0, kind="stable")  # what is missing comes last
+    ordered, place = np.take_along_axis(x, order, 0), np.arange(len(x))[:, None]
+    new = np.ones(x.shape, bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    first = np.maximum.accumulate(np.where(new, place, 0), 0)
+    ends = np.vstack([new[1:], np.ones((1, x.shape[1]), bool)])
+    last = np.minimum.accumulate(np.where(ends, place, len(x))[::-1], 0)[::-1]
+    ranks = np.empty(x.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2, 0)
+    return np.where(present, ranks - (present.sum(0) - 1) / 2, 0)
 
 
 # Labelled states ----------------------------------------------------------------------------------------------------
