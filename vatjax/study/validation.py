@@ -216,7 +216,7 @@ def judge(measured: Measured) -> list[Check]:
             at_most(part, "order of the circle, p", -_least(-row.p for row in rows), 0.01),
         ]
     found += _growing(measured.rows, [way for way in ways if way != "words"])
-    return found + _unpushed(measured.placebos)
+    return found + _unpushed(measured.placebos, measured.rows)
 
 
 def _least(numbers: Iterable[float]) -> float:
@@ -233,12 +233,19 @@ def _growing(rows: Sequence[Row], ways: Sequence[str]) -> list[Check]:
     ]
 
 
-def _unpushed(placebos: Mapping[str, np.ndarray]) -> list[Check]:
-    """Over several draws no type may move: all types (Holm) and all placebos together err in one of twenty organisms."""
+def _unpushed(placebos: Mapping[str, np.ndarray], rows: Sequence[Row]) -> list[Check]:
+    """No type may be shown to move by more than a twentieth of what a push gains, all types and all placebos together.
+
+    Examples that push nothing move every type a little (.02 points in the bundled organism): enough draws distinguish any
+    placebo from 0, so that the question is how far it moves for certain.
+    """
     found = []
-    least = 0.05 / max(1, len(placebos))
+    gain = float(np.mean([row.gain.estimate for row in rows]))
     for name, moved in placebos.items():
-        if len(moved) > 1:
-            p = metrics.holm(jnp.asarray(stats.ttest_1samp(moved, 0).pvalue, jnp.float32))
-            found.append(at_least("placebo", f"{len(moved)} draws of {name}: least p of a type", float(p.min()), least))
+        draws, types = moved.shape
+        if draws > 1:
+            t = stats.t.ppf(1 - 0.05 / (2 * types * len(placebos)), draws - 1)
+            certain = np.abs(moved.mean(0)) - t * moved.std(0, ddof=1) / np.sqrt(draws)
+            share = max(0.0, float(certain.max())) / gain
+            found.append(at_most("placebo", f"{draws} draws of {name}: certain shift of a type, in gains", share, 0.05))
     return found
