@@ -11,7 +11,7 @@ from vatjax.study import validation, variants
 
 DATA = items.bundled()
 _, TEST = organism.unread(DATA)
-SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::9])))
+SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::4])))
 
 
 @pytest.fixture(scope="module")
