@@ -227,14 +227,14 @@ def analyse(
     units, keys = states.cluster_labels(joined.pre, clusters)
     analysed: dict[Level, Analysed] = {}
     for level in levels:
-        x = taxonomy.aggregate(shift, mask, level)
+        x = aggregated(shift, taxonomy, level)
         columns, chosen = _columns(taxonomy, level, mask, targets)
         width = len(taxonomy.names) if len(shift) <= _SHARED and len(levels) > 1 else len(columns)
         key = jax.random.key(len(LEVELS) * seed + LEVELS.index(level))
         # Values stand at their own places, so that each keeps its type; types are filled up to as many columns.
         places = columns if width == len(taxonomy.names) and level == "values" else np.arange(len(columns))
         wide, member_of = np.full((len(shift), width), np.nan), np.zeros(width, bool)
-        wide[:, places] = np.round(x[:, columns] / _STEP) * _STEP
+        wide[:, places] = x[:, columns]
         member_of[places] = chosen
         inference = metrics.infer_shift(
             wide.astype(np.float32),
@@ -427,9 +427,13 @@ def level_shift(
         unit: of the shift.
     """
     before, after = states.align(before, taxonomy), states.align(after, taxonomy)
-    shift = shift_of(before, after, before.mask & after.mask, unit)
+    return aggregated(shift_of(before, after, before.mask & after.mask, unit), taxonomy, level).astype(np.float32)
+
+
+def aggregated(shift: np.ndarray, taxonomy: Taxonomy, level: Level) -> np.ndarray:
+    """Returns the shifts of a level from those of all values, [contexts, all columns of the level] float64, rounded for ranks."""
     aggregated: np.ndarray = np.round(taxonomy.aggregate(shift, ~np.isnan(shift), level) / _STEP) * _STEP
-    return aggregated.astype(np.float32)
+    return aggregated
 
 
 def beyond(analysis: Analysis, placebos: Sequence[states.ValueState], taxonomy: Taxonomy) -> dict[str, Any]:
@@ -443,7 +447,7 @@ def beyond(analysis: Analysis, placebos: Sequence[states.ValueState], taxonomy: 
     Raises:
         InputError: where a placebo lacks one of the contexts.
     """
-    pre, post = analysis.joined.pre, analysis.joined.post
+    pre = analysis.joined.pre
     units, _ = states.cluster_labels(pre, analysis.clusters)
     level = analysis.level_of_target
     own = analysis.levels[level]
@@ -456,7 +460,7 @@ def beyond(analysis: Analysis, placebos: Sequence[states.ValueState], taxonomy: 
                 f"the placebo lacks {joined.only_pre} of the {len(pre.clusters)} contexts of PRE and POST; it is needed in the same"
             )
         draws.append(level_shift(pre, joined.post, taxonomy, level, analysis.unit)[:, columns])
-    moved = level_shift(pre, post, taxonomy, level, analysis.unit)[:, columns]
+    moved = aggregated(analysis.shift, taxonomy, level)[:, columns].astype(np.float32)
     return beyond_draws(moved, draws, np.asarray(own.target), units, analysis.direction)
 
 
@@ -533,7 +537,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
     """
     levels = {level: _level(level, analysed, analysis) for level, analysed in analysis.levels.items()}
     finest = analysis.finest
-    state = analysis.joined.pre
+    state, dominant = analysis.joined.pre, analysis.dominant
     found: dict[str, Any] = {
         "n": int(finest.inference.contexts),
         "clusters": int(finest.inference.clusters),
@@ -548,7 +552,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "width": number(2.0 if analysis.unit == "paper" else 2 * half_width(state)),
         "ratings_found": _found(state.meta, analysis.joined.post.meta),
         "changed": bool(np.nanmax(np.abs(analysis.shift)) > 0),
-        "largest_cluster": number(analysis.dominant) if analysis.dominant is not None else None,
+        "largest_cluster": dominant if dominant is None else number(dominant),
         "unrated": analysis.unrated,
         "missing": missing(analysis),
         **levels["values" if "values" in levels else "types"],

@@ -271,7 +271,7 @@ def read_ratings(
 
 
 def _is_rating(column: np.ndarray, scale: tuple[float, float]) -> bool:
-    """Whether a context key looks like a value's ratings: numbers on the scale, of which several differ."""
+    """Returns whether a context key looks like a value's ratings: numbers on the scale, of which several differ."""
     try:
         numbers = np.array([float(entry) for entry in column])
     except ValueError:
@@ -342,7 +342,7 @@ class _Ratings:
 
 
 def _is_long(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> bool:
-    """Whether a table has a row a rating: the columns `value` and `rating`, and no column that is a value."""
+    """Returns whether a table has a row a rating: the columns `value` and `rating`, and no column that is a value."""
     named = {names.canonical(column) for column in table.columns}
     return {"value", "rating"} <= named and not any(
         taxonomy.match(column) for column in table.columns if column not in keys

@@ -1,4 +1,4 @@
-"""A checkpoint that nobody here made: SmolLM2-135M-Instruct, where `scripts/real_checkpoint` has fetched it."""
+"""A checkpoint from elsewhere: SmolLM2-135M-Instruct, where `scripts/real_checkpoint` has fetched it."""
 
 import os
 import pathlib

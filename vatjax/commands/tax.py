@@ -355,7 +355,7 @@ def _second_order(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
 
 
 def _exceeds(placebo: dict[str, Any]) -> bool:
-    """Whether coupling goes beyond each draw of the placebo, raw and ipsatised, and beyond what another draw may give."""
+    """Returns whether coupling goes beyond each draw of the placebo, raw and ipsatised, and beyond what another draw may give."""
     known = all(placebo[key] is not None and placebo[key] < 0.05 for key in ("p_nvat", "ipsatised_p_nvat"))
     lows = [placebo[key]["low"] for key in ("nvat", "ipsatised_nvat")]
     return known and all(low is None or low > 0 for low in lows)

@@ -12,7 +12,7 @@ from vatjax import errors, names, prompts
 from vatjax.edits import activations, controlled, gated, stream, trained
 from vatjax.edits.pairs import PAIRS, Contrast, Way, contrast, contrasts, read
 from vatjax.edits.placebo import shuffled
-from vatjax.elicit import Size, asking
+from vatjax.elicit import Size, asking, prefill
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.models.edit import Positions
@@ -125,7 +125,7 @@ def search(
         exchanged,
         {"test": test, "seed": seed, "draw": draw},
         size,
-        how or How(),
+        prefill.resolved(model, how or How()),
     )
     edit, facts = _FINDERS[method](asked)
     said = {"method": method, "target": target, "direction": direction, "positions": positions}

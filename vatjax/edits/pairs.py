@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from vatjax import errors, names, prompts
-from vatjax.elicit import asking, scorer
+from vatjax.elicit import asking, prefill, scorer
 from vatjax.elicit.pieces import Pieces
 from vatjax.elicit.plan import Size
 from vatjax.items import Items
@@ -155,7 +155,7 @@ def prepared(
         raise errors.InputError(names.unknown("contrast", way, WAYS))
     if pairs < LEAST:
         raise errors.InputError(f"pairs: at least {LEAST} are needed, found {pairs}")
-    how = how or How()
+    how = prefill.resolved(model, how or How())
     train = prompts.train_side(items, target, direction, test, seed)
     matched = train.pair()
     count = len(matched.express)

@@ -98,7 +98,9 @@ def answers(
         about: what else decides the answers, as plain data: kept shards belong to it.
     """
     rows = list(rows)
-    attempt = prefill.tried(model, how)
+    about_model = provenance.asked_of(model, condition.edit)
+    weights = about_model["model"]["weights"]
+    attempt = prefill.tried(model, how, weights)
     how = dataclasses.replace(how, prefill=attempt.prefill)
     chat = template(model, how)
     made = posed(rows, how, condition, chat)
@@ -112,7 +114,7 @@ def answers(
     shares = np.stack([share for _, share, _ in read])
     cost = total(cost for _, _, cost in read)
     meta = {
-        **provenance.asked_of(model, condition.edit),
+        **about_model,
         "prompts": {"sha256": [one.digest for one in made], "versions": {w.name: w.version for w in how.wordings()}},
         "how": {
             **dataclasses.asdict(how),
@@ -122,7 +124,7 @@ def answers(
         },
         "prefill": {
             "taken": attempt.prefill,
-            "mass": {key: round(x, 4) for key, x in prefill.recorded(model, how).items()},
+            "mass": {key: round(x, 4) for key, x in prefill.recorded(weights, model, how).items()},
         },
         "instruction": condition.instruction,
         "shots": [{**shot.fields, "rating": shot.rating} for shot in condition.shots],

@@ -76,7 +76,7 @@ def _whole(prompts: Prompts, encoded: Callable[[str], tuple[int, ...]]) -> Piece
 
 
 def _clean(prompts: Prompts, tokenizer: Any) -> bool:
-    """Whether a token begins at every seam, judged by the letters on both sides of it."""
+    """Returns whether a token begins at every seam, judged by the letters on both sides of it."""
     if not getattr(tokenizer, "is_fast", False):
         return False  # it does not tell where its tokens lie
     seams = set()

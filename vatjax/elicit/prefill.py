@@ -55,7 +55,7 @@ def resolved(model: Model, how: How) -> How:
     return how if how.prefill != "auto" else dataclasses.replace(how, prefill=tried(model, how).prefill)
 
 
-def tried(model: Model, how: How) -> Tried:
+def tried(model: Model, how: How, weights: str = "") -> Tried:
     """Measures the option mass of the unedited model with and without the answer cue, and takes one of them.
 
     The cue is taken where the model does not answer without it, and does with it. The prompts are the same for every model
@@ -64,13 +64,14 @@ def tried(model: Model, how: How) -> Tried:
     Args:
         model: the model; one without weights (an outline) gets none.
         how: how it is asked; a prefill other than "auto" is taken as it is.
+        weights: the fingerprint of the model's weights, where it is known.
     """
     if how.prefill != "auto":
         return Tried(how.prefill, {})
     plain = dataclasses.replace(how, prefill=NO_PREFILL)
     if is_abstract(model) or asking.template(model, plain) is None:
         return Tried(NO_PREFILL, {})
-    key = _key(model, plain)
+    key = _key(weights or models.fingerprint(model.arrays), model, plain)
     if key not in _MEASURED:
         _MEASURED[key] = _measured(model, plain)
     return _MEASURED[key]
@@ -128,16 +129,21 @@ def is_abstract(model: Model) -> bool:
 _MEASURED: dict[tuple[str, ...], Tried] = {}
 
 
-def _key(model: Model, how: How) -> tuple[str, ...]:
+def _key(weights: str, model: Model, how: How) -> tuple[str, ...]:
     settings = ("protocol", "wording", "low", "high", "counterbalance", "chat", "template", "floor")
     wordings = repr([dataclasses.astuple(wording) for wording in how.wordings()])
     template = str(getattr(model.tokenizer, "chat_template", None))
-    return (models.fingerprint(model.arrays), template, wordings, *(repr(getattr(how, name)) for name in settings))
+    return (weights, template, wordings, *(repr(getattr(how, name)) for name in settings))
 
 
-def recorded(model: Model, how: How) -> Mapping[str, float]:
-    """Returns the option mass by prefill that was measured of a model in this process; empty where none was."""
-    return _MEASURED[key].mass if (key := _key(model, how)) in _MEASURED else {}
+def recorded(weights: str, model: Model, how: How) -> Mapping[str, float]:
+    """Returns the option mass by prefill that was measured of a model in this process; empty where none was.
+
+    Args:
+        weights: the fingerprint of the model's weights.
+        model, how: as in `tried`.
+    """
+    return _MEASURED[key].mass if (key := _key(weights, model, how)) in _MEASURED else {}
 
 
 def _measured(model: Model, how: How) -> Tried:

@@ -166,7 +166,8 @@ def summary(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> 
     shown = xp.column_stack([draws.nvat, draws.gini, draws.largest, draws.largest_mean, draws.vat])
     measured = xp.concatenate([xp.stack([nvat, gini, xp.zeros_like(nvat), xp.zeros_like(nvat)]), vat])
     floor, high, p = xp.mean(shown, 0), null.quantiles(shown, LEVEL), null.p_value(measured, shown)
-    p = xp.where(dominated(groups.sizes), np.nan, p)
+    unknown = dominated(groups.sizes)
+    p = xp.where(unknown, np.nan, p)
     wide = intervals.t_quantile(freedom, xp.maximum(high[2], intervals.Z), r.dtype)
     # Few clusters estimate the variance of a single pair badly: in the band none is below what all pairs have on Fisher's scale.
     stretch = (1 - xp.clip(compared.r, -0.999999, 0.999999) ** 2) ** 2
@@ -190,7 +191,7 @@ def summary(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> 
         gini_floor_high=high[1],
         p=p[0],
         vat_p=p[4:],
-        vat_together=xp.where(dominated(groups.sizes), np.nan, _together(vat, draws.vat)),
+        vat_together=xp.where(unknown, np.nan, _together(vat, draws.vat)),
         gini_p=p[1],
         hub=Estimate(hub, hub - t * hub_error, hub + t * hub_error),
         hub_p=corrections.holm(intervals.p_of_t(hub, hub_error, freedom)),

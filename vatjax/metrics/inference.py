@@ -97,7 +97,7 @@ class Inference(NamedTuple):
 
     @property
     def resolved(self) -> Array:
-        """Whether the gain's interval is clear of 0."""
+        """Returns whether the gain's interval is clear of 0."""
         return self.first.resolved
 
     @property

@@ -100,8 +100,7 @@ def look(where: str | Path, ignore: Sequence[str] = ()) -> Found:
     if gguf.is_gguf(where):
         return _look_into(Path(where).expanduser())
     folder = hub.folder(where)
-    content = families.content_of(folder, ignore)
-    nested = _is_nested(folder)
+    content, nested = families.content_of(folder, ignore)
     found = _text_tensors(safetensors.folder(folder))
     if nested and "lm_head.weight" in found:  # the outer configuration's default says otherwise for some of them
         content["tie_word_embeddings"] = False
@@ -110,14 +109,8 @@ def look(where: str | Path, ignore: Sequence[str] = ()) -> Found:
     _check(found, config, folder)
     tokenizer = tokens.tokenizer(folder)
     tokens.check(tokenizer, config, str(folder))
-    source = json.dumps(content, indent=2) + "\n" if nested else (folder / "config.json").read_text(encoding="utf-8")
+    source = families.as_text(content) if nested else (folder / "config.json").read_text(encoding="utf-8")
     return Found(str(where), folder, config, found, tokenizer, source, _generation(folder), tuple(ignore))
-
-
-def _is_nested(folder: Path) -> bool:
-    """Whether a folder holds a model of text and pictures."""
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return content.get("model_type") in families.NESTED
 
 
 # Where models of text and pictures keep the text decoder, and the rest of them.
@@ -146,7 +139,7 @@ def _look_into(path: Path) -> Found:
     config = families.parse(contents.config, str(path))
     _check(contents.tensors, config, path)
     tokens.check(contents.tokenizer, config, str(path))
-    return Found(str(path), path, config, contents.tensors, contents.tokenizer, gguf.as_text(contents.config), "{}")
+    return Found(str(path), path, config, contents.tensors, contents.tokenizer, families.as_text(contents.config), "{}")
 
 
 def _untied(found: Mapping[str, Tensor], config: Config) -> Config:

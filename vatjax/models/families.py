@@ -43,8 +43,8 @@ _ROPE_OPTIONS = frozenset(
 _MOST_LAYERS = 10_000  # a damaged number must not be what everything is sized by
 
 
-def content_of(folder: Path | str, ignore: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns the configuration in a folder as plain data: of a model of text and pictures, that of its text decoder.
+def content_of(folder: Path | str, ignore: Sequence[str] = ()) -> tuple[dict[str, Any], bool]:
+    """Returns the configuration in a folder as plain data, and whether it is the text decoder's of a model with pictures.
 
     Args:
         folder: of the checkpoint.
@@ -62,11 +62,17 @@ def content_of(folder: Path | str, ignore: Sequence[str] = ()) -> dict[str, Any]
         raise errors.InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise errors.InputError(f"{path}: expected an object with a model_type")
+    nested = content.get("model_type") in NESTED
     content = _text_of(content, str(path))
     for name in ignore:
         if name not in content:
             raise errors.InputError(f"{path}: ignore: {names.unknown('attribute', name, list(content))}")
-    return {name: value for name, value in content.items() if name not in ignore}
+    return {name: value for name, value in content.items() if name not in ignore}, nested
+
+
+def as_text(content: Mapping[str, Any]) -> str:
+    """Returns a configuration as the text of a `config.json`."""
+    return json.dumps(content, indent=2) + "\n"
 
 
 def read(folder: Path | str, ignore: Sequence[str] = ()) -> Config:
@@ -75,7 +81,7 @@ def read(folder: Path | str, ignore: Sequence[str] = ()) -> Config:
     Raises:
         InputError: with everything that is wrong, or not implemented.
     """
-    return parse(content_of(folder, ignore), str(Path(folder) / "config.json"))
+    return parse(content_of(folder, ignore)[0], str(Path(folder) / "config.json"))
 
 
 def _text_of(content: dict[str, Any], where: str) -> dict[str, Any]:

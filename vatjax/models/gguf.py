@@ -8,7 +8,6 @@ their 1 added (Gemma), and rotary factors as tensors.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -311,8 +310,3 @@ def _gemma(facts: _Facts, config: Mapping[str, Any]) -> dict[str, Any]:
     if facts.get("rope.scaling.type", "none") == "linear":
         found["rope_scaling"] = {"rope_type": "linear", "factor": float(facts.need("rope.scaling.factor"))}
     return found
-
-
-def as_text(config: Mapping[str, Any]) -> str:
-    """Returns the configuration as the text of a `config.json`."""
-    return json.dumps(config, indent=2) + "\n"

@@ -43,12 +43,12 @@ def outline(
     """
     if gguf.is_gguf(where):
         contents = gguf.read(where)
-        config, source = families.parse(contents.config, str(where)), gguf.as_text(contents.config)
+        config, source = families.parse(contents.config, str(where)), families.as_text(contents.config)
         own = contents.tokenizer or tokenizer
     else:
         folder = hub.folder(where, weights=False)
-        content = families.content_of(folder, ignore)
-        config, source = families.parse(content, str(folder / "config.json")), gguf.as_text(content)
+        content, _ = families.content_of(folder, ignore)
+        config, source = families.parse(content, str(folder / "config.json")), families.as_text(content)
         own = tokens.tokenizer(folder) or tokenizer
     tokens.check(own, config, str(where))
     if dtype == "auto":

@@ -182,7 +182,7 @@ class Reader:
 
 
 def positive(value: Any, whole: bool) -> bool:
-    """Whether a value is a number above 0, of a size that a computer can count with."""
+    """Returns whether a value is a number above 0, of a size that a computer can count with."""
     number = isinstance(value, int) or (isinstance(value, float) and not whole and math.isfinite(value))
     return number and not isinstance(value, bool) and 0 < value < 2**31
 

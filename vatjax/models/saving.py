@@ -159,7 +159,7 @@ def _save_tokenizer(tokenizer: Any, folder: Any) -> None:
 
 
 def _unchanged(tokenizer: Any, source: pathlib.Path) -> bool:
-    """Whether a tokenizer is still what its folder says: nobody has given it another template or further tokens."""
+    """Returns whether a tokenizer is still what its folder says: without another template or further tokens."""
     try:
         read = tokens.tokenizer(source)
     except errors.InputError:

@@ -122,7 +122,7 @@ def encode(tokenizer: Any, text: str, templated: bool = False, config: Config | 
 
 
 def _puts_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer itself puts a BOS in front. An EOS that it puts at the end is left out: a prompt goes on."""
+    """Returns whether the tokenizer itself puts a BOS in front. An EOS that it puts at the end is left out: a prompt goes on."""
     begin = tokenizer.bos_token_id
     return begin is not None and tokenizer("a")["input_ids"][:1] == [begin]
 

@@ -82,7 +82,7 @@ def _beyond(row: Row) -> str:
 
 
 def _together(row: Row) -> str:
-    """Whether values moved together, as raw, as ipsatised and as against the placebo."""
+    """Returns whether values moved together, as raw, as ipsatised and as against the placebo."""
     p, style, placebo = row["nvat_p"], row["ipsatised_nvat_p"], row["over_placebo_nvat_p"]
     if p is None or p > 0.05:
         return "That values moved together cannot be distinguished from noise."

@@ -187,12 +187,12 @@ class Intervention:
 
     @property
     def edits(self) -> bool:
-        """Whether it is an edit that is found."""
+        """Returns whether it is an edit that is found."""
         return self.kind in EDITED
 
     @property
     def trains(self) -> bool:
-        """Whether it trains."""
+        """Returns whether it trains."""
         return self.kind in LOSSES or self.kind == "tax-aware"
 
     @property

@@ -133,7 +133,8 @@ def _control(found: analysis.Analysis, taxonomy: Taxonomy, cell: Cell) -> dict[s
 def _trade_off(found: analysis.Analysis, taxonomy: Taxonomy, level: analysis.Level) -> dict[str, Any]:
     """Gain and mean square shift off target without each cluster: how sure it is that no other arm has more for less."""
     own = found.levels[level]
-    shift = _aggregated(found.shift, taxonomy, level, own.names)
+    columns = [taxonomy.level_names(level).index(name) for name in own.names]
+    shift = analysis.aggregated(found.shift, taxonomy, level)[:, columns].astype(np.float32)
     clusters, _ = states.cluster_labels(found.joined.pre, found.clusters)
     points = metrics.trade_off(shift, own.target, clusters, found.direction)
     rounded: dict[str, Any] = jax.tree.map(lambda x: np.float64(x).round(9).tolist(), points._asdict())
@@ -142,15 +143,8 @@ def _trade_off(found: analysis.Analysis, taxonomy: Taxonomy, level: analysis.Lev
     return {**rounded, "contexts": store.address(contexts)}
 
 
-def _aggregated(shift: np.ndarray, taxonomy: Taxonomy, level: analysis.Level, columns: Sequence[str]) -> Any:
-    x = taxonomy.aggregate(shift, ~np.isnan(shift), level)
-    names_of = list(taxonomy.level_names(level))
-    aggregated = np.round(x[:, [names_of.index(name) for name in columns]], 6).astype(np.float32)
-    return aggregated
-
-
 def _answered(piece: Piece, shelf: Shelf, wordings: Sequence[str]) -> dict[str, Any]:
-    """Whether the model still answers, and still writes."""
+    """Returns whether the model still answers, and still writes."""
     mass, perplexity, before = _wholeness(piece, shelf, [f"after {w}" for w in wordings], wordings)
     masses = [np.mean([_mass(piece, shelf, f"{when} {w}")[0] for w in wordings], 0) for when in ("before", "after")]
     lost = 1 - masses[1] / np.maximum(masses[0], 1e-6)
@@ -217,7 +211,7 @@ def _robust(found: analysis.Analysis, taxonomy: Taxonomy) -> dict[str, Any]:
     taxes: dict[str, jax.Array] = {}
     content: dict[str, Any] = {}
     for level in analysis.LEVELS:
-        x = _aggregated(found.shift, taxonomy, level, taxonomy.level_names(level))
+        x: Any = analysis.aggregated(found.shift, taxonomy, level).astype(np.float32)
         repeated = metrics.robustness(x, clusters, jax.random.key(0))
         taxes[level] = metrics.vat(metrics.spearman(x))
         content[level] = {

@@ -70,7 +70,7 @@ class Shelf:
         return self.folder / piece.address[:2] / piece.address
 
     def has(self, piece: Piece) -> bool:
-        """Whether a piece is there."""
+        """Returns whether a piece is there."""
         return bool((self.place(piece) / _MARK).exists())
 
     def there(self, pieces: Sequence[Piece]) -> tuple[set[str], list[Piece]]:
@@ -81,7 +81,7 @@ class Shelf:
         return whole, [piece for piece, look in zip(pieces, looks, strict=True) if look is False]
 
     def _whole(self, piece: Piece) -> bool | None:
-        """Whether a piece is whole; None where it is not there."""
+        """Returns whether a piece is whole; None where it is not there."""
         place = self.place(piece)
         try:
             if not (place / _MARK).exists():

@@ -75,7 +75,7 @@ class Trial(NamedTuple):
 
     @property
     def broken(self) -> bool:
-        """Whether the model has stopped to answer, or to write."""
+        """Returns whether the model has stopped to answer, or to write."""
         return breaks(self.mass, self.perplexity, self.mass_before)
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vatjax import errors, prompts
-from vatjax.elicit import asking
+from vatjax.elicit import asking, prefill
 from vatjax.elicit.pieces import Option, Pieces
 from vatjax.items import Items
 from vatjax.models import Config, Edit, Model, decoder
@@ -84,7 +84,7 @@ def anchors(
     """
     if rows < 1 or scenes < rows or scenes % rows:
         raise errors.InputError(f"anchors: {scenes} scenes can't be rated {rows} at a time; expected a multiple of it")
-    how = how or How()
+    how = prefill.resolved(model, how or How())
     train, _ = items.split(test, seed)
     chosen = _drawn(train, scenes, seed)
     asked = [prompts.fields(train, int(i)) for i in chosen.reshape(-1)]
