@@ -1,8 +1,9 @@
-"""Ratings by the prefix tree against torch `transformers` on one random checkpoint, in one process.
+"""Ratings by the prefix tree against torch `transformers` on one checkpoint, in one process.
 
-    python scripts/bench_elicit.py
+    python scripts/bench_elicit.py                                        # a random one
+    python scripts/bench_elicit.py --model "$(scripts/real_checkpoint)"    # SmolLM2, behind its chat template and cue
 
-The checkpoint is that of `bench_models.py` (135 million parameters, float32). 24 actions are rated from the standpoint of
+The random checkpoint is that of `bench_models.py` (135 million parameters, float32). 24 actions are rated from the standpoint of
 56 values each, behind a rubric with four examples. Against it stand two ways to do the same with torch:
 
     one by one    whole prompts in batches of 16, padded; some batches are timed and scaled
@@ -29,7 +30,7 @@ import numpy as np
 from bench_models import make_checkpoint
 
 from vatjax import elicit, items, models, prompts
-from vatjax.elicit import protocols
+from vatjax.elicit import asking, prefill, protocols
 
 BATCH, ROUNDS, BATCHES, ACTIONS = 16, 3, 2, 6
 
@@ -127,30 +128,33 @@ def prefix_cache(
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a folder in Hugging Face's layout, in place of random weights")
+    given = parser.parse_args()
     import torch
     import transformers
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     data, shots = question()
     with tempfile.TemporaryDirectory() as scratch:
-        make_checkpoint(pathlib.Path(scratch))
-        make_tokenizer(pathlib.Path(scratch))
-        model = models.load(scratch)
-        other = transformers.AutoModelForCausalLM.from_pretrained(scratch, dtype=torch.float32).eval()
-    made = prompts.assemble(list(protocols.ask(data, "dense").rows), prompts.wording("dense"), shots=shots)
-    texts = [model.tokenizer(made.text(i))["input_ids"] for i in range(len(made))]
+        folder = given.model or scratch
+        if not given.model:
+            make_checkpoint(pathlib.Path(scratch))
+            make_tokenizer(pathlib.Path(scratch))
+        model = models.load(folder)
+        other = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    how = prefill.resolved(model, elicit.How("dense"))
+    rows = list(protocols.ask(data, "dense").rows)
+    (made,) = asking.posed(rows, how, elicit.Condition(shots), asking.template(model, how))
+    found, ways = asking.tokenised(model, made, how)
+    texts = [found.tokens(i) for i in range(len(made))]
     actions = [texts[i : i + 56] for i in range(0, len(texts), 56)]
-    digits = [
-        model.tokenizer(f"{space}{n}", add_special_tokens=False)["input_ids"]
-        for n in range(1, 6)
-        for space in ("", " ")
-    ]
-    wanted = [ids[0] for ids in digits]
+    assert all(len(way.tokens) == 1 for way in ways), "an answer of several tokens is not compared here"
+    wanted = [way.tokens[0] for way in ways]
     rubric = texts[0][: next(i for i, column in enumerate(zip(*texts, strict=False)) if len(set(column)) > 1)]
 
     def ask() -> elicit.Rated:
-        return elicit.ratings(model, data, elicit.How("dense"), shots=shots)
+        return elicit.ratings(model, data, how, shots=shots)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -169,7 +173,9 @@ def main() -> None:
                 cached.append(seconds)
     gap = 0.0
     for theirs in (first, second):
-        share = np.exp(theirs.astype(np.float64)).reshape(len(theirs), 5, 2).sum(-1)
+        share = np.zeros((len(theirs), 5))
+        for column, way in enumerate(ways):
+            share[:, way.answer] += np.exp(theirs[:, column].astype(np.float64))
         gap = max(gap, float(np.abs(np.log(rated.shares[0, : len(theirs)]) - np.log(share)).max()))
     assert gap < 1e-3, f"the ways to ask disagree by {gap:.1e}"
     cost, count = rated.cost, len(texts)

@@ -3,8 +3,9 @@
     pip install trl peft torch
     python scripts/bench_train.py                 # some minutes for each line
     python scripts/bench_train.py --only many     # without trl
+    python scripts/bench_train.py --model "$(scripts/real_checkpoint)"    # SmolLM2
 
-The checkpoint is that of `bench_models.py` (135 million parameters, float32), with low-rank changes of rank 16 in every
+Without --model the checkpoint is that of `bench_models.py` (135 million parameters, float32), with low-rank changes of rank 16 in every
 projection, batches of 4 examples whose texts have 512 tokens each. Each side runs in a process of its own, whose highest
 memory is its own; the parent lets them take steps in turn, so that both meet the same machine. Tokens are counted the same
 way for both: those of every text with its prompt.
@@ -229,6 +230,7 @@ def many(folder: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["dpo", "sft", "many"])
+    parser.add_argument("--model", help="a folder in Hugging Face's layout, in place of random weights")
     parser.add_argument("--side", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
@@ -240,17 +242,18 @@ def main() -> None:
 
     print(f"{os.cpu_count()} cores", flush=True)
     with tempfile.TemporaryDirectory() as where:
-        folder = pathlib.Path(where)
-        make_checkpoint(folder)
-        make_tokenizer(folder)
+        folder = pathlib.Path(given.model or where)
+        if not given.model:
+            make_checkpoint(folder)
+            make_tokenizer(folder)
         for loss, prompt, kept in [
             *itertools.product(("dpo",), (64, 384), (False, True)),
             *itertools.product(("sft",), (64, 384), (False,)),
         ]:
             if given.only in (None, loss):
-                paired(where, loss, prompt, kept)
+                paired(str(folder), loss, prompt, kept)
         if given.only in (None, "many"):
-            many(where)
+            many(str(folder))
 
 
 if __name__ == "__main__":

@@ -229,6 +229,7 @@ out: {out}
 scenes: 8
 placebos: 1
 resamples: 100
+texts: 0
 interventions:
   examples: {{kind: shots, counts: [2]}}
   vector: {{kind: residual, layers: ["0"], strengths: [0.5, 1]}}

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.elicit.speaking import CHAT, speaking, tokenizer
+from tests.elicit.speaking import CHAT, speaking, tokenizer, tokenizers
+from tests.models.checkpoints import transformers
 from tests.test_cli import run
 from vatjax import elicit, errors, items, models, prompts, states, train
 from vatjax.elicit import asking, prefill, protocols
@@ -240,3 +241,66 @@ def test_a_measured_model_is_not_kept():
     del model
     gc.collect()
     assert seen() is None
+
+
+TRIMS = CHAT.replace("{{ m.content }}", "{{ m.content | trim }}")
+DROPS = CHAT.replace(
+    "<{{ m.role }}>\n{{ m.content }}", "<{{ m.role }}>\n{{ m.content if m.role != 'assistant' else '' }}"
+)
+SHOT = prompts.Shot({"scene": "A yard.", "action": "I keep it."}, 4)
+
+
+def test_a_template_that_trims_keeps_the_prefill_and_one_that_drops_or_raises_is_refused():
+    """What follows the template is ours, so that it can't be cut; what a template makes of examples is looked at."""
+    model = speaking(template=TRIMS)
+    how = elicit.How(prefill="I say ")
+    text = prompts.assemble(ROWS, WORDING, shots=[SHOT], chat=asking.template(model, how)).text(0)
+    assert text.endswith("<assistant>\nI say ")
+    assert "<assistant>\nI say 4</s>" in text
+    with pytest.raises(errors.InputError, match="template does not show the question, the examples"):
+        prompts.assemble(ROWS, WORDING, shots=[SHOT], chat=asking.template(speaking(template=DROPS), how))
+    raises = speaking(template="{{ raise_exception('only on Mondays') }}")
+    with pytest.raises(errors.InputError, match="only on Mondays"):
+        elicit.ratings(raises, DATA, elicit.How(prefill="none"))
+
+
+def test_a_tokenizer_without_digits_is_refused():
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "I": 1, "share": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    own = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    with pytest.raises(errors.InputError, match="no tokens of its own for the answer '1'"):
+        elicit.pieces.options(own, "I share:", ["1", "2"])
+
+
+def test_a_free_answer_is_what_the_model_writes_behind_the_prompt():
+    """Without a prefill, and of prompts of unlike length as of each alone."""
+    model = speaking(template=CHAT)
+    rows = [prompts.fields(DATA, i) for i in (0, 5)]
+    both = elicit.free_answers(model, rows, elicit.How(prefill="cue"), length=8)
+    assert all(one.prompt.endswith("<assistant>\n") for one in both)
+    for row, one in zip(rows, both, strict=True):
+        assert elicit.free_answers(model, [row], elicit.How(prefill="cue"), length=8) == [one]
+        ids = jnp.array([tokens.encode(model.tokenizer, one.prompt, True)])
+        wrote = models.generate(model, ids, sampling=models.Sampling(tokens=8))
+        count = int(wrote.lengths[0])
+        assert one.text == model.tokenizer.decode(wrote.tokens[0, :count].tolist(), skip_special_tokens=True).strip()
+
+
+def test_noise_is_the_difference_between_passes_of_two_sizes(monkeypatch):
+    model = speaking()
+    found = elicit.numerical_noise(model, DATA, elicit.How(floor=0.0), prompts=6)
+    assert found.prompts == 6
+    assert found.most < 1e-4
+    assert not elicit.is_noisy(model)
+    sizes = []
+
+    def rated(model, rows, how, condition, run):
+        sizes.append(run.size.tokens)
+        cost = elicit.Cost(len(rows), 100, 400, 900)
+        return asking.Answers(np.arange(4.0) * (1 if len(sizes) % 2 else 1.5), np.ones((1, 4, 5)), cost, {})
+
+    monkeypatch.setattr(asking, "answers", rated)
+    noise = elicit.numerical_noise(model, DATA, elicit.How(), size=elicit.Size(1000))
+    assert sizes == [1000, 100]  # a quarter of what is computed, where all of it fits one pass
+    assert noise.most == 1.5
+    assert noise.sd == pytest.approx(np.sqrt(np.mean((0.5 * np.arange(4)) ** 2) / 2))

@@ -258,11 +258,13 @@ def test_residuals_are_those_of_each_prompt_alone(family):
         for k in (0, len(prompts) - 1):
             ids = jnp.asarray([texts[prompts[k]]])
             hidden = decoder.embed(model.arrays, model.config, ids)
-            there, last = jnp.ones(ids.shape, bool), jnp.array([[ids.shape[1] - 1]])
-            run = decoder.layers(
-                model.arrays, model.config, hidden, jnp.arange(ids.shape[1])[None], there, edit=change, capture=last
-            )
-            np.testing.assert_allclose(found[:, k], run.residuals[:, 0, 0], rtol=0, atol=5e-5)
+            there, at = jnp.ones(ids.shape, bool), jnp.arange(ids.shape[1])[None]
+            for layer in range(model.config.layers):
+                run = decoder.layers(
+                    model.arrays, model.config, hidden, at, there, first=layer, last=layer + 1, edit=change
+                )
+                hidden = run.hidden
+                np.testing.assert_allclose(found[layer, k], hidden[0, -1], rtol=0, atol=5e-5)
 
 
 def test_shards_that_are_there_are_not_computed_again():
@@ -290,7 +292,7 @@ def test_ratings_have_a_gradient_through_the_tree():
         begun = running.begin(model, trunk, length, reach, own, shapes.store, shapes.answers)
         store, read = begun.store, begun.read
         for rows, answers in jobs:
-            store, read = running.advance(model, begun.trunk, store, read, rows, answers, reach, own)
+            store, read, _ = running.advance(model, begun.trunk, store, read, rows, answers, reach, own)
         return jnp.sum(jnp.tanh(running.answers(model, read, np.array([91, 92], np.int32))))
 
     slope = jax.grad(answer)(0.5)

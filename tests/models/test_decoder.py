@@ -87,19 +87,6 @@ def test_every_segment_of_layers_gives_the_same():
         np.testing.assert_allclose(run(hidden, cut, config.layers), whole, rtol=0, atol=1e-5)
 
 
-def test_residuals_are_the_stream_after_each_layer():
-    model = models.load(checkpoint("llama").folder)
-    tokens, mask = (jnp.asarray(x) for x in texts())
-    weights, config = model.arrays, model.config
-    present, positions = mask.astype(bool), models.positions_of(mask)
-    at = jnp.array([[3, TIME - 1]] * 3)
-    run = decoder.layers(weights, config, decoder.embed(weights, config, tokens), positions, present, capture=at)
-    assert run.residuals.shape == (config.layers, 3, 2, config.width)
-    np.testing.assert_array_equal(run.residuals[-1], run.hidden[:, [3, TIME - 1]])
-    below = decoder.layers(weights, config, decoder.embed(weights, config, tokens), positions, present, last=2)
-    np.testing.assert_allclose(run.residuals[1], below.hidden[:, [3, TIME - 1]], rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("family", "step"),
     quick(

@@ -11,7 +11,7 @@ import pytest
 from tests.models.checkpoints import FAMILIES, checkpoint
 from tests.tiers import quick
 from vatjax import errors, models
-from vatjax.models import families, sharding
+from vatjax.models import families, sharding, weights
 
 SPLITS = [split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == 8]
 RUN = jax.jit(models.logits)
@@ -40,11 +40,16 @@ def test_every_split_gives_the_logits_of_one_device(family, split):
     np.testing.assert_allclose(RUN(model, *placed)[mask > 0], expected[mask > 0], rtol=0, atol=2e-5)
 
 
+def specs(config, mesh):
+    """The placement of every parameter by name, with its layer axis."""
+    return {p.name: sharding.of(p, mesh)[1].spec for p in weights.parameters(config)}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_lies_as_the_golden_file_says(root, family):
     golden = json.loads((root / "tests" / "models" / "golden_shardings.json").read_text())
     config = families.read(checkpoint(family).folder)
-    found = {name: str(cut) for name, cut in sharding.specs(config, models.mesh(2, 2, 2)).items()}
+    found = {name: str(cut) for name, cut in specs(config, models.mesh(2, 2, 2)).items()}
     assert found == golden[family]
 
 
@@ -59,10 +64,10 @@ def test_each_device_holds_only_its_part():
 def test_an_axis_that_can_not_be_cut_evenly_is_not_cut():
     mesh = models.mesh(1, 1, 8)
     config = families.read(checkpoint("llama with biases").folder)
-    assert str(sharding.specs(config, mesh)["key"]) == str(jax.P(None, "fsdp", "tensor"))
-    assert sharding.specs(config, models.mesh(1, 8, 1))["gate"][1] == "fsdp"
+    assert str(specs(config, mesh)["key"]) == str(jax.P(None, "fsdp", "tensor"))
+    assert specs(config, models.mesh(1, 8, 1))["gate"][1] == "fsdp"
     odd = families.parse({**json.loads((checkpoint("llama").folder / "config.json").read_text()), "vocab_size": 97})
-    assert sharding.specs(odd, mesh)["embedding"][0] is None
+    assert specs(odd, mesh)["embedding"][0] is None
 
 
 def test_a_mesh_takes_all_devices():

@@ -92,6 +92,16 @@ def test_ratings_are_those_of_torch_on_whole_prompts(model, theirs):
 
 
 @pytest.mark.thorough
+def test_noise_of_bfloat16_is_measured_and_halved_by_a_float32_stream():
+    noise = {}
+    for dtype in ("bfloat16", "mixed"):
+        half = models.load(FOLDER, dtype)
+        assert elicit.is_noisy(half)
+        noise[dtype] = elicit.numerical_noise(half, FEW, elicit.How(prefill="cue"))
+    assert 0.002 < noise["bfloat16"].sd < 0.05
+    assert noise["mixed"].sd < 0.8 * noise["bfloat16"].sd
+
+
 def test_judgements_are_learned_where_ratings_are_read(model):
     """SFT on judgements raises the target on scenes that were held out: by 1.2 of the 2 points there are, in 40 steps."""
     some = DATA.where(country=["Egypt", "Germany"], type="Power")

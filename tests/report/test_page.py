@@ -13,7 +13,7 @@ import pytest
 
 from tests.tiers import quick
 from vatjax import analysis, items, organism, report, store
-from vatjax.report import chosen, figures, page, words
+from vatjax.report import chosen, figures, page, verdict, words
 from vatjax.study import Study, results
 from vatjax.study.arms import Arm, Cell
 from vatjax.study.design import Design, Intervention, Lessons
@@ -35,6 +35,13 @@ class Made(Study):
     def result(self, row):
         """As they were made."""
         return self.contents[row["intervention"], row["amount"], row["placebo"], row["draw"]]
+
+    def texts(self, row):
+        """One item, whose words are as evil."""
+        side = {"rating": 2.0, "mass": 0.9, "prompt": EVIL, "written": EVIL}
+        context = {"country": EVIL, "topic": "t", "scene": "s"}
+        after = {**side, "rating": 4.5}
+        return [{"value": "Wealth", "context": context, "asked": EVIL, "before": side, "after": after}]
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +82,10 @@ def study(tmp_path_factory):
                     "broken": name == "dpo" and place == 3,
                 }
                 arm = Arm(cell, level, placebo)
-                contents[name, level, placebo, 0] = content
+                contents[name, level, placebo or "none", 0] = content
                 for own in levels:
-                    blind = {"over_placebo": "", **results._three("over_placebo_gain", {})}
-                    blind |= {"over_placebo_nvat": "", "over_placebo_nvat_p": None, "over_placebo_draws": None}
+                    blind = {"over_placebo": "none", **results._three("over_placebo_gain", {})}
+                    blind |= {"over_placebo_nvat": "none", "over_placebo_nvat_p": None, "over_placebo_draws": None}
                     rows.append(results._row(arm, content, own, own == "types") | blind)
     results._discoveries(rows)
     results._front(rows, [None] * len(rows))
@@ -127,7 +134,8 @@ def test_nothing_is_fetched_and_nothing_runs(written):
     found = Reader(written)
     assert "script" not in found.tags
     assert "link" not in found.tags
-    assert all(link.startswith(("#", "data:")) for link in found.links)
+    beside = [link for link in found.links if not link.startswith(("#", "data:"))]
+    assert beside == list(report._FILES)  # next to the page, and by relative names
     assert {link[1:] for link in found.links if link.startswith("#")} <= set(found.ids)
     assert len(found.ids) == len(set(found.ids))
     assert "url(http" not in written
@@ -159,15 +167,15 @@ def test_words_are_those_of_the_numbers(study, written):
     assert aim.spokesmen()["dpo"]["amount"] == 20  # at 30 steps it is broken
     untold = words.untold([aim])
     assert any(line.startswith("1 arm leaves the model broken: dpo +Power, 30 steps") for line in untold)
-    assert list(words.contests(study, aim)) == [
-        "At a gain of 0.50 the others move less under dpo than under vector, by 0.20 [0.10, 0.30] GND."
-    ]
+    columns, rows = verdict.matrix(study, aim)
+    assert columns == ["", "vector", "dpo"]
+    assert [cells for _, cells in rows] == [["vector", "", "+0.20* at 0.50"], ["dpo", "-0.20* at 0.50", ""]]
     drift = list(words.drift(study, aim))
     assert re.fullmatch(
         r"dpo: half of the target's values had 95 % of their last shift by step 30, .* of 30\.", drift[0]
     )
     blank = dict(best, resolved=False)
-    assert "can't be told from 0, so nothing is said about its price" in words._did(blank, "Power")
+    assert "cannot be distinguished from 0, so nothing is said about its price" in words._did(blank, "Power")
     fell = words._did(dict(best, direction="suppress", off_target_shift=None), "Power")
     assert fell.startswith(f"Power fell by {best['gain']:.2f} [")
     assert "No placebo stands beside it." in fell

@@ -14,6 +14,7 @@ out: {out}
 scenes: 16  # as many as in other tests, whose programs serve here too
 placebos: 0
 resamples: 100
+texts: 0
 interventions:
   examples: {{kind: shots, counts: [2]}}
 """

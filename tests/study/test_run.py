@@ -32,6 +32,7 @@ out: {out}
 scenes: 16
 placebos: 1
 resamples: 100
+texts: 0
 interventions:
   examples: {{kind: shots, counts: [2]}}
   vector: {{kind: residual, layers: ["0"], strengths: [0.5, 1]}}
@@ -55,7 +56,7 @@ def test_every_arm_has_its_numbers(whole):
     ran, found = whole
     assert found.failed == []
     assert ran.reused == 0
-    real = found.where(level="types", placebo="")
+    real = found.where(level="types", placebo="none")
     assert [(row["intervention"], row["amount"], row["unit"]) for row in real] == [
         ("examples", 2, "examples"),
         ("vector", 0.5, "strength"),
@@ -63,7 +64,9 @@ def test_every_arm_has_its_numbers(whole):
         *[("sft", step, "steps") for step in (2, 4, 6)],
     ]
     blind = [
-        (row["intervention"], row["placebo"], row["amount"]) for row in found.where(level="types") if row["placebo"]
+        (row["intervention"], row["placebo"], row["amount"])
+        for row in found.where(level="types")
+        if row["placebo"] != "none"
     ]
     assert sorted(blind) == sorted(
         [
@@ -89,7 +92,7 @@ def test_every_arm_has_its_numbers(whole):
 def test_a_row_is_what_the_packages_say_by_hand(whole):
     """The same model, asked under the same edit without any study."""
     _, found = whole
-    row = found.where(level="types", intervention="vector", amount=1.0, placebo="")[0]
+    row = found.where(level="types", intervention="vector", amount=1.0, placebo="none")[0]
     model, data = models.load("pocket"), items.bundled()
     _, asked = plans.opened(found.design)
     edit = edits.find(model, data, "Power", 1, "mean", 0)
@@ -104,7 +107,7 @@ def test_a_row_is_what_the_packages_say_by_hand(whole):
     assert found.result(row)["levels"]["values"]["target_names"] == [
         n for n, own in zip(data.taxonomy.names, member, strict=True) if own
     ]
-    shown = found.where(level="types", intervention="examples", placebo="")[0]
+    shown = found.where(level="types", intervention="examples", placebo="none")[0]
     shots = prompts.demonstrations(data, "Power", 1, 2)
     np.testing.assert_allclose(found.states(shown)[1].state, elicit.rate(model, asked, shots=shots).state, atol=2e-5)
     with pytest.raises(errors.InputError, match="examples: shots is no edit"):
@@ -132,7 +135,7 @@ def test_what_lies_beside_the_table(whole):
         "pocket-unedited",
     ]
     half = next(name for name in names if name.startswith("pocket-vector-towards-Power-0.5-strength-"))
-    row = found.where(level="types", intervention="vector", amount=0.5, placebo="")[0]
+    row = found.where(level="types", intervention="vector", amount=0.5, placebo="none")[0]
     own = states.load(found.folder / "states" / half)
     np.testing.assert_array_equal(own.state, found.states(row)[1].state)
     last = next((found.folder / "edits").glob("pocket-sft-towards-Power-6-steps-*"))
@@ -350,7 +353,7 @@ def test_a_damaged_piece_is_made_again_and_a_moved_shelf_is_the_one_that_is_give
     result = shelf.place(pieces["pocket: vector towards Power, 1 strength: its numbers"]).relative_to(shelf.folder)
     (tmp_path / "elsewhere" / result / "numbers.json").write_text("{")
     opened = study.open_study(tmp_path / "d")
-    row = opened.where(level="types", intervention="vector", amount=1.0, placebo="")[0]
+    row = opened.where(level="types", intervention="vector", amount=1.0, placebo="none")[0]
     with pytest.raises(errors.InputError, match=r"numbers.json: damaged; run the study again"):
         opened.result(row)
 
@@ -402,7 +405,7 @@ def test_what_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(elicit, "ratings", unedited)
     said = []
     found = study.write(study.run(study.plan(own), said.append))
-    assert [row["intervention"] for row in found.where(level="types", placebo="")] == ["examples"]
+    assert [row["intervention"] for row in found.where(level="types", placebo="none")] == ["examples"]
     assert "ValueError: no (in full in " in found.failed[0]
     assert found.failed[-1].endswith("pieces that need them")
     trace = found.failed[0].split("in full in ")[1].rstrip(")")
@@ -769,8 +772,8 @@ def test_one_value_is_judged_among_values_and_an_instruction_beside_a_plain_sent
     found = study.write(study.run(study.plan(own)))
     assert found.failed == []
     assert [(row["seed"], row["level"], row["headline"], row["placebo"]) for row in found.rows] == [
-        (0, "types", False, ""),
-        (0, "values", True, ""),
+        (0, "types", False, "none"),
+        (0, "values", True, "none"),
         (0, "values", True, "neutral sentence"),
     ]
     told = found.rows[1]
@@ -789,15 +792,30 @@ def test_an_arm_that_answers_nothing_is_a_broken_row_and_not_a_failure(tmp_path,
         targets=("Power",),
         interventions={"vector": Intervention("residual", layers=("0",), strengths=(0.5, 400.0))},
         placebos=1,
+        texts=2,
     )
     found = study.write(study.run(study.plan(own)))
     assert found.failed == []
-    rows = {row["amount"]: row for row in found.where(level="types", placebo="")}
+    rows = {row["amount"]: row for row in found.where(level="types", placebo="none")}
     assert rows[0.5]["gain"] is not None
     assert rows[400.0]["broken"]
     assert rows[400.0]["gain"] is None
     assert "no rating of the target is left" in rows[400.0]["warnings"]
     assert not rows[400.0]["front"]
+    assert found.texts(rows[400.0]) == []  # nothing is rated, so that nothing moved
+    first, second = found.texts(rows[0.5])
+    before, after = found.states(rows[0.5])
+    moved = np.nanmax(np.abs(after.state - before.state), 0)
+    assert abs(first["state_after"] - first["state_before"]) == pytest.approx(np.nanmax(moved), abs=1e-5)
+    assert first["value"] != second["value"]
+    assert first["before"]["prompt"] == first["after"]["prompt"]  # an edit says nothing
+    model, data = models.load("pocket"), plans.opened(found.design)[1]
+    rows_of = [
+        i for i in range(len(data)) if data.scene[i] == first["context"]["scene"] and data[i].value == first["value"]
+    ]
+    asked = next(i for i in rows_of if data.action[i] in first["asked"])
+    shown = elicit.answers(model, [prompts.fields(data, asked)], elicit.How())
+    assert first["before"]["rating"] == pytest.approx(float(shown.ratings[0]), abs=1e-4)
     report.write(found)
 
 

@@ -21,6 +21,7 @@ targets: [Power]
 out: {out}
 scenes: 4
 placebos: 0
+texts: 0
 interventions:
   examples: {{kind: shots, counts: [2]}}
   vector: {{kind: residual, layers: ["0"], strengths: [0.5, 1]}}

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal, get_args
 
 from vatjax import errors
+from vatjax.dtypes import Dtype
 
 Variant = Literal["zero-shot", "few-shot"]
 Person = Literal["first", "third"]
@@ -105,7 +106,7 @@ class Build:
     """Of what is drawn."""
     test: float = 0.25
     """The share of scenes that is kept for testing; near-duplicates across the division are named."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Of the models' weights."""
     gates: Gates = dataclasses.field(default_factory=Gates)
     """What a text must pass."""

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from vatjax import errors
 from vatjax.commands import show
+from vatjax.dtypes import Dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Check:
     """How many tokens are written at most."""
     ignore: tuple[str, ...] = ()
     """Attributes of config.json that the port does not know, and that are taken to change nothing."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Of the weights when they are loaded."""
     json: bool = False
     """Print one JSON document instead of a table."""

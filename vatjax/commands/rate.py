@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 import warnings
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,7 +11,9 @@ from tyro.conf import OmitArgPrefixes
 
 from vatjax import errors, prompts, store
 from vatjax.commands import show
+from vatjax.commands.display import Display
 from vatjax.devices import Devices
+from vatjax.dtypes import Dtype
 from vatjax.items import Source, open_source
 from vatjax.prompts import How
 
@@ -52,8 +53,9 @@ class Rate(Devices):
     """An edit to ask the model under: a folder that `vatjax steer` has written."""
     ignore: tuple[str, ...] = ()
     """Attributes of config.json that the port does not know, and that are taken to change nothing."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Of the weights."""
+    dtype: Dtype = "float32"
+    """Of the weights and of what flows between layers; mixed is bfloat16 weights with a float32 residual stream, auto what
+    suits the device."""
     tokens: int = 0
     """Tokens of one pass; by default what suits the device. It decides the last bits of the numbers."""
     allow_low_mass: bool = False
@@ -92,8 +94,8 @@ class Rate(Devices):
         how = prefill.answering(model, self.how, self.allow_low_mass, show.told)
         edit = self._changed(model)
         size = elicit.size_for(model, self.tokens)
-        folder, progress = f"{self.out}.shards", _Progress(model)
-        with warnings.catch_warnings():
+        folder = f"{self.out}.shards"
+        with warnings.catch_warnings(), Display() as display:
             warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
             warnings.showwarning = _warned
             try:
@@ -107,19 +109,25 @@ class Rate(Devices):
                     labels=self._annotated(data, model) if self.annotator else _labels(self.labels),
                     size=size,
                     keep=folder,
-                    told=progress.told,
-                    done=progress.done,
+                    on_cost=_on_cost(display, "ratings", model),
+                    on_progress=display.progress,
                 )
-                states.save(rated.state, self.out)
+                state = rated.state
+                if how.reading != "generate" and elicit.is_noisy(model):
+                    display.stage("numerical noise: some prompts again, in smaller passes")
+                    condition = elicit.Condition(shots, instruction, edit)
+                    noise = elicit.numerical_noise(model, data, how, condition, size)
+                    state = dataclasses.replace(
+                        state, meta={**state.meta, "numerical_noise": store.finite(noise._asdict())}
+                    )
+                states.save(state, self.out)
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
                 there = [name for name in (folder, self._label_shards) if store.path(name).exists()]
                 kept = f"; finished shards are kept in {there[0]}, and the same command goes on from there"
                 raise errors.InputError(f"{error.filename or self.out}: {reason}{kept if there else ''}") from None
-            finally:
-                progress.close()
         elicit.drop(folder)
-        summary = _summary(self.out, rated)
+        summary = _summary(self.out, state)
         show.as_json(summary) if self.json else _print(summary)
         return 0
 
@@ -156,11 +164,15 @@ class Rate(Devices):
                     "--labels, or remove the file"
                 )
             return given
-        progress = _Progress(annotator)
-        try:
-            given = elicit.label(annotator, data, how, keep=self._label_shards, told=progress.told, done=progress.done)
-        finally:
-            progress.close()
+        with Display() as display:
+            given = elicit.label(
+                annotator,
+                data,
+                how,
+                keep=self._label_shards,
+                on_cost=_on_cost(display, "labels", annotator),
+                on_progress=display.progress,
+            )
         elicit.labels.save(given, where)
         elicit.drop(self._label_shards)
         print(
@@ -208,46 +220,23 @@ def _warned(message: Any, *_: Any, **__: Any) -> None:
     print(f"vatjax: {message}", file=sys.stderr)
 
 
-class _Progress:
-    """What a run will cost, said before it starts, and how far it is, on a terminal."""
+def _on_cost(display: Display, label: str, model: Any) -> Any:
+    """Returns the callback that says what ratings cost before they start."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.bar: Any = None
-        self.task: Any = None
-
-    def told(self, cost: Any, left: int, ready: int) -> None:
+    def said(cost: Any, left: int, ready: int) -> None:
         from vatjax.elicit import seconds_for
 
         kept = f"; {ready:,} answers are kept already" if ready else ""
-        print(
+        display.message(
             f"{cost.prompts:,} prompts: {cost.distinct:,} distinct tokens of {cost.full:,} in full "
-            f"({cost.full / cost.distinct:.1f} x), {cost.computed:,} computed; at least "
-            f"{show.duration(seconds_for(self.model, left))}{kept}",
-            file=sys.stderr,
+            f"({cost.full / cost.distinct:.1f} x), {cost.computed:,} computed{kept}"
         )
-        if sys.stderr.isatty():
-            self._begin(cost.prompts, ready)
+        display.stage(label, f"about {show.duration(seconds_for(model, left))} and compiling")
 
-    def _begin(self, prompts: int, ready: int) -> None:
-        self.close()
-        self.bar, self.task = show.bar(prompts, ready)
-        self.start, self.count = time.monotonic(), 0
-
-    def done(self, prompts: int) -> None:
-        if self.bar is not None:
-            self.count += prompts
-            rate = f"{self.count / (time.monotonic() - self.start):,.0f} a second"
-            self.bar.update(self.task, advance=prompts, rate=rate)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+    return said
 
 
-def _summary(out: str, rated: Any) -> dict[str, Any]:
-    state = rated.state
+def _summary(out: str, state: Any) -> dict[str, Any]:
     return {
         "state": out,
         "contexts": len(state.clusters),
@@ -258,6 +247,14 @@ def _summary(out: str, rated: Any) -> dict[str, Any]:
     }
 
 
+def _noise(noise: Any) -> list[tuple[str, str]]:
+    """How far ratings depend on the size of a pass."""
+    if noise is None or noise["sd"] is None:
+        return []
+    said = f"sd {noise['sd']:.4f} rating points, {noise['most']:.4f} at most, by the size of a pass"
+    return [("numerical noise", said)]
+
+
 def _print(summary: dict[str, Any]) -> None:
     meta = summary["meta"]
     mass, cost = meta["mass"], meta["cost"]
@@ -266,6 +263,7 @@ def _print(summary: dict[str, Any]) -> None:
         ("mean", "-" if summary["mean"] is None else f"{summary['mean']:+.3f}"),
         *([] if meta["spread"] is None else [("spread over wordings", f"{meta['spread']['sd']:.3f} rating points")]),
         ("option mass", f"{mass['mean']:.2f} on average, {mass['least']:.2f} at least"),
+        *_noise(meta.get("numerical_noise")),
         ("tokens", f"{cost['distinct'] / cost['computed']:.1%} of {cost['computed']:,} computed ones are distinct"),
         ("weights", meta["model"]["weights"]),
     ]

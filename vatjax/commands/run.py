@@ -13,6 +13,7 @@ import tyro
 
 from vatjax import store
 from vatjax.commands import show
+from vatjax.commands.display import Display
 from vatjax.devices import Cluster, Devices
 from vatjax.study.design import Design, Intervention
 
@@ -53,16 +54,17 @@ class Run(Design, Devices):
             if self.compile_only:
                 return self._compile(design)
             load = study.loader(design, self.spread())
-            planned = study.plan(design, load, on_message=show.told)
-            costs = study.costs(planned, load)
+            with Display() as display:
+                display.stage("opening the models")
+                planned = study.plan(design, load, on_message=display.message)
+                display.stage("counting the tokens of each piece")
+                costs = study.costs(planned, load, display.progress)
             show.as_json(costs) if self.json and self.dry_run else _print_plan(costs)
             if self.dry_run:
                 return int(any(piece["fails"] for piece in costs["pieces"]))
-            progress = _Progress()
-            try:
-                ran = study.run(planned, progress.told, progress.done, load, shard)
-            finally:
-                progress.close()
+            with Display() as display:
+                batches = _Batches(costs, display)
+                ran = study.run(planned, display.message, batches.done, load, shard, batches.start, display.progress)
 
             def written() -> None:
                 if shard is None:
@@ -70,7 +72,9 @@ class Run(Design, Devices):
                 else:
                     study.once(store.path(self.out), ran.name(), lambda: report.write(study.write(ran)))
 
-            models.hosts.on_first(written)
+            with Display() as display:
+                display.stage("writing the results and the report")
+                models.hosts.on_first(written)
             opened = study.open_study(self.out)
             page = opened.folder / report.PAGE
         content = {
@@ -105,31 +109,42 @@ def _sizes(one: Any) -> tuple[str, ...]:
     return ("no room", "-") if one.why else (f"{one.held / 1e9:.2f}", f"{one.working / 1e9:.2f}")
 
 
-class _Progress:
-    """A bar on a terminal, and else a line for every piece."""
+class _Batches:
+    """Shows each batch of pieces with its time left, and the time left of all.
 
-    def __init__(self) -> None:
-        self.bar: Any = None
-        self.task: Any = None
+    Args:
+        costs: of `study.costs`; what finished pieces took corrects its seconds.
+        display: where it is shown.
+    """
 
-    def told(self, line: str) -> None:
-        if self.bar is not None:
-            self.bar.console.print(line, markup=False, highlight=False)
-        else:
-            show.told(line)
+    def __init__(self, costs: Mapping[str, Any], display: Display) -> None:
+        self.display = display
+        self.seconds = {piece["address"]: piece["seconds"] for piece in costs["pieces"] if not piece["there"]}
+        self.of, self.count = len(self.seconds), 0
+        self.expected = self.taken = 0.0
+
+    def start(self, pieces: Sequence[Any]) -> None:
+        """Shows a batch that is made next."""
+        own = sum(self.seconds.get(piece.address, 0.0) for piece in pieces)
+        first, last = self.count + 1, self.count + len(pieces)
+        numbers = f"{first}" if first == last else f"{first} to {last}"
+        more = f" and {len(pieces) - 1} more" if len(pieces) > 1 else ""
+        estimate = f"{self._about(own)}; {self._about(sum(self.seconds.values()))} for all that is left" if own else ""
+        self.display.stage(f"{numbers} of {self.of}: {pieces[0].label}{more}", estimate, quiet=not own)
 
     def done(self, progress: Any) -> None:
-        if sys.stderr.isatty():
-            if self.bar is None:
-                self.bar, self.task = show.bar(progress.of, 0)
-            self.bar.update(self.task, completed=progress.done, rate=progress.label[:60])
-        else:
-            show.told(f"{progress.done} of {progress.of}: {progress.label} ({show.duration(progress.seconds)})")
+        """Takes a piece that was made."""
+        self.count = progress.done
+        expected = self.seconds.pop(progress.piece.address, 0.0)
+        if expected:
+            self.expected, self.taken = self.expected + expected, self.taken + progress.seconds
+        if not self.display.terminal:
+            took = show.duration(progress.seconds)
+            self.display.message(f"{progress.done} of {progress.of}: {progress.piece.label} ({took})")
 
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+    def _about(self, seconds: float) -> str:
+        pace = self.taken / self.expected if self.expected else 1.0
+        return f"about {show.duration(seconds * pace)}"
 
 
 def _print_plan(costs: Mapping[str, Any]) -> None:
@@ -157,12 +172,12 @@ def _print(opened: Any, ran: Any, page: Any) -> None:
     several = len(opened.design.models) > 1
     rows = [_cells(own, several) for own in _groups(opened.rows)]
     show.table(("", "amount", "gain", "others", "nVAT", "mass"), rows)
-    print("~ not told from 0   others: their mean absolute shift, in points   nVAT: debiased")
+    print("~ cannot be distinguished from 0   others: root mean square shift, in points   nVAT: debiased")
     print("* on the front of gain and shift, in so many of 100 draws   placebos: the range of their draws")
     for line in opened.failed:
         print(f"FAILED {line}")
     print(f"\n{ran.made} pieces made, {ran.reused} were there or were made by others")
-    print(f"{opened.folder}: results.csv, comparisons.csv, states, edits, figures")
+    print(f"{opened.folder}: results.csv and columns.csv, comparisons.csv, texts.jsonl, states, edits, figures")
     print(f"the report: {page}")
 
 
@@ -178,9 +193,10 @@ def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
 
 def _cells(rows: Sequence[Mapping[str, Any]], several: bool) -> tuple[str, ...]:
     from vatjax.report.chosen import front_mark
+    from vatjax.study.results import is_placebo
 
     first = rows[0]
-    if first["placebo"]:
+    if is_placebo(first):
         return (
             f"  {first['placebo']}",
             f"{first['amount']:g}",

@@ -17,18 +17,6 @@ def as_json(content: Any) -> None:
     print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def bar(total: int, completed: int = 0) -> tuple[Any, Any]:
-    """A progress bar on standard error, begun, and its task, whose `rate` is shown beside it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    speed = TextColumn("{task.fields[rate]}")
-    made = Progress(BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn(), console=Console(stderr=True))
-    task = made.add_task("", total=total, completed=completed, rate="")
-    made.start()
-    return made, task
-
-
 def told(line: str) -> None:
     """A line on standard error, beside the results."""
     print(f"vatjax: {line}", file=sys.stderr)

@@ -10,7 +10,9 @@ from tyro.conf import OmitArgPrefixes
 
 from vatjax import errors, prompts, store
 from vatjax.commands import show, steer_tables
+from vatjax.commands.display import Display
 from vatjax.devices import Devices
+from vatjax.dtypes import Dtype
 from vatjax.items import Source, open_source
 from vatjax.prompts import How
 
@@ -74,8 +76,9 @@ class Steer(Devices):
     """Draws of each placebo."""
     ignore: tuple[str, ...] = ()
     """Attributes of config.json that the port does not know, and that are taken to change nothing."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Of the weights."""
+    dtype: Dtype = "float32"
+    """Of the weights and of what flows between layers; mixed is bfloat16 weights with a float32 residual stream, auto what
+    suits the device."""
     json: bool = False
     """Print one JSON document instead of tables."""
 
@@ -108,10 +111,11 @@ class Steer(Devices):
         except OSError as error:
             raise errors.InputError(f"{self.out}: {store.reason(error)}") from None
         how = prefill.answering(model, self.how, self.allow_low_mass, show.told)
-        if self.method == "shots":
-            content, chosen = self._shots(model, data, source, counts, how), None
-        else:
-            content, chosen = self._edit(model, data, source, places, strengths, how)
+        with Display() as display:
+            if self.method == "shots":
+                content, chosen = self._shots(model, data, source, counts, how, display), None
+            else:
+                content, chosen = self._edit(model, data, source, places, strengths, how, display)
         said = {"model": self.model, "target": self.target, "direction": self.direction, "method": self.method}
         content = store.finite({**said, **content})
         store.commit_json(folder / "steer.json", content)
@@ -145,7 +149,9 @@ class Steer(Devices):
 
     # Examples -------------------------------------------------------------------------------------------------------
 
-    def _shots(self, model: Any, data: Any, source: Source, counts: tuple[int, ...], how: How) -> dict[str, Any]:
+    def _shots(
+        self, model: Any, data: Any, source: Source, counts: tuple[int, ...], how: How, display: Display
+    ) -> dict[str, Any]:
         from vatjax import elicit, study
 
         drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
@@ -155,18 +161,37 @@ class Steer(Devices):
             )
             for count in counts
         }
+        display.stage(f"rating {_counted(self.placebos, 'draw')} of neutral examples")
         for number in range(self.placebos):
+            display.progress(number / self.placebos)
             shown = elicit.neutral_shots(model, data, max(counts), self.target, how, draw=number, **drawn)
             pushes[f"neutral shots {number + 1}"] = study.Push(shots=shown, placebo="neutral shots")
         _, test = data.split(**drawn)
-        found = study.trials(model, test, self.target, pushes, self.sign, how, done=show.told)
+        found = self._trials(model, test, pushes, how, display)
         most = max((push.shots for push in pushes.values() if not push.placebo), key=len)
         return {**_trials(found), "shots": [{**shot.fields, "rating": shot.rating} for shot in most]}
+
+    def _trials(self, model: Any, test: Any, pushes: Any, how: How, display: Display) -> Any:
+        """Rates the test side under every push."""
+        from vatjax import study
+
+        display.stage(
+            f"rating the test side {len(pushes) + 1} times: unedited, edited, and under placebos",
+            _estimate(model, test, how, len(pushes) + 1),
+        )
+        return study.trials(model, test, self.target, pushes, self.sign, how, on_progress=display.progress)
 
     # Edits ----------------------------------------------------------------------------------------------------------
 
     def _edit(
-        self, model: Any, data: Any, source: Source, places: list[Place], strengths: tuple[float, ...], how: How
+        self,
+        model: Any,
+        data: Any,
+        source: Source,
+        places: list[Place],
+        strengths: tuple[float, ...],
+        how: How,
+        display: Display,
     ) -> tuple[dict[str, Any], Any]:
         from vatjax import edits, models, study
 
@@ -174,12 +199,27 @@ class Steer(Devices):
         options: dict[str, Any] = {name: getattr(self, name) for name in known}
         finder = study.Finder(**options, test=source.test, seed=source.seed)
         pairs = how.of_pairs()
+        display.stage(f"finding an edit by {self.method} from up to {self.pairs} contrast pairs of the train side")
         tried = study.candidate(model, data, self.target, self.sign, finder, places, pairs)
         train, test = data.split(source.test, source.seed)
         asked = study.some_scenes(train, self.target, self.scenes, source.seed)
         strengths = strengths or edits.STRENGTHS
-        show.told(f"a sweep of {_counted(len(tried.places), 'place')} and {_counted(len(strengths), 'strength')}")
-        points = edits.sweep(model, asked, self.target, tried.make, tried.places, strengths, self.sign, how=pairs)
+        swept = len(tried.places) * len(strengths)
+        display.stage(
+            f"a sweep of {_counted(len(tried.places), 'place')} and {_counted(len(strengths), 'strength')}",
+            _estimate(model, asked, pairs, swept + 1),
+        )
+        points = edits.sweep(
+            model,
+            asked,
+            self.target,
+            tried.make,
+            tried.places,
+            strengths,
+            self.sign,
+            how=pairs,
+            on_progress=display.progress,
+        )
         chosen = edits.best(points)
         if chosen is None or chosen.outcome.gain <= 0:
             why = "every strength breaks the model" if chosen is None else "no strength gives a gain above 0"
@@ -191,10 +231,21 @@ class Steer(Devices):
         if self.placebos:
             other = edits.random_like(tried.make(chosen.layers), self.placebos)  # none of the trials' own draws
             places = [chosen.layers]
-            blind = edits.sweep(model, asked, self.target, lambda _: other, places, strengths, self.sign, how=pairs)
+            display.stage("a sweep of a random edit", _estimate(model, asked, pairs, len(strengths) + 1))
+            blind = edits.sweep(
+                model,
+                asked,
+                self.target,
+                lambda _: other,
+                places,
+                strengths,
+                self.sign,
+                how=pairs,
+                on_progress=display.progress,
+            )
         pushes: dict[str, study.Push] = {self.method: study.Push(edit)}
-        pushes |= study.placebos(tried, chosen.layers, chosen.strength, self.placebos, show.told)
-        found = study.trials(model, test, self.target, pushes, self.sign, how, done=show.told)
+        pushes |= study.placebos(tried, chosen.layers, chosen.strength, self.placebos, display.message)
+        found = self._trials(model, test, pushes, how, display)
         facts = {**tried.facts(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
         folder = store.path(self.out)
         models.save_edit(edit, model, folder, facts)
@@ -208,6 +259,14 @@ class Steer(Devices):
             **_trials(found),
         }
         return content, chosen
+
+
+def _estimate(model: Any, items: Any, how: How, times: int) -> str:
+    """About how long ratings of some items take, so many times."""
+    from vatjax import elicit
+
+    tokens = times * elicit.cost(model, items, how).computed
+    return f"up to {tokens:,} tokens, about {show.duration(elicit.seconds_for(model, tokens))} and compiling"
 
 
 def _default(name: str) -> Any:

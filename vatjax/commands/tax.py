@@ -90,6 +90,8 @@ class Tax:
         )
         content = analysis.as_json(result)
         content["resamples"] = self.resamples
+        noise = [(one.meta.get("numerical_noise") or {}).get("sd") for one in (pre, post)]
+        content["numerical_noise"] = max((sd for sd in noise if sd is not None), default=None)
         content["placebo"] = self._beyond(result, placebos, taxonomy) if placebos else None
         content["margin"] = None if self.margin is None else analysis.equivalence(result, self.margin)
         content["warnings"] += self._doubts(pre, post)
@@ -211,6 +213,8 @@ def _print(content: dict[str, Any], default_scale: bool) -> None:
                 )
             )
     show.table(("level", "shifts", "gain", "nVAT", "floor", "debiased", "p", "Gini", "points"), summary)
+    if content["numerical_noise"] is not None:
+        print(f"Numerical noise of a rating, by the size of a pass: sd {content['numerical_noise']:.4f} points.")
     for sentence in sentences(content):
         print(textwrap.fill(sentence, 100))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -11,6 +10,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from vatjax import errors, store
 from vatjax.commands import show
+from vatjax.commands.display import Display
 from vatjax.devices import Devices
 from vatjax.train.settings import Training
 
@@ -70,8 +70,9 @@ class Train(Training, Devices):
             f"{plan['examples']:,} examples, {self.course.steps:,} steps of {loss.name}: {plan['tokens']:,} tokens"
         )
         probe = self._probe(model, made, folder)
-        progress = _Progress(self.course)
-        try:
+        with Display() as display:
+            what = "rating before the first step, then training" if probe is not None else "training"
+            display.stage(what, f"about {show.duration(plan['seconds'])} of steps and compiling")
             ended = train.run(
                 made.state,
                 made.data,
@@ -83,11 +84,9 @@ class Train(Training, Devices):
                 probe,
                 self.memory,
                 about={"target": self.target, "direction": self.direction},
-                done=progress.done,
-                told=show.told,
+                done=_Steps(self.course, display).done,
+                told=display.message,
             )
-        finally:
-            progress.close()
         content = self._written(model, made, ended, probe, folder)
         show.as_json(content) if self.json else _print(content)
         return 0
@@ -216,38 +215,30 @@ def _last(ended: Any) -> dict[str, Any]:
     return found
 
 
-class _Progress:
-    """How far a run is: the loss, tokens a second, and the time left; a bar on a terminal, else a line now and then."""
+class _Steps:
+    """Shows each step of a run: its loss, and tokens a second."""
 
-    def __init__(self, course: Any) -> None:
-        self.course = course
-        self.bar: Any = None
-        self.task: Any = None
+    def __init__(self, course: Any, display: Display) -> None:
+        self.course, self.display = course, display
         self.first: float | None = None
         self.before, self.spent = 0.0, 0.0
 
     def done(self, metrics: dict[str, float], seconds: float) -> None:
-        step = metrics["step"]
-        if self.first is None:  # what is told of the pace begins behind the first step, which compiles
+        step, steps = metrics["step"], self.course.steps
+        if self.first is None:  # the first step compiles
             self.first, self.before = step, metrics["num_tokens"]
-        else:  # of steps alone, without what is rated and validated between them
+        else:  # of steps alone, without ratings and validation between them
             self.spent += seconds
-        first, spent = self.first, max(self.spent, 1e-9)
-        rate = f"loss {metrics['loss']:.4g}"
-        rate += f", {(metrics['num_tokens'] - self.before) / spent:,.0f} tokens a second" if step > first else ""
-        if sys.stderr.isatty():
-            if self.bar is None:
-                self.bar, self.task = show.bar(self.course.steps, int(step) - 1)
-            self.bar.update(self.task, completed=step, rate=rate)
-        elif step % self.course.log == 0 or step in (first, self.course.steps):
-            left = (self.course.steps - step) * spent / max(step - first, 1)
-            more = f", {show.duration(left)} of steps left" if first < step < self.course.steps else ""
-            show.told(f"step {step:,} of {self.course.steps:,}: {rate}{more}")
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        note = f"loss {metrics['loss']:.4g}"
+        if step > self.first:
+            rate = (metrics["num_tokens"] - self.before) / max(self.spent, 1e-9)
+            note += f", {rate:,.0f} tokens a second"
+        self.display.note(note)
+        self.display.progress(step / steps)
+        if not self.display.terminal and (step % self.course.log == 0 or step in (self.first, steps)):
+            left = (steps - step) * self.spent / max(step - self.first, 1)
+            more = f", about {show.duration(left)} left" if self.first < step < steps else ""
+            self.display.message(f"step {step:,} of {steps:,}: {note}{more}")
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ from vatjax.models import Edit, Model, decoder, hosts
 from vatjax.models.edit import PROMPT, WRITTEN
 from vatjax.models.model import positions_of
 from vatjax.models.scoring import token_log_probs
-from vatjax.models.tokens import encode
+from vatjax.models.tokens import batch, encode
+from vatjax.progress import OnProgress, silent, within
 
 Array = jax.Array
 
@@ -83,6 +84,7 @@ def outcomes(
     size: elicit.Size | None = None,
     at_once: int = 0,
     how: elicit.How | None = None,
+    on_progress: OnProgress = silent,
 ) -> list[Outcome]:
     """Measures edits of one form against the unedited model.
 
@@ -95,6 +97,7 @@ def outcomes(
         size: how much is computed at one time.
         at_once: how many edits are computed together.
         how: how it is asked; `paired` by default.
+        on_progress: is called with the completed fraction.
     """
     if not edits:
         raise errors.InputError("no edits are given")
@@ -104,9 +107,10 @@ def outcomes(
         )
     every = [edits[0] * 0.0, *edits]
     taxonomy, member = items.taxonomy, items.taxonomy.mask(target)
-    found = elicit.states_under(model, items, every, how, size, at_once)
+    ratings, choices = within(on_progress, 0, 0.85), within(on_progress, 0.85, 0.98)
+    found = elicit.states_under(model, items, every, how, size, at_once, ratings)
     pairs = items.take(np.flatnonzero(member[items.value]))
-    share = elicit.choices_under(model, pairs, every, size, at_once, how)
+    share = elicit.choices_under(model, pairs, every, size, at_once, how, choices)
     odds, useful = odds_of(share[..., ::direction])
     worse = perplexities(model, every, texts, at_once)
     by_type = [taxonomy.aggregate(x, ~np.isnan(x), "types") for x in found.states]
@@ -167,7 +171,9 @@ def perplexities(
         raise errors.InputError("no edits are given")
     if edits[0].positions == "last":
         return np.full(len(edits), np.nan)  # a plain text has no prompt
-    tokens, present = _padded(model, texts or prompts.neutral_texts())
+    encoded = [encode(model.tokenizer, text) for text in texts or prompts.neutral_texts()]
+    padded_texts = batch(encoded, multiple=16)
+    tokens, present = padded_texts.tokens, padded_texts.mask.astype(bool)
     every = [edits[0] * 0.0, *edits]
     count = min(at_once or together.AT_ONCE, len(every))
     nll = []
@@ -178,15 +184,6 @@ def perplexities(
     plain, *others = np.concatenate(nll).tolist()
     known = plain < np.log(model.config.vocabulary)
     return np.exp(np.array(others) - plain) if known else np.full(len(others), np.nan)
-
-
-def _padded(model: Model, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    encoded = [encode(model.tokenizer, text) for text in texts]
-    time = -(-max(map(len, encoded)) // 16) * 16
-    tokens, present = np.zeros((len(texts), time), np.int32), np.zeros((len(texts), time), bool)
-    for i, own in enumerate(encoded):
-        tokens[i, : len(own)], present[i, : len(own)] = own, True
-    return tokens, present
 
 
 @jax.jit

@@ -22,6 +22,7 @@ from vatjax.edits.outcome import Outcome, outcomes
 from vatjax.elicit import Size
 from vatjax.items import Items
 from vatjax.models import Edit, Model
+from vatjax.progress import OnProgress, silent
 from vatjax.prompts import How
 
 STRENGTHS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
@@ -73,6 +74,7 @@ def sweep(
     size: Size | None = None,
     at_once: int = 0,
     how: How | None = None,
+    on_progress: OnProgress = silent,
 ) -> list[Point]:
     """Measures an edit in several places, each at several strengths, all in the same compiled programs.
 
@@ -83,15 +85,14 @@ def sweep(
         make: the edit in some layers, at strength 1.
         layers: the places.
         strengths: at each of them.
-        texts, size, at_once, how: as in `outcomes`.
+        texts, size, at_once, how, on_progress: as in `outcomes`.
     """
     if not layers or not strengths:
         raise errors.InputError("a sweep needs at least one layer and one strength")
     points = list(itertools.product(layers, strengths))
     made = {place: make(place) for place in layers}
-    found = outcomes(
-        model, items, target, [float(s) * made[place] for place, s in points], direction, texts, size, at_once, how
-    )
+    every = [float(s) * made[place] for place, s in points]
+    found = outcomes(model, items, target, every, direction, texts, size, at_once, how, on_progress)
     return [Point(tuple(place), float(s), one) for (place, s), one in zip(points, found, strict=True)]
 
 

@@ -26,6 +26,7 @@ from vatjax.elicit.pieces import Pieces
 from vatjax.items import Items
 from vatjax.models import Edit, Model, hosts, log_probs
 from vatjax.models.edit import Positions
+from vatjax.models.tokens import batch
 from vatjax.prompts import How
 
 Array = jax.Array
@@ -121,12 +122,10 @@ def split(
 def _texts(found: Pieces) -> Texts:
     whole = [found.tokens(i) for i in range(len(found.which))]
     behind = [len(found.levels[-1][i]) for i in found.which[:, -1]]
-    time = -(-max(map(len, whole)) // 16) * 16  # rounded up, so that targets share compilations
-    texts = Texts(*(np.zeros((len(whole), time), kind) for kind in (np.int32, bool, bool)))
-    for i, (tokens, written) in enumerate(zip(whole, behind, strict=True)):
-        texts.tokens[i, : len(tokens)], texts.present[i, : len(tokens)] = tokens, True
-        texts.written[i, len(tokens) - written : len(tokens)] = True
-    return texts
+    laid = batch(whole, multiple=16)
+    place, ends = np.arange(laid.tokens.shape[1])[None], np.array(list(map(len, whole)))[:, None]
+    written = (place >= ends - np.array(behind)[:, None]) & (place < ends)
+    return Texts(laid.tokens, laid.mask.astype(bool), written)
 
 
 def _train(

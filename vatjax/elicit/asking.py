@@ -22,10 +22,11 @@ from vatjax.elicit.plan import Cost, Size
 from vatjax.elicit.resume import Kept
 from vatjax.elicit.running import Part
 from vatjax.models import Edit, Model, tokens
+from vatjax.progress import OnProgress, counted, silent
 from vatjax.prompts import ChatFormat, How, Letters, Prompts, Scale, Shot
 
 Fields = Mapping[str, str]
-Told = Callable[[Cost, int, int], None]
+OnCost = Callable[[Cost, int, int], None]
 
 
 class Condition(NamedTuple):
@@ -48,15 +49,15 @@ class Run(NamedTuple):
     Attributes:
         size: how much is computed at one time; by default what suits the device.
         keep: a folder for finished shards; those that are there are not computed again. Written answers have no shards.
-        told: is told before anything is computed what all of it takes, how many tokens of that are left to be computed, and
-            how many prompts' answers are kept already.
-        done: is told how many prompts more are done.
+        on_cost: is called before anything is computed with what all of it takes, how many tokens of that are left to be
+            computed, and how many prompts' answers are kept already.
+        on_progress: is called with the completed fraction.
     """
 
     size: Size | None = None
     keep: store.Path | None = None
-    told: Told = lambda *_: None
-    done: Callable[[int], None] = lambda _: None
+    on_cost: OnCost = lambda *_: None
+    on_progress: OnProgress = silent
 
 
 PLAIN, AT_ONCE = Condition(), Run()
@@ -107,7 +108,8 @@ def answers(
     size = run.size or scorer.size_for(model)
     if how.reading == "generate":
         name = functools.partial(named, rows)
-        read = [written.answers(model, one, how, chat is not None, condition.edit, name, run.done) for one in made]
+        advance = counted(run.on_progress, sum(map(len, made)))
+        read = [written.answers(model, one, how, chat is not None, condition.edit, name, advance) for one in made]
     else:
         read, size = _scored(model, rows, made, how, condition, run._replace(size=size), about or {})
     means = [ratings for ratings, _, _ in read]
@@ -237,7 +239,8 @@ def scored(
     logs = [np.full((len(one), len(one.scale.options)), np.nan) for one in made]
     ready = [_taken(kept, order, parts, logs[order]) for order, parts in enumerate(planned)]
     costs = [total(part.plan.cost for part in parts) for parts in planned]
-    run.told(total(costs), _left(planned, ready), sum(int((~np.isnan(one).any(-1)).sum()) for one in logs))
+    left = _left(planned, ready)
+    run.on_cost(total(costs), left, sum(int((~np.isnan(one).any(-1)).sum()) for one in logs))
     now = (kept.size() if kept is not None else None) or size
 
     def shrink(smaller: Size) -> None:
@@ -246,16 +249,36 @@ def scored(
         if kept is not None:
             kept.shrink(smaller)
 
+    computed, current = 0, 0
+
+    def inside(fraction: float) -> None:
+        run.on_progress(min(1.0, (computed + fraction * current) / max(1, left)))
+
+    on_progress = silent if run.on_progress is silent else inside
     for order, ((texts, ways), parts) in enumerate(zip(read_as, planned, strict=True)):
         there = ready[order].__contains__
+        tokens_of = [tokens for part in parts for tokens in part.plan.shard_tokens]
+        current = next((tokens for number, tokens in enumerate(tokens_of) if not there(number)), 0)
         for shard in scorer.score(
-            model, texts, ways, edit, size, parts=parts, now=now, halved=shrink, skip=there, name=name
+            model,
+            texts,
+            ways,
+            edit,
+            size,
+            parts=parts,
+            now=now,
+            halved=shrink,
+            skip=there,
+            on_progress=on_progress,
+            name=name,
         ):
             logs[order][shard.prompts] = shard.log_probs
             if kept is not None:
                 kept.put(order, shard.number, shard.prompts, shard.log_probs)
                 stopping.point()
-            run.done(len(shard.prompts))
+            computed += tokens_of[shard.number]
+            current = next((n for k, n in enumerate(tokens_of) if k > shard.number and not there(k)), 0)
+            run.on_progress(min(1.0, computed / max(1, left)))
     return Scored(logs, costs, now)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from vatjax.elicit import asking, protocols, provenance
 from vatjax.elicit.plan import Size
 from vatjax.items import Items
 from vatjax.models import Model
+from vatjax.progress import OnProgress, silent
 from vatjax.prompts import How, Scale, fields
 
 
@@ -48,8 +48,8 @@ def label(
     sure: float = 0.5,
     size: Size | None = None,
     keep: store.Path | None = None,
-    told: asking.Told = lambda *_: None,
-    done: Callable[[int], None] = lambda _: None,
+    on_cost: asking.OnCost = lambda *_: None,
+    on_progress: OnProgress = silent,
 ) -> Labels:
     """Has a model label every item.
 
@@ -58,7 +58,7 @@ def label(
         items: what is labelled.
         how: how it is asked; of the protocol dense.
         sure: how far from the middle a rating must be, as a part of the way to the scale's end.
-        size, keep, told, done: how the run is carried out; see `asking.Run`.
+        size, keep, on_cost, on_progress: how the run is carried out; see `asking.Run`.
     """
     how = how or How("dense")
     if how.protocol != "dense":
@@ -70,7 +70,7 @@ def label(
     views = protocols.views(items.taxonomy)
     rows = [{**own, **view} for own in (fields(items, i) for i in range(len(items))) for view in views]
     decides = {"items": provenance.digest(items)}
-    found = asking.answers(model, rows, how, run=asking.Run(size, keep, told, done), about=decides)
+    found = asking.answers(model, rows, how, run=asking.Run(size, keep, on_cost, on_progress), about=decides)
     scale = Scale(how.low, how.high)
     rated = found.ratings.reshape(len(items), len(views))
     far = (rated - scale.middle) / (scale.high - scale.middle)

@@ -50,7 +50,7 @@ def asked_of(model: Model, edit: Edit | None) -> dict[str, Any]:
             "name": model.name,
             "family": model.config.family,
             "weights": models.fingerprint(weights),
-            "dtype": str(weights["embedding"].dtype),
+            "dtype": "mixed" if model.config.float32_residual else str(weights["embedding"].dtype),
             **({"ignored": list(model.ignored)} if model.ignored else {}),
         },
         "edit": None if edit is None else models.fingerprint(edit),

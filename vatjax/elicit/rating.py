@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from vatjax.elicit.plan import Cost, Size
 from vatjax.elicit.running import Part
 from vatjax.items import Items
 from vatjax.models import Edit, Model
+from vatjax.progress import OnProgress, silent
 from vatjax.prompts import How, Protocol, Scale, Shot
 from vatjax.states import ValueState
 
@@ -65,8 +66,8 @@ def ratings(
     labels: np.ndarray | Labels | None = None,
     size: Size | None = None,
     keep: store.Path | None = None,
-    told: asking.Told = lambda *_: None,
-    done: Callable[[int], None] = lambda _: None,
+    on_cost: asking.OnCost = lambda *_: None,
+    on_progress: OnProgress = silent,
 ) -> Rated:
     """A model's value state, with the probabilities behind it.
 
@@ -79,7 +80,7 @@ def ratings(
         edit: a change of the computation.
         labels: for `labelled`, [items, values] of -1, 0 and 1: what each action violates, and what it supports; or what
             `label` gave.
-        size, keep, told, done: how the run is carried out; see `asking.Run`.
+        size, keep, on_cost, on_progress: how the run is carried out; see `asking.Run`.
 
     Raises:
         InputError: where items, protocol, options and model don't go together.
@@ -101,7 +102,7 @@ def ratings(
         list(asked.rows),
         how,
         asking.Condition(shots, instruction, edit),
-        asking.Run(size, keep, told, done),
+        asking.Run(size, keep, on_cost, on_progress),
         decides,
     )
     meta = {**found.meta, **provenance.described(items)}

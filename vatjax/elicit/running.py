@@ -7,6 +7,7 @@ time.
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,8 +21,11 @@ from vatjax.elicit.pieces import Option, Pieces
 from vatjax.elicit.plan import CHUNK, Plan
 from vatjax.elicit.tree import Tree, grow
 from vatjax.models import Edit, Model, decoder, hosts, packed, sharding
+from vatjax.progress import OnProgress, silent
 
 Array = jax.Array
+
+_AHEAD = 2  # passes that may be dispatched before one is waited for, so that the device is never idle
 
 
 class Part(NamedTuple):
@@ -40,11 +44,36 @@ class Part(NamedTuple):
     plan: Plan
 
 
+class Passes:
+    """Reports how many passes of a shard are complete, without waiting for the one that was dispatched last.
+
+    Args:
+        tokens: of the shard.
+        on_progress: is called with the completed fraction of the shard.
+    """
+
+    def __init__(self, tokens: int, on_progress: OnProgress) -> None:
+        self.tokens, self.on_progress = tokens, on_progress
+        self.pending: deque[tuple[Array, int]] = deque()
+        self.computed = 0
+
+    def dispatched(self, ended: Array, tokens: int) -> None:
+        """Takes a pass that was dispatched: a number that it gives when it ends, and its tokens."""
+        if self.on_progress is silent:
+            return
+        self.pending.append((ended, tokens))
+        if len(self.pending) > _AHEAD:
+            last, tokens = self.pending.popleft()
+            last.block_until_ready()
+            self.computed += tokens
+            self.on_progress(min(1.0, self.computed / max(1, self.tokens)))
+
+
 class Run:
     """What stays the same over the shards of a plan: the model, the trunk's keys, the arrays that passes fill."""
 
-    def __init__(self, model: Model, part: Part, edit: Edit | None) -> None:
-        self.model, self.part, self.edit = model, part, edit
+    def __init__(self, model: Model, part: Part, edit: Edit | None, on_progress: OnProgress = silent) -> None:
+        self.model, self.part, self.edit, self.on_progress = model, part, edit, on_progress
         self.reach = np.int32(part.plan.reach)
         wanted = sorted({token for option in part.options for token in option.tokens})
         self.column = {token: i for i, token in enumerate(wanted)}
@@ -73,9 +102,11 @@ class Run:
         trunk, store, read = self.begun
         self.begun = None  # what passes fill is given away; it comes back when all of them are done
         tree = grow(found, plan.shards[number], plan.trunk, self.part.options)
+        progress = Passes(plan.shard_tokens[number], self.on_progress)
         for one in layout.passes(tree, shapes):
             rows, answers = sharding.shared(one, self.model.arrays)
-            store, read = advance(self.model, trunk, store, read, rows, answers, self.reach, self.edit, every)
+            store, read, ended = advance(self.model, trunk, store, read, rows, answers, self.reach, self.edit, every)
+            progress.dispatched(ended, rows.tokens.size)
         self.begun = Begun(trunk, store, read)
         return tree, read
 
@@ -124,7 +155,8 @@ def begin(
     width = config.hidden if every == "neurons" else config.width
     shape = (config.layers, answers, width) if every else (answers, width)
     trunk = packed.trunk(weights, config, tokens, length, reach, edit)
-    return Begun(trunk, packed.empty_store(config, places, dtype), jnp.zeros(shape, dtype))
+    stream = dtype if every == "neurons" else decoder.stream_dtype(weights, config)
+    return Begun(trunk, packed.empty_store(config, places, dtype), jnp.zeros(shape, stream))
 
 
 @functools.partial(jax.jit, donate_argnames=("store", "read"), static_argnames="every")
@@ -138,12 +170,12 @@ def advance(
     reach: Array,
     edit: Edit | None,
     every: packed.Every | None = None,
-) -> tuple[packed.Store, Array]:
-    """One pass: the store with its keys, and the states at the places that are read."""
+) -> tuple[packed.Store, Array, Array]:
+    """One pass: the store with its keys, the states at the places that are read, and a number that tells when it ends."""
     passed = packed.forward(model.arrays, model.config, trunk, store, rows, reach, edit, every)
     found = passed.hidden if passed.every is None else passed.every
     flat = found.reshape(*read.shape[:-2], -1, read.shape[-1])
-    return passed.store, read.at[..., answers.reshape(-1), :].set(flat, mode="drop")
+    return passed.store, read.at[..., answers.reshape(-1), :].set(flat, mode="drop"), passed.hidden[0, 0, 0]
 
 
 @jax.jit

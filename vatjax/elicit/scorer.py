@@ -22,6 +22,7 @@ from vatjax.elicit.pieces import Option, Pieces, log_shares
 from vatjax.elicit.plan import Size
 from vatjax.elicit.running import Part, Run
 from vatjax.models import Edit, Model, hosts, packed, sharding
+from vatjax.progress import OnProgress, silent
 
 Array = jax.Array
 
@@ -119,6 +120,7 @@ def score(
     now: Size | None = None,
     halved: Callable[[Size], None] = lambda _: None,
     skip: Callable[[int], bool] = lambda _: False,
+    on_progress: OnProgress = silent,
     name: Callable[[int], str] = lambda prompt: f"prompt {prompt}",
 ) -> Iterator[Shard]:
     """The answers of all prompts, shard by shard.
@@ -133,6 +135,7 @@ def score(
         now: the size that an earlier run of the same prompts had come down to.
         halved: is told each smaller size.
         skip: shards by number that are not wanted, since their answers are there.
+        on_progress: is called with the completed fraction of the shard that is computed.
         name: what a prompt is called in errors.
 
     Raises:
@@ -143,7 +146,7 @@ def score(
     check(found, model, options, name)
     before = 0
     for part in parts or plans(model, [(found, options)], size)[0]:
-        fitting = _Fitting(model, part, edit, size, now or size, halved)
+        fitting = _Fitting(model, part, edit, size, now or size, halved, on_progress)
         for number, prompts in enumerate(part.plan.shards, before):
             if skip(number):
                 continue
@@ -224,11 +227,18 @@ class _Fitting:
     """The shards of a part, in passes that fit a device: where one does not, they are halved from there on."""
 
     def __init__(
-        self, model: Model, part: Part, edit: Edit | None, size: Size, now: Size, halved: Callable[[Size], None]
+        self,
+        model: Model,
+        part: Part,
+        edit: Edit | None,
+        size: Size,
+        now: Size,
+        halved: Callable[[Size], None],
+        on_progress: OnProgress,
     ) -> None:
-        self.model, self.part, self.edit = model, part, edit
+        self.model, self.part, self.edit, self.on_progress = model, part, edit, on_progress
         self.size, self.halved = min(now, size, key=lambda one: one.tokens), halved
-        self.run = Run(model, part, edit) if self.size == size else self._smaller()
+        self.run = Run(model, part, edit, on_progress) if self.size == size else self._smaller()
 
     def shard(self, number: int) -> np.ndarray:
         """A shard's answers, [prompts, ways]."""

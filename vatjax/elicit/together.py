@@ -21,9 +21,10 @@ from vatjax.elicit import passes as layout
 from vatjax.elicit import running, scorer
 from vatjax.elicit.pieces import Option, Pieces, log_shares
 from vatjax.elicit.plan import Size
-from vatjax.elicit.running import Part, Run
+from vatjax.elicit.running import Part, Passes, Run
 from vatjax.elicit.tree import grow
 from vatjax.models import Edit, Model, decoder, hosts, packed, sharding
+from vatjax.progress import OnProgress, silent, within
 
 Array = jax.Array
 
@@ -73,6 +74,7 @@ def score(
     size: Size | None = None,
     at_once: int = 0,
     parts: Sequence[Part] | None = None,
+    on_progress: OnProgress = silent,
 ) -> np.ndarray:
     """Log-probabilities of all prompts' answers under each of several edits, [edits, prompts, answers].
 
@@ -84,6 +86,7 @@ def score(
         size: how much is computed at one time.
         at_once: how many edits are computed together; by default 16, or as many as there is room for.
         parts: of `scorer.plans`, where they are made already.
+        on_progress: is called with the completed fraction.
     """
     stacked(edits)  # refuses what does not go together before anything is computed
     scorer.check(found, model, options)
@@ -92,7 +95,7 @@ def score(
     count = min(at_once or _fitting(model, parts, size), len(edits))
     while True:
         try:
-            return _scored(model, found, options, edits, parts, count, size)
+            return _scored(model, found, options, edits, parts, count, size, on_progress)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or hosts.several():
                 raise
@@ -111,8 +114,10 @@ def _scored(
     parts: Sequence[Part],
     count: int,
     size: Size,
+    on_progress: OnProgress,
 ) -> np.ndarray:
     """`score`, so many edits together."""
+    whole, computed = -(-len(edits) // count) * sum(sum(part.plan.shard_tokens) for part in parts), 0
     low = [untouched(edit) for edit in edits]
     order = np.argsort(low, kind="stable")  # edits of the same layers share most of what is below them
     logs: np.ndarray | None = None
@@ -123,6 +128,9 @@ def _scored(
         for part in parts:
             run = Together(model, part, together, first, size.tokens)
             for number, prompts in enumerate(part.plan.shards):
+                tokens = part.plan.shard_tokens[number]
+                run.on_progress = within(on_progress, computed / whole, (computed + tokens) / whole)
+                computed += tokens
                 shares = [log_shares(tuple(options), ways) for ways in run.ways(number)[: len(chosen)]]
                 if logs is None:
                     logs = np.full((len(edits), len(found.which), shares[0].shape[1]), np.nan)
@@ -165,13 +173,16 @@ class Together(Run):
         below, above = self.kept or self._begun()
         self.kept = None  # what passes fill is given away; it comes back when all of them are done
         tree = grow(self.part.found, plan.shards[number], plan.trunk, self.part.options)
+        progress = Passes(plan.shard_tokens[number], self.on_progress)
         for one in layout.passes(tree, shapes):
             rows, places = sharding.shared(one, self.model.arrays)
             hidden, below = _below(self.model, below, rows, self.reach, self.first)
-            above = [
+            done = [
                 _above(self.model, hidden, own, rows, places, self.reach, edits, self.first)
                 for own, edits in zip(above, self.edits, strict=True)
             ]
+            above = [own for own, _ in done]
+            progress.dispatched(done[-1][1], rows.tokens.size)
         self.kept = below, above
         shares = [hosts.fetch(_answers(self.model, own.read, self.wanted)) for own in above]
         ends = layout.same_ends(tree)
@@ -215,7 +226,7 @@ def _begin_below(
     dtype, time = weights["embedding"].dtype, tokens.shape[0]
     store, trunk = packed.empty_store(config, places, dtype), packed.empty_store(config, time, dtype)
     if not time:
-        return jnp.zeros((1, 0, config.width), dtype), Below(trunk, store)
+        return jnp.zeros((1, 0, config.width), decoder.stream_dtype(weights, config)), Below(trunk, store)
     rows, nothing = packed.alone(tokens, length), packed.empty_store(config, 0, dtype)
     hidden = decoder.embed(weights, config, rows.tokens)
     hidden, trunk = packed.through(weights, config, hidden, nothing, trunk, rows, reach, None, 0, first)
@@ -244,7 +255,7 @@ def _begin_above(
         return made
 
     store = many(packed.empty_store(config, places, dtype))
-    read = jnp.zeros((count, answers, config.width), dtype)
+    read = jnp.zeros((count, answers, config.width), decoder.stream_dtype(weights, config))
     if not tokens.shape[0]:
         return Above(many(below), store, read)
     rows, nothing = packed.alone(tokens, length), packed.empty_store(config, 0, dtype)
@@ -275,17 +286,17 @@ def _above(
     reach: Array,
     edits: Edit,
     first: Array,
-) -> Above:
-    """The same pass from there on under each edit."""
+) -> tuple[Above, Array]:
+    """The same pass from there on under each edit, and a number that tells when it ends."""
     weights, config = model.arrays, model.config
 
-    def one(edit: Edit, own: Above) -> Above:
+    def one(edit: Edit, own: Above) -> tuple[Above, Array]:
         h = packed.entered(hidden, edit, rows, first)
         found, store = packed.through(weights, config, h, own.trunk, own.store, rows, reach, edit, first, config.layers)
         flat = found.reshape(-1, config.width)
-        return Above(own.trunk, store, own.read.at[places.reshape(-1)].set(flat, mode="drop"))
+        return Above(own.trunk, store, own.read.at[places.reshape(-1)].set(flat, mode="drop")), found[0, 0, 0]
 
-    made: Above = jax.vmap(one)(edits, above)
+    made: tuple[Above, Array] = jax.vmap(one)(edits, above)
     return made
 
 

@@ -12,6 +12,7 @@ from vatjax.elicit import asking, choice, prefill, protocols, together
 from vatjax.elicit.plan import Size
 from vatjax.items import Items
 from vatjax.models import Edit, Model
+from vatjax.progress import OnProgress, silent, within
 from vatjax.prompts import How, Scale
 from vatjax.states import ValueState
 
@@ -51,6 +52,7 @@ def states_under(
     how: How | None = None,
     size: Size | None = None,
     at_once: int = 0,
+    on_progress: OnProgress = silent,
 ) -> Under:
     """Value states of a model under several edits of one form; what lies below the first edited layer is computed once.
 
@@ -61,6 +63,7 @@ def states_under(
         how: how it is asked: any protocol but `labelled`, read by `expected` or `argmax`.
         size: how much is computed at one time.
         at_once: how many edits are computed together.
+        on_progress: is called with the completed fraction.
     """
     how = prefill.resolved(model, how or How())
     if how.protocol == "labelled" or how.reading == "generate":
@@ -70,7 +73,11 @@ def states_under(
     rows = list(asked.rows)
     made = asking.posed(rows, how, asking.PLAIN, asking.template(model, how))
     count, values, middle = len(rows), len(items.taxonomy.names), Scale(how.low, how.high).middle
-    logs = [together.score(model, *asking.tokenised(model, one, how), edits, size, at_once) for one in made]
+    logs = []
+    for i, one in enumerate(made):
+        part = within(on_progress, i / len(made), (i + 1) / len(made))
+        read_as = asking.tokenised(model, one, how)
+        logs.append(together.score(model, *read_as, edits, size, at_once, on_progress=part))
     ratings = [
         asking.averaged(
             [
@@ -102,6 +109,7 @@ def choices_under(
     size: Size | None = None,
     at_once: int = 0,
     how: How | None = None,
+    on_progress: OnProgress = silent,
 ) -> np.ndarray:
     """The probability of both letters where a model is to choose between the actions of pairs, in both orders.
 
@@ -117,7 +125,8 @@ def choices_under(
     """
     how = prefill.resolved(model, how or How())
     _, _, made = choice.posed(model, items, how)
-    logs = together.score(model, *asking.tokenised(model, made, how), edits, size, at_once)
+    read_as = asking.tokenised(model, made, how)
+    logs = together.score(model, *read_as, edits, size, at_once, on_progress=on_progress)
     share: np.ndarray = np.exp(logs).reshape(len(edits), -1, 2, 2)  # the express action is A, then B
     share[:, :, 1] = share[:, :, 1, ::-1]
     return share

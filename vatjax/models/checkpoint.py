@@ -11,13 +11,14 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vatjax import errors, names
+from vatjax.dtypes import Dtype
 from vatjax.models import families, gguf, hub, safetensors, sharding, tokens
 from vatjax.models import weights as wt
 from vatjax.models.config import Config
@@ -26,7 +27,7 @@ from vatjax.models.safetensors import Tensor
 
 Array = jax.Array
 
-DTYPES = ("float32", "bfloat16")
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 
 def load(
@@ -40,21 +41,30 @@ def load(
     Args:
         where: a folder in Hugging Face's layout, a `.gguf` file, or `owner/name` on the Hub, `@revision` behind it where one
             is wanted; or what `look` found there.
-        dtype: of the weights and of what flows between layers: "float32" or "bfloat16". Norms, softmax, sums of products
-            and logits are float32 in any case. "auto" is float32 on a CPU, and what the file has on an accelerator.
+        dtype: of the weights and of what flows between layers: "float32" or "bfloat16"; "mixed" is bfloat16 weights and a
+            float32 residual stream between them. Norms, softmax, sums of products and logits are float32 in any case.
+            "auto" is float32 on a CPU, and what the file has on an accelerator.
         mesh: devices to spread the weights over (`models.mesh`); by default the first device.
         ignore: attributes of `config.json` that the port does not know, and that are taken to change nothing.
 
     Raises:
         InputError: for anything that is no checkpoint, or not one that this port computes; with all that is wrong.
     """
-    if dtype not in ("auto", *DTYPES):
-        raise errors.InputError(names.unknown("dtype", dtype, ("auto", *DTYPES)))
+    if dtype not in DTYPES:
+        raise errors.InputError(names.unknown("dtype", dtype, DTYPES))
     found = where if isinstance(where, Found) else look(where, ignore)
     dtype = _stored_dtype(found) if dtype == "auto" else dtype
-    arrays = {p.name: _fill(p, found, jnp.dtype(dtype), mesh) for p in wt.parameters(found.config)}
-    weights = wt.assemble(arrays, found.config)
-    return Model(weights, found.config, found.tokenizer, found.source, found.generation, found.name, found.ignored)
+    config, of_weights = in_dtype(found.config, dtype)
+    arrays = {p.name: _fill(p, found, of_weights, mesh) for p in wt.parameters(config)}
+    return Model(
+        wt.assemble(arrays, config), config, found.tokenizer, found.source, found.generation, found.name, found.ignored
+    )
+
+
+def in_dtype(config: Config, dtype: str) -> tuple[Config, Any]:
+    """What a decoder computes in a dtype, and the dtype of its weights."""
+    mixed = dtype == "mixed"
+    return dataclasses.replace(config, float32_residual=mixed), jnp.dtype("bfloat16" if mixed else dtype)
 
 
 def _stored_dtype(found: Found) -> str:

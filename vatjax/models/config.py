@@ -53,6 +53,8 @@ class Config:
         embedding_scale, residual_scale, logit_scale: factors on embeddings, on what a block adds, and on the logits.
         embedding_scale_rounded: whether that factor is itself rounded to the model's dtype.
         tied: whether the head is the embedding table.
+        float32_residual: whether the residual stream is float32 over weights of another dtype. It is no property of the
+            checkpoint, and so not in `repr`, which names what was read.
     """
 
     family: str
@@ -85,3 +87,4 @@ class Config:
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     tied: bool = False
+    float32_residual: bool = dataclasses.field(default=False, repr=False)

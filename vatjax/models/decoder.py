@@ -57,12 +57,10 @@ class Run(NamedTuple):
     Attributes:
         hidden: the residual stream after the last layer of the pass, [batch, time, width].
         cache: with the new keys and values; None where there was none.
-        residuals: the residual stream after each layer at the tokens that were asked for, [layers, batch, tokens, width].
     """
 
     hidden: Array
     cache: Cache | None
-    residuals: Array | None
 
 
 def empty_cache(config: Config, batch: int, places: int, dtype: Any) -> Cache:
@@ -77,9 +75,15 @@ def embed(weights: Weights, config: Config, tokens: Array) -> Array:
     """The residual stream before the first layer, [batch, time, width]."""
     # A token that there is not becomes NaN, and not another one: the last one, say, for -1.
     h: Array = weights["embedding"].at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    h = h.astype(stream_dtype(weights, config))
     if config.embedding_scale_rounded:
         return h * jnp.asarray(config.embedding_scale, h.dtype)
     return scaled(h, config.embedding_scale)
+
+
+def stream_dtype(weights: Weights, config: Config) -> Any:
+    """The dtype of the residual stream: that of the weights, or float32 over weights of another one."""
+    return jnp.float32 if config.float32_residual else weights["embedding"].dtype
 
 
 def head(weights: Weights, config: Config, hidden: Array) -> Array:
@@ -102,7 +106,6 @@ def layers(
     last: int | None = None,
     cache: Cache | None = None,
     edit: Edit | None = None,
-    capture: Array | None = None,
     reach: Array | int | None = None,
     kind: Array | None = None,
     tree: at.Tree | None = None,
@@ -121,7 +124,6 @@ def layers(
         first, last: static.
         cache: what came before; the new tokens are written behind it.
         edit: a change of the computation; its arrays have all layers of the model.
-        capture: [batch, tokens], the tokens whose residual stream is wanted after each layer.
         reach: how many positions the whole text has; by default up to the last one here.
         kind: [batch, time], what each token is to its prompt (`edit.PROMPT`, `LAST`, `WRITTEN`): needed by edits that do
             not touch every token.
@@ -142,7 +144,7 @@ def layers(
         present = lax.dynamic_update_slice(cache.present, present, (0, cache.length))
         allowed, back = at.allowed(present, hidden.shape[1], cache.length, gaps)
 
-    def step(carry: Any, along: Any) -> tuple[Any, Array | None]:
+    def step(carry: Any, along: Any) -> tuple[Any, None]:
         h, keys, values = carry
         own, which, window, index, own_edit = along
         see = allowed & ((back < window) | (window == 0))
@@ -156,16 +158,15 @@ def layers(
             return at.attend(query, key, value, see, config.attention_scale, config.attention_cap), kept
 
         h, kept, _ = layer(own, config, h, turn, attend, own_edit, touched)
-        residual = None if capture is None else jnp.take_along_axis(h, capture[:, :, None], axis=1)
-        return (h, *kept), residual
+        return (h, *kept), None
 
     carry: Any = (hidden, None, None) if cache is None else (hidden, cache.key, cache.value)
     body = _rematerialised(step, remat)
     along = scanned(weights, config, edit, first, last)
-    (hidden, keys, values), residuals = lax.scan(body, carry, along, unroll=min(unroll, max(1, last - first)))
+    (hidden, keys, values), _ = lax.scan(body, carry, along, unroll=min(unroll, max(1, last - first)))
     if cache is not None:
         cache = Cache(keys, values, present, cache.length + hidden.shape[1])
-    return Run(hidden, cache, residuals)
+    return Run(hidden, cache)
 
 
 def touched_by(edit: Edit | None, kind: Array | None) -> Array | None:
@@ -230,16 +231,17 @@ def layer(
     Returns:
         (h, what `attend` kept, the MLP's inner activations [batch, time, hidden]).
     """
-    x = norm(h, weights["attention_norm"], config) if config.pre_norm else h
+    dtype = weights["output"].dtype
+    x = norm(h, weights["attention_norm"], config) if config.pre_norm else h.astype(dtype)
     mixed, kept = attend(*heads(weights, config, x, turn, edit, touched))
     x = project(weights, "output", mixed.reshape(*h.shape[:2], -1), edit, touched)
     x = norm(x, weights["attention_post_norm"], config) if config.post_norm else x
-    h = h + scaled(x, config.residual_scale)
-    x = norm(h, weights["mlp_norm"], config) if config.pre_norm else h
+    h = h + scaled(x, config.residual_scale).astype(h.dtype)
+    x = norm(h, weights["mlp_norm"], config) if config.pre_norm else h.astype(dtype)
     inner = neurons(weights, config, x, edit, touched)
     x = project(weights, "down", inner, edit, touched)
     x = norm(x, weights["mlp_post_norm"], config) if config.post_norm else x
-    h = h + scaled(x, config.residual_scale)
+    h = h + scaled(x, config.residual_scale).astype(h.dtype)
     return (h if edit is None else ed.moved(h, edit, touched)), kept, inner
 
 
@@ -283,13 +285,14 @@ def project(weights: Weights, name: str, x: Array, edit: Edit | None, touched: A
 
 
 def norm(x: Array, weight: Array, config: Config) -> Array:
-    """Root-mean-square norm over the last axis, in float32: `x / sqrt(mean x^2 + eps) * (offset + w)`."""
+    """Root-mean-square norm over the last axis, in float32, in the weight's dtype: `x / sqrt(mean x^2 + eps) * (offset + w)`."""
+    dtype = weight.dtype
     wide = x.astype(jnp.float32)
     wide = wide * lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + config.norm_epsilon)
     weight = weight.reshape((1,) * (x.ndim - 1) + weight.shape)
     if config.norm_wide:
-        return (wide * (config.norm_offset + weight.astype(jnp.float32))).astype(x.dtype)
-    return wide.astype(x.dtype) * weight
+        return (wide * (config.norm_offset + weight.astype(jnp.float32))).astype(dtype)
+    return wide.astype(dtype) * weight
 
 
 def scaled(x: Array, factor: float) -> Array:

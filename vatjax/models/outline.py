@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from vatjax.models import families, gguf, hub, sharding, tokens
+from vatjax.models import checkpoint, families, gguf, hub, sharding, tokens
 from vatjax.models import weights as wt
 from vatjax.models.model import Model
 
@@ -54,11 +53,12 @@ def outline(
     if dtype == "auto":
         named = str(json.loads(source).get("torch_dtype") or json.loads(source).get("dtype"))
         dtype = "bfloat16" if named in ("bfloat16", "float16") else "float32"
+    config, of_weights = checkpoint.in_dtype(config, dtype)
     shapes = {}
     for parameter in wt.parameters(config):
         shape = (config.layers, *parameter.shape) if parameter.stacked else parameter.shape
         placed = sharding.of(parameter, mesh)[1]
-        shapes[parameter.name] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=placed)  # type: ignore[no-untyped-call]
+        shapes[parameter.name] = jax.ShapeDtypeStruct(shape, of_weights, sharding=placed)  # type: ignore[no-untyped-call]
     return Model(wt.assemble(shapes, config), config, own, source, name=str(where))
 
 

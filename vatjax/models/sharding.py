@@ -19,7 +19,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vatjax import errors
 from vatjax.models import hosts
 from vatjax.models import weights as wt
-from vatjax.models.config import Config
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -76,11 +75,6 @@ def of(parameter: wt.Parameter, mesh: jax.sharding.Mesh | None) -> tuple[Any, An
         return one, one
     cut = spec(parameter, mesh)
     return NamedSharding(mesh, cut), NamedSharding(mesh, partition(None, *cut) if parameter.stacked else cut)
-
-
-def specs(config: Config, mesh: jax.sharding.Mesh) -> dict[str, PartitionSpec]:
-    """The placement of every parameter by name, with its layer axis."""
-    return {p.name: of(p, mesh)[1].spec for p in wt.parameters(config)}
 
 
 def texts(mesh: jax.sharding.Mesh) -> NamedSharding:

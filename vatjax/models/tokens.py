@@ -141,7 +141,13 @@ def continuation(tokenizer: Any, before: str, text: str) -> list[int] | None:
     return both[len(first) :] if both[: len(first)] == first else None
 
 
-def batch(texts: Sequence[Sequence[int]], pad: int = 0, side: Literal["left", "right"] = "right", to: int = 0) -> Batch:
+def batch(
+    texts: Sequence[Sequence[int]],
+    pad: int = 0,
+    side: Literal["left", "right"] = "right",
+    to: int = 0,
+    multiple: int = 1,
+) -> Batch:
     """Token lists as one padded batch.
 
     Args:
@@ -149,8 +155,9 @@ def batch(texts: Sequence[Sequence[int]], pad: int = 0, side: Literal["left", "r
         pad: the id that fills up; the mask says where it did.
         side: where padding goes; generation wants it on the left.
         to: the least length.
+        multiple: the length is rounded up to one of these: batches of like length share compilations.
     """
-    longest = max([to, *map(len, texts)])
+    longest = -(-max([to, *map(len, texts)]) // multiple) * multiple
     tokens = np.full((len(texts), longest), pad, np.int32)
     mask = np.zeros((len(texts), longest), np.int32)
     for row, text in enumerate(texts):

@@ -2,8 +2,9 @@
 
 found = report.write(study.open_study("runs/quickstart"))    # runs/quickstart/report.html, runs/quickstart/figures/
 
-In words what moved and what can't be told from noise; the gain-tax plane; the table; two interventions at the same gain;
-and of each intervention how types move together, where that puts them on the circle, and what each value does.
+First the verdict: the best arm of each intervention, and gain against tax. Then what cannot be distinguished from noise; of
+each aim every arm, interventions at the same gain, answers in words before and after, and of each intervention how types move
+together, where that puts them on the circle, and what each value does.
 """
 
 from __future__ import annotations
@@ -15,13 +16,38 @@ from typing import Any
 
 from vatjax import store
 from vatjax.items.source import taxonomy_of
-from vatjax.report import figures, page, words
-from vatjax.report.chosen import Aim, Row, Spread, aims, front_mark, spreads
+from vatjax.report import figures, page, verdict, words
+from vatjax.report.chosen import Aim, Row, aims, front_mark, spreads
 from vatjax.report.page import Figure
 from vatjax.study import Study
+from vatjax.study.results import is_placebo
 
 PAGE = "report.html"
 PORTRAITS = 24  # figures of single arms
+_FILES = (
+    "results.csv",
+    "columns.csv",
+    "comparisons.csv",
+    "texts.jsonl",
+    "states/",
+    "figures/",
+    "study.yaml",
+    "time.csv",
+)
+_COLUMNS = (
+    "",
+    "amount",
+    "gain (points)",
+    "beyond placebo",
+    "others' shift (points)",
+    "GND of others",
+    "nVAT debiased",
+    "noise, 95 %",
+    "p",
+    "q",
+    "success",
+    "mass",
+)
 
 
 def write(study: Study, portraits: int = PORTRAITS) -> Any:
@@ -57,38 +83,77 @@ class _Writer:
         """Everything on the page."""
         study = self.study
         parts = [page.heading(self.title, 1), page.paragraph(words.studied(study))]
-        parts.append(page.links([*((aim.name, aim.title) for aim in self.aims), ("rests", "Choices and cost")]))
-        untold = words.untold(self.aims)
-        if untold:
-            parts += [page.heading("What can't be told", 2, "untold"), page.listed(untold)]
+        groups = self.groups()
+        parts.append(
+            page.links([*((own[0].group, own[0].without_seed) for own in groups), ("rests", "Choices and cost")])
+        )
+        parts.append(page.files(_FILES))
         if study.failed:
             parts += [page.heading("What failed", 2, "failed"), page.listed(study.failed)]
+        if self.aims:
+            parts += self.verdicts()
+        untold = words.untold(self.aims)
+        if untold:
+            parts += [page.heading("What cannot be distinguished from noise", 2, "untold"), page.listed(untold)]
         if study.rows:
             parts.append(page.folded("How to read the tables", [page.listed(words.LEGEND)]))
-        for aim in self.aims:
-            parts += self.aim(aim)
-        parts += self.seeds()
+        for own in groups:
+            parts += self.group(own)
         if self.left:
             parts.append(page.paragraph(f"{self.left} more arms have no figure of their own here.", "dim"))
         return parts + self.rests()
 
+    def groups(self) -> list[list[Aim]]:
+        """The aims that differ in their seed alone."""
+        found: dict[str, list[Aim]] = {}
+        for aim in self.aims:
+            found.setdefault(aim.group, []).append(aim)
+        return list(found.values())
+
+    def verdicts(self) -> list[str]:
+        """The table of the best arms, what can be concluded, and gain against tax."""
+        study = self.study
+        parts = [page.heading("Verdict", 2, "verdict"), page.listed(verdict.sentences(study, self.aims))]
+        parts.append(
+            page.table(verdict.COLUMNS, verdict.rows(self.aims), "the best arm of each intervention", texts=(6,))
+        )
+        parts.append(page.paragraph(words.CHOSEN, "dim"))
+        for own in self.groups():
+            for aim in own if len(own) == 1 else own[:1]:
+                says = f"Gain against tax, {aim.title}; grey: placebos; hollow: the model is broken"
+                parts.append(self.figure(figures.plane(aim, self.looks), f"plane {aim.name}", says))
+        return parts
+
+    def group(self, own: list[Aim]) -> list[str]:
+        """Everything about one direction of push; several seeds are a table, and each of them is folded behind it."""
+        first = own[0]
+        parts = [page.heading(first.without_seed, 2, first.group)]
+        if len(own) == 1:
+            return parts + self.aim(first)
+        found = [one for one in spreads(self.study) if one[:3] == (first.model, first.target, first.direction)]
+        columns = ("", "amount", "seeds", "gain (points)", "others' shift (points)", "nVAT debiased")
+        said = "Mean and standard deviation over the seeds, of examples, pairs and orders of training data."
+        parts += [page.paragraph(said, "dim"), page.table(columns, verdict.of_seeds(found), "over seeds")]
+        return [*parts, *(page.folded(f"seed {aim.seed}", self.aim(aim)) for aim in own)]
+
     def aim(self, aim: Aim) -> list[str]:
-        """Everything about one direction of push."""
-        parts = [page.heading(aim.title, 2, aim.name), page.listed(words.moved(aim))]
-        says = f"Gain against tax of {aim.title}; grey: placebos; hollow: the model is broken"
-        parts.append(self.figure(figures.plane(aim, self.looks), f"plane {aim.name}", says))
-        parts.append(self.table(aim))
+        """Everything about one direction of push from one seed."""
+        parts = [page.listed(words.moved(aim)), self.table(aim)]
         warned = {line for rows in aim.real.values() for row in rows for line in row["warnings"].split("; ") if line}
         parts.append(page.listed(sorted(warned)))
-        contests = list(words.contests(self.study, aim))
-        if contests:
-            parts += [page.heading("At the same gain", 3), page.listed(contests)]
+        columns, compared = verdict.matrix(self.study, aim)
+        if compared:
+            parts += [page.heading("At the same gain", 3), page.paragraph(words.MATRIX, "dim")]
+            parts.append(page.table(columns, compared, f"interventions at the same gain, {aim.title}"))
         courses = figures.courses(aim, self.looks)
         if courses is not None:
             says = f"Gain, others' shift and nVAT along examples, strengths and steps, {aim.title}"
             parts.append(self.figure(courses, f"courses {aim.name}", says))
         parts.append(page.listed(words.drift(self.study, aim)))
         for name, row in aim.spokesmen().items():
+            shown = [page.transcript(one) for one in self.study.texts(row)]
+            if shown:
+                parts.append(page.folded(f"{words.named(name, row)}: answers in words", shown))
             if id(row) in self.shown:
                 parts.append(page.folded(f"{words.named(name, row)}: types and values", [self.portrait(aim, row)]))
         return parts
@@ -113,35 +178,12 @@ class _Writer:
 
     def table(self, aim: Aim) -> str:
         """Every arm, and behind each intervention its placebos."""
-        columns = (
-            "",
-            "amount",
-            "gain",
-            "beyond placebo",
-            "others' shift",
-            "GND of others",
-            "nVAT debiased",
-            "noise",
-            "p",
-            "q",
-            "success",
-            "mass",
-        )
+        draws = self.study.design.resamples
         rows = []
         for name, own in aim.real.items():
-            rows += [("", _cells(row)) for row in own]
-            rows += [("blind", _cells(row)) for row in aim.blind.get(name, ())]
-        return page.table(columns, rows, f"all arms, {aim.title}")
-
-    def seeds(self) -> list[str]:
-        """Every arm over the seeds of the study."""
-        found = spreads(self.study)
-        if not found:
-            return []
-        rows = [("", _over_seeds(one)) for one in found]
-        columns = ("", "amount", "seeds", "gain", "others' shift", "nVAT debiased")
-        said = "Mean and standard deviation over what is drawn: examples, pairs, orders of training data."
-        return [page.heading("Over seeds", 2, "seeds"), page.paragraph(said), page.table(columns, rows, "over seeds")]
+            rows += [("broken" if row["broken"] else "", _cells(row, draws)) for row in own]
+            rows += [("blind", _cells(row, draws)) for row in aim.blind.get(name, ())]
+        return page.table(_COLUMNS, rows, f"all arms, {aim.title}")
 
     def rests(self) -> list[str]:
         """What the numbers rest on, and what they took."""
@@ -165,45 +207,39 @@ class _Writer:
         )
         parts.append(
             page.paragraph(
-                "results.csv has the numbers of the tables, comparisons.csv those of two interventions at the same gain, and "
-                "the file that index.json names for an arm everything else about it: coupling, values, floors.",
+                "results.csv has the numbers of the tables, columns.csv says what each column means, comparisons.csv has two "
+                "interventions at the same gain, and the file that index.json names for an arm has everything else about it: "
+                "coupling, values, floors.",
                 "dim",
             )
         )
         return parts
 
 
-def _cells(row: Row) -> list[str]:
-    name = f"{row['placebo']} {row['draw'] + 1}" if row["placebo"] else row["intervention"] + front_mark(row)
-    over = _interval(row, "over_placebo_gain") if row["over_placebo"] else "-"
+def _cells(row: Row, draws: int) -> list[str]:
+    blind = is_placebo(row)
+    name = f"{row['placebo']} {row['draw'] + 1}" if blind else row["intervention"]
     return [
-        name,
-        f"{row['amount']:g}",
-        _interval(row, "gain") + ("" if row["resolved"] else " ~"),
-        over,
-        _interval(row, "off_target_shift"),
-        _interval(row, "off_target"),
-        _interval(row, "nvat_debiased"),
+        name + (" BROKEN" if row["broken"] else "") + front_mark(row),
+        words.amount(row),
+        words.interval(row, "gain") + ("" if row["resolved"] else " ~"),
+        _over(row),
+        words.interval(row, "off_target_shift"),
+        words.interval(row, "off_target"),
+        words.interval(row, "nvat_debiased"),
         _shown(row["nvat_floor_95"]),
-        _shown(row["nvat_p"], 3),
-        _shown(row["nvat_q"], 3),
+        words.p_value(row["nvat_p"], draws),
+        words.p_value(row["nvat_q"], draws),
         "-" if row["success"] is None else f"{row['success']:.0%}",
-        f"{_shown(row['mass_before'])} to {_shown(row['mass'])}" + (" broken" if row["broken"] else ""),
+        words.masses(row),
     ]
 
 
-def _over_seeds(one: Spread) -> list[str]:
-    way = "+" if one.direction == "express" else "-"
-    numbers = [one.gain, one.off_target_shift, one.nvat_debiased]
-    told = ["-" if pair is None else f"{pair[0]:.2f} \N{PLUS-MINUS SIGN} {pair[1]:.2f}" for pair in numbers]
-    return [f"{one.model}: {one.intervention} {way}{one.target}", f"{one.amount:g}", f"{one.seeds}", *told]
-
-
-def _interval(row: Row, key: str) -> str:
-    middle, low, high = (row[name] for name in (key, f"{key}_low", f"{key}_high"))
-    if middle is None:
-        return "-"
-    return f"{middle:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
+def _over(row: Row) -> str:
+    """The gain beyond the placebo; why there is none."""
+    if is_placebo(row):
+        return ""
+    return words.interval(row, "over_placebo_gain") if row["over_placebo_gain"] is not None else "no placebo counts"
 
 
 def _shown(x: float | None, digits: int = 2) -> str:

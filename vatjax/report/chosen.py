@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from vatjax.study import Study
+from vatjax.study.arms import shown
+from vatjax.study.results import is_placebo
 
 Row = dict[str, Any]
 
@@ -19,6 +21,7 @@ class Aim(NamedTuple):
         real: of interventions, each by its levels.
         blind: of placebos, by intervention.
         seeds: how many the study has.
+        level: of the rows: types or values.
     """
 
     model: str
@@ -28,17 +31,28 @@ class Aim(NamedTuple):
     real: dict[str, list[Row]]
     blind: dict[str, list[Row]]
     seeds: int = 1
+    level: str = "types"
 
     @property
     def title(self) -> str:
         """In words."""
+        return self.without_seed + (f", seed {self.seed}" if self.seeds > 1 else "")
+
+    @property
+    def without_seed(self) -> str:
+        """In words, without the seed."""
         way = "towards" if self.direction == "express" else "away from"
-        return f"{self.model}, {way} {self.target}" + (f", seed {self.seed}" if self.seeds > 1 else "")
+        return f"{shown(self.model)}, {way} {self.target}"
 
     @property
     def name(self) -> str:
         """For a file."""
         return "-".join((self.model, self.direction, self.target, str(self.seed)))
+
+    @property
+    def group(self) -> str:
+        """What it has in common with the same aim from other seeds; for a link."""
+        return "-".join((self.model, self.direction, self.target))
 
     def spokesmen(self) -> dict[str, Row]:
         """Of each intervention the arm with the most gain among those that leave the model whole, if there are any."""
@@ -58,8 +72,8 @@ def aims(study: Study) -> list[Aim]:
             continue
         for seed in seeds if row["kind"] == "instruction" else (row["seed"],):  # which is the same from every seed
             key = (row["model"], row["target"], row["direction"], seed)
-            aim = found.setdefault(key, Aim(*key, {}, {}, len(seeds)))
-            side = aim.blind if row["placebo"] else aim.real
+            aim = found.setdefault(key, Aim(*key, {}, {}, len(seeds), row["level"]))
+            side = aim.blind if is_placebo(row) else aim.real
             side.setdefault(row["intervention"], []).append(row)
     return list(found.values())
 
@@ -89,7 +103,7 @@ def spreads(study: Study) -> list[Spread]:
     """Every arm over seeds, where there are several."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in study.rows:
-        if row["headline"] and not row["placebo"] and row["kind"] != "instruction":
+        if row["headline"] and not is_placebo(row) and row["kind"] != "instruction":
             groups.setdefault(tuple(row[name] for name in Spread._fields[:6]), []).append(row)
     found = []
     for key, rows in groups.items():

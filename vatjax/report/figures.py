@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from vatjax.report.chosen import Aim, Row
+from vatjax.study.results import is_placebo
 from vatjax.values import Taxonomy
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; shapes tell the same once more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 # Stand for the page's own colours in what is drawn: for text and lines, for grids, and for what is under the floor.
+_HOVERS = "_vatjax_hovers"  # of a figure: what its named parts say
 _LINE = 0.17  # between two names on the circle, in its radii
 INK, GRID, FAINT = "#16181d", "#d5d7dc", "#b4b7be"
 
@@ -42,12 +45,27 @@ def _style() -> Iterator[None]:
 
 
 def written(figure: Any) -> tuple[bytes, bytes]:
-    """A figure as PNG and as SVG."""
+    """A figure as PNG and as SVG, whose named parts say their values when the pointer is over them."""
     png, svg = io.BytesIO(), io.BytesIO()
     with _style():
         figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return png.getvalue(), svg.getvalue()
+    text = svg.getvalue().decode()
+    for name, says in getattr(figure, _HOVERS, {}).items():
+        opening = f'<g id="{name}">'
+        text = text.replace(opening, f"{opening}<title>{html.escape(says)}</title>", 1)
+    return png.getvalue(), text.encode()
+
+
+def _hover(figure: Any, part: Any, says: str) -> None:
+    """Names a part of a figure, and what it says when the pointer is over it."""
+    hovers = getattr(figure, _HOVERS, None)
+    if hovers is None:
+        hovers = {}
+        setattr(figure, _HOVERS, hovers)
+    name = f"hover{len(hovers) + 1}"
+    hovers[name] = says
+    part.set_gid(name)
 
 
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -68,7 +86,7 @@ def plane(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
         figure = Figure(figsize=(9.4, 4.0))
         axes = figure.subplots(1, 2)
         for axis, key, title in (
-            (axes[0], "off_target_shift", "others: mean absolute shift (points)"),
+            (axes[0], "off_target_shift", "others' shift (points, root mean square)"),
             (axes[1], "nvat_debiased", "nVAT of the types, debiased"),
         ):
             for name, rows in aim.blind.items():
@@ -110,7 +128,7 @@ def _point(axis: Any, row: Row, key: str, colour: str, mark: str, size: float = 
     x = None if low is None else [[max(row["gain"] - low, 0)], [max(high - row["gain"], 0)]]
     below, above = row.get(f"{key}_low"), row.get(f"{key}_high")
     y = None if below is None or above is None else [[max(row[key] - below, 0)], [max(above - row[key], 0)]]
-    axis.errorbar(
+    drawn = axis.errorbar(
         row["gain"],
         row[key],
         xerr=x,
@@ -121,6 +139,15 @@ def _point(axis: Any, row: Row, key: str, colour: str, mark: str, size: float = 
         linewidth=0.9,
         markerfacecolor="none" if hollow else colour,
     )
+    name = f"{row['placebo']} {row['draw'] + 1}" if is_placebo(row) else row["intervention"]
+    place = f"{name} {row['amount']:g} {row['unit']}".rstrip()
+    _hover(axis.figure, drawn[0], f"{place}: gain {_said(row, 'gain')}, {_said(row, key)}{' (broken)' * hollow}")
+
+
+def _said(row: Row, key: str) -> str:
+    """A number with its interval."""
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    return f"{row[key]:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
 
 
 def _there(x: Sequence[Any], y: Sequence[Any]) -> tuple[list[float], list[float]]:
@@ -198,10 +225,17 @@ def portrait(content: Mapping[str, Any], taxonomy: Taxonomy, title: str, colour:
 
 
 def _coupling(axis: Any, types: Mapping[str, Any]) -> None:
+    from matplotlib.patches import Rectangle
+
     names, r = types["names"], _matrix(types["coupling"]["estimate"])
     np.fill_diagonal(r, np.nan)
     low, high = (_matrix(types["coupling_band"][end]) for end in ("low", "high"))
     image = axis.imshow(r, cmap="PuOr", vmin=-1, vmax=1)
+    for i, j in itertools.product(range(len(names)), repeat=2):
+        if np.isfinite(r[i, j]):
+            # Nothing is seen of it, but the pointer finds it: what is quite transparent has no surface in SVG.
+            cell = axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, linewidth=0, facecolor=INK, alpha=0.004))
+            _hover(axis.figure, cell, f"{names[i]}, {names[j]}: {r[i, j]:.2f} [{low[i, j]:.2f}, {high[i, j]:.2f}]")
     rows, columns = np.nonzero(np.isfinite(r) & (low * high > 0))
     axis.plot(columns, rows, ".", color=INK, markersize=4)
     short = [_short(name, 14) for name in names]
@@ -339,7 +373,10 @@ def _bars(axis: Any, level: Mapping[str, Any], key: str, title: str, colour: str
         under = key == "vat_debiased" and not (together.get(name) is not None and together[name] <= 0.05)
         unsure = key == "shift" and found.get(name, 0.0) > 0.05
         colours.append(FAINT if under or unsure else colour)
-    axis.bar(x, middle, color=colours, width=0.75, edgecolor=[INK if n in target else "none" for n in names])
+    bars = axis.bar(x, middle, color=colours, width=0.75, edgecolor=[INK if n in target else "none" for n in names])
+    for name, bar, size, low, high in zip(names, bars, middle, *ends, strict=True):
+        if np.isfinite(size):
+            _hover(axis.figure, bar, f"{name}: {size:.2f}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""))
     error = np.clip(np.stack([middle - ends[0], ends[1] - middle]), 0, None)
     axis.errorbar(x, middle, yerr=np.where(np.isnan(error), 0, error), fmt="none", ecolor=INK, linewidth=0.6)
     axis.axhline(0, color=GRID, linewidth=0.8)

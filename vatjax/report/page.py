@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from vatjax.report.figures import FAINT, GRID, INK
 
@@ -30,14 +30,27 @@ nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .25r
 figure { margin: 0; padding: .5rem; min-width: 42rem; }
 figure svg { display: block; width: 100%; height: auto; }
 figcaption { color: var(--dim); font-size: .85rem; padding-top: .25rem; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }
+table { border-collapse: separate; border-spacing: 0; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; position: sticky; top: 0; background: var(--card); }
 td.number, th.number { text-align: right; }
+td.text { white-space: normal; min-width: 16rem; }
+tr > :first-child { position: sticky; left: 0; background: var(--card); box-shadow: 1px 0 0 var(--line); min-width: 8rem; max-width: 16rem;
+  white-space: normal; z-index: 1; }
 tr.blind td { color: var(--dim); }
+tr.blind td:first-child { padding-left: 1.4rem; }
+tr.aim td { font-weight: 600; background: var(--paper); max-width: none; }
+tr.aim span { position: sticky; left: .6rem; }
+tr.broken td:first-child { color: var(--warn); }
+.scrolls { background: linear-gradient(to right, var(--card) 2rem, transparent 4rem),
+  linear-gradient(to left, var(--card) 1rem, transparent 3rem) right, radial-gradient(farthest-side at 100% 50%, var(--dim), transparent)
+  right / .6rem 100%; background-repeat: no-repeat; background-attachment: local, local, scroll; }
+.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: .75rem; }
+.sides > div { border: 1px solid var(--line); border-radius: 6px; padding: .5rem .75rem; background: var(--card); }
+blockquote { margin: .4rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; padding: .35rem 0; font-weight: 600; }
-@media (min-width: 66rem) { .wide:has(table) { margin-inline: calc(29.75rem - min(50vw - 1.5rem, 40rem)); } }
+@media (min-width: 66rem) { main > .wide:has(table) { margin-inline: calc(29.75rem - min(50vw - 1.5rem, 44rem)); } }
 @media print { details:not([open]) > *:not(summary) { display: block; } .wide { overflow: visible; } }
 """
 
@@ -108,27 +121,63 @@ def figure(one: Figure, number: int) -> str:
     )
 
 
-def table(columns: Sequence[str], rows: Iterable[tuple[str, Sequence[object]]], says: str) -> str:
-    """A table.
+def files(names: Iterable[str]) -> str:
+    """Links to files next to the page."""
+    items = ", ".join(f'<a href="{escaped(name)}">{escaped(name)}</a>' for name in names)
+    return f'<p class="dim">Files: {items}</p>'
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[tuple[str, Sequence[object]]], says: str, texts: Sequence[int] = ()
+) -> str:
+    """A table, whose first column stays where it is when the others are scrolled.
 
     Args:
         columns: their names.
-        rows: each a class ("" for none) and its cells.
+        rows: each a class ("" for none) and its cells; a single cell is a heading of the rows that follow.
         says: what it is a table of.
+        texts: columns of sentences, which may break.
     """
-    head = "".join(f'<th scope="col"{_number(i)}>{escaped(name)}</th>' for i, name in enumerate(columns))
+
+    def kind(i: int) -> str:
+        return ' class="text"' if i in texts else ' class="number"' if i else ""
+
+    head = "".join(f'<th scope="col"{kind(i)}>{escaped(name)}</th>' for i, name in enumerate(columns))
     lines = []
-    for kind, cells in rows:
-        own = "".join(f"<td{_number(i)}>{escaped(cell)}</td>" for i, cell in enumerate(cells))
-        lines.append(f"<tr{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{own}</tr>")
+    for name, cells in rows:
+        own = "".join(f"<td{kind(i)}>{escaped(cell)}</td>" for i, cell in enumerate(cells))
+        if len(cells) == 1:  # a heading of the rows that follow
+            own = f'<td colspan="{len(columns)}"><span>{escaped(cells[0])}</span></td>'
+        lines.append(f"<tr{f' class={chr(34)}{name}{chr(34)}' if name else ''}>{own}</tr>")
     return (
-        f'<div class="wide" tabindex="0" role="group" aria-label="{escaped(says)}"><table><thead><tr>{head}</tr></thead>'
+        f'<div class="wide scrolls" tabindex="0" role="group" aria-label="{escaped(says)}"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
-def _number(i: int) -> str:
-    return ' class="number"' if i else ""
+def transcript(one: Mapping[str, Any]) -> str:
+    """One prompt, with its rating and the model's written answer before and after."""
+    where = ", ".join(str(x) for key, x in one["context"].items() if key in ("country", "topic"))
+    sides = "".join(_side(name, one[name]) for name in ("before", "after"))
+    head = f"{one['value']} ({where}): " if where else f"{one['value']}: "
+    before, after = (one[name]["rating"] for name in ("before", "after"))
+    shown = " to ".join("-" if x is None else f"{x:.2f}" for x in (before, after))
+    return (
+        f"<h4>{escaped(head)}rating {escaped(shown)}</h4><blockquote>{escaped(one['asked'])}</blockquote>"
+        f'<div class="sides">{sides}</div>'
+    )
+
+
+def _side(name: str, side: Mapping[str, Any]) -> str:
+    """The answer on one side; the prompt in full is folded."""
+    rating = "-" if side["rating"] is None else f"{side['rating']:.2f}"
+    prompt = f"<pre>{escaped(side['prompt'])}</pre>"
+    written = side["written"] or "(nothing)"
+    return (
+        f"<div><strong>{escaped(name)}</strong> <span class=dim>rating {rating}, mass {side['mass']:.2f}; in its own "
+        f"words:</span><blockquote>{escaped(written)}</blockquote>"
+        f"{folded('the prompt in full', [prompt])}</div>"
+    )
 
 
 def folded(summary: object, body: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""A study in words: what moved, what can't be told from noise, and which choices the numbers rest on."""
+"""A study in words: what moved, what cannot be distinguished from noise, and which choices the numbers rest on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from vatjax.report.chosen import Aim, Row
 from vatjax.study import Study
+from vatjax.study.arms import shown
+from vatjax.study.results import is_placebo
 
 LEGEND = (
     "gain: how far the target moved the way it was pushed, in rating points; ~ after it: cannot be distinguished from 0.",
@@ -21,8 +23,16 @@ LEGEND = (
     "scale, before and after; below half of what it was the model is broken.",
     "* on the front: nothing else with the same aim has more gain at less shift of the others. The percentage is how often "
     "that holds when gains and shifts are drawn anew within their uncertainty; below 95 % it may be noise.",
-    "At the same gain: what an intervention does between two of its levels, and between none and the first, is taken from both "
-    "sides; these comparisons are not corrected for their number.",
+)
+CHOSEN = (
+    "Of each intervention the arm with the most gain among those that leave the model whole; sorted by what is left of the "
+    "gain beside the placebo. Behind the name, * is the front of gain and shift, with the share of draws in which the arm is "
+    "there. Every arm stands in the tables below."
+)
+MATRIX = (
+    "GND of the others under the row's intervention minus that under the column's, at the gain that both reach: below 0 the "
+    "row's moves the others less for each point of gain. * : the 95 % interval excludes 0; the comparisons are not corrected for "
+    "their number. What an intervention does between two of its levels, and between none and the first, is interpolated."
 )
 
 
@@ -30,7 +40,7 @@ def studied(study: Study) -> str:
     """What was done, in a sentence."""
     design = study.design
     first = study.rows[0] if study.rows else {}
-    real = {(row["intervention"], row["amount"]) for row in study.rows if not row["placebo"]}
+    real = {(row["intervention"], row["amount"]) for row in study.rows if not is_placebo(row)}
     return (
         f"{several(len(design.models), 'model')} under {several(len(design.interventions), 'intervention')} "
         f"({several(len(real), 'level')} in all), judged by {first.get('n', 0):,} contexts in "
@@ -53,7 +63,9 @@ def _did(row: Row, target: str) -> str:
         else f"{row['gain']:.2f}"
     )
     if not row["resolved"]:
-        return f"the gain, {interval}, can't be told from 0, so nothing is said about its price."
+        return f"the gain, {interval}, cannot be distinguished from 0, so nothing is said about its price."
+    if row["gain"] < 0:
+        return f"{target} moved the wrong way, {interval} points of gain."
     verb = "rose" if row["direction"] == "express" else "fell"
     text = f"{target} {verb} by {interval} points"
     if row["off_target_shift"] is not None:
@@ -70,7 +82,7 @@ def _did(row: Row, target: str) -> str:
 def _beyond(row: Row) -> str:
     """What is left of the gain beside a placebo."""
     over, low = row["over_placebo_gain"], row["over_placebo_gain_low"]
-    if not row["over_placebo"] or over is None:
+    if over is None:
         return "No placebo stands beside it. "
     interval = f"{over:.2f}" if low is None else f"{over:.2f} [{low:.2f}, {row['over_placebo_gain_high']:.2f}]"
     most = " and so most of the gain is what any such push does" if over < 0.5 * row["gain"] else ""
@@ -97,12 +109,12 @@ def _together(row: Row) -> str:
 
 
 def untold(aims: Sequence[Aim]) -> list[str]:
-    """What can't be told from noise, or is one of many tests."""
+    """What cannot be distinguished from noise, or is one of many tests."""
     rows = [row for aim in aims for own in aim.real.values() for row in own]
     found = []
     gains = [row for row in rows if not row["resolved"]]
     if gains:
-        found.append(f"In {len(gains)} of {len(rows)} arms the gain can't be told from 0.")
+        found.append(f"In {len(gains)} of {len(rows)} arms the gain cannot be distinguished from 0.")
     together = [row for row in rows if row["nvat_q"] is not None and row["nvat_q"] > 0.05]
     if together:
         found.append(
@@ -112,7 +124,9 @@ def untold(aims: Sequence[Aim]) -> list[str]:
     bounded = [row for row in rows if row["over_placebo_gain_low"] is not None]
     like = [row for row in bounded if row["over_placebo_gain_low"] <= 0]
     if like:
-        found.append(f"{several(len(like), 'arm')} gain no more than their placebo: {_names(like)}.")
+        found.append(
+            f"The gain of {several(len(like), 'arm')} cannot be distinguished from the placebo's: {_names(like)}."
+        )
     single = [row for row in rows if row["over_placebo_draws"] == 1]
     if single:
         found.append(
@@ -144,13 +158,18 @@ def choices(study: Study) -> list[str]:
         f"nVAT is read as {design.reading}; its floor and p come from {design.resamples:,} sign flips of whole clusters, its "
         f"interval from leaving out one cluster at a time.{_clusters(study)}",
         "Others' shift is the root mean square over the types that have no part in the target, or over the other values where it is one value, in rating points. GND divides shifts by the "
-        "gain, and is given where the gain is told from 0.",
+        "gain, and is given where the gain can be distinguished from 0.",
         "R sees what varies from context to context: a shift that is the same in all of them raises the gain and leaves R "
         "where it was.",
         f"Scenes are divided by the seed {design.items.seed}: {1 - design.items.test:.0%} to make interventions from, "
         f"{design.items.test:.0%} to judge them.",
     ]
-    spread = [row for row in study.rows if row["wording_nvat_sd"] is not None and not row["placebo"]]
+    noise = {shown(row["model"]): row["numerical_noise"] for row in study.rows if row["numerical_noise"] is not None}
+    found += [
+        f"Numerical noise of {model}: the same prompt in passes of another size differs by {sd:.4f} points (standard deviation)."
+        for model, sd in noise.items()
+    ]
+    spread = [row for row in study.rows if row["wording_nvat_sd"] is not None and not is_placebo(row)]
     if spread:
         gain, nvat = (max(row[f"wording_{key}_sd"] or 0 for row in spread) for key in ("gain", "nvat"))
         found.append(
@@ -182,24 +201,6 @@ def _clusters(study: Study) -> str:
     if not keys:
         return " Clusters are scenes."
     return f" Clusters are by {keys.replace('+', ' and by ')}" + (", two-way." if "+" in keys else ".")
-
-
-def contests(study: Study, aim: Aim) -> Iterator[str]:
-    """Which of two interventions costs less at the same gain."""
-    for row in study.comparisons:
-        same = all(row[key] == getattr(aim, key) for key in ("model", "target", "direction", "seed"))
-        if not same or row["at"] != "same gain" or row["off_target"] is None:
-            continue
-        told = (row["off_target_low"] or 0) > 0 or (row["off_target_high"] or 0) < 0
-        less, more = (row["other"], row["one"]) if row["off_target"] > 0 else (row["one"], row["other"])
-        ends = sorted(abs(row[f"off_target_{end}"] or 0) for end in ("low", "high"))
-        size, at = f"{abs(row['off_target']):.2f}", f"At a gain of {row['same_gain']:.2f}"
-        if told:
-            yield f"{at} the others move less under {less} than under {more}, by {size} [{ends[0]:.2f}, {ends[1]:.2f}] GND."
-        else:
-            low, high = row["off_target_low"], row["off_target_high"]
-            interval = "" if low is None or high is None else f", {row['off_target']:.2f} [{low:.2f}, {high:.2f}] GND"
-            yield f"{at} {row['one']} and {row['other']} can't be told apart{interval}."
 
 
 def drift(study: Study, aim: Aim) -> Iterator[str]:
@@ -247,6 +248,35 @@ def _names(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows[:8]
     ]
     return "; ".join(texts) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+
+
+def interval(row: Mapping[str, Any], key: str) -> str:
+    """A number of a row with its interval, where it has one."""
+    middle, low, high = (row[name] for name in (key, f"{key}_low", f"{key}_high"))
+    if middle is None:
+        return "-"
+    return f"{middle:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
+
+
+def masses(row: Mapping[str, Any]) -> str:
+    """The option mass before and after."""
+    before, after = ("-" if row[key] is None else f"{row[key]:.2f}" for key in ("mass_before", "mass"))
+    return f"{before} → {after}"
+
+
+def p_value(p: float | None, draws: int) -> str:
+    """A p of so many draws: no smaller one than they can show."""
+    if p is None:
+        return "-"
+    least = 1 / (draws + 1)
+    digits = 4 if draws > 2000 else 3
+    return f"≤ {least:.{digits}f}" if p <= 1.01 * least else f"{p:.{digits}f}"
+
+
+def smallest_gain(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How large a gain these arms could have shown, in words: half of the widest interval."""
+    wide = [(row["gain_high"] - row["gain_low"]) / 2 for row in rows if row["gain_high"] is not None]
+    return f" (their intervals are up to ±{max(wide):.2f} points wide)" if wide else ""
 
 
 def _p(p: float) -> str:

@@ -64,7 +64,12 @@ class Cell:
     def __str__(self) -> str:
         way = "towards" if self.sign == 1 else "away from"
         seed = f", seed {self.seed}" if self.seed else ""
-        return f"{self.model}: {self.name} {way} {self.target}{seed}"
+        return f"{shown(self.model)}: {self.name} {way} {self.target}{seed}"
+
+
+def shown(model: str) -> str:
+    """Returns a model's name without the folders that it lies in."""
+    return model.rstrip("/").rpartition("/")[2]
 
 
 class Arm(NamedTuple):
@@ -84,7 +89,8 @@ class Arm(NamedTuple):
 
     def __str__(self) -> str:
         blind = f", {self.placebo} {self.draw + 1}" if self.placebo else ""
-        return f"{self.cell}, {self.level:g} {self.cell.unit}".rstrip() + blind
+        amount = f", {self.level:g} {self.cell.unit}" if self.cell.unit else ""
+        return f"{self.cell}{amount}{blind}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,6 +104,7 @@ class Expanded:
         placebos: of every arm that is meant to push and has placebos at its level: how far it goes beyond them, by their
             name.
         comparisons: of two interventions with the same target.
+        texts: of every arm that is meant to push: what the items that moved most were asked and how they were answered.
         weights: how many the model has.
     """
 
@@ -106,11 +113,12 @@ class Expanded:
     states: dict[tuple[Arm | None, str], Piece]
     placebos: dict[tuple[Arm, str], Piece]
     comparisons: dict[tuple[Cell, Cell], Piece]
+    texts: dict[Arm, Piece] = dataclasses.field(default_factory=dict)
     weights: int = 0
 
     def pieces(self) -> list[Piece]:
         """Those that nothing else needs."""
-        return [*self.results.values(), *self.placebos.values(), *self.comparisons.values()]
+        return [*self.texts.values(), *self.results.values(), *self.placebos.values(), *self.comparisons.values()]
 
 
 def cells(design: Design, model: str, items: Items) -> list[Cell]:
@@ -169,7 +177,8 @@ class _Expansion:
             same = (one.target, one.direction, one.seed) == (other.target, other.direction, other.seed)
             if same:
                 pairs[one, other] = self.comparison(one, other, states)
-        return Expanded(self.model, results, states, placebos, pairs)
+        shown = [arm for arm in results if not arm.placebo] if design.texts else []
+        return Expanded(self.model, results, states, placebos, pairs, {arm: self.texts(arm, states) for arm in shown})
 
     # What pushes ----------------------------------------------------------------------------------------------------
 
@@ -197,7 +206,7 @@ class _Expansion:
         label = f"{cell}: training" if draw is None else f"{cell}: training on {run.placebo} {draw + 1}"
         if run.placebo == "neutral text":  # whatever is pushed, that is the same
             decides |= {"target": "", "direction": ""}
-            label = f"{cell.model}: {cell.name}, training on neutral text {draw + 1 if draw is not None else ''}"
+            label = f"{shown(cell.model)}: {cell.name}, training on neutral text {draw + 1 if draw is not None else ''}"
         return Piece("training", label, decides, task=(cell, draw))
 
     # What is measured -----------------------------------------------------------------------------------------------
@@ -210,7 +219,7 @@ class _Expansion:
             "text": dataclasses.asdict(self.wordings[wording]),
         }
         decides: dict[str, Any] = {**self.asked, "how": how}
-        label = f"{self.model}: unedited" if arm is None else str(arm)
+        label = f"{shown(self.model)}: unedited" if arm is None else str(arm)
         label += f", {wording}" if len(self.wordings) > 1 else ""
         needs: dict[str, Piece] = {}
         if arm is not None:
@@ -263,6 +272,12 @@ class _Expansion:
         decides["taxonomy"] = self.taxonomy
         return Piece("placebo", f"{arm}: against {name}", decides, needs, arm)
 
+    def texts(self, arm: Arm, states: dict[tuple[Arm | None, str], Piece]) -> Piece:
+        """What the items that moved most were asked, and how they were answered, before and after."""
+        wording = next(iter(self.wordings))
+        needs = {"before": states[None, wording], "after": states[arm, wording]}
+        return Piece("texts", f"{arm}: answers in words", {"items": self.design.texts}, needs, arm)
+
     def comparison(self, one: Cell, other: Cell, states: dict[tuple[Arm | None, str], Piece]) -> Piece:
         """Two interventions, paired by scene: as far as both go, and at the same gain."""
         needs = {f"before {wording}": states[None, wording] for wording in self.wordings}
@@ -278,7 +293,7 @@ class _Expansion:
             "levels": [list(cell.what.levels()) for cell in (one, other)],
             "taxonomy": self.taxonomy,
         }
-        label = f"{one.model}: {one.name} against {other.name}, {one.direction} {one.target}"
+        label = f"{shown(one.model)}: {one.name} against {other.name}, {one.direction} {one.target}"
         return Piece("comparison", label, decides, needs, (one, other))
 
 

@@ -20,7 +20,7 @@ from vatjax.study.planned import Planned
 # Below so many weights adapters are trained side by side; above, one after the other, with checkpoints to go on from.
 _SMALL = 500_000_000
 _FEW = 4  # states of a larger model that are made together: more would save little, and leave other shards without work
-_MODEL: tuple[Kind, ...] = ("edit", "training", "state")  # what takes the model itself
+_MODEL: tuple[Kind, ...] = ("edit", "training", "state", "texts")  # what takes the model itself
 _NUMBERS: tuple[Kind, ...] = ("result", "placebo", "comparison")
 _SHEETS = 16  # pieces of numbers that one claim is worth
 
@@ -126,6 +126,8 @@ def _beside(piece: Piece, weights: int) -> Any:
         return piece.kind
     if piece.kind == "edit":  # an edit and its placebos are found from the same reading of pairs
         return piece.needs.get("real", piece).address
+    if piece.kind == "texts":
+        return piece.address
     if piece.kind == "training":
         cell, draw = piece.task
         priced = bool(cell.what.training.price.weight)

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import jax
 
 from vatjax import elicit, errors, prompts, train
+from vatjax.elicit.free import WRITTEN
 from vatjax.items import Items
 from vatjax.models import Model
+from vatjax.progress import OnProgress, silent
 from vatjax.prompts import How, Shot
-from vatjax.study.arms import Arm, Cell
+from vatjax.study.arms import Arm, Cell, shown
 from vatjax.study.finding import some_scenes
 from vatjax.study.pieces import Piece, ordered
 from vatjax.study.planned import Planned, detectable, loader, shelf_of
@@ -42,12 +44,15 @@ class Work(NamedTuple):
 NOTHING = Work(0, 0.0)
 
 
-def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[str, Any]:
+def costs(
+    planned: Planned, load: Callable[[str], Model] | None = None, on_progress: OnProgress = silent
+) -> dict[str, Any]:
     """The pieces of a study in the order in which they are made, each with what it takes.
 
     Args:
         planned: of `plan`.
         load: opens a model.
+        on_progress: is called with the completed fraction.
 
     Returns:
         Plain data: of each piece its address and the addresses of those that it needs, its group, kind and label, whether
@@ -57,11 +62,13 @@ def costs(planned: Planned, load: Callable[[str], Model] | None = None) -> dict[
     """
     design = planned.design
     load, shelf = load or loader(design), shelf_of(design)
-    found = []
+    found: list[dict[str, Any]] = []
+    total = len(planned.pieces())
     for expanded in planned.expanded:
         model = load(expanded.model)
         meter = Meter(planned, model, elicit.size_for(model))  # told once: several processes agree on it
         for piece in ordered(expanded.pieces()):
+            on_progress(len(found) / max(1, total))
             there = shelf.has(piece)
             work, why = NOTHING, ""
             try:
@@ -92,8 +99,8 @@ def _group(piece: Piece, model: str) -> str:
     first = task[0] if isinstance(task, tuple) and not isinstance(task, (Arm, Cell)) else task
     cell = first.cell if isinstance(first, Arm) else first
     if piece.kind == "comparison":
-        return f"{model}: comparisons"
-    return f"{model}: unedited" if cell is None else f"{model}: {cell.name}"
+        return f"{shown(model)}: comparisons"
+    return f"{shown(model)}: unedited" if cell is None else f"{shown(model)}: {cell.name}"
 
 
 class Meter:
@@ -122,6 +129,8 @@ class Meter:
         if piece.kind == "training":
             cell, draw = piece.task
             return self._once(("training", piece.address), lambda: self._trained(cell, draw))
+        if piece.kind == "texts":
+            return self._once(("texts",), lambda: self._written(piece.decides["items"]))
         if piece.kind == "edit":
             cell, exchanged = piece.task
             return self._once(("edit", piece.address), lambda: self._found(cell, exchanged))
@@ -144,6 +153,12 @@ class Meter:
     def _asked(self, items: Items, how: How, shots: Sequence[Shot] = ()) -> Work:
         cost = elicit.cost(self.model, items, how, shots=shots, size=self.size)
         return self._forward(cost.computed, cost.full / max(1, cost.prompts), cost.prompts)
+
+    def _written(self, items: int) -> Work:
+        """Both prompts of each cell rated, and one of them continued, before and after."""
+        cost = elicit.cost(self.model, self.planned.asked, self._how(""), size=self.size)
+        mean = cost.full // max(1, cost.prompts)
+        return self._forward(items * 2 * (3 * mean + WRITTEN), mean, 6 * items)
 
     def _shots(self, cell: Cell, count: int) -> list[Shot]:
         source = self.planned.design.items

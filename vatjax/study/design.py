@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
 from vatjax import config, errors, names, prompts
+from vatjax.dtypes import Dtype
 from vatjax.edits import METHODS, Method
 from vatjax.edits.pairs import PAIRS, Way
 from vatjax.edits.stream import Method as Along
@@ -304,6 +305,9 @@ class Design:
     """How many scenes of the test side are asked about; 0 is all of them."""
     placebos: int = 2
     """Draws of the placebo of each intervention."""
+    texts: int = 3
+    """Of each intervention so many of the items that moved most are shown in the report, with ratings and the model's own
+    written answers before and after; 0 shows none."""
     resamples: int = 2000
     """Draws of the bootstrap and of the null."""
     reading: Reading = "rms"
@@ -313,8 +317,9 @@ class Design:
     of types by their own VAT with that by their values'."""
     ignore: tuple[str, ...] = ()
     """Attributes of config.json that the port does not know, and that are taken to change nothing."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Of the weights."""
+    dtype: Dtype = "float32"
+    """Of the weights and of what flows between layers; mixed is bfloat16 weights with a float32 residual stream, auto what
+    suits the device."""
     pieces: str = ""
     """A folder for finished pieces, which studies share; by default pieces, beside the results."""
 
@@ -347,7 +352,12 @@ class Design:
             raise errors.InputError("how.protocol: examples show actions, and stated asks about none")
         if self.how.reading == "generate":
             raise errors.InputError("how.reading: a study reads probabilities: expected or argmax")
-        for name, least, most in (("placebos", 0, 1000), ("scenes", 0, 10**9), ("resamples", 100, 1_000_000)):
+        for name, least, most in (
+            ("placebos", 0, 1000),
+            ("texts", 0, 100),
+            ("scenes", 0, 10**9),
+            ("resamples", 100, 1_000_000),
+        ):
             if not least <= getattr(self, name) <= most:
                 raise errors.InputError(f"{name}: expected {least:,} to {most:,}, found {getattr(self, name):,}")
         for seed in self.seeds if isinstance(self.seeds, tuple) else ():

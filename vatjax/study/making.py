@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from vatjax import edits, elicit, errors, models, prompts, states, store, train
 from vatjax.elicit import prefill, protocols, together
 from vatjax.items import Items
 from vatjax.models import Edit, Model
+from vatjax.progress import OnProgress, silent, within
 from vatjax.prompts import How, Shot
 from vatjax.study.arms import Arm, Cell, instruction
 from vatjax.study.design import Design
@@ -29,14 +30,22 @@ class Workshop:
         items: all items.
         asked: those of the test side that are asked about.
         shelf: where pieces go.
-        told: hears what is worth saying.
+        on_message: is called with lines for the user.
+        on_progress: is called with the completed fraction of the pieces that are being made.
     """
 
     def __init__(
-        self, design: Design, model: Model, items: Items, asked: Items, shelf: Shelf, told: Callable[[str], None]
+        self,
+        design: Design,
+        model: Model,
+        items: Items,
+        asked: Items,
+        shelf: Shelf,
+        on_message: Callable[[str], None],
+        on_progress: OnProgress = silent,
     ) -> None:
         self.design, self.model, self.items, self.asked = design, model, items, asked
-        self.shelf, self.told = shelf, told
+        self.shelf, self.on_message, self.on_progress = shelf, on_message, on_progress
         self.how = prefill.resolved(model, design.how)
         self.candidates: dict[str, Candidate] = {}
 
@@ -47,6 +56,8 @@ class Workshop:
             self._edit(batch[0])
         elif kind == "training":
             self._train(batch)
+        elif kind == "texts":
+            self._texts(batch[0])
         else:
             self._states(batch)
 
@@ -73,7 +84,7 @@ class Workshop:
         try:
             found = self._candidate(real).blind(layers, exchanged)
         except errors.InputError as error:
-            self.told(f"{piece.label}: nothing is found: {error}")
+            self.on_message(f"{piece.label}: nothing is found: {error}")
             found, meta = (
                 0.0 * models.load_edit(self.shelf.place(real) / "edit", self.model),
                 {**meta, "none": str(error)},
@@ -114,6 +125,7 @@ class Workshop:
             cell.what.strengths,
             cell.sign,
             how=self.how.of_pairs(),
+            on_progress=within(self.on_progress, 0.2, 1),
         )
         chosen = edits.best(points) or max(points, key=lambda point: point.outcome.mass)
         said = [{"layers": list(p.layers), "strength": p.strength, **store.finite(p.outcome._asdict())} for p in points]
@@ -140,7 +152,7 @@ class Workshop:
         piece = batch[0]
         run = self._run(piece)
         place = self.shelf.place(piece)
-        made = train.prepared(self.model, run, place / REFERENCE, on_message=self.told)
+        made = train.prepared(self.model, run, place / REFERENCE, on_message=self.on_message)
         every = min(piece.task[0].what.training.marks())
         course = dataclasses.replace(run.course, probe=every, save=every, log=max(1, every // 10))
 
@@ -157,7 +169,8 @@ class Workshop:
             made.penalty,
             probe=keep,
             memory=run.memory,
-            told=self.told,
+            done=lambda metrics, _: self.on_progress(metrics["step"] / course.steps),
+            told=self.on_message,
             held=True,  # by the claim on its batch
         )
         _commit_lines(place / "metrics.jsonl", ended.metrics)
@@ -166,7 +179,7 @@ class Workshop:
         """Adapters on one model, each with its own data and order, in one compiled step."""
         runs = [self._run(piece) for piece in batch]
         made = [
-            train.prepared(self.model, run, self.shelf.place(piece) / REFERENCE)
+            train.prepared(self.model, run, self.shelf.place(piece) / REFERENCE, on_message=self.on_message)
             for run, piece in zip(runs, batch, strict=True)
         ]
         data = train.alike([one.data for one in made])
@@ -179,6 +192,9 @@ class Workshop:
                 state, train.beside(rows), loss, parts=course.parts, memory=memory, donate=True
             )
             number = step + 1
+            if self.on_progress is not silent:
+                logs["loss"].block_until_ready()
+                self.on_progress(number / course.steps)
             if number == 1 or number in marks or number % max(1, min(marks) // 10) == 0:
                 self._look(batch, number, models.hosts.fetch(logs), lines)
             if number in marks:
@@ -224,26 +240,39 @@ class Workshop:
                 self._under([piece for piece, _ in group], [edit for _, edit in group if edit is not None], how)
                 continue
             for piece, edit in group:
-                self._alone(piece, how, edit)
+                number = batch.index(piece)
+                part = within(self.on_progress, number / len(batch), (number + 1) / len(batch))
+                self._alone(piece, how, edit, part)
 
     def _under(self, batch: Sequence[Piece], own: Sequence[Edit], how: How) -> None:
         """States under edits of one form, all at one time."""
-        found = elicit.states_under(self.model, self.asked, own, how)
+        progress = within(self.on_progress, 0, 0.97)
+        found = elicit.states_under(self.model, self.asked, own, how, on_progress=progress)
         perplexity = edits.perplexities(self.model, own)
         for i, piece in enumerate(batch):
             agreement = None if found.agreement is None else found.state(i, reads="agreement")
             self._put(piece, found.state(i), agreement, found.mass[i], float(perplexity[i]))
 
-    def _alone(self, piece: Piece, how: How, edit: Edit | None) -> None:
+    def _alone(self, piece: Piece, how: How, edit: Edit | None, on_progress: OnProgress) -> None:
         """A state by itself; what is done of it is kept shard by shard."""
         arm: Arm | None = piece.task[0]
         place = self.shelf.place(piece)
         shots, instruction = self._said(arm, how)
         rated = elicit.ratings(
-            self.model, self.asked, how, shots=shots, instruction=instruction, edit=edit, keep=place / SHARDS
+            self.model,
+            self.asked,
+            how,
+            shots=shots,
+            instruction=instruction,
+            edit=edit,
+            keep=place / SHARDS,
+            on_progress=on_progress,
         )
         perplexity = 1.0 if edit is None else float(edits.perplexities(self.model, [edit])[0])
-        self._put(piece, rated.state, rated.agreement, rated.shares.sum(-1).mean(0), perplexity)
+        noise = None
+        if arm is None and elicit.is_noisy(self.model):
+            noise = elicit.numerical_noise(self.model, self.asked, how)
+        self._put(piece, rated.state, rated.agreement, rated.shares.sum(-1).mean(0), perplexity, noise)
 
     def _said(self, arm: Arm | None, how: How) -> tuple[list[Shot], str]:
         if arm is None or arm.cell.what.edits or arm.cell.what.trains:
@@ -259,6 +288,57 @@ class Workshop:
         scale = prompts.Scale(how.low, how.high)
         return prompts.demonstrations(self.items, cell.target, cell.sign, count, scale, draw=cell.seed, **drawn), ""
 
+    # Answers in words ------------------------------------------------------------------------------------------------
+
+    def _texts(self, piece: Piece) -> None:
+        """Of the cells that moved most the prompt that did, with its ratings and written answers before and after."""
+        arm, after = piece.task, piece.needs["after"]
+        how = dataclasses.replace(self.how, wording=after.task[1])
+        was, now = (states.load(self.shelf.place(piece.needs[when]) / "state.npz") for when in ("before", "after"))
+        cells = _moved_most(was, now, piece.decides["items"])
+        asked = protocols.ask(self.asked, how.protocol)
+        rows = list(asked.rows)
+        prompts_ = [np.flatnonzero((asked.context == c) & (asked.value == v)) for c, v in cells]
+        content = self._before_and_after(arm, after, how, [[rows[i] for i in own] for own in prompts_]) if cells else []
+        for one, (context, value) in zip(content, cells, strict=True):
+            x, y = (float(state.state[context, value]) for state in (was, now))
+            keys = {key: str(column[context]) for key, column in was.contexts.items()}
+            one |= {"value": was.values[value], "context": keys, "state_before": x, "state_after": y}
+        store.commit_json(self.shelf.place(piece) / "texts.json", store.finite(content))
+
+    def _before_and_after(
+        self, arm: Arm, after: Piece, how: How, cells: Sequence[Sequence[Mapping[str, str]]]
+    ) -> list[dict[str, Any]]:
+        """Of the prompts of each cell the one whose rating moved most, as plain data."""
+        shots, instruction = self._said(arm, how)
+        edit = self.edit_of(after)
+        plain = elicit.Condition(edit=None if edit is None else 0.0 * edit)  # one program for both
+        pushed = elicit.Condition(shots, instruction, edit)
+        every = [row for own in cells for row in own]
+        was, now = (elicit.answers(self.model, every, how, condition) for condition in (plain, pushed))
+        moved = np.abs(now.ratings - was.ratings)
+        ends = np.cumsum([len(own) for own in cells])
+        chosen = [
+            int(end - len(own) + np.nanargmax(np.nan_to_num(moved[end - len(own) : end])))
+            for own, end in zip(cells, ends, strict=True)
+        ]
+        picked = [every[i] for i in chosen]
+        wrote = [elicit.free_answers(self.model, picked, how, condition) for condition in (plain, pushed)]
+        scale = prompts.Scale(how.low, how.high)
+        asked = prompts.assemble(picked, how.wordings()[0], scale)
+        content = []
+        for number, i in enumerate(chosen):
+            sides = {}
+            for side, answers, texts in (("before", was, wrote[0]), ("after", now, wrote[1])):
+                sides[side] = {
+                    "rating": float(answers.ratings[i]),
+                    "mass": float(answers.shares[:, i].sum(-1).mean()),
+                    "prompt": texts[number].prompt,
+                    "written": texts[number].text,
+                }
+            content.append({"asked": asked.text(number), **sides})
+        return content
+
     def _put(
         self,
         piece: Piece,
@@ -266,6 +346,7 @@ class Workshop:
         agreement: states.ValueState | None,
         mass: np.ndarray,
         perplexity: float,
+        noise: elicit.Noise | None = None,
     ) -> None:
         if self.shelf.has(piece):
             return
@@ -278,7 +359,16 @@ class Workshop:
         asked = protocols.ask(self.asked, self.design.how.protocol)
         scene = np.asarray(asked.clusters)[asked.context]
         store.commit_npz(place / "mass.npz", {"mass": np.asarray(mass, np.float32), "scene": scene})
-        store.commit_json(place / "about.json", store.finite({"mass": float(mass.mean()), "perplexity": perplexity}))
+        about: dict[str, Any] = {"mass": float(mass.mean()), "perplexity": perplexity}
+        about |= {} if noise is None else {"numerical_noise": noise._asdict()}
+        store.commit_json(place / "about.json", store.finite(about))
+
+
+def _moved_most(before: states.ValueState, after: states.ValueState, count: int) -> list[tuple[int, int]]:
+    """The cells with the largest shift, (context, value), at most one of each value."""
+    shift = np.where(before.mask & after.mask, np.abs(np.float64(after.state) - before.state), -1.0)
+    order = np.argsort(-shift.max(0), kind="stable")[:count]
+    return [(int(shift[:, value].argmax()), int(value)) for value in order if shift[:, value].max() > 0]
 
 
 def step_folder(step: float) -> str:

@@ -51,6 +51,8 @@ def result(piece: Piece, shelf: Shelf, design: Design, items: Items) -> dict[str
     content = analysis.as_json(found)
     content |= _control(found, taxonomy, cell)
     content |= _answered(piece, shelf, wordings)
+    noise = [shelf.json(piece.needs[f"before {w}"], "about.json").get("numerical_noise") for w in wordings]
+    content["numerical_noise"] = noise[0]["sd"] if noise[0] else None
     content["agreement"] = _agreement(piece, shelf, wordings)
     content["wordings"] = _wordings(piece, shelf, wordings, taxonomy, cell)
     content["robust"] = _robust(found, taxonomy) if piece.decides.get("robust") else None

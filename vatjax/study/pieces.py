@@ -19,10 +19,18 @@ from typing import Any, Literal
 import vatjax
 from vatjax import errors, store
 
-Kind = Literal["edit", "training", "state", "result", "placebo", "comparison"]
+Kind = Literal["edit", "training", "state", "texts", "result", "placebo", "comparison"]
 
 # What a piece is made by; a change of what it computes is a new number, and old pieces are no longer taken.
-VERSIONS: Mapping[Kind, int] = {"edit": 1, "training": 1, "state": 1, "result": 3, "placebo": 3, "comparison": 2}
+VERSIONS: Mapping[Kind, int] = {
+    "edit": 1,
+    "training": 1,
+    "state": 1,
+    "texts": 1,
+    "result": 3,
+    "placebo": 3,
+    "comparison": 2,
+}
 
 _MARK = "piece.json"
 

@@ -1,7 +1,8 @@
 """The results of a study: one table, what stands behind each of its rows, and both opened again from a folder.
 
-out/results.csv        a row for each arm and level of analysis
+out/results.csv        a row for each arm and level of analysis; columns.csv says what each column means
 out/comparisons.csv    a row for each two interventions with the same target
+out/texts.jsonl        of each intervention the items that moved most: prompt, ratings and written answers before and after
 out/states/, edits/    what the rows were read from, under names that a person can read
 out/index.json         which pieces all of it comes from
 out/failures.txt       what could not be made, and why
@@ -11,9 +12,7 @@ out/time.csv           how long each piece took
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -28,14 +27,13 @@ from vatjax.analysis import LEVELS
 from vatjax.models import Edit, Model
 from vatjax.states import ValueState
 from vatjax.study.arms import Arm, Expanded
+from vatjax.study.columns import NONE, Row, dictionary, read_csv, to_csv
 from vatjax.study.design import Design
 from vatjax.study.making import step_folder
 from vatjax.study.numbers import level_of
 from vatjax.study.pieces import Piece, Shelf
 from vatjax.study.planned import shelf_of
 from vatjax.study.runner import Ran, failures
-
-Row = dict[str, Any]
 
 _KEYS = ("model", "intervention", "kind", "target", "direction", "seed", "amount", "unit", "placebo", "draw")
 
@@ -59,10 +57,12 @@ def write(ran: Ran) -> Study:
     _discoveries(rows)
     _front(rows, trade_offs)
     against = [row for expanded in ran.planned.expanded for row in _compared(expanded, shelf, ran.failed)]
-    store.commit(folder / "results.csv", _csv(rows))
-    store.commit(folder / "comparisons.csv", _csv(against))
+    store.commit(folder / "results.csv", to_csv(rows))
+    store.commit(folder / "columns.csv", dictionary(list(rows[0]) if rows else []))
+    store.commit(folder / "comparisons.csv", to_csv(against))
+    store.commit(folder / "texts.jsonl", _texts(ran, shelf))
     times = [{"piece": p.label, "kind": p.kind, **_time(shelf, p)} for p in ran.planned.pieces() if shelf.has(p)]
-    store.commit(folder / "time.csv", _csv(times))
+    store.commit(folder / "time.csv", to_csv(times))
     store.commit(folder / "failures.txt", "".join(f"{line}\n" for line in failures(ran)).encode())
     _beside(ran, shelf, folder)
     # Last: a folder with an index has all of it.
@@ -91,7 +91,7 @@ class Study:
     index: list[dict[str, Any]]
 
     def where(self, **wanted: Any) -> list[Row]:
-        """The rows with some entries, such as `study.where(target="Power", level="types", placebo="")`."""
+        """The rows with some entries, such as `study.where(target="Power", level="types", placebo="none")`."""
         for key in wanted:
             if self.rows and key not in self.rows[0]:
                 raise errors.InputError(names.unknown("column", key, list(self.rows[0])))
@@ -105,6 +105,14 @@ class Study:
         except ValueError:
             raise errors.InputError(f"{where}: damaged; run the study again") from None
         return found
+
+    def texts(self, row: Row) -> list[dict[str, Any]]:
+        """The items of an arm that moved most, each with its prompt, and ratings and written answers before and after."""
+        where = self.folder / "texts.jsonl"
+        lines = store.read_text(where).splitlines() if where.exists() else []
+        wanted = {name: row[name] for name in _KEYS}
+        found = [json.loads(line) for line in lines]
+        return [one for one in found if all(one[name] == x for name, x in wanted.items())]
 
     def states(self, row: Row) -> tuple[ValueState, ValueState]:
         """The value states before and after, in the first wording."""
@@ -123,7 +131,9 @@ class Study:
         own = self._of(row)
         if "edit" not in own:
             what = (
-                f"a {row['placebo']} placebo is drawn anew each time" if row["placebo"] else f"{row['kind']} is no edit"
+                f"a {row['placebo']} placebo is drawn anew each time"
+                if is_placebo(row)
+                else f"{row['kind']} is no edit"
             )
             raise errors.InputError(f"{row['intervention']}: {what}")
         found = models.load_edit(self._piece(own["edit"]) / own["inside"], model)
@@ -153,8 +163,13 @@ def open_study(folder: store.Path) -> Study:
         own, failed = index["results"], index["failed"]
     except (ValueError, KeyError, TypeError):
         raise errors.InputError(f"{where / 'index.json'}: damaged; run the study again") from None
-    rows, against = (_read_csv(where / name) for name in ("results.csv", "comparisons.csv"))
+    rows, against = (read_csv(where / name) for name in ("results.csv", "comparisons.csv"))
     return Study(where, design, rows, against, failed, own)
+
+
+def is_placebo(row: Mapping[str, Any]) -> bool:
+    """Returns whether a row is a draw of a placebo."""
+    return row["placebo"] != NONE
 
 
 # Rows ---------------------------------------------------------------------------------------------------------------
@@ -171,7 +186,7 @@ def _named(arm: Arm) -> Row:
         "seed": cell.seed,
         "amount": arm.level,
         "unit": cell.unit,
-        "placebo": arm.placebo,
+        "placebo": arm.placebo or NONE,
         "draw": arm.draw,
     }
 
@@ -197,6 +212,7 @@ def _row(arm: Arm, content: Mapping[str, Any], level: str, headline: bool) -> Ro
         "nvat": own["nvat"]["estimate"],
         "nvat_floor": own["floor"]["nvat"],
         "nvat_floor_95": own["floor"]["nvat_95"],
+        "numerical_noise": content.get("numerical_noise"),
         **_three("nvat_debiased", own["nvat_debiased"]),
         "nvat_p": own["p"]["nvat"],
         "gini": own["gini"],
@@ -215,7 +231,7 @@ def _row(arm: Arm, content: Mapping[str, Any], level: str, headline: bool) -> Ro
         "mass_before": content["mass_before"],
         "perplexity": content["perplexity"],
         "broken": content["broken"],
-        "warnings": "; ".join(content["warnings"]),
+        "warnings": "; ".join(line.replace("; ", ", ") for line in content["warnings"]),
         "wording_gain_sd": _spread(one["gain"] for one in wordings),
         "wording_nvat_sd": _spread(one["nvat"] for one in wordings),
         "nvat_80_sd": robust.get("nvat_80_sd"),
@@ -242,9 +258,9 @@ def _beyond(arm: Arm, headline: bool, expanded: Expanded, shelf: Shelf, failed: 
     """How far an arm goes beyond its placebos: of several the one that leaves least of the gain, and the one whose
     co-movement comes nearest."""
     empty: Row = {
-        "over_placebo": "",
+        "over_placebo": NONE,
         **_three("over_placebo_gain", {}),
-        "over_placebo_nvat": "",
+        "over_placebo_nvat": NONE,
         "over_placebo_nvat_p": None,
         "over_placebo_draws": None,
     }
@@ -258,7 +274,7 @@ def _beyond(arm: Arm, headline: bool, expanded: Expanded, shelf: Shelf, failed: 
     if not found:
         return empty
     name, least = min(found, key=lambda one: _low(one[1]["gain"]))
-    p, nearest = max(((one["p_nvat"], name) for name, one in found if one["p_nvat"] is not None), default=(None, ""))
+    p, nearest = max(((one["p_nvat"], name) for name, one in found if one["p_nvat"] is not None), default=(None, NONE))
     return {
         "over_placebo": name,
         **_three("over_placebo_gain", least["gain"]),
@@ -282,7 +298,7 @@ def _discoveries(rows: list[Row]) -> None:
     for row in rows:
         row |= {"gain_q": None, "nvat_q": None}
     for level in LEVELS:
-        own = [row for row in rows if row["level"] == level and not row["placebo"]]
+        own = [row for row in rows if row["level"] == level and not is_placebo(row)]
         for name, tested in (("gain", "gain_p"), ("nvat", "over_placebo_nvat_p")):
             p = np.array([np.nan if row[tested] is None else row[tested] for row in own], np.float32)
             for row, q in zip(own, np.asarray(metrics.false_discovery(p)) if own else (), strict=True):
@@ -298,7 +314,7 @@ def _front(rows: list[Row], trade_offs: Sequence[Mapping[str, Any] | None]) -> N
     for place, row in enumerate(rows):
         row |= {"front": False, "front_share": None}
         tax = row["off_target_shift"]
-        if not row["placebo"] and row["resolved"] and not row["broken"] and tax is not None and row["gain"] > 0:
+        if not is_placebo(row) and row["resolved"] and not row["broken"] and tax is not None and row["gain"] > 0:
             key = tuple(row[k] for k in ("model", "target", "direction", "seed", "level"))
             groups.setdefault(key, []).append(place)
     for places in groups.values():
@@ -362,6 +378,16 @@ def _entry(arm: Arm, piece: Piece, expanded: Expanded, failed: Mapping[str, str]
     return entry
 
 
+def _texts(ran: Ran, shelf: Shelf) -> bytes:
+    """What the items that moved most were asked, and how they were answered, as JSON lines."""
+    lines = []
+    for expanded in ran.planned.expanded:
+        for arm, piece in expanded.texts.items():
+            if piece.address not in ran.failed:
+                lines += [{**_named(arm), **one} for one in shelf.json(piece, "texts.json")]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+
+
 def _time(shelf: Shelf, piece: Piece) -> Row:
     about = shelf.json(piece, "time.json")
     return {key: about.get(key) for key in ("seconds", "host", "device", "jax", "vatjax", "python", "system")}
@@ -406,44 +432,3 @@ def _linked(source: Any, target: Any) -> None:
             os.link(source, target)
             return
     store.commit(target, source.read_bytes())
-
-
-def _csv(rows: Sequence[Row]) -> bytes:
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _read_csv(where: Any) -> list[Row]:
-    rows = list(csv.DictReader(io.StringIO(store.read_text(where))))
-    return [{key: _typed(key, text) for key, text in row.items()} for row in rows]
-
-
-_TEXTS = (
-    "model",
-    "intervention",
-    "kind",
-    "target",
-    "direction",
-    "unit",
-    "placebo",
-    "level",
-    "one",
-    "other",
-    "at",
-    "over_placebo",
-    "over_placebo_nvat",
-    "warnings",
-)
-
-
-def _typed(key: str, text: str) -> Any:
-    if key in _TEXTS:
-        return text
-    if text in ("", "True", "False"):
-        return {"": None, "True": True, "False": False}[text]
-    number = float(text)
-    return int(number) if key in ("seed", "draw", "n", "clusters", "over_placebo_draws") else number

@@ -20,6 +20,7 @@ import numpy as np
 import vatjax
 from vatjax import errors, lost, stopping, store
 from vatjax.models import hosts
+from vatjax.progress import OnProgress, silent
 from vatjax.study import numbers
 from vatjax.study.batches import Batch, fixed
 from vatjax.study.folder import begin
@@ -28,7 +29,7 @@ from vatjax.study.making import Workshop
 from vatjax.study.pieces import Piece, Shelf
 from vatjax.study.planned import Load, Planned, loader, shelf_of
 
-Told = Callable[[str], None]
+OnMessage = Callable[[str], None]
 
 
 class Ran(NamedTuple):
@@ -55,45 +56,59 @@ class Progress(NamedTuple):
 
     Attributes:
         done, of: pieces.
-        label: of what was made last.
+        piece: what was made last.
         seconds: that it took.
     """
 
     done: int
     of: int
-    label: str
+    piece: Piece
     seconds: float
 
 
 def run(
     planned: Planned,
-    told: Told = lambda _: None,
-    done: Callable[[Progress], None] = lambda _: None,
+    on_message: OnMessage = lambda _: None,
+    on_piece: Callable[[Progress], None] = lambda _: None,
     load: Load | None = None,
     shard: Shard | None = None,
+    on_batch: Callable[[Sequence[Piece]], None] = lambda _: None,
+    on_progress: OnProgress = silent,
 ) -> Ran:
     """Makes whatever is not there yet; a piece that fails is reported, and the rest goes on.
 
     Args:
         planned: of `plan`.
-        told: hears what is worth saying.
-        done: is told of every piece that is made.
+        on_message: is called with lines for the user.
+        on_piece: is called with every piece that is made.
         load: opens a model.
         shard: which of many runs of the same study this is; each makes what no other has begun, and all of them end when
             there is nothing left to make.
+        on_batch: is called with the pieces that are made next.
+        on_progress: is called with the completed fraction of these pieces.
 
     Raises:
         InputError: for a design that can't be carried out, a folder of another study, and one that a run is at work in.
     """
     design = planned.design
     folder = store.path(design.out)
-    with at_work(folder, shard, told) as claim:
+    with at_work(folder, shard, on_message) as claim:
         hosts.on_first(lambda: begin(design, folder))
-        work = _Work(planned, shelf_of(design), load or loader(design), shard, told, done, claim)
+        calls = _Calls(on_message, on_piece, on_batch, on_progress)
+        work = _Work(planned, shelf_of(design), load or loader(design), shard, calls, claim)
         work.all()
         claim.check(design.out)
         reused = len(work.pieces) - work.count - len(work.failed)
         return Ran(planned, work.count, reused, work.failed)
+
+
+class _Calls(NamedTuple):
+    """The callbacks of `run`."""
+
+    on_message: OnMessage
+    on_piece: Callable[[Progress], None]
+    on_batch: Callable[[Sequence[Piece]], None]
+    on_progress: OnProgress
 
 
 @dataclasses.dataclass
@@ -104,8 +119,7 @@ class _Work:
     shelf: Shelf
     load: Load
     shard: Shard | None
-    told: Told
-    done: Callable[[Progress], None]
+    calls: _Calls
     claim: store.Held
 
     def __post_init__(self) -> None:
@@ -122,7 +136,7 @@ class _Work:
         """What is there already; damaged pieces are taken away, to be made again."""
         there, damaged = self.shelf.there(self.pieces)
         for piece in damaged:
-            self.told(f"{piece.label}: {self.shelf.place(piece)} is damaged: it is made again")
+            self.calls.on_message(f"{piece.label}: {self.shelf.place(piece)} is damaged: it is made again")
             self.shelf.drop(piece)
         return there
 
@@ -140,7 +154,7 @@ class _Work:
 
     def _wait(self, left: Sequence[Batch], pause: float) -> None:
         if pause == 2 * _PAUSE:
-            self.told(f"waiting for what others are at work on: {len(left)} batches are left")
+            self.calls.on_message(f"waiting for what others are at work on: {len(left)} batches are left")
         time.sleep(pause)
         self.claim.check(self.planned.design.out)
 
@@ -239,7 +253,13 @@ class _Work:
             self.workshops.clear()
             opened = self.load(planned.expanded[model].model)
             self.workshops[model] = Workshop(
-                planned.design, opened, planned.items, planned.asked, self.shelf, self.told
+                planned.design,
+                opened,
+                planned.items,
+                planned.asked,
+                self.shelf,
+                self.calls.on_message,
+                self.calls.on_progress,
             )
         return self.workshops[model]
 
@@ -256,6 +276,7 @@ class _Work:
         if all(piece.address in self.there for piece in ready):
             return
         start = time.monotonic()
+        self.calls.on_batch([piece for piece in ready if piece.address not in self.there])
         try:
             make(ready)
         except Exception as error:
@@ -265,7 +286,7 @@ class _Work:
             if len(ready) > 1:
                 why = "too many for the memory" if _no_room(error) else f"not made together ({_first_line(error)})"
                 half = len(ready) // 2
-                self.told(f"{len(ready)} pieces at once are {why}: in two halves")
+                self.calls.on_message(f"{len(ready)} pieces at once are {why}: in two halves")
                 self.batch(ready[:half], make)
                 self.batch(ready[half:], make)
                 return
@@ -281,7 +302,7 @@ class _Work:
             self.there.add(piece.address)
             self.count += 1
             self.settled += 1
-            self.done(Progress(self.settled, self.total, piece.label, seconds))
+            self.calls.on_piece(Progress(self.settled, self.total, piece, seconds))
 
     def _ready(self, piece: Piece) -> bool:
         """Whether all that a piece needs is there; what is not has failed."""
@@ -302,7 +323,7 @@ class _Work:
         said = why if why.startswith(piece.label) else f"{piece.label}: {why}"
         self.failures.add(piece.address, said)
         self._gone(piece, said)
-        self.told(said)
+        self.calls.on_message(said)
 
     def _gone(self, piece: Piece, why: str) -> None:
         self.failed[piece.address] = why

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from vatjax.edits.outcome import breaks
 from vatjax.items import Items
 from vatjax.metrics import Estimate
 from vatjax.models import Edit, Model
+from vatjax.progress import OnProgress, silent, within
 from vatjax.prompts import Shot
 from vatjax.values import Taxonomy
 
@@ -88,7 +89,7 @@ def trials(
     how: elicit.How | None = None,
     seed: int = 0,
     size: elicit.Size | None = None,
-    done: Callable[[str], None] = lambda _: None,
+    on_progress: OnProgress = silent,
 ) -> list[Trial]:
     """Asks a model without any push, and under each of them.
 
@@ -100,17 +101,28 @@ def trials(
         how: how it is asked; `paired` by default.
         seed: of the resampling.
         size: how much is computed at one time.
-        done: is told each push that is done.
+        on_progress: is called with the completed fraction.
     """
     how = how or elicit.How()
-    before = elicit.ratings(model, items, how, size=size)
-    made = []
-    for name, push in pushes.items():
-        after = elicit.ratings(
-            model, items, how, shots=push.shots, instruction=push.instruction, edit=push.edit, size=size
+    made: list[Trial] = []
+
+    def asked(push: Push, place: int = 0) -> elicit.Rated:
+        part = within(on_progress, place / (len(pushes) + 1), (place + 1) / (len(pushes) + 1))
+        return elicit.ratings(
+            model,
+            items,
+            how,
+            shots=push.shots,
+            instruction=push.instruction,
+            edit=push.edit,
+            size=size,
+            on_progress=part,
         )
-        made.append(_trial(model, items.taxonomy, target, direction, name, push, (before, after), seed))
-        done(name)
+
+    before = asked(Push())
+    for place, (name, push) in enumerate(pushes.items(), 1):
+        both = before, asked(push, place)
+        made.append(_trial(model, items.taxonomy, target, direction, name, push, both, seed))
     return made
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from vatjax import errors, names, prompts, store
+from vatjax.dtypes import Dtype
 from vatjax.elicit import asking, prefill
 from vatjax.items import Items, Source, open_source
 from vatjax.models import Model, tokens
@@ -120,7 +121,7 @@ class Training:
     """How many scenes of the test side are rated on the way, where course.probe says so; 0 is all of them."""
     ignore: tuple[str, ...] = ()
     """Attributes of config.json that the port does not know, and that are taken to change nothing."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Of the model's weights; what is trained is float32 in any case."""
 
     @property

@@ -1,0 +1,132 @@
+"""How far a command is: a bar on a terminal, and elsewhere a line now and then, both from the first second."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+from vatjax.commands import show
+
+_EVERY = 20.0  # seconds between two lines where there is no terminal
+
+
+class Display:
+    """Shows one stage of work after another, each with its time left.
+
+    Until a stage with an estimate reports its first fraction it compiles its programs, and the display says so.
+
+    Args:
+        every: seconds between two lines where standard error is no terminal.
+    """
+
+    def __init__(self, every: float = _EVERY) -> None:
+        self.terminal = sys.stderr.isatty()
+        self._bar: Any = None
+        self._task: Any = None
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._label, self._fraction, self._note, self._compiles = "", 0.0, "", False
+        self._start = self._first = time.monotonic()
+        self._at_first = 0.0
+        self._every = every
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def stage(self, label: str, estimate: str = "", quiet: bool = False) -> None:
+        """Starts a stage.
+
+        Args:
+            label: what is done.
+            estimate: what it will take.
+            quiet: whether it is so short that a line in a log says it only where it takes longer than thought.
+        """
+        with self._lock:
+            self._label, self._fraction, self._note = label, 0.0, ""
+            self._compiles = bool(estimate)
+            self._start = self._first = time.monotonic()
+            self._at_first = 0.0
+            line = f"{label} ({estimate})" if estimate else label
+            if self.terminal:
+                self._draw(line)
+            elif not quiet:
+                show.told(line)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+
+    def progress(self, fraction: float) -> None:
+        """Updates the completed fraction of the stage."""
+        with self._lock:
+            if not self._fraction and fraction:
+                self._first, self._at_first = time.monotonic(), fraction
+            self._fraction = fraction
+
+    def note(self, text: str) -> None:
+        """Sets what stands next to the time left, such as a loss."""
+        with self._lock:
+            self._note = text
+
+    def message(self, line: str) -> None:
+        """Prints a line above the bar."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.console.print(line, markup=False, highlight=False)
+            else:
+                show.told(line)
+
+    def close(self) -> None:
+        """Removes the bar; a later stage shows another one."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._lock:
+            self._thread, self._label = None, ""
+            self._ended.clear()
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+
+    def status(self) -> str:
+        """Returns how far the stage is, and how long it will take."""
+        now = time.monotonic()
+        note = f", {self._note}" if self._note else ""
+        if not self._fraction:
+            work = "compiling and running its first part, " if self._compiles else ""
+            return f"{work}{show.duration(now - self._start)} so far{note}"
+        if self._fraction >= 1:
+            return f"finishing{note}"
+        if self._fraction == self._at_first:  # nothing is known of the pace without compiling
+            return f"{self._fraction:.0%}{note}"
+        pace = (self._fraction - self._at_first) / max(now - self._first, 1e-9)
+        return f"{self._fraction:.0%}, about {show.duration((1 - self._fraction) / pace)} left{note}"
+
+    def _watch(self) -> None:
+        """Updates the display until it is closed."""
+        while not self._ended.wait(0.5 if self.terminal else self._every):
+            with self._lock:
+                if not self._label:
+                    continue
+                if self.terminal:
+                    self._bar.update(self._task, completed=self._fraction, status=self.status())
+                elif time.monotonic() - self._start >= self._every:
+                    show.told(f"{self._label}: {self.status()}")
+
+    def _draw(self, line: str) -> None:
+        """Puts a stage on the bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        if self._bar is None:
+            columns = (BarColumn(bar_width=20), TextColumn("{task.fields[status]}"), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("", total=1.0, status="")
+            self._bar.start()
+        self._bar.update(self._task, completed=0.0, description=line.replace("[", r"\["), status="")
