@@ -125,7 +125,7 @@ def extraction(model: Model, count: int) -> None:
     names = data.taxonomy.names
     prepared = [pairs.prepared(model, data, name, 1, "acted", count, How(), 0.25, 0).found for name in names]
     whole = pairs.beside(prepared)
-    cost = scorer.plans(model, [(whole, (scorer.Option((0,), 0),))], scorer.size_for(model))[0][0].plan.cost
+    cost = scorer.plans(model, [(whole, (scorer.Option((0,), 0),))], scorer.size_for(model))[0].plan.cost
     spent, found = timed(functools.partial(edits.contrasts, pairs=count), model, data, names)
     print(
         f"{len(found)} values, {count} pairs each: {spent:.0f} s; {cost.full:,} tokens in full, {cost.distinct:,} distinct, "

@@ -247,25 +247,6 @@ def test_written_answers_that_are_not_finite_and_prompts_without_room_name_the_i
 
 
 @pytest.mark.thorough
-def test_a_written_answer_does_not_hang_on_its_neighbours():
-    """Phi 3 takes other rotary positions for long texts: those of a text, and not of its batch."""
-    from vatjax.elicit import written
-    from vatjax.elicit.pieces import Pieces
-
-    model = models.load(checkpoint("phi3").folder)
-    model = models.Model(model.arrays, model.config, speaking().tokenizer, model.source)
-    original = model.config.ropes[0].original
-    random = np.random.default_rng(0)
-    texts = tuple(tuple(random.integers(3, 90, n).tolist()) for n in (original - 8, original + 9, original - 5))
-    found = Pieces((texts,), np.arange(3, dtype=np.int32)[:, None])
-    parts = written.scorer.by_reach(found, model, 3)
-    assert [part.tolist() for part in parts] == [[0, 2], [1]]
-    how, longest = elicit.How(reading="generate", written=4), int(found.lengths().max())
-    together = written._written(model, found, parts[0], original - 5, how, None, str)[0]
-    alone = [written._written(model, found, np.array([row]), longest, how, None, str)[0][0] for row in (0, 2)]
-    assert together == alone
-
-
 def test_what_a_model_writes_is_what_it_is_asked_for():
     model = speaking()
     rated = elicit.ratings(model, DATA, elicit.How(reading="generate", written=4))

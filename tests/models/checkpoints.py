@@ -76,7 +76,7 @@ FAMILIES = {
         },
     ),
     "olmo2": ("Olmo2", {}),
-    "phi3": ("Phi3", {"original_max_position_embeddings": 16, "sliding_window": 9, "rope_parameters": LONG}),
+    "phi3": ("Phi3", {"original_max_position_embeddings": 128, "sliding_window": 9, "rope_parameters": LONG}),
     "smollm3": ("SmolLM3", {"rope_parameters": {"rope_type": "default", "rope_theta": 2e6}}),
     "olmo3": (
         "Olmo3",

@@ -107,7 +107,7 @@ def test_cached_decoding_is_the_uncached_pass(family, step):
     @jax.jit
     def run(cache, tokens, positions, present):
         hidden = decoder.embed(weights, config, tokens)
-        out = decoder.layers(weights, config, hidden, positions, present, cache=cache, reach=21)
+        out = decoder.layers(weights, config, hidden, positions, present, cache=cache)
         return out.cache, decoder.head(weights, config, out.hidden)
 
     for start in range(0, 21, step):
@@ -164,7 +164,7 @@ def test_remat_and_unrolling_change_nothing(remat, unroll):
 @pytest.mark.parametrize("family", ["llama", "gemma3", "qwen2", "phi3"])
 def test_positions_far_out_turn_as_in_transformers(family):
     made = checkpoint(family, max_position_embeddings=200_000)
-    model = models.load(made.folder)
+    model = models.load(made.folder, context=200_000)
     tokens = np.random.default_rng(1).integers(3, SHAPE["vocab_size"], (2, 12))
     positions = np.arange(12)[None] + np.array([[99_000], [131_000]])
     if family == "phi3":
@@ -173,6 +173,21 @@ def test_positions_far_out_turn_as_in_transformers(family):
         expected = made.torch(torch.tensor(tokens), position_ids=torch.tensor(positions)).logits.numpy()
     ours = models.logits(model, jnp.asarray(tokens), positions=jnp.asarray(positions))
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_long_texts_are_read_with_their_own_positions_where_they_are_asked_for():
+    """transformers decides by each text; here it is decided at loading, and a text is never read in two ways."""
+    made = checkpoint("phi3")
+    usual, long = models.load(made.folder), models.load(made.folder, context=200)
+    assert (usual.config.context, long.config.context) == (128, 256)
+    for model, time in ((usual, 120), (long, 150)):
+        tokens = np.random.default_rng(2).integers(3, SHAPE["vocab_size"], (2, time))
+        with torch.no_grad():
+            expected = made.torch(torch.tensor(tokens)).logits.numpy()
+        np.testing.assert_allclose(models.logits(model, jnp.asarray(tokens)), expected, rtol=0, atol=3e-5)
+    with pytest.raises(errors.InputError, match="beyond the model's context of 128"):
+        models.generate(usual, jnp.ones((1, 120), jnp.int32), sampling=models.Sampling(9))
+    models.generate(long, jnp.ones((1, 120), jnp.int32), sampling=models.Sampling(9))
 
 
 @pytest.mark.parametrize("family", quick(FAMILIES, ["llama", "gemma2"]))

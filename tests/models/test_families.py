@@ -194,9 +194,13 @@ def test_qwen_of_4x_has_no_window_where_it_is_switched_off():
 
 
 def test_phi3_of_4x_never_follows_its_auto_map_and_knows_the_old_name_of_its_rope():
-    config = families.parse(PHI3)
-    assert config.ropes[0].long is not None
-    assert config.ropes[0].original == 4096
+    config, long = families.parse(PHI3), families.parse(PHI3, context=10_000)
+    assert config.context == 4096
+    assert long.context == 131_072
+    np.testing.assert_allclose(np.divide(config.ropes[0].frequencies, long.ropes[0].frequencies), 2.0 / 1.05, rtol=1e-6)
+    assert families.parse(PHI3, context=4096) == config
+    with pytest.raises(errors.InputError, match="context: the model reads 131,072 tokens, found 200,000"):
+        families.parse(PHI3, context=200_000)
     np.testing.assert_allclose(config.ropes[0].scale, math.sqrt(1 + math.log(32) / math.log(4096)))
 
 

@@ -125,29 +125,9 @@ def test_stop_tokens_are_those_of_the_configuration():
     assert models.stop_tokens(models.load(checkpoint("llama").folder)) == (2,)
 
 
-@pytest.mark.thorough
-def test_a_text_that_becomes_a_long_one_ends_and_is_drawn_as_any_other():
-    """Phi 3 takes other rotary positions from its 17th token on; the seam shows in nothing else."""
-    model = models.load(checkpoint("phi3").folder)
-    tokens, mask = prompts(rows=8, time=14)
-    key = jax.random.key(3)
-    free = models.generate(model, tokens, mask, Sampling(12, 1.0, stop=()), key)
-    stop = int(free.tokens[0, 1])  # before the seam
-    late = int(free.tokens[3, 7])  # behind it
-    ended = models.generate(model, tokens, mask, Sampling(12, 1.0, stop=(stop, late), pad=5), key)
-    for row in range(8):
-        hits = [i for i, token in enumerate(free.tokens[row].tolist()) if token in (stop, late)]
-        length = hits[0] + 1 if hits else 12
-        assert int(ended.lengths[row]) == length
-        np.testing.assert_array_equal(ended.tokens[row, :length], free.tokens[row, :length])
-        assert (ended.tokens[row, length:] == 5).all()
-        assert (ended.log_probs[row, length:] == 0).all()
-    assert len(set(np.asarray(ended.lengths).tolist())) > 1
-
-
 @pytest.mark.parametrize("family", quick(["llama", "gemma3", "phi3"], ["gemma3"]))
 def test_a_trunk_is_what_every_prompt_begins_with(family):
-    """With padding before it, too; also where the texts become long ones, which have other rotary positions."""
+    """With padding before it, too."""
     model = models.load(checkpoint(family).folder)
     tokens, mask = prompts()
     trunk = np.random.default_rng(1).integers(3, 96, 20)

@@ -106,7 +106,7 @@ def test_phi_3_has_fused_projections_and_factors_for_long_texts(tmp_path):
     source = checkpoint("phi3", sliding_window=None)
     options = source.torch.config.rope_parameters
     extra = {f"rope_factors_{kind}.weight": options[f"{kind}_factor"] for kind in ("long", "short")}
-    facts = {"rope.freq_base": 1e4, "rope.dimension_count": 8, "rope.scaling.original_context_length": 16}
+    facts = {"rope.freq_base": 1e4, "rope.dimension_count": 8, "rope.scaling.original_context_length": 128}
     path = tmp_path / "tiny.gguf"
     gguf_files.write(path, source.torch, "phi3", facts=facts, extra=extra)
     close(models.logits(models.load(path), TOKENS), logits(source.torch))

@@ -163,20 +163,6 @@ def test_what_can_not_be_trained_on(example, message):
         train.lay([first, example], rows=2, length=16)
 
 
-def test_a_text_is_read_alike_in_every_batch():
-    """A model with other frequencies for long texts takes them for all batches of data that hold one."""
-    model = load("phi3")
-    (rope,) = model.config.ropes
-    random = np.random.default_rng(5)
-    long = train.Example((4,), tuple(tuple(random.integers(3, VOCABULARY, rope.original + n).tolist()) for n in (1, 2)))
-    examples = [*drawn(3, longest=7), long]
-    together, alone = (train.lay(examples, rows=rows) for rows in (4, 1))
-    found, each = (train.with_reference(model, data).reference for data in (together, alone))
-    np.testing.assert_allclose(found, each, rtol=1e-5)
-    short = train.with_reference(model, train.lay(examples[:3], rows=3)).reference
-    assert np.abs(short - found[:3]).max() > 1e-3
-
-
 def test_no_examples():
     with pytest.raises(errors.InputError, match="there is nothing to train on"):
         train.lay([], rows=2)

@@ -29,6 +29,9 @@ class Check:
     """How many tokens are written at most."""
     ignore: tuple[str, ...] = ()
     """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    context: int = 0
+    """The longest text that is read, in tokens; 0 is what the model's usual rotary positions allow. Phi 3 takes others for all
+    texts where more than 4,096 are asked for."""
     dtype: Dtype = "float32"
     """Of the weights when they are loaded."""
     json: bool = False
@@ -39,7 +42,7 @@ class Check:
         from vatjax.models import tokens
 
         sampling = models.Sampling(tokens=self.tokens)
-        found = models.look(self.model, self.ignore)
+        found = models.look(self.model, self.ignore, self.context)
         summary = summarise(found)
         models.stop_tokens(found)  # is it there, and one that can be used
         if summary["tokenizer"] is not None and summary["tokenizer"]["chat_template"]:

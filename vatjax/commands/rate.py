@@ -53,6 +53,9 @@ class Rate(Devices):
     """An edit to ask the model under: a folder that `vatjax steer` has written."""
     ignore: tuple[str, ...] = ()
     """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    context: int = 0
+    """The longest text that is read, in tokens; 0 is what the model's usual rotary positions allow. Phi 3 takes others for all
+    texts where more than 4,096 are asked for."""
     dtype: Dtype = "float32"
     """Of the weights and of what flows between layers; mixed is bfloat16 weights with a float32 residual stream, auto what
     suits the device."""
@@ -90,7 +93,7 @@ class Rate(Devices):
         if store.path(self.out).exists():
             raise errors.InputError(f"{self.out}: a state is there already; remove it, or write to another file")
         show.told(f"{self.model}: loading")
-        model = models.load(self.model, self.dtype, self.spread(), self.ignore)
+        model = models.load(self.model, self.dtype, self.spread(), self.ignore, self.context)
         how = prefill.answering(model, self.how, self.allow_low_mass, show.told)
         edit = self._changed(model)
         size = elicit.size_for(model, self.tokens)
@@ -153,7 +156,7 @@ class Rate(Devices):
         annotator = (
             model
             if self.annotator == self.model
-            else models.load(self.annotator, self.dtype, self.spread(), self.ignore)
+            else models.load(self.annotator, self.dtype, self.spread(), self.ignore, self.context)
         )
         how = dataclasses.replace(self.how, protocol="dense", wording="", reading="expected")
         if store.path(where).exists():

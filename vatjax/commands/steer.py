@@ -76,6 +76,9 @@ class Steer(Devices):
     """Draws of each placebo."""
     ignore: tuple[str, ...] = ()
     """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    context: int = 0
+    """The longest text that is read, in tokens; 0 is what the model's usual rotary positions allow. Phi 3 takes others for all
+    texts where more than 4,096 are asked for."""
     dtype: Dtype = "float32"
     """Of the weights and of what flows between layers; mixed is bfloat16 weights with a float32 residual stream, auto what
     suits the device."""
@@ -98,7 +101,7 @@ class Steer(Devices):
             if getattr(self, name) != _default(name) and self.method not in methods:
                 raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
         show.told(f"{self.model}: loading")
-        model = models.load(self.model, self.dtype, self.spread(), self.ignore)
+        model = models.load(self.model, self.dtype, self.spread(), self.ignore, self.context)
         named = tuple(part.strip() for part in self.layers.split(",") if part.strip())
         places = study.places(named, model.config.layers)
         _, test = data.split(source.test, source.seed)

@@ -162,7 +162,7 @@ def _scored(
     planned = scorer.plans(model, read_as, run.size or scorer.size_for(model))
     kept = None
     if run.keep is not None:
-        shapes = planned[0][0].plan.shapes
+        shapes = planned[0].plan.shapes
         decides = provenance.decides(model, how, condition.edit, [digest(*pair) for pair in read_as], shapes)
         kept = Kept(run.keep, {**decides, **about})
     found = scored(model, made, read_as, condition.edit, run, planned, kept, functools.partial(named, rows))
@@ -218,7 +218,7 @@ def scored(
     read_as: Sequence[tuple[Pieces, tuple[Option, ...]]],
     edit: Edit | None = None,
     run: Run = AT_ONCE,
-    planned: Sequence[Sequence[Part]] | None = None,
+    planned: Sequence[Part] | None = None,
     kept: Kept | None = None,
     name: Callable[[int], str] = lambda prompt: f"prompt {prompt + 1}",
 ) -> Scored:
@@ -237,8 +237,8 @@ def scored(
     size = run.size or scorer.size_for(model)
     planned = scorer.plans(model, read_as, size) if planned is None else planned
     logs = [np.full((len(one), len(one.scale.options)), np.nan) for one in made]
-    ready = [_taken(kept, order, parts, logs[order]) for order, parts in enumerate(planned)]
-    costs = [total(part.plan.cost for part in parts) for parts in planned]
+    ready = [_taken(kept, order, part, logs[order]) for order, part in enumerate(planned)]
+    costs = [part.plan.cost for part in planned]
     left = _left(planned, ready)
     run.on_cost(total(costs), left, sum(int((~np.isnan(one).any(-1)).sum()) for one in logs))
     now = (kept.size() if kept is not None else None) or size
@@ -255,9 +255,9 @@ def scored(
         run.on_progress(min(1.0, (computed + fraction * current) / max(1, left)))
 
     on_progress = silent if run.on_progress is silent else inside
-    for order, ((texts, ways), parts) in enumerate(zip(read_as, planned, strict=True)):
+    for order, ((texts, ways), part) in enumerate(zip(read_as, planned, strict=True)):
         there = ready[order].__contains__
-        tokens_of = [tokens for part in parts for tokens in part.plan.shard_tokens]
+        tokens_of = part.plan.shard_tokens
         current = next((tokens for number, tokens in enumerate(tokens_of) if not there(number)), 0)
         for shard in scorer.score(
             model,
@@ -265,7 +265,7 @@ def scored(
             ways,
             edit,
             size,
-            parts=parts,
+            part=part,
             now=now,
             halved=shrink,
             skip=there,
@@ -282,20 +282,20 @@ def scored(
     return Scored(logs, costs, now)
 
 
-def _left(planned: Sequence[Sequence[Part]], ready: Sequence[set[int]]) -> int:
+def _left(planned: Sequence[Part], ready: Sequence[set[int]]) -> int:
     """Tokens of the shards that are not there yet."""
     return sum(
         tokens
-        for parts, there in zip(planned, ready, strict=True)
-        for number, tokens in enumerate(tokens for part in parts for tokens in part.plan.shard_tokens)
+        for part, there in zip(planned, ready, strict=True)
+        for number, tokens in enumerate(part.plan.shard_tokens)
         if number not in there
     )
 
 
-def _taken(kept: Kept | None, order: int, parts: Sequence[Part], logs: np.ndarray) -> set[int]:
+def _taken(kept: Kept | None, order: int, part: Part, logs: np.ndarray) -> set[int]:
     """Takes the shards that are kept, where they are of the same prompts and whole; which they are."""
     taken: set[int] = set()
-    shards = [part.prompts[shard] for part in parts for shard in part.plan.shards]
+    shards = part.plan.shards
     for number, own in enumerate(shards):
         there = None if kept is None else kept.get(order, number)
         if there is not None and np.array_equal(there[0], own) and not np.isnan(there[1]).any():

@@ -35,7 +35,7 @@ def programs(model: Model, parts: Sequence[Part], compiled: Compile) -> None:
             continue
         done.add((shapes, wanted))
         scalar, tokens = _shape((), np.int32), _shape((shapes.trunk,), np.int32)
-        given = (model, tokens, scalar, scalar, None)
+        given = (model, tokens, scalar, None)
         sizes = (shapes.store, shapes.answers)
         begun = compiled(f"the first {shapes.trunk} tokens", running.begin.lower(*given, *sizes))
         if begun is None:
@@ -47,7 +47,7 @@ def programs(model: Model, parts: Sequence[Part], compiled: Compile) -> None:
         )
         for rows in dict.fromkeys((shapes.many, shapes.few)):
             one = _pass(rows, shapes.time, shapes.path, model)
-            lowered = running.advance.lower(model, trunk, store, read, one.rows, one.answers, scalar, None)
+            lowered = running.advance.lower(model, trunk, store, read, one.rows, one.answers, None)
             compiled(f"a pass of {rows} x {shapes.time} tokens", lowered)
         compiled("the answers", running.answers.lower(model, read, _shape((wanted,), np.int32)))
 

@@ -75,7 +75,6 @@ class Plan(NamedTuple):
         places: for each place at which a prompt's answer is read, the tokens of it that have been read.
         shard_tokens: [shards], how many tokens each computes.
         trunk: how many tokens all prompts begin with.
-        reach: the most tokens of a prompt.
         inside: [shards], in which of the given groups each lies.
     """
 
@@ -85,7 +84,6 @@ class Plan(NamedTuple):
     places: list[tuple[int, ...]]
     shard_tokens: list[int]
     trunk: int
-    reach: int
     inside: list[int]
 
 
@@ -224,7 +222,6 @@ def _settled(draft: _Draft, shapes: Shapes) -> Plan:
         answer_places(draft.options),
         tokens,
         draft.trunk,
-        int(lengths.max()),
         draft.inside,
     )
 

@@ -153,8 +153,7 @@ def layout(
     read_as = [asking.tokenised(model, one, how) for one in made]
     for found, options in read_as:
         scorer.check(found, model, options, lambda prompt: asking.named(rows, prompt))
-    planned = scorer.plans(model, read_as, size or scorer.size_for(model))
-    return [part for parts in planned for part in parts]
+    return scorer.plans(model, read_as, size or scorer.size_for(model))
 
 
 def _signs(labels: np.ndarray | Labels | None, items: Items, how: How) -> np.ndarray | None:

@@ -29,16 +29,14 @@ _AHEAD = 2  # passes that may be dispatched before one is waited for, so that th
 
 
 class Part(NamedTuple):
-    """Prompts that are computed together: they take the same rotary positions.
+    """Prompts that are computed together.
 
     Attributes:
-        prompts: [n] which.
         found: their tokens.
         options: the ways to write an answer.
         plan: how they are computed.
     """
 
-    prompts: np.ndarray
     found: Pieces
     options: Sequence[Option]
     plan: Plan
@@ -74,7 +72,6 @@ class Run:
 
     def __init__(self, model: Model, part: Part, edit: Edit | None, on_progress: OnProgress = silent) -> None:
         self.model, self.part, self.edit, self.on_progress = model, part, edit, on_progress
-        self.reach = np.int32(part.plan.reach)
         wanted = sorted({token for option in part.options for token in option.tokens})
         self.column = {token: i for i, token in enumerate(wanted)}
         self.wanted = np.array(wanted, np.int32)
@@ -98,14 +95,14 @@ class Run:
         shapes = plan.shapes
         if self.begun is None:
             tokens, length = self.trunk()
-            self.begun = begin(self.model, tokens, length, self.reach, self.edit, shapes.store, shapes.answers, every)
+            self.begun = begin(self.model, tokens, length, self.edit, shapes.store, shapes.answers, every)
         trunk, store, read = self.begun
         self.begun = None  # what passes fill is given away; it comes back when all of them are done
         tree = grow(found, plan.shards[number], plan.trunk, self.part.options)
         progress = Passes(plan.shard_tokens[number], self.on_progress)
         for one in layout.passes(tree, shapes):
             rows, answers = sharding.shared(one, self.model.arrays)
-            store, read, ended = advance(self.model, trunk, store, read, rows, answers, self.reach, self.edit, every)
+            store, read, ended = advance(self.model, trunk, store, read, rows, answers, self.edit, every)
             progress.dispatched(ended, rows.tokens.size)
         self.begun = Begun(trunk, store, read)
         return tree, read
@@ -143,7 +140,6 @@ def begin(
     model: Model,
     tokens: Array,
     length: Array,
-    reach: Array,
     edit: Edit | None,
     places: int,
     answers: int,
@@ -154,7 +150,7 @@ def begin(
     dtype = weights["embedding"].dtype
     width = config.hidden if every == "neurons" else config.width
     shape = (config.layers, answers, width) if every else (answers, width)
-    trunk = packed.trunk(weights, config, tokens, length, reach, edit)
+    trunk = packed.trunk(weights, config, tokens, length, edit)
     stream = dtype if every == "neurons" else decoder.stream_dtype(weights, config)
     return Begun(trunk, packed.empty_store(config, places, dtype), jnp.zeros(shape, stream))
 
@@ -167,12 +163,11 @@ def advance(
     read: Array,
     rows: packed.Rows,
     answers: Array,
-    reach: Array,
     edit: Edit | None,
     every: packed.Every | None = None,
 ) -> tuple[packed.Store, Array, Array]:
     """One pass: the store with its keys, the states at the places that are read, and a number that tells when it ends."""
-    passed = packed.forward(model.arrays, model.config, trunk, store, rows, reach, edit, every)
+    passed = packed.forward(model.arrays, model.config, trunk, store, rows, edit, every)
     found = passed.hidden if passed.every is None else passed.every
     flat = found.reshape(*read.shape[:-2], -1, read.shape[-1])
     return passed.store, read.at[..., answers.reshape(-1), :].set(flat, mode="drop"), passed.hidden[0, 0, 0]

@@ -26,6 +26,7 @@ from vatjax.progress import OnProgress, silent
 
 Array = jax.Array
 
+_LONGER = "; load it with a larger context (--context) where it can read more"
 _SHARE = 0.6  # of a plain product's speed that passes reach, measured on a CPU
 _LEAST = 64  # tokens of a pass that is not halved again
 
@@ -75,26 +76,16 @@ def seconds_for(model: Model, tokens: float) -> float:
     return float(2 * weights * tokens / (_SHARE * speed * len(devices)))
 
 
-def plans(model: Model, asked: Sequence[tuple[Pieces, Sequence[Option]]], size: Size) -> list[list[Part]]:
-    """How several sets of prompts are computed, for each set its parts; all in the same shapes.
+def plans(model: Model, asked: Sequence[tuple[Pieces, Sequence[Option]]], size: Size) -> list[Part]:
+    """How several sets of prompts are computed, all in the same shapes.
 
     Args:
         model: the model.
         asked: of each set the prompts' tokens, and the ways to write an answer.
         size: how much is computed at one time.
     """
-    cut = [
-        (number, part, Pieces(found.levels, found.which[part]), options)
-        for number, (found, options) in enumerate(asked)
-        for part in by_reach(found, model)
-    ]
-    made = planning.make(
-        [(own, options) for _, _, own, options in cut], model.config, size, sharding.shares(model.arrays)
-    )
-    sets: list[list[Part]] = [[] for _ in asked]
-    for (number, part, own, options), plan in zip(cut, made, strict=True):
-        sets[number].append(Part(part, own, options, plan))
-    return sets
+    made = planning.make(asked, model.config, size, sharding.shares(model.arrays))
+    return [Part(found, options, plan) for (found, options), plan in zip(asked, made, strict=True)]
 
 
 @functools.cache
@@ -116,7 +107,7 @@ def score(
     edit: Edit | None = None,
     size: Size | None = None,
     *,
-    parts: Sequence[Part] | None = None,
+    part: Part | None = None,
     now: Size | None = None,
     halved: Callable[[Size], None] = lambda _: None,
     skip: Callable[[int], bool] = lambda _: False,
@@ -131,7 +122,7 @@ def score(
         options: the ways to write an answer.
         edit: a change of the computation.
         size: how much is computed at one time; halved where a device runs out of memory.
-        parts: of `plans`, where they are made already.
+        part: of `plans`, where it is made already.
         now: the size that an earlier run of the same prompts had come down to.
         halved: is told each smaller size.
         skip: shards by number that are not wanted, since their answers are there.
@@ -144,21 +135,16 @@ def score(
     """
     size = size or size_for(model)
     check(found, model, options, name)
-    before = 0
-    for part in parts or plans(model, [(found, options)], size)[0]:
-        fitting = _Fitting(model, part, edit, size, now or size, halved, on_progress)
-        for number, prompts in enumerate(part.plan.shards, before):
-            if skip(number):
-                continue
-            ways = fitting.shard(number - before)
-            bad = np.flatnonzero(~np.isfinite(ways).all(-1))
-            if len(bad):
-                raise errors.InputError(
-                    f"{name(int(part.prompts[fitting.culprit(prompts[bad])]))}: the model's logits are not finite"
-                )
-            yield Shard(number, part.prompts[prompts], log_shares(tuple(options), ways))
-        now = fitting.size
-        before += len(part.plan.shards)
+    part = plans(model, [(found, options)], size)[0] if part is None else part
+    fitting = _Fitting(model, part, edit, size, now or size, halved, on_progress)
+    for number, prompts in enumerate(part.plan.shards):
+        if skip(number):
+            continue
+        ways = fitting.shard(number)
+        bad = np.flatnonzero(~np.isfinite(ways).all(-1))
+        if len(bad):
+            raise errors.InputError(f"{name(fitting.culprit(prompts[bad]))}: the model's logits are not finite")
+        yield Shard(number, prompts, log_shares(tuple(options), ways))
 
 
 def states(
@@ -177,10 +163,10 @@ def states(
         (which prompts [n]; what was asked for, [layers, n, width] or [layers, n, hidden]).
     """
     options = (Option((0,), 0),)  # nothing behind the prompts is read
-    for part in plans(model, [(found, options)], size or size_for(model))[0]:
-        run = Run(model, part, edit)
-        for number, prompts in enumerate(part.plan.shards):
-            yield part.prompts[prompts], run.states(number, every)
+    (part,) = plans(model, [(found, options)], size or size_for(model))
+    run = Run(model, part, edit)
+    for number, prompts in enumerate(part.plan.shards):
+        yield prompts, run.states(number, every)
 
 
 def check(
@@ -196,7 +182,7 @@ def check(
     if longest > model.config.context:
         raise errors.InputError(
             f"{name(int(lengths.argmax()))}: a prompt of {longest:,} tokens is longer than the model's context of "
-            f"{model.config.context:,}"
+            f"{model.config.context:,}" + (_LONGER if model.config.family == "phi3" else "")
         )
 
 
@@ -208,19 +194,6 @@ def _unknown(found: Pieces, model: Model, name: Callable[[int], str]) -> None:
             prompt = int(np.flatnonzero(np.isin(found.which[:, level], beyond))[0])
             token = max(texts[found.which[prompt, level]])
             raise errors.InputError(f"{name(prompt)}: the model has no embedding for the token {token}")
-
-
-def by_reach(found: Pieces, model: Model, behind: int = 0) -> list[np.ndarray]:
-    """Prompts that take the same rotary positions: a model may have others for long texts, which share no keys.
-
-    Args:
-        found: their tokens.
-        model: the model.
-        behind: how many tokens are read behind each.
-    """
-    original = max((rope.original for rope in model.config.ropes if rope.long is not None), default=0)
-    beyond = found.lengths() + behind > original if original else np.zeros(len(found.which), bool)
-    return [np.flatnonzero(part) for part in (~beyond, beyond) if part.any()]
 
 
 class _Fitting:
@@ -281,5 +254,5 @@ class _Fitting:
         (plan,) = planning.make(
             [(own, self.part.options)], self.model.config, self.size, sharding.shares(self.model.arrays), alone
         )
-        run = Run(self.model, Part(bad, own, self.part.options, plan), self.edit)
+        run = Run(self.model, Part(own, self.part.options, plan), self.edit)
         return int(next((bad[i] for i in range(len(bad)) if not np.isfinite(run.shard(i)).all()), bad[0]))

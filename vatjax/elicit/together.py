@@ -73,7 +73,7 @@ def score(
     edits: Sequence[Edit],
     size: Size | None = None,
     at_once: int = 0,
-    parts: Sequence[Part] | None = None,
+    part: Part | None = None,
     on_progress: OnProgress = silent,
 ) -> np.ndarray:
     """Log-probabilities of all prompts' answers under each of several edits, [edits, prompts, answers].
@@ -85,17 +85,17 @@ def score(
         edits: of one form.
         size: how much is computed at one time.
         at_once: how many edits are computed together; by default 16, or as many as there is room for.
-        parts: of `scorer.plans`, where they are made already.
+        part: of `scorer.plans`, where it is made already.
         on_progress: is called with the completed fraction.
     """
     stacked(edits)  # refuses what does not go together before anything is computed
     scorer.check(found, model, options)
     size = size or scorer.size_for(model)
-    parts = scorer.plans(model, [(found, options)], size)[0] if parts is None else parts
-    count = min(at_once or _fitting(model, parts, size), len(edits))
+    part = scorer.plans(model, [(found, options)], size)[0] if part is None else part
+    count = min(at_once or _fitting(model, part, size), len(edits))
     while True:
         try:
-            return _scored(model, found, options, edits, parts, count, size, on_progress)
+            return _scored(model, found, options, edits, part, count, size, on_progress)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or hosts.several():
                 raise
@@ -111,13 +111,13 @@ def _scored(
     found: Pieces,
     options: Sequence[Option],
     edits: Sequence[Edit],
-    parts: Sequence[Part],
+    part: Part,
     count: int,
     size: Size,
     on_progress: OnProgress,
 ) -> np.ndarray:
     """`score`, so many edits together."""
-    whole, computed = -(-len(edits) // count) * sum(sum(part.plan.shard_tokens) for part in parts), 0
+    whole, computed = -(-len(edits) // count) * sum(part.plan.shard_tokens), 0
     low = [untouched(edit) for edit in edits]
     order = np.argsort(low, kind="stable")  # edits of the same layers share most of what is below them
     logs: np.ndarray | None = None
@@ -125,16 +125,15 @@ def _scored(
         chosen = order[start : start + count].tolist()
         padded = [*chosen, *[chosen[-1]] * (count - len(chosen))]  # the same shapes for the last few
         together, first = stacked([edits[i] for i in padded]), min(low[i] for i in chosen)
-        for part in parts:
-            run = Together(model, part, together, first, size.tokens)
-            for number, prompts in enumerate(part.plan.shards):
-                tokens = part.plan.shard_tokens[number]
-                run.on_progress = within(on_progress, computed / whole, (computed + tokens) / whole)
-                computed += tokens
-                shares = [log_shares(tuple(options), ways) for ways in run.ways(number)[: len(chosen)]]
-                if logs is None:
-                    logs = np.full((len(edits), len(found.which), shares[0].shape[1]), np.nan)
-                logs[np.ix_(chosen, part.prompts[prompts])] = shares
+        run = Together(model, part, together, first, size.tokens)
+        for number, prompts in enumerate(part.plan.shards):
+            tokens = part.plan.shard_tokens[number]
+            run.on_progress = within(on_progress, computed / whole, (computed + tokens) / whole)
+            computed += tokens
+            shares = [log_shares(tuple(options), ways) for ways in run.ways(number)[: len(chosen)]]
+            if logs is None:
+                logs = np.full((len(edits), len(found.which), shares[0].shape[1]), np.nan)
+            logs[np.ix_(chosen, prompts)] = shares
     assert logs is not None
     wrong = np.argwhere(~np.isfinite(logs).all(-1))
     if len(wrong):
@@ -142,10 +141,10 @@ def _scored(
     return logs
 
 
-def _fitting(model: Model, parts: Sequence[Part], size: Size) -> int:
+def _fitting(model: Model, part: Part, size: Size) -> int:
     """How many edits' keys and values there is room for."""
     config = model.config
-    places = max(part.plan.shapes.store + part.plan.shapes.trunk for part in parts)
+    places = part.plan.shapes.store + part.plan.shapes.trunk
     each = 2 * config.layers * places * config.kv_heads * config.head_size * model.arrays["embedding"].dtype.itemsize
     return max(1, min(AT_ONCE, int((size.memory // 2 or _ROOM) // max(1, each))))
 
@@ -176,9 +175,9 @@ class Together(Run):
         progress = Passes(plan.shard_tokens[number], self.on_progress)
         for one in layout.passes(tree, shapes):
             rows, places = sharding.shared(one, self.model.arrays)
-            hidden, below = _below(self.model, below, rows, self.reach, self.first)
+            hidden, below = _below(self.model, below, rows, self.first)
             done = [
-                _above(self.model, hidden, own, rows, places, self.reach, edits, self.first)
+                _above(self.model, hidden, own, rows, places, edits, self.first)
                 for own, edits in zip(above, self.edits, strict=True)
             ]
             above = [own for own, _ in done]
@@ -191,11 +190,10 @@ class Together(Run):
     def _begun(self) -> tuple[Below, list[Above]]:
         shapes = self.part.plan.shapes
         tokens, length = self.trunk()
-        hidden, below = _begin_below(self.model, tokens, length, self.reach, self.first, shapes.store)
+        hidden, below = _begin_below(self.model, tokens, length, self.first, shapes.store)
         begin = functools.partial(_begin_above, places=shapes.store, answers=shapes.answers)
         return below, [
-            begin(self.model, hidden, below.trunk, tokens, length, self.reach, edits, self.first)
-            for edits in self.edits
+            begin(self.model, hidden, below.trunk, tokens, length, edits, self.first) for edits in self.edits
         ]
 
 
@@ -218,9 +216,7 @@ class Above(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="places")
-def _begin_below(
-    model: Model, tokens: Array, length: Array, reach: Array, first: Array, places: int
-) -> tuple[Array, Below]:
+def _begin_below(model: Model, tokens: Array, length: Array, first: Array, places: int) -> tuple[Array, Below]:
     """The residual stream of the trunk where edits begin, its keys up to there, and room for the rows'."""
     weights, config = model.arrays, model.config
     dtype, time = weights["embedding"].dtype, tokens.shape[0]
@@ -229,7 +225,7 @@ def _begin_below(
         return jnp.zeros((1, 0, config.width), decoder.stream_dtype(weights, config)), Below(trunk, store)
     rows, nothing = packed.alone(tokens, length), packed.empty_store(config, 0, dtype)
     hidden = decoder.embed(weights, config, rows.tokens)
-    hidden, trunk = packed.through(weights, config, hidden, nothing, trunk, rows, reach, None, 0, first)
+    hidden, trunk = packed.through(weights, config, hidden, nothing, trunk, rows, None, 0, first)
     return hidden, Below(trunk, store)
 
 
@@ -240,7 +236,6 @@ def _begin_above(
     below: packed.Store,
     tokens: Array,
     length: Array,
-    reach: Array,
     edits: Edit,
     first: Array,
     places: int,
@@ -262,17 +257,17 @@ def _begin_above(
 
     def one(edit: Edit) -> packed.Store:
         h = packed.entered(hidden, edit, rows, first)
-        return packed.through(weights, config, h, nothing, below, rows, reach, edit, first, config.layers)[1]
+        return packed.through(weights, config, h, nothing, below, rows, edit, first, config.layers)[1]
 
     return Above(jax.vmap(one)(edits), store, read)
 
 
 @functools.partial(jax.jit, donate_argnames="below")
-def _below(model: Model, below: Below, rows: packed.Rows, reach: Array, first: Array) -> tuple[Array, Below]:
+def _below(model: Model, below: Below, rows: packed.Rows, first: Array) -> tuple[Array, Below]:
     """A pass up to where edits begin: the residual stream there, and what is kept."""
     weights, config = model.arrays, model.config
     hidden = decoder.embed(weights, config, rows.tokens)
-    hidden, store = packed.through(weights, config, hidden, *below, rows, reach, None, 0, first)
+    hidden, store = packed.through(weights, config, hidden, *below, rows, None, 0, first)
     return hidden, Below(below.trunk, store)
 
 
@@ -283,7 +278,6 @@ def _above(
     above: Above,
     rows: packed.Rows,
     places: Array,
-    reach: Array,
     edits: Edit,
     first: Array,
 ) -> tuple[Above, Array]:
@@ -292,7 +286,7 @@ def _above(
 
     def one(edit: Edit, own: Above) -> tuple[Above, Array]:
         h = packed.entered(hidden, edit, rows, first)
-        found, store = packed.through(weights, config, h, own.trunk, own.store, rows, reach, edit, first, config.layers)
+        found, store = packed.through(weights, config, h, own.trunk, own.store, rows, edit, first, config.layers)
         flat = found.reshape(-1, config.width)
         return Above(own.trunk, store, own.read.at[places.reshape(-1)].set(flat, mode="drop")), found[0, 0, 0]
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import numpy as np
 
 from vatjax import errors, prompts
-from vatjax.elicit import scorer
 from vatjax.elicit.pieces import Pieces, pieces
 from vatjax.elicit.plan import Cost
 from vatjax.models import Edit, Model, Sampling, generate, hosts, stop_tokens, tokens
@@ -50,16 +49,14 @@ def answers(
     parse = prompts.strict if how.parser == "strict" else prompts.forgiving
     ratings = np.full(len(made), np.nan)
     computed = 0
-    # Prompts that take other rotary positions, as long ones may, are no neighbours: a batch has one set of them.
-    for part in scorer.by_reach(found, model, how.written - 1):
-        for start in range(0, len(part), _BATCH):
-            rows = part[start : start + _BATCH]
-            texts, size = _written(model, found, rows, int(lengths[part].max()), how, edit, name)
-            computed += size
-            for row, text in zip(rows, texts, strict=True):
-                rating = parse(_first(text, templated), made.scale)
-                ratings[row] = np.nan if rating is None else rating
-            done(len(rows))
+    for start in range(0, len(made), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, len(made)))
+        texts, size = _written(model, found, rows, int(lengths.max()), how, edit, name)
+        computed += size
+        for row, text in zip(rows, texts, strict=True):
+            rating = parse(_first(text, templated), made.scale)
+            ratings[row] = np.nan if rating is None else rating
+        done(len(rows))
     shares = (ratings[:, None] == np.array(made.scale.ratings)[None, :]).astype(float)
     full = int(lengths.sum())
     return ratings, shares, Cost(len(made), full, computed, full)

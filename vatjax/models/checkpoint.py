@@ -35,6 +35,7 @@ def load(
     dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
     ignore: Sequence[str] = (),
+    context: int = 0,
 ) -> Model:
     """Loads a model from a folder or the Hub.
 
@@ -46,13 +47,16 @@ def load(
             "auto" is float32 on a CPU, and what the file has on an accelerator.
         mesh: devices to spread the weights over (`models.mesh`); by default the first device.
         ignore: attributes of `config.json` that the port does not know, and that are taken to change nothing.
+        context: the longest text that will be read, in tokens. A model that turns longer texts by other rotary positions
+            (Phi 3) takes those for all texts where more is asked for than its usual ones allow, and by default reads no
+            longer ones.
 
     Raises:
         InputError: for anything that is no checkpoint, or not one that this port computes; with all that is wrong.
     """
     if dtype not in DTYPES:
         raise errors.InputError(names.unknown("dtype", dtype, DTYPES))
-    found = where if isinstance(where, Found) else look(where, ignore)
+    found = where if isinstance(where, Found) else look(where, ignore, context)
     dtype = _stored_dtype(found) if dtype == "auto" else dtype
     config, of_weights = in_dtype(found.config, dtype)
     arrays = {p.name: _fill(p, found, of_weights, mesh) for p in wt.parameters(config)}
@@ -97,24 +101,24 @@ class Found(NamedTuple):
     ignored: tuple[str, ...] = ()
 
 
-def look(where: str | Path, ignore: Sequence[str] = ()) -> Found:
+def look(where: str | Path, ignore: Sequence[str] = (), context: int = 0) -> Found:
     """Reads all of a checkpoint but its weights, and checks that its parts belong together.
 
     Args:
         where: as in `load`.
-        ignore: as in `load`.
+        ignore, context: as in `load`.
 
     Raises:
         InputError: as `load` does.
     """
     if gguf.is_gguf(where):
-        return _look_into(Path(where).expanduser())
+        return _look_into(Path(where).expanduser(), context)
     folder = hub.folder(where)
     content, nested = families.content_of(folder, ignore)
     found = _text_tensors(safetensors.folder(folder))
     if nested and "lm_head.weight" in found:  # the outer configuration's default says otherwise for some of them
         content["tie_word_embeddings"] = False
-    config = families.parse(content, str(folder / "config.json"))
+    config = families.parse(content, str(folder / "config.json"), context)
     config = _untied(found, config)
     _check(found, config, folder)
     tokenizer = tokens.tokenizer(folder)
@@ -143,10 +147,10 @@ def _text_tensors(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def _look_into(path: Path) -> Found:
+def _look_into(path: Path, context: int) -> Found:
     """The same of a GGUF file."""
     contents = gguf.read(path)
-    config = families.parse(contents.config, str(path))
+    config = families.parse(contents.config, str(path), context)
     _check(contents.tensors, config, path)
     tokens.check(contents.tokenizer, config, str(path))
     return Found(str(path), path, config, contents.tensors, contents.tokenizer, families.as_text(contents.config), "{}")

@@ -17,14 +17,10 @@ class Rope:
 
     Attributes:
         frequencies: radians for each position step, one for each pair of dimensions; all 0 for a layer without positions.
-        long: other frequencies for texts that reach beyond `original` positions; None where there is one set only.
-        original: the length up to which `frequencies` hold.
         scale: factor on the rotated queries and keys (`attention_factor`).
     """
 
     frequencies: tuple[float, ...]
-    long: tuple[float, ...] | None = None
-    original: int = 0
     scale: float = 1.0
 
 

@@ -106,7 +106,6 @@ def layers(
     last: int | None = None,
     cache: Cache | None = None,
     edit: Edit | None = None,
-    reach: Array | int | None = None,
     kind: Array | None = None,
     tree: at.Tree | None = None,
     unroll: int = 1,
@@ -124,7 +123,6 @@ def layers(
         first, last: static.
         cache: what came before; the new tokens are written behind it.
         edit: a change of the computation; its arrays have all layers of the model.
-        reach: how many positions the whole text has; by default up to the last one here.
         kind: [batch, time], what each token is to its prompt (`edit.PROMPT`, `LAST`, `WRITTEN`): needed by edits that do
             not touch every token.
         tree: where a row holds several texts, which of its tokens see which; without a cache.
@@ -135,7 +133,7 @@ def layers(
     """
     last = config.layers if last is None else last
     touched = touched_by(edit, kind)
-    ropes = rope.tables(config.ropes, positions, jnp.max(positions) + 1 if reach is None else reach)
+    ropes = rope.tables(config.ropes, positions)
     if tree is not None:
         allowed, back = at.within(tree, positions)
     elif cache is None:

@@ -75,13 +75,13 @@ def as_text(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def read(folder: Path | str, ignore: Sequence[str] = ()) -> Config:
-    """Reads the configuration in a folder; arguments as in `content_of`.
+def read(folder: Path | str, ignore: Sequence[str] = (), context: int = 0) -> Config:
+    """Reads the configuration in a folder; arguments as in `content_of` and `parse`.
 
     Raises:
         InputError: with everything that is wrong, or not implemented.
     """
-    return parse(content_of(folder, ignore)[0], str(Path(folder) / "config.json"))
+    return parse(content_of(folder, ignore)[0], str(Path(folder) / "config.json"), context)
 
 
 def _text_of(content: dict[str, Any], where: str) -> dict[str, Any]:
@@ -97,16 +97,25 @@ def _text_of(content: dict[str, Any], where: str) -> dict[str, Any]:
     return {**kept, **nested, **tied, "model_type": family}
 
 
-def parse(content: Mapping[str, Any], where: str = "config.json") -> Config:
-    """A configuration from plain data; `where` stands in messages."""
+def parse(content: Mapping[str, Any], where: str = "config.json", context: int = 0) -> Config:
+    """A configuration from plain data.
+
+    Args:
+        content: of a `config.json`.
+        where: stands in messages.
+        context: the longest text that will be read, in tokens; by default as long as the model's usual rotary positions
+            allow.
+    """
     family = str(content.get("model_type"))
     if family not in FAMILIES:
         raise errors.InputError(f"{where}: {names.unknown('model_type', family, list(FAMILIES))}")
-    reader = Reader(content)
+    reader = Reader(content, context)
     config = FAMILIES[family](reader)
     problems = reader.problems + refused(reader)
     if problems:
         raise errors.InputError("\n  ".join([f"{where}: this {family} configuration can't be run:", *problems]))
+    if context > config.context:
+        raise errors.InputError(f"{where}: context: the model reads {config.context:,} tokens, found {context:,}")
     return config
 
 
@@ -178,7 +187,7 @@ def _rope(reader: Reader, size: int, options: Mapping[str, Any], context: int, p
         if kind == "default":
             return Rope(tuple(float(f) for f in rope.plain(theta, size)))
         if kind == "longrope":
-            return rope.longrope(theta, size, options, context)
+            return rope.longrope(theta, size, options, context, reader.context)
         return {"linear": rope.linear, "llama3": rope.llama3, "yarn": rope.yarn}[kind](theta, size, options)
     except ArithmeticError:  # a logarithm of 1 in a denominator
         reader.problems.append(f"rope of type {kind}: nothing can turn by {options!r}")
@@ -420,9 +429,12 @@ def _phi3(reader: Reader) -> Config:
         part = 1.0
     options["original_max_position_embeddings"] = reader.number("original_max_position_embeddings", 4096)
     window = reader.optional("sliding_window")
+    ropes = (_rope(reader, shape["head_size"], options, shape["context"], part),)
+    if kind == "longrope" and reader.context <= options["original_max_position_embeddings"]:
+        shape["context"] = min(shape["context"], options["original_max_position_embeddings"])
     return Config(
         **shape,
-        ropes=(_rope(reader, shape["head_size"], options, shape["context"], part),),
+        ropes=ropes,
         rope_of=(0,) * shape["layers"],
         windows=_windows(reader, shape["layers"], lambda _: True, window),
         attention_scale=_scale(shape),

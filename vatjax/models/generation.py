@@ -84,10 +84,6 @@ def generate(
 ) -> Written:
     """Continues each prompt.
 
-    A model with other rotary positions for long texts (Phi 3) takes them from where a text becomes long, and computes
-    anew what is in the cache. Within a compiled function, where the length is not known, it takes those that the prompt
-    with all `sampling.tokens` needs.
-
     Args:
         model: the model.
         tokens: [batch, time] int32, padded on the left.
@@ -115,44 +111,9 @@ def generate(
     if sampling.temperature > 0 and key is None:
         raise errors.InputError("drawing tokens needs a PRNG key; temperature 0 takes the likeliest")
     key = jax.random.key(0) if key is None else key
-    original = max((rope.original for rope in model.config.ropes if rope.long is not None), default=0)
-    if original and not isinstance(present, jax.core.Tracer):
-        room = original - (begun + int(present.sum(-1).max())) + 1  # tokens chosen before the text is a long one
-        if 0 < room < sampling.tokens:
-            return _crossing(model, tokens, present, key, edit, sampling, room, original, trunk)
-    reach = begun + jnp.max(jnp.sum(present, -1)) + sampling.tokens - 1
-    none, kind = jnp.zeros(len(tokens), bool), kind_of(present)
-    written: Written = _generate(model, tokens, present, kind, key, edit, reach, none, 0, trunk, sampling)
+    kind = kind_of(present)
+    written: Written = _generate(model, tokens, present, kind, key, edit, trunk, sampling)
     return written
-
-
-def _crossing(
-    model: Model,
-    tokens: Array,
-    present: Array,
-    key: Array,
-    edit: Edit | None,
-    sampling: Sampling,
-    room: int,
-    short: int,
-    trunk: np.ndarray,
-) -> Written:
-    """Two parts: tokens that are chosen while the text is short, and the others, with everything computed anew."""
-    before, behind = (dataclasses.replace(sampling, tokens=n) for n in (room, sampling.tokens - room))
-    none, kind = jnp.zeros(len(tokens), bool), kind_of(present)
-    first: Written = _generate(model, tokens, present, kind, key, edit, short, none, 0, trunk, before)
-    ended = jnp.any(jnp.isin(first.tokens, jnp.asarray(sampling.stop, jnp.int32)), axis=1)
-    tokens = jnp.concatenate([tokens, first.tokens], axis=1)
-    present = jnp.concatenate([present, jnp.ones(first.tokens.shape, bool)], axis=1)
-    kind = jnp.concatenate([kind, jnp.full(first.tokens.shape, WRITTEN)], axis=1)
-    rest: Written = _generate(
-        model, tokens, present, kind, key, edit, short + behind.tokens, ended, room, trunk, behind
-    )
-    return Written(
-        jnp.concatenate([first.tokens, rest.tokens], axis=1),
-        jnp.concatenate([first.log_probs, rest.log_probs], axis=1),
-        first.lengths + rest.lengths,
-    )
 
 
 def check_room(config: Config, prompt: int, written: int) -> None:
@@ -171,27 +132,22 @@ def _generate(
     kind: Array,
     key: Array,
     edit: Edit | None,
-    reach: Array | int,
-    done: Array,
-    offset: Array | int,
     trunk: Array,
     sampling: Sampling,
 ) -> Written:
-    """The compiled part: `done` are texts that have ended already, `offset` is how many tokens were drawn before."""
+    """The compiled part."""
     weights, config = model.arrays, model.config
     batch, time = tokens.shape
     places = trunk.shape[0] + time + sampling.tokens - 1  # the last token written is not read
     positions = jnp.sum(trunk >= 0) + positions_of(present)
-    cache = _begun(model, trunk, batch, places, edit, reach)
+    cache = _begun(model, trunk, batch, places, edit)
     gaps = bool(trunk.shape[0])  # prompts of several lengths stand behind a trunk of one
 
     def advance(
         cache: decoder.Cache, tokens: Array, positions: Array, present: Array, kind: Array
     ) -> tuple[decoder.Cache, Array]:
         hidden = decoder.embed(weights, config, tokens)
-        run = decoder.layers(
-            weights, config, hidden, positions, present, cache=cache, edit=edit, reach=reach, kind=kind, gaps=gaps
-        )
+        run = decoder.layers(weights, config, hidden, positions, present, cache=cache, edit=edit, kind=kind, gaps=gaps)
         assert run.cache is not None
         return run.cache, decoder.head(weights, config, run.hidden[:, -1])
 
@@ -202,7 +158,7 @@ def _generate(
     def take(step: Array, done: Array, logits: Array, text: Written) -> tuple[Array, Array, Written]:
         """The next token of each text, put behind what is written; a text that is done gets padding."""
         fold = jax.vmap(jax.random.fold_in, (0, None)) if key.ndim else jax.random.fold_in
-        chosen = choose(logits, fold(key, step + offset), sampling)
+        chosen = choose(logits, fold(key, step), sampling)
         share = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), chosen[:, None], -1)[:, 0]
         text = Written(
             text.tokens.at[:, step].set(jnp.where(done, sampling.pad, chosen)),
@@ -232,12 +188,12 @@ def _generate(
         jnp.zeros((batch, sampling.tokens), jnp.float32),
         jnp.zeros(batch, jnp.int32),
     )
-    chosen, done, text = take(jnp.zeros((), jnp.int32), done, logits, empty)
+    chosen, done, text = take(jnp.zeros((), jnp.int32), jnp.zeros(batch, bool), logits, empty)
     *_, text = lax.while_loop(going, write, (jnp.ones((), jnp.int32), done, chosen, cache, text))
     return text
 
 
-def _begun(model: Model, trunk: Array, batch: int, places: int, edit: Edit | None, reach: Array | int) -> decoder.Cache:
+def _begun(model: Model, trunk: Array, batch: int, places: int, edit: Edit | None) -> decoder.Cache:
     """A cache that holds the trunk, computed once, for every text of a batch."""
     weights, config = model.arrays, model.config
     dtype, length = weights["embedding"].dtype, trunk.shape[0]
@@ -247,9 +203,7 @@ def _begun(model: Model, trunk: Array, batch: int, places: int, edit: Edit | Non
     hidden = decoder.embed(weights, config, jnp.maximum(trunk, 0)[None])
     one = decoder.empty_cache(config, 1, length, dtype)
     kind = jnp.full((1, length), PROMPT)
-    run = decoder.layers(
-        weights, config, hidden, positions_of(present), present, cache=one, edit=edit, reach=reach, kind=kind
-    )
+    run = decoder.layers(weights, config, hidden, positions_of(present), present, cache=one, edit=edit, kind=kind)
     assert run.cache is not None
 
     def spread(x: Array, axis: int) -> Array:

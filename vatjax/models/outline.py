@@ -27,6 +27,7 @@ def outline(
     mesh: jax.sharding.Mesh | None = None,
     tokenizer: Any = None,
     ignore: Sequence[str] = (),
+    context: int = 0,
 ) -> Model:
     """A model whose weights are `jax.ShapeDtypeStruct`: it can be planned with, lowered and compiled, and computes nothing.
 
@@ -35,19 +36,19 @@ def outline(
         dtype: of the weights; "auto" is what the configuration names, as on an accelerator.
         mesh: devices to spread the weights over; they need not be there (`jax.experimental.topologies`).
         tokenizer: in place of its own, where it has none.
-        ignore: as in `load`.
+        ignore, context: as in `load`.
 
     Raises:
         InputError: for anything that is no checkpoint, or not one that this port computes.
     """
     if gguf.is_gguf(where):
         contents = gguf.read(where)
-        config, source = families.parse(contents.config, str(where)), families.as_text(contents.config)
+        config, source = families.parse(contents.config, str(where), context), families.as_text(contents.config)
         own = contents.tokenizer or tokenizer
     else:
         folder = hub.folder(where, weights=False)
         content, _ = families.content_of(folder, ignore)
-        config, source = families.parse(content, str(folder / "config.json")), families.as_text(content)
+        config, source = families.parse(content, str(folder / "config.json"), context), families.as_text(content)
         own = tokens.tokenizer(folder) or tokenizer
     tokens.check(own, config, str(where))
     if dtype == "auto":

@@ -94,7 +94,6 @@ def trunk(
     config: Config,
     tokens: Array,
     length: Array | int,
-    reach: Array | int,
     edit: Edit | None = None,
 ) -> Store:
     """What all texts begin with.
@@ -104,7 +103,6 @@ def trunk(
         config: of the model.
         tokens: [time] int32; what stands behind the first `length` is seen by nobody.
         length: how many there are.
-        reach: how many positions the longest of the texts has.
         edit: a change of the computation.
 
     Returns:
@@ -118,9 +116,7 @@ def trunk(
     hidden = decoder.embed(weights, config, tokens[None])
     present = jnp.ones((1, time), bool)
     kind = jnp.full((1, time), PROMPT)
-    run = decoder.layers(
-        weights, config, hidden, positions[None], present, cache=cache, edit=edit, reach=reach, kind=kind
-    )
+    run = decoder.layers(weights, config, hidden, positions[None], present, cache=cache, edit=edit, kind=kind)
     assert run.cache is not None
     return Store(run.cache.key[:, 0], run.cache.value[:, 0], jnp.where(positions < length, positions, _NOWHERE))
 
@@ -131,7 +127,6 @@ def forward(
     trunk: Store,
     store: Store,
     rows: Rows,
-    reach: Array | int,
     edit: Edit | None = None,
     every: Every | None = None,
 ) -> Passed:
@@ -143,11 +138,10 @@ def forward(
         trunk: what all texts begin with; every token sees it.
         store: of earlier passes.
         rows: the tokens.
-        reach: how many positions the longest of the texts has.
         edit: a change of the computation.
         every: what is wanted of every layer, too: the residual stream after it, or the MLP's inner activations; static.
     """
-    one = _layer(weights, config, rows, reach, edit, _sets(trunk, store, rows))
+    one = _layer(weights, config, rows, edit, _sets(trunk, store, rows))
 
     def step(h: Array, along: Any) -> tuple[Array, tuple[tuple[Array, Array], Array | None]]:
         h, kept, inner = one(h, *along)
@@ -170,7 +164,6 @@ def through(
     trunk: Store,
     store: Store,
     rows: Rows,
-    reach: Array | int,
     edit: Edit | None,
     first: Array | int,
     last: Array | int,
@@ -178,14 +171,14 @@ def through(
     """The layers from `first` to before `last`, which may be traced: what is below an edit is computed once for many.
 
     Args:
-        weights, config, trunk, store, rows, reach, edit: as in `forward`.
+        weights, config, trunk, store, rows, edit: as in `forward`.
         hidden: the residual stream before the first of them, [rows, time, width].
         first, last: which layers.
 
     Returns:
         (the residual stream behind the last of them, the store with what is to be kept of them).
     """
-    one = _layer(weights, config, rows, reach, edit, _sets(trunk, store, rows))
+    one = _layer(weights, config, rows, edit, _sets(trunk, store, rows))
     along = (
         decoder.scanned(weights, config, edit, 0, config.layers),
         (trunk.key, trunk.value),
@@ -245,12 +238,11 @@ def _layer(
     weights: decoder.Weights,
     config: Config,
     rows: Rows,
-    reach: Array | int,
     edit: Edit | None,
     sets: tuple[tuple[Array, Array], ...],
 ) -> Any:
     """One layer over rows, from the residual stream, what a layer takes along, and its keys and values in both stores."""
-    ropes = rope.tables(config.ropes, rows.positions, reach)
+    ropes = rope.tables(config.ropes, rows.positions)
     touched = decoder.touched_by(edit, rows.kind)
 
     def one(

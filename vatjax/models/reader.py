@@ -119,10 +119,15 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 
 
 class Reader:
-    """Reads a configuration, notes what was read, and collects what is wrong with it."""
+    """Reads a configuration, notes what was read, and collects what is wrong with it.
 
-    def __init__(self, content: Mapping[str, Any]) -> None:
-        self.content = content
+    Args:
+        content: of a `config.json`.
+        context: the longest text that will be read; 0 where nothing is said.
+    """
+
+    def __init__(self, content: Mapping[str, Any], context: int = 0) -> None:
+        self.content, self.context = content, context
         self.seen: set[str] = set()
         self.problems: list[str] = []
 

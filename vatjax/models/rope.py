@@ -64,41 +64,43 @@ def yarn(theta: float, size: int, options: Mapping[str, Any]) -> Rope:
     if scale is None:
         over, under = options.get("mscale"), options.get("mscale_all_dim")
         scale = _yarn_scale(factor, over) / _yarn_scale(factor, under) if over and under else _yarn_scale(factor, 1)
-    return Rope(_tuple(ramp * frequency / np.float32(factor) + (1 - ramp) * frequency), scale=float(scale))
+    return Rope(_tuple(ramp * frequency / np.float32(factor) + (1 - ramp) * frequency), float(scale))
 
 
 def _yarn_scale(factor: float, by: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * by * math.log(factor) + 1.0
 
 
-def longrope(theta: float, size: int, options: Mapping[str, Any], context: int) -> Rope:
-    """A factor for each dimension, with one set for short and one for long texts."""
+def longrope(theta: float, size: int, options: Mapping[str, Any], context: int, wanted: int) -> Rope:
+    """A factor for each dimension, with one set for short and one for long texts: which is decided once for a model.
+
+    Args:
+        theta, size, options: as elsewhere.
+        context: of the model.
+        wanted: the longest text that will be read.
+    """
     original = options["original_max_position_embeddings"]
-    frequency = plain(theta, size)
-    short, long = (_tuple(frequency / np.asarray(options[key], np.float32)) for key in ("short_factor", "long_factor"))
+    factors = np.asarray(options["long_factor" if wanted > original else "short_factor"], np.float32)
     factor, scale = options.get("factor") or context / original, options.get("attention_factor")
     if scale is None:
         scale = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    return Rope(short, long, original, float(scale))
+    return Rope(_tuple(plain(theta, size) / factors), float(scale))
 
 
 def _tuple(frequency: np.ndarray) -> tuple[float, ...]:
     return tuple(float(f) for f in frequency.astype(np.float32))
 
 
-def tables(ropes: tuple[Rope, ...], positions: Array, reach: Array | int) -> tuple[Array, Array]:
+def tables(ropes: tuple[Rope, ...], positions: Array) -> tuple[Array, Array]:
     """Cosines and sines of every kind of rope at every position, each [ropes, batch, time, head size / 2] float32.
 
     Args:
         ropes: of the configuration.
         positions: [batch, time].
-        reach: how many positions the whole text has, which decides between short and long frequencies.
     """
     cosines, sines = [], []
     for rope in ropes:
         frequency = jnp.asarray(rope.frequencies, jnp.float32)
-        if rope.long is not None:
-            frequency = jnp.where(reach > rope.original, jnp.asarray(rope.long, jnp.float32), frequency)
         angle = positions[..., None].astype(jnp.float32) * frequency[None, None, :]
         cosines.append(jnp.cos(angle) * rope.scale)
         sines.append(jnp.sin(angle) * rope.scale)

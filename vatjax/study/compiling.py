@@ -116,7 +116,7 @@ def _every(
     items, asked = opened(design)
     words = models.stand_in(" ".join(own) for own in zip(items.scene, items.action, strict=True))
     for name in design.models:
-        model = models.outline(name, design.dtype, mesh, words, design.ignore)
+        model = models.outline(name, design.dtype, mesh, words, design.ignore, design.context)
         for wording in design.wordings():
             parts = elicit.layout(model, asked, dataclasses.replace(design.how, wording=wording), size=size)
             elicit.programs(model, parts, functools.partial(compiled, name))

@@ -317,6 +317,9 @@ class Design:
     of types by their own VAT with that by their values'."""
     ignore: tuple[str, ...] = ()
     """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    context: int = 0
+    """The longest text that is read, in tokens; 0 is what the model's usual rotary positions allow. Phi 3 takes others for all
+    texts where more than 4,096 are asked for."""
     dtype: Dtype = "float32"
     """Of the weights and of what flows between layers; mixed is bfloat16 weights with a float32 residual stream, auto what
     suits the device."""

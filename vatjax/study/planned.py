@@ -118,7 +118,7 @@ def loader(design: Design, mesh: jax.sharding.Mesh | None = None) -> Load:
     def load(name: str) -> models.Model:
         if name not in kept:
             kept.clear()
-            kept[name] = models.load(name, design.dtype, mesh, design.ignore)
+            kept[name] = models.load(name, design.dtype, mesh, design.ignore, design.context)
         return kept[name]
 
     return load

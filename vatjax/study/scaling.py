@@ -126,7 +126,9 @@ def loads(design: Design, count: int = 0) -> list[Load]:
     """
     items = open_source(design.items)
     words = models.stand_in(" ".join(own) for own in zip(items.scene, items.action, strict=True))
-    opened = {name: models.outline(name, design.dtype, tokenizer=words, ignore=design.ignore) for name in design.models}
+    opened = {
+        name: models.outline(name, design.dtype, None, words, design.ignore, design.context) for name in design.models
+    }
     planned = plan(design, opened.__getitem__, lambda model: f"{model.name} {model.config!r}")
     factor = count / len(planned.asked) if count else 1.0
     return [

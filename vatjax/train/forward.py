@@ -46,7 +46,6 @@ def hidden(
     tree: Tree,
     edit: Edit | None,
     memory: Memory,
-    reach: Array | None = None,
 ) -> Array:
     """The residual stream after the last layer at every token, [rows, time, width].
 
@@ -56,8 +55,6 @@ def hidden(
         tree: which text each token is of, and which texts see which.
         edit: on the way.
         memory: what the backward pass keeps.
-        reach: how many positions the longest text has, for models with other rotary frequencies for long texts; by default
-            that of the longest here.
     """
     first, present = decoder.embed(weights, config, tokens), tree.segment > 0
     run = decoder.layers(
@@ -68,7 +65,6 @@ def hidden(
         present,
         edit=edit,
         tree=tree,
-        reach=reach,
         unroll=memory.unroll,
         remat=memory.remat,
     )
@@ -79,8 +75,8 @@ def text_log_probs(
     weights: decoder.Weights, config: Config, batch: Batch, edit: Edit | None = None, memory: Memory = Memory()
 ) -> Array:
     """The log-probability of each text behind its prompt, [rows, texts] float32; 0 where there is no text."""
-    tree, reach = Tree(batch.segment, batch.sees), jnp.max(batch.reach)
-    h = hidden(weights, config, batch.tokens, batch.positions, tree, edit, memory, reach)
+    tree = Tree(batch.segment, batch.sees)
+    h = hidden(weights, config, batch.tokens, batch.positions, tree, edit, memory)
     h = jnp.take_along_axis(h, batch.places[:, :, None], axis=1)
     each = token_log_probs(weights, config, h, batch.targets, memory.places)
     whose = jax.nn.one_hot(batch.text, batch.length.shape[1], dtype=each.dtype)

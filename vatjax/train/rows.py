@@ -75,7 +75,6 @@ class Batch:
         text: [rows, learned] int32, which of the row's texts each belongs to; `texts` for padding.
         length: [rows, texts] float32, how many tokens of each text are learned; 0 where there is no text.
         good: [rows, texts] bool.
-        reach: [rows] int32, how many positions the longest text of all data has, so that every batch is read alike.
         reference: [rows, texts] float32, log-probabilities under the reference; None to compute them with the step.
         kind: what a loss may be made of it: single texts, pairs, or texts with a verdict and one of another prompt;
             static.
@@ -90,7 +89,6 @@ class Batch:
     text: Array
     length: Array
     good: Array
-    reach: Array
     reference: Array | None = None
     kind: Kind = dataclasses.field(default="texts", metadata={"static": True})
 
@@ -132,11 +130,6 @@ class Data:
     def tokens(self) -> int:
         """How many there are in all rows, without padding."""
         return sum(example.length for example in self.examples)
-
-    @functools.cached_property
-    def reach(self) -> int:
-        """How many positions the longest text has, with its prompt."""
-        return max(len(one.prompt) + max(map(len, one.behind)) for one in self.examples)
 
     @property
     def steps(self) -> int:
@@ -217,7 +210,7 @@ def _packed(examples: Sequence[Example], time: int) -> list[tuple[int, ...]]:
 def batch(data: Data, rows: Sequence[int]) -> Batch:
     """Some rows as a batch; fewer than it takes are filled up with empty ones, which count for nothing."""
     shape = data.shape
-    made = _empty(shape, data.reach, data.reference is not None)
+    made = _empty(shape, data.reference is not None)
     for place, row in enumerate(rows):
         start = segment = text = learned = 0
         for i in data.rows[row]:
@@ -247,7 +240,7 @@ def batch(data: Data, rows: Sequence[int]) -> Batch:
     return Batch(**made, kind=data.kind)
 
 
-def _empty(shape: Shape, reach: int, reference: bool) -> dict[str, Any]:
+def _empty(shape: Shape, reference: bool) -> dict[str, Any]:
     made: dict[str, Any] = {
         "tokens": np.zeros((shape.rows, shape.time), np.int32),
         "positions": np.zeros((shape.rows, shape.time), np.int32),
@@ -258,7 +251,6 @@ def _empty(shape: Shape, reach: int, reference: bool) -> dict[str, Any]:
         "text": np.full((shape.rows, shape.learned), shape.texts, np.int32),
         "length": np.zeros((shape.rows, shape.texts), np.float32),
         "good": np.zeros((shape.rows, shape.texts), np.bool_),
-        "reach": np.full(shape.rows, reach, np.int32),
     }
     return made | ({"reference": np.zeros((shape.rows, shape.texts), np.float32)} if reference else {})
 

@@ -121,6 +121,9 @@ class Training:
     """How many scenes of the test side are rated on the way, where course.probe says so; 0 is all of them."""
     ignore: tuple[str, ...] = ()
     """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    context: int = 0
+    """The longest text that is read, in tokens; 0 is what the model's usual rotary positions allow. Phi 3 takes others for all
+    texts where more than 4,096 are asked for."""
     dtype: Dtype = "float32"
     """Of the model's weights; what is trained is float32 in any case."""
 
