@@ -10,7 +10,7 @@ from typing import Any
 
 from vatjax.commands import show
 
-_EVERY = 20.0  # seconds between two lines where there is no terminal
+_EVERY = 20.0  # seconds between two lines without a terminal
 
 
 class Display:
@@ -19,7 +19,7 @@ class Display:
     Until a stage with an estimate reports its first fraction it compiles its programs, and the display says so.
 
     Args:
-        every: seconds between two lines where standard error is no terminal.
+        every: seconds between two lines where standard error is not a terminal.
     """
 
     def __init__(self, every: float = _EVERY) -> None:
@@ -44,8 +44,8 @@ class Display:
         """Starts a stage.
 
         Args:
-            label: what is done.
-            estimate: what it will take.
+            label: its name.
+            estimate: its expected time.
             quiet: whether it is so short that a line in a log says it only where it takes longer than thought.
         """
         with self._lock:

@@ -157,7 +157,9 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
         ready = sum(piece["there"] for piece in pieces)
         tokens = sum(piece["tokens"] for piece in pieces if not piece["there"])
         seconds = sum(piece["seconds"] for piece in pieces if not piece["there"])
-        worth = (f"{tokens:,}", show.duration(seconds)) if kind in ("edit", "training", "state") else ("-", "-")
+        worth = (
+            (f"{tokens:,}", show.duration(seconds)) if kind in ("edit", "training", "state", "texts") else ("-", "-")
+        )
         rows.append((group, kind, f"{len(pieces):,}", f"{ready:,}", *worth))
     ready, tokens, seconds = (sum(piece[key] for piece in costs["pieces"]) for key in ("there", "tokens", "seconds"))
     rows.append(("in all", "", f"{len(costs['pieces']):,}", f"{ready:,}", f"{tokens:,}", show.duration(seconds)))

@@ -1,4 +1,4 @@
-"""Answers in a model's own words: what it writes to a question when no option is asked for and no prefill is given."""
+"""Answers in a model's own words, written without a prefill and without options to choose from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FreeAnswer(NamedTuple):
 
     Attributes:
         prompt: as the model reads it.
-        text: what it writes.
+        text: its answer.
     """
 
     prompt: str

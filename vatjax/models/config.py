@@ -49,8 +49,8 @@ class Config:
         embedding_scale, residual_scale, logit_scale: factors on embeddings, on what a block adds, and on the logits.
         embedding_scale_rounded: whether that factor is itself rounded to the model's dtype.
         tied: whether the head is the embedding table.
-        float32_residual: whether the residual stream is float32 over weights of another dtype. It is no property of the
-            checkpoint, and so not in `repr`, which names what was read.
+        float32_residual: whether the residual stream is float32 over weights of another dtype. It does not belong to
+            the checkpoint, and so is not in `repr`, which identifies the checkpoint's configuration.
     """
 
     family: str

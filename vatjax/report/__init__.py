@@ -125,7 +125,7 @@ class _Writer:
         return parts
 
     def group(self, own: list[Aim]) -> list[str]:
-        """Everything about one direction of push; several seeds are a table, and each of them is folded behind it."""
+        """Everything about one direction of push; several seeds are one table, and each seed is folded after it."""
         first = own[0]
         parts = [page.heading(first.without_seed, 2, first.group)]
         if len(own) == 1:

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from vatjax.report import words
 from vatjax.report.chosen import Aim, Row, Spread, front_mark
 from vatjax.study import Study
-from vatjax.study.results import is_placebo
 
 COLUMNS = ("", "amount", "gain (points)", "beyond placebo", "others' shift (points)", "mass", "verdict")
 
 
 def rows(aims: Sequence[Aim]) -> Iterator[tuple[str, Sequence[object]]]:
-    """Yields the rows of the table: one that names each aim, and behind it its interventions by what is left of their gain."""
+    """Yields the rows of the table: a heading for each aim, then its interventions, sorted by their gain beyond the placebo."""
     for aim in aims:
         yield "aim", [f"{aim.title} ({aim.level})"]
         best = aim.spokesmen()
@@ -35,7 +34,7 @@ def rows(aims: Sequence[Aim]) -> Iterator[tuple[str, Sequence[object]]]:
 
 
 def _left(row: Row) -> float:
-    """What is left of a gain beside its placebo; the gain itself where there is none."""
+    """Returns the gain beyond the placebo; the gain itself without a placebo."""
     left = row["over_placebo_gain"] if row["over_placebo_gain"] is not None else row["gain"]
     return float("-inf") if left is None or row["broken"] else left
 
@@ -46,10 +45,18 @@ def beyond(row: Row) -> bool | None:
     return None if low is None else low > 0
 
 
+def own(row: Row) -> bool:
+    """Returns whether a gain is the intervention's own: beyond that of its placebo, or of one draw at least twice as large."""
+    known = beyond(row)
+    if known is not None:
+        return known
+    return row["over_placebo_gain"] is None or row["over_placebo_gain"] >= 0.5 * row["gain"]
+
+
 def verdict(row: Row) -> str:
     """Returns what an arm did, in a few words."""
     if row["broken"]:
-        return "broken: the model no longer answers"
+        return f"broken: {words.how_broken(row)}"
     if not row["resolved"]:
         return "no gain that can be distinguished from 0"
     if row["gain"] < 0:
@@ -57,6 +64,8 @@ def verdict(row: Row) -> str:
     known = beyond(row)
     if known is False:
         return _like(row)
+    if not own(row):
+        return "gains, most of it under its placebo too (1 draw)"
     text = "gains" if known is None else "gains beyond its placebo"
     if row["off_target"] is None:
         return text
@@ -80,7 +89,7 @@ def sentences(study: Study, aims: Sequence[Aim]) -> list[str]:
 def _sentence(study: Study, aim: Aim) -> str:
     best = [row for row in aim.spokesmen().values() if not row["broken"]]
     gained = [row for row in best if row["resolved"] and row["gain"] > 0]
-    good = [row for row in gained if beyond(row) is not False]
+    good = [row for row in gained if own(row)]
     start = f"{aim.title}: "
     if not gained:
         size = words.smallest_gain(best)
@@ -94,7 +103,9 @@ def _sentence(study: Study, aim: Aim) -> str:
     cheap = [row for row in good if row["off_target"] is not None]
     if len(cheap) > 1:
         least = min(cheap, key=lambda row: float(row["off_target"]))
-        text += f"; {_name(least)} moves the others least for each point of gain, by {least['off_target']:.2f}"
+        same = least is most
+        who = "and of those that gain it" if same else _name(least)
+        text += f"; {who} moves the others least for each point of gain, by {least['off_target']:.2f}"
     return text + "."
 
 
@@ -129,8 +140,3 @@ def of_seeds(found: Iterable[Spread]) -> list[tuple[str, list[str]]]:
         own = words.amount({"unit": one.unit, "amount": one.amount})
         rows_.append(("", [one.intervention, own, f"{one.seeds}", *cells]))
     return rows_
-
-
-def real(study: Study) -> list[Row]:
-    """Returns the rows of the study that are no placebo, at the level of their target."""
-    return [row for row in study.rows if row["headline"] and not is_placebo(row)]

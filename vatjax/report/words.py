@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vatjax.edits.outcome import MOST_PERPLEXITY
 from vatjax.report.chosen import Aim, Row
 from vatjax.study import Study
 from vatjax.study.arms import shown
@@ -25,9 +26,9 @@ LEGEND = (
     "that holds when gains and shifts are drawn anew within their uncertainty; below 95 % it may be noise.",
 )
 CHOSEN = (
-    "Of each intervention the arm with the most gain among those that leave the model whole; sorted by what is left of the "
-    "gain beside the placebo. Behind the name, * is the front of gain and shift, with the share of draws in which the arm is "
-    "there. Every arm stands in the tables below."
+    "Of each intervention the arm with the most gain among those that leave the model whole; sorted by the "
+    "gain beyond the placebo. A * after the name marks the front of gain and shift, with the share of draws in which the arm "
+    "is on it. Every arm stands in the tables below."
 )
 MATRIX = (
     "GND of the others under the row's intervention minus that under the column's, at the gain that both reach: below 0 the "
@@ -75,8 +76,15 @@ def _did(row: Row, target: str) -> str:
     text += ". " + _beyond(row)
     text += _together(row)
     if row["broken"]:
-        text += f" The model is broken: it answers with {row['mass']:.0%} of its probability."
+        text += f" The model is broken: {how_broken(row)}."
     return text
+
+
+def how_broken(row: Row) -> str:
+    """Why an arm counts as broken."""
+    if row["perplexity"] is not None and row["perplexity"] > MOST_PERPLEXITY:
+        return f"neutral text has {row['perplexity']:,.0f} times the perplexity it had"
+    return f"the options have {row['mass']:.0%} of the probability, {row['mass_before']:.0%} before"
 
 
 def _beyond(row: Row) -> str:

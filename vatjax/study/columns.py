@@ -39,7 +39,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
         "points per point",
         "the others' shift for each point of gain: root mean square GND, without the noise's share",
     ),
-    "off_target_shift": ("points", "root mean square shift of what is not the target, without the noise's share"),
+    "off_target_shift": ("points", "root mean square shift of everything but the target, without the noise's share"),
     "off_target_p": ("p", "that nothing but the target moved at all"),
     "nvat": ("0 to 1", "network VAT as published, with the noise's share"),
     "nvat_floor": ("0 to 1", "mean nVAT of sign flips: what noise alone gives"),

@@ -1,0 +1,114 @@
+"""The verdict: what is said of an arm, and of all arms with one aim."""
+
+import dataclasses
+
+import pytest
+
+from vatjax.report import verdict
+from vatjax.report.chosen import Aim
+from vatjax.study import Study
+
+ROW = {
+    "model": "m",
+    "target": "Power",
+    "direction": "express",
+    "seed": 0,
+    "intervention": "vector",
+    "amount": 2.0,
+    "unit": "strength",
+    "level": "types",
+    "kind": "residual",
+    "placebo": "none",
+    "headline": True,
+    "gain": 0.8,
+    "gain_low": 0.7,
+    "gain_high": 0.9,
+    "resolved": True,
+    "broken": False,
+    "perplexity": 1.1,
+    "mass": 0.9,
+    "mass_before": 0.8,
+    "off_target": 0.5,
+    "off_target_shift": 0.4,
+    "off_target_shift_low": None,
+    "off_target_shift_high": None,
+    "over_placebo": "random",
+    "over_placebo_gain": 0.7,
+    "over_placebo_gain_low": 0.4,
+    "over_placebo_gain_high": 1.0,
+    "over_placebo_draws": 3,
+    "front": False,
+}
+ONE = {"over_placebo_gain_low": None, "over_placebo_gain_high": None, "over_placebo_draws": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "gains beyond its placebo; others move by 0.50 a point"),
+        ({"resolved": False}, "no gain that can be distinguished from 0"),
+        ({"gain": -0.8}, "moved Power the wrong way"),
+        ({"broken": True, "perplexity": 40.0}, "broken: neutral text has 40 times the perplexity it had"),
+        ({"broken": True, "mass": 0.1}, "broken: the options have 10% of the probability, 80% before"),
+        (
+            {"over_placebo_gain_low": -3.0, "over_placebo_gain_high": 4.0},
+            "cannot be distinguished from its placebo by 3 draws",
+        ),
+        (
+            {"over_placebo_gain": 0.1, "over_placebo_gain_low": -0.1, "over_placebo_gain_high": 0.3},
+            "gains no more than its placebo (3 draws)",
+        ),
+        (ONE, "gains; others move by 0.50 a point"),
+        ({**ONE, "over_placebo_gain": 0.1}, "gains, most of it under its placebo too (1 draw)"),
+        ({"over_placebo_gain": None, **ONE, "over_placebo_draws": None}, "gains; others move by 0.50 a point"),
+    ],
+)
+def test_what_is_said_of_an_arm(changes, said):
+    assert verdict.verdict({**ROW, **changes}) == said
+
+
+def test_what_is_said_of_an_aim():
+    """An arm whose gain its placebo has too is no winner, and one that breaks the model is none either."""
+    study = Study("folder", None, [], [], [], [])
+
+    def aim(**arms):
+        rows = {name: [{**ROW, "intervention": name, **changes}] for name, changes in arms.items()}
+        return Aim("m", "Power", "express", 0, rows, {})
+
+    both = aim(vector={}, shots={"gain": 0.6, "off_target": 0.2})
+    assert verdict.sentences(study, [both]) == [
+        "m, towards Power: vector, strength 2 gains most, 0.80 [0.70, 0.90] points; shots, strength 2 moves the others least "
+        "for each point of gain, by 0.20."
+    ]
+    assert (
+        "and of those that gain it moves the others least"
+        in verdict.sentences(study, [aim(a={}, b={"gain": 0.1, "off_target": 3.0})])[0]
+    )
+    weak = aim(vector={"resolved": False}, shots={"broken": True})
+    assert (
+        "no intervention has a gain that can be distinguished from 0 (their intervals are up to ±0.10 points wide)"
+        in (verdict.sentences(study, [weak])[0])
+    )
+    like = aim(vector={**ONE, "over_placebo_gain": 0.1})
+    assert verdict.sentences(study, [like])[0].endswith("no gain can be distinguished from that of its placebo.")
+    shown = list(verdict.rows([aim(vector={}, shots={"broken": True})]))
+    assert shown[0] == ("aim", ["m, towards Power (types)"])
+    assert [cells[0] for _, cells in shown[1:]] == ["vector", "shots BROKEN"]
+
+
+def test_a_matrix_has_each_pair_twice_with_turned_signs():
+    pair = {"model": "m", "target": "Power", "direction": "express", "seed": 0, "at": "same gain", "same_gain": 0.5}
+    rows = [
+        {**pair, "one": "a", "other": "b", "off_target": 0.2, "off_target_low": 0.1, "off_target_high": 0.3},
+        {**pair, "one": "a", "other": "c", "off_target": -0.1, "off_target_low": -0.3, "off_target_high": 0.1},
+        {**pair, "one": "b", "other": "c", "off_target": None, "off_target_low": None, "off_target_high": None},
+        {**pair, "seed": 1, "one": "b", "other": "c", "off_target": 1.0, "off_target_low": 0.5, "off_target_high": 2.0},
+    ]
+    study = dataclasses.replace(Study("folder", None, [], [], [], []), comparisons=rows)
+    columns, found = verdict.matrix(study, Aim("m", "Power", "express", 0, {}, {}))
+    assert columns == ["", "a", "b", "c"]
+    assert [cells for _, cells in found] == [
+        ["a", "", "+0.20* at 0.50", "-0.10 at 0.50"],
+        ["b", "-0.20* at 0.50", "", ""],
+        ["c", "+0.10 at 0.50", "", ""],
+    ]
