@@ -16,6 +16,8 @@ ORDER = (
     "errors",
     "names",
     "hardware",
+    "progress",
+    "dtypes",
     "stopping",
     "lost",
     "store",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 OnProgress = Callable[[float], None]
-"""Is called with the completed fraction of the work, which never falls."""
+"""Is called with the completed fraction of the work; it starts again where a device runs out of memory for it."""
 
 
 def silent(_: float) -> None:

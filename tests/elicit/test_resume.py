@@ -49,7 +49,7 @@ def test_what_is_kept_is_not_computed_again_and_the_bits_are_the_same(tmp_path, 
     plain = running.Run.shard
     monkeypatch.setattr(running.Run, "shard", lambda self, n: (computed.append(n), plain(self, n))[1])
     told = []
-    again = elicit.ratings(speaking(), DATA, size=SIZE, keep=folder, told=lambda *said: told.append(said))
+    again = elicit.ratings(speaking(), DATA, size=SIZE, keep=folder, on_cost=lambda *said: told.append(said))
     ((cost, left, ready),) = told
     assert computed == list(range(2, 2 + len(computed)))
     assert len(computed) > 1

@@ -178,7 +178,7 @@ def test_words_are_those_of_the_numbers(study, written):
     assert "cannot be distinguished from 0, so nothing is said about its price" in words._did(blank, "Power")
     fell = words._did(dict(best, direction="suppress", off_target_shift=None), "Power")
     assert fell.startswith(f"Power fell by {best['gain']:.2f} [")
-    assert "No placebo stands beside it." in fell
+    assert "No draw of a placebo counts next to it." in fell
     over = {
         "over_placebo": "random",
         "over_placebo_gain": 0.1,

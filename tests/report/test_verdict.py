@@ -56,7 +56,7 @@ ONE = {"over_placebo_gain_low": None, "over_placebo_gain_high": None, "over_plac
         ),
         (
             {"over_placebo_gain": 0.1, "over_placebo_gain_low": -0.1, "over_placebo_gain_high": 0.3},
-            "gains no more than its placebo (3 draws)",
+            "not shown to gain more than its placebo: beyond it by at most 0.30 (3 draws)",
         ),
         (ONE, "gains; others move by 0.50 a point"),
         ({**ONE, "over_placebo_gain": 0.1}, "gains, most of it under its placebo too (1 draw)"),
@@ -69,28 +69,31 @@ def test_what_is_said_of_an_arm(changes, said):
 
 def test_what_is_said_of_an_aim():
     """An arm whose gain its placebo has too is no winner, and one that breaks the model is none either."""
-    study = Study("folder", None, [], [], [], [])
 
     def aim(**arms):
         rows = {name: [{**ROW, "intervention": name, **changes}] for name, changes in arms.items()}
         return Aim("m", "Power", "express", 0, rows, {})
 
     both = aim(vector={}, shots={"gain": 0.6, "off_target": 0.2})
-    assert verdict.sentences(study, [both]) == [
+    assert verdict.sentences([both]) == [
         "m, towards Power: vector, strength 2 gains most, 0.80 [0.70, 0.90] points; shots, strength 2 moves the others least "
         "for each point of gain, by 0.20."
     ]
     assert (
-        "and of those that gain it moves the others least"
-        in verdict.sentences(study, [aim(a={}, b={"gain": 0.1, "off_target": 3.0})])[0]
+        "of those that gain it moves the others least"
+        in (verdict.sentences([aim(a={}, b={"gain": 0.1, "gain_low": 0.05, "gain_high": 0.15, "off_target": 3.0})])[0])
     )
     weak = aim(vector={"resolved": False}, shots={"broken": True})
-    assert (
-        "no intervention has a gain that can be distinguished from 0 (their intervals are up to ±0.10 points wide)"
-        in (verdict.sentences(study, [weak])[0])
-    )
+    assert verdict.sentences([weak]) == [
+        "m, towards Power: no intervention that leaves the model whole has a gain that can be distinguished from 0 (95 % "
+        "intervals are up to \N{PLUS-MINUS SIGN}0.10 points); shots, strength 2 gains 0.80 [0.70, 0.90] and breaks it."
+    ]
+    # A level below the one with the largest gain counts as well.
+    levels = aim(vector={})
+    levels.real["vector"].append({**ROW, "amount": 4.0, "gain": 0.9, "resolved": False})
+    assert "vector, strength 2 gains most" in verdict.sentences([levels])[0]
     like = aim(vector={**ONE, "over_placebo_gain": 0.1})
-    assert verdict.sentences(study, [like])[0].endswith("no gain can be distinguished from that of its placebo.")
+    assert verdict.sentences([like])[0].endswith("has a gain that is shown to be more than its placebo's.")
     shown = list(verdict.rows([aim(vector={}, shots={"broken": True})]))
     assert shown[0] == ("aim", ["m, towards Power (types)"])
     assert [cells[0] for _, cells in shown[1:]] == ["vector", "shots BROKEN"]

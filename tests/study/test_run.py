@@ -568,7 +568,7 @@ def test_an_intervention_that_can_not_be_is_named_with_its_line(text, message):
     with pytest.raises(errors.InputError) as found:
         config.parse(Design, whole_text, "study.yaml")
     assert message in str(found.value)
-    assert "study.yaml:12" in str(found.value)
+    assert "study.yaml:13" in str(found.value)
 
 
 @pytest.mark.parametrize(
@@ -802,7 +802,10 @@ def test_an_arm_that_answers_nothing_is_a_broken_row_and_not_a_failure(tmp_path,
     assert rows[400.0]["gain"] is None
     assert "no rating of the target is left" in rows[400.0]["warnings"]
     assert not rows[400.0]["front"]
-    assert found.texts(rows[400.0]) == []  # nothing is rated, so that nothing moved
+    silent = found.texts(rows[400.0])  # nothing is rated: what it writes is shown for the strongest ratings before
+    assert len(silent) == 2
+    assert all(one["after"]["mass"] < 0.1 for one in silent)
+    assert all(one["state_after"] is None for one in silent)
     first, second = found.texts(rows[0.5])
     before, after = found.states(rows[0.5])
     moved = np.nanmax(np.abs(after.state - before.state), 0)

@@ -101,6 +101,8 @@ class Rate(Devices):
         with warnings.catch_warnings(), Display() as display:
             warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
             warnings.showwarning = _warned
+            if how.reading == "generate":
+                display.stage("writing answers")
             try:
                 rated = elicit.ratings(
                     model,

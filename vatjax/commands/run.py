@@ -129,7 +129,11 @@ class _Batches:
         first, last = self.count + 1, self.count + len(pieces)
         numbers = f"{first}" if first == last else f"{first} to {last}"
         more = f" and {len(pieces) - 1} more" if len(pieces) > 1 else ""
-        estimate = f"{self._about(own)}; {self._about(sum(self.seconds.values()))} for all that is left" if own else ""
+        estimate = (
+            f"{self._about(own)}; {self._about(sum(self.seconds.values()))} for all work of models that is left"
+            if own
+            else ""
+        )
         self.display.stage(f"{numbers} of {self.of}: {pieces[0].label}{more}", estimate, quiet=not own)
 
     def done(self, progress: Any) -> None:

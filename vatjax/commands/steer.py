@@ -268,8 +268,10 @@ def _estimate(model: Any, items: Any, how: How, times: int) -> str:
     """About how long ratings of some items take, so many times."""
     from vatjax import elicit
 
+    if how.reading == "generate":
+        return ""
     tokens = times * elicit.cost(model, items, how).computed
-    return f"up to {tokens:,} tokens, about {show.duration(elicit.seconds_for(model, tokens))} and compiling"
+    return f"about {tokens:,} tokens, {show.duration(elicit.seconds_for(model, tokens))} and compiling"
 
 
 def _default(name: str) -> Any:

@@ -57,7 +57,7 @@ class Train(Training, Devices):
         if folder is not None and (folder / "train.json").exists():
             raise errors.InputError(f"{self.out}: a finished run is there already; remove it, or give another folder")
         show.told(f"{self.model}: loading")
-        model = models.load(self.model, self.dtype, self.spread(), self.ignore)
+        model = models.load(self.model, self.dtype, self.spread(), self.ignore, self.context)
         made = train.prepared(model, self, None if folder is None else folder / "reference", self.dry_run, show.told)
         plan = self._plan(model, made)
         for line in self._remarks(model, plan, folder):

@@ -7,7 +7,7 @@ given = elicit.label(annotator, items)                 # labels for the protocol
 shots = elicit.neutral_shots(model, items)             # examples that push nothing, to compare with those that do
 under = elicit.states_under(model, items, edits)       # of many edits at one time, what they share computed once
 chosen = elicit.choose(model, items)                   # which action of each pair, in both orders
-texts = elicit.free_answers(model, rows, elicit.How()) # what it writes in its own words
+texts = elicit.free_answers(model, rows, elicit.How()) # what it writes without a prefill
 """
 
 from vatjax.elicit import labels

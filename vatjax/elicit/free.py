@@ -1,4 +1,4 @@
-"""Answers in a model's own words, written without a prefill and without options to choose from."""
+"""What a model writes to a question of its own accord: without a prefill, and whatever it may be."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def free_answers(
         rows: the fields of each prompt.
         how: how it is asked; of several wordings and scales the first.
         condition: what it is asked under.
-        length: tokens of an answer, at most.
+        length: tokens of an answer, at most; fewer where the model's context has room for no more.
     """
     how = prefill.resolved(model, how)
     own = how.wordings()[0].name
@@ -52,6 +52,9 @@ def free_answers(
     (made,) = asking.posed(list(rows), how, condition, chat)
     found = pieces(made, model.tokenizer, chat is not None)
     longest = int(found.lengths().max())
+    length = min(length, model.config.context - longest)
+    if length < 1:
+        return [FreeAnswer(made.text(i), "") for i in range(len(made))]
     longest = max(longest, min(-(-longest // _STEP) * _STEP, model.config.context - length))
     batch = tokens.batch([found.tokens(i) for i in range(len(rows))], side="left", to=longest)
     wrote = hosts.fetch(generate(model, batch.tokens, batch.mask, Sampling(tokens=length), edit=condition.edit))

@@ -16,7 +16,7 @@ import numpy as np
 from vatjax import errors, items, models, prompts
 from vatjax.elicit import asking
 from vatjax.elicit.provenance import LOW_MASS
-from vatjax.models import Model
+from vatjax.models import Model, computed_as
 from vatjax.prompts import CUE, NO_PREFILL, How
 
 # Bundled train-side items that a prefill is tried on.
@@ -133,7 +133,7 @@ def _key(weights: str, model: Model, how: How) -> tuple[str, ...]:
     settings = ("protocol", "wording", "low", "high", "counterbalance", "chat", "template", "floor")
     wordings = repr([dataclasses.astuple(wording) for wording in how.wordings()])
     template = str(getattr(model.tokenizer, "chat_template", None))
-    return (weights, template, wordings, *(repr(getattr(how, name)) for name in settings))
+    return (weights, computed_as(model), template, wordings, *(repr(getattr(how, name)) for name in settings))
 
 
 def recorded(weights: str, model: Model, how: How) -> Mapping[str, float]:

@@ -50,7 +50,8 @@ def asked_of(model: Model, edit: Edit | None) -> dict[str, Any]:
             "name": model.name,
             "family": model.config.family,
             "weights": models.fingerprint(weights),
-            "dtype": "mixed" if model.config.float32_residual else str(weights["embedding"].dtype),
+            "dtype": models.dtype_of(model),
+            "context": model.config.context,
             **({"ignored": list(model.ignored)} if model.ignored else {}),
         },
         "edit": None if edit is None else models.fingerprint(edit),
@@ -85,7 +86,7 @@ def decides(model: Model, how: How, edit: Edit | None, read_as: Sequence[str], s
     """All that decides the probabilities, down to the last bit."""
     device, mesh = jax.devices()[0], sharding.mesh_of(model.arrays)
     return {
-        "model": {"weights": models.fingerprint(model.arrays), "config": repr(model.config)},
+        "model": {"weights": models.fingerprint(model.arrays), "config": models.computed_as(model)},
         "edit": None if edit is None else models.fingerprint(edit),
         "how": {"protocol": how.protocol, "wording": how.wording, "prior": how.prior},
         "tokens": list(read_as),

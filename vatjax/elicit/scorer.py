@@ -245,7 +245,7 @@ class _Fitting:
         (plan,) = planning.make(
             [(found, options)], self.model.config, self.size, sharding.shares(self.model.arrays), shards
         )
-        return Run(self.model, self.part._replace(plan=plan), self.edit)
+        return Run(self.model, self.part._replace(plan=plan), self.edit, self.on_progress)
 
     def culprit(self, bad: np.ndarray) -> int:
         """The first of some prompts that is not finite also alone: in a row, what is not finite spreads to its neighbours."""

@@ -18,7 +18,7 @@ from vatjax.models.edit_files import edit_facts, load_edit, save_edit
 from vatjax.models.families import register_family
 from vatjax.models.fingerprint import fingerprint
 from vatjax.models.generation import Sampling, Written, generate, stop_tokens
-from vatjax.models.model import Model, logits, positions_of
+from vatjax.models.model import Model, computed_as, dtype_of, logits, positions_of
 from vatjax.models.outline import outline, stand_in
 from vatjax.models.saving import save
 from vatjax.models.scoring import log_probs
@@ -34,6 +34,8 @@ __all__ = [
     "Sampling",
     "Step",
     "Written",
+    "computed_as",
+    "dtype_of",
     "edit_facts",
     "fingerprint",
     "generate",

@@ -20,7 +20,7 @@ from vatjax.models import hosts, safetensors
 from vatjax.models import weights as wt
 from vatjax.models.edit import Edit, LowRank, Step
 from vatjax.models.fingerprint import fingerprint
-from vatjax.models.model import Model
+from vatjax.models.model import Model, dtype_of
 from vatjax.models.safetensors import Pending
 
 _ARRAYS, _FACTS = "edit.safetensors", "edit.json"
@@ -127,7 +127,7 @@ def _of(model: Model) -> dict[str, Any]:
         "layers": config.layers,
         "width": config.width,
         "hidden": config.hidden,
-        "dtype": str(arrays["embedding"].dtype),
+        "dtype": dtype_of(model),
         "weights": fingerprint(arrays),
     }
 

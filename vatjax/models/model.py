@@ -56,6 +56,19 @@ class Model(nnx.Module):
         return plain
 
 
+def computed_as(model: Model) -> str:
+    """What is computed with a model's weights, in which dtype: with their fingerprint it decides every number.
+
+    The mesh is left out: it changes the order of additions, and nothing else.
+    """
+    return f"{model.config!r} {dtype_of(model)}"
+
+
+def dtype_of(model: Model) -> str:
+    """The dtype as `load` takes it."""
+    return "mixed" if model.config.float32_residual else str(model.arrays["embedding"].dtype)
+
+
 def present_of(tokens: Array, mask: Any) -> Array:
     """Which tokens are no padding, [batch, time] bool; without a mask all."""
     return jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
@@ -81,8 +94,7 @@ def logits(
         tokens: [batch, time] int32, padded left or right; one that there is not gives NaN.
         mask: [batch, time], 0 for padding; by default nothing is.
         edit: a change of the computation.
-        positions: [batch, time]; by default from the mask. A model with other rotary positions for long texts chooses by
-            the largest of them.
+        positions: [batch, time]; by default from the mask.
         written: [batch, time], 1 for what was written behind each prompt: for edits that tell them apart; by default all
             is prompt.
     """

@@ -112,17 +112,17 @@ class _Writer:
 
     def verdicts(self) -> list[str]:
         """The table of the best arms, what can be concluded, and gain against tax."""
-        study = self.study
-        parts = [page.heading("Verdict", 2, "verdict"), page.listed(verdict.sentences(study, self.aims))]
+        parts = [page.heading("Verdict", 2, "verdict"), page.listed(verdict.sentences(self.aims))]
         parts.append(
             page.table(verdict.COLUMNS, verdict.rows(self.aims), "the best arm of each intervention", texts=(6,))
         )
         parts.append(page.paragraph(words.CHOSEN, "dim"))
-        for own in self.groups():
-            for aim in own if len(own) == 1 else own[:1]:
-                says = f"Gain against tax, {aim.title}; grey: placebos; hollow: the model is broken"
-                parts.append(self.figure(figures.plane(aim, self.looks), f"plane {aim.name}", says))
-        return parts
+        return [*parts, *(self.plane(own[0]) for own in self.groups())]
+
+    def plane(self, aim: Aim) -> str:
+        """Gain against tax."""
+        says = f"Gain against tax, {aim.title}; grey: placebos; hollow: the model is broken"
+        return self.figure(figures.plane(aim, self.looks), f"plane {aim.name}", says)
 
     def group(self, own: list[Aim]) -> list[str]:
         """Everything about one direction of push; several seeds are one table, and each seed is folded after it."""
@@ -134,7 +134,10 @@ class _Writer:
         columns = ("", "amount", "seeds", "gain (points)", "others' shift (points)", "nVAT debiased")
         said = "Mean and standard deviation over the seeds, of examples, pairs and orders of training data."
         parts += [page.paragraph(said, "dim"), page.table(columns, verdict.of_seeds(found), "over seeds")]
-        return [*parts, *(page.folded(f"seed {aim.seed}", self.aim(aim)) for aim in own)]
+        for aim in own:
+            planes = [] if aim is first else [self.plane(aim)]
+            parts.append(page.folded(f"seed {aim.seed}", [*planes, *self.aim(aim)]))
+        return parts
 
     def aim(self, aim: Aim) -> list[str]:
         """Everything about one direction of push from one seed."""
@@ -229,7 +232,7 @@ def _cells(row: Row, draws: int) -> list[str]:
         words.interval(row, "nvat_debiased"),
         _shown(row["nvat_floor_95"]),
         words.p_value(row["nvat_p"], draws),
-        words.p_value(row["nvat_q"], draws),
+        words.q_value(row["nvat_q"]),
         "-" if row["success"] is None else f"{row['success']:.0%}",
         words.masses(row),
     ]
@@ -239,7 +242,9 @@ def _over(row: Row) -> str:
     """The gain beyond the placebo; why there is none."""
     if is_placebo(row):
         return ""
-    return words.interval(row, "over_placebo_gain") if row["over_placebo_gain"] is not None else "no placebo counts"
+    if row["over_placebo_gain"] is not None:
+        return words.interval(row, "over_placebo_gain")
+    return "no draw counts" if row["over_placebo_draws"] is None or row["over_placebo_draws"] == 0 else "-"
 
 
 def _shown(x: float | None, digits: int = 2) -> str:

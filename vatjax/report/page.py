@@ -174,8 +174,8 @@ def _side(name: str, side: Mapping[str, Any]) -> str:
     prompt = f"<pre>{escaped(side['prompt'])}</pre>"
     written = side["written"] or "(nothing)"
     return (
-        f"<div><strong>{escaped(name)}</strong> <span class=dim>rating {rating}, mass {side['mass']:.2f}; in its own "
-        f"words:</span><blockquote>{escaped(written)}</blockquote>"
+        f"<div><strong>{escaped(name)}</strong> <span class=dim>rating {rating}, mass {side['mass']:.2f}; written "
+        f"without a prefill:</span><blockquote>{escaped(written)}</blockquote>"
         f"{folded('the prompt in full', [prompt])}</div>"
     )
 

@@ -45,7 +45,7 @@ def beyond(row: Row) -> bool | None:
     return None if low is None else low > 0
 
 
-def own(row: Row) -> bool:
+def gains_itself(row: Row) -> bool:
     """Returns whether a gain is the intervention's own: beyond that of its placebo, or of one draw at least twice as large."""
     known = beyond(row)
     if known is not None:
@@ -64,7 +64,7 @@ def verdict(row: Row) -> str:
     known = beyond(row)
     if known is False:
         return _like(row)
-    if not own(row):
+    if not gains_itself(row):
         return "gains, most of it under its placebo too (1 draw)"
     text = "gains" if known is None else "gains beyond its placebo"
     if row["off_target"] is None:
@@ -73,40 +73,56 @@ def verdict(row: Row) -> str:
 
 
 def _like(row: Row) -> str:
-    """Says of a gain that is not beyond its placebo how far that can be known."""
+    """Says of a gain that is not shown to be beyond its placebo how far beyond it may be."""
     draws = words.several(row["over_placebo_draws"], "draw")
     high = row["over_placebo_gain_high"]
     if high is not None and high < row["gain"]:
-        return f"gains no more than its placebo ({draws})"
+        return f"not shown to gain more than its placebo: beyond it by at most {words.number(high)} ({draws})"
     return f"cannot be distinguished from its placebo by {draws}"
 
 
-def sentences(study: Study, aims: Sequence[Aim]) -> list[str]:
+def sentences(aims: Sequence[Aim]) -> list[str]:
     """Returns what can be concluded about each aim."""
-    return [_sentence(study, aim) for aim in aims]
+    return [_sentence(aim) for aim in aims]
 
 
-def _sentence(study: Study, aim: Aim) -> str:
-    best = [row for row in aim.spokesmen().values() if not row["broken"]]
-    gained = [row for row in best if row["resolved"] and row["gain"] > 0]
-    good = [row for row in gained if own(row)]
+def _sentence(aim: Aim) -> str:
+    every = [row for rows in aim.real.values() for row in rows]
+    whole = [row for row in every if not row["broken"]]
+    gained = [row for row in whole if row["resolved"] and row["gain"] > 0]
+    good = [row for row in gained if gains_itself(row)]
     start = f"{aim.title}: "
-    if not gained:
-        size = words.smallest_gain(best)
-        return f"{start}no intervention has a gain that can be distinguished from 0{size}."
     if not good:
-        return f"{start}no gain can be distinguished from that of its placebo."
+        why = (
+            "a gain that can be distinguished from 0"
+            if not gained
+            else "a gain that is shown to be more than its placebo's"
+        )
+        text = f"{start}no intervention that leaves the model whole has {why}"
+        half = words.widest(whole)
+        text += "" if gained or half is None else f" (95 % intervals are up to \N{PLUS-MINUS SIGN}{half:.2f} points)"
+        return text + _broken_gains(every) + "."
     most = max(good, key=lambda row: float(row["gain"]))
     text = f"{start}{_name(most)} gains most, {words.interval(most, 'gain')} points"
-    if most["over_placebo_draws"] == 1:
+    if most["over_placebo_gain"] is None:
+        text += " (without a placebo to compare with)"
+    elif most["over_placebo_gain_low"] is None:
         text += " (one draw of its placebo: how much that varies is unknown)"
     cheap = [row for row in good if row["off_target"] is not None]
     if len(cheap) > 1:
         least = min(cheap, key=lambda row: float(row["off_target"]))
-        same = least is most
-        who = "and of those that gain it" if same else _name(least)
+        who = "of those that gain it" if least is most else _name(least)
         text += f"; {who} moves the others least for each point of gain, by {least['off_target']:.2f}"
     return text + "."
+
+
+def _broken_gains(rows: Sequence[Row]) -> str:
+    """Names the arm with the most gain among those that break the model."""
+    broken = [row for row in rows if row["broken"] and row["resolved"] and (row["gain"] or 0) > 0]
+    if not broken:
+        return ""
+    most = max(broken, key=lambda row: float(row["gain"]))
+    return f"; {_name(most)} gains {words.interval(most, 'gain')} and breaks it"
 
 
 def _name(row: Row) -> str:
@@ -133,10 +149,9 @@ def _difference(row: Row, sign: int) -> str:
 
 def of_seeds(found: Iterable[Spread]) -> list[tuple[str, list[str]]]:
     """Returns a row for every arm over seeds: mean and standard deviation."""
-    rows_ = []
+    lines = []
     for one in found:
         numbers = [one.gain, one.off_target_shift, one.nvat_debiased]
         cells = ["-" if pair is None else f"{pair[0]:.2f} \N{PLUS-MINUS SIGN} {pair[1]:.2f}" for pair in numbers]
-        own = words.amount({"unit": one.unit, "amount": one.amount})
-        rows_.append(("", [one.intervention, own, f"{one.seeds}", *cells]))
-    return rows_
+        lines.append(("", [one.intervention, words.amount(one._asdict()), f"{one.seeds}", *cells]))
+    return lines

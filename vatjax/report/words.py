@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ LEGEND = (
     "same for each point of gain.",
     "nVAT debiased: how far values move together from context to context, without the noise's share; noise: the nVAT, not "
     "debiased, that 95 % of sign flips of whole clusters stay under; p: of that test; q: of moving together more than under the "
-    "placebo, corrected for all arms of the study.",
+    "placebo, corrected for all arms of the study at this level.",
     "success: contexts in which the model leans to the target as wanted; mass: its probability for the options of the "
     "scale, before and after; below half of what it was the model is broken.",
     "* on the front: nothing else with the same aim has more gain at less shift of the others. The percentage is how often "
@@ -44,8 +45,8 @@ def studied(study: Study) -> str:
     real = {(row["intervention"], row["amount"]) for row in study.rows if not is_placebo(row)}
     return (
         f"{several(len(design.models), 'model')} under {several(len(design.interventions), 'intervention')} "
-        f"({several(len(real), 'level')} in all), judged by {first.get('n', 0):,} contexts in "
-        f"{first.get('clusters', 0):,} scenes that no intervention was made from."
+        f"({several(len(real), 'level')} in all), judged by {first.get('n', 0):,} contexts of the test side, which no "
+        "intervention was made from."
     )
 
 
@@ -58,21 +59,17 @@ def moved(aim: Aim) -> Iterator[str]:
 def _did(row: Row, target: str) -> str:
     if row["gain"] is None:
         return "no gain could be measured."
-    interval = (
-        f"{row['gain']:.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
-        if row["gain_low"] is not None
-        else f"{row['gain']:.2f}"
-    )
+    said = interval(row, "gain")
     if not row["resolved"]:
-        return f"the gain, {interval}, cannot be distinguished from 0, so nothing is said about its price."
+        return f"the gain, {said}, cannot be distinguished from 0, so nothing is said about its price."
     if row["gain"] < 0:
-        return f"{target} moved the wrong way, {interval} points of gain."
+        return f"{target} moved the wrong way, {said} points of gain."
     verb = "rose" if row["direction"] == "express" else "fell"
-    text = f"{target} {verb} by {interval} points"
+    text = f"{target} {verb} by {said} points"
     if row["off_target_shift"] is not None:
-        text += f"; the others moved by {row['off_target_shift']:.2f} on average"
+        text += f"; the others moved by {row['off_target_shift']:.2f} (root mean square)"
     if row["off_target"] is not None:
-        text += f" ({row['off_target']:.2f} for each point of gain)"
+        text += f", {row['off_target']:.2f} for each point of gain"
     text += ". " + _beyond(row)
     text += _together(row)
     if row["broken"]:
@@ -91,14 +88,12 @@ def _beyond(row: Row) -> str:
     """What is left of the gain beside a placebo."""
     over, low = row["over_placebo_gain"], row["over_placebo_gain_low"]
     if over is None:
-        return "No placebo stands beside it. "
-    interval = f"{over:.2f}" if low is None else f"{over:.2f} [{low:.2f}, {row['over_placebo_gain_high']:.2f}]"
+        return "No draw of a placebo counts next to it. "
+    said = interval(row, "over_placebo_gain")
     most = " and so most of the gain is what any such push does" if over < 0.5 * row["gain"] else ""
     if low is None:
         most += " (one draw of it: how much it varies is unknown)"
-    return (
-        f"Beyond its placebo ({row['over_placebo']}) that is {interval} of gain{',' * most.startswith(' and')}{most}. "
-    )
+    return f"Beyond its placebo ({row['over_placebo']}) that is {said} of gain{',' * most.startswith(' and')}{most}. "
 
 
 def _together(row: Row) -> str:
@@ -118,7 +113,8 @@ def _together(row: Row) -> str:
 
 def untold(aims: Sequence[Aim]) -> list[str]:
     """What cannot be distinguished from noise, or is one of many tests."""
-    rows = [row for aim in aims for own in aim.real.values() for row in own]
+    # An instruction is the same arm from every seed.
+    rows = list({id(row): row for aim in aims for own in aim.real.values() for row in own}.values())
     found = []
     gains = [row for row in rows if not row["resolved"]]
     if gains:
@@ -126,8 +122,8 @@ def untold(aims: Sequence[Aim]) -> list[str]:
     together = [row for row in rows if row["nvat_q"] is not None and row["nvat_q"] > 0.05]
     if together:
         found.append(
-            f"In {len(together)} of {len(rows)} arms values did not move together more than under the placebo, at a false "
-            "discovery rate of 5 % over all arms."
+            f"In {len(together)} of {len(rows)} arms it cannot be shown that values moved together more than under the "
+            "placebo, at a false discovery rate of 5 % over all arms."
         )
     bounded = [row for row in rows if row["over_placebo_gain_low"] is not None]
     like = [row for row in bounded if row["over_placebo_gain_low"] <= 0]
@@ -135,11 +131,11 @@ def untold(aims: Sequence[Aim]) -> list[str]:
         found.append(
             f"The gain of {several(len(like), 'arm')} cannot be distinguished from the placebo's: {_names(like)}."
         )
-    single = [row for row in rows if row["over_placebo_draws"] == 1]
+    single = [row for row in rows if row["over_placebo_gain"] is not None and row["over_placebo_gain_low"] is None]
     if single:
         found.append(
-            f"{several(len(single), 'arm')} stand next to one draw of their placebo, so that nothing says how much a placebo "
-            "varies: set `placebos` to 3 or more."
+            f"One draw of a placebo counts for {several(len(single), 'arm')}, so that nothing says how much it varies: set "
+            "`placebos` to 3 or more."
         )
     empty = [row for aim in aims for own in aim.blind.values() for row in own if "nothing was found" in row["warnings"]]
     if empty:
@@ -172,9 +168,9 @@ def choices(study: Study) -> list[str]:
         f"Scenes are divided by the seed {design.items.seed}: {1 - design.items.test:.0%} to make interventions from, "
         f"{design.items.test:.0%} to judge them.",
     ]
-    noise = {shown(row["model"]): row["numerical_noise"] for row in study.rows if row["numerical_noise"] is not None}
+    noise = {row["model"]: row["numerical_noise"] for row in study.rows if row.get("numerical_noise") is not None}
     found += [
-        f"Numerical noise of {model}: the same prompt in passes of another size differs by {sd:.4f} points (standard deviation)."
+        f"Numerical noise of {shown(model)}: with the size of a pass one rating varies by {sd:.4f} points (standard deviation)."
         for model, sd in noise.items()
     ]
     spread = [row for row in study.rows if row["wording_nvat_sd"] is not None and not is_placebo(row)]
@@ -263,7 +259,7 @@ def interval(row: Mapping[str, Any], key: str) -> str:
     middle, low, high = (row[name] for name in (key, f"{key}_low", f"{key}_high"))
     if middle is None:
         return "-"
-    return f"{middle:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
+    return number(middle) + ("" if low is None or high is None else f" [{number(low)}, {number(high)}]")
 
 
 def masses(row: Mapping[str, Any]) -> str:
@@ -276,15 +272,26 @@ def p_value(p: float | None, draws: int) -> str:
     """A p of so many draws: no smaller one than they can show."""
     if p is None:
         return "-"
-    least = 1 / (draws + 1)
-    digits = 4 if draws > 2000 else 3
-    return f"≤ {least:.{digits}f}" if p <= 1.01 * least else f"{p:.{digits}f}"
+    digits = max(3, math.ceil(math.log10(draws + 1)))
+    least = math.ceil(10**digits / (draws + 1)) / 10**digits
+    return f"≤ {least:.{digits}f}" if p <= 1.01 / (draws + 1) else f"{p:.{digits}f}"
 
 
-def smallest_gain(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How large a gain these arms could have shown, in words: half of the widest interval."""
-    wide = [(row["gain_high"] - row["gain_low"]) / 2 for row in rows if row["gain_high"] is not None]
-    return f" (their intervals are up to ±{max(wide):.2f} points wide)" if wide else ""
+def q_value(q: float | None) -> str:
+    """A false discovery rate."""
+    return "-" if q is None else "< 0.001" if q < 0.001 else f"{q:.3f}"
+
+
+def widest(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Half of the widest interval of a gain; None where there are none."""
+    wide = [0.5 * (row["gain_high"] - row["gain_low"]) for row in rows if row["gain_high"] is not None]
+    return max(wide, default=None)
+
+
+def number(x: float) -> str:
+    """A number with two digits, without a sign where it is 0."""
+    text = f"{x:.2f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _p(p: float) -> str:

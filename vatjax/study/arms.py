@@ -68,8 +68,10 @@ class Cell:
 
 
 def shown(model: str) -> str:
-    """Returns a model's name without the folders that it lies in."""
-    return model.rstrip("/").rpartition("/")[2]
+    """Returns a model's name without the folders that it lies in; with the last of them where the name says nothing."""
+    *folders, name = model.rstrip("/").split("/")
+    plain = name in ("model", "checkpoint", "final", "merged") or name.startswith(("checkpoint-", "step"))
+    return f"{folders[-1]}/{name}" if plain and folders else name
 
 
 class Arm(NamedTuple):

@@ -63,7 +63,7 @@ def costs(
     design = planned.design
     load, shelf = load or loader(design), shelf_of(design)
     found: list[dict[str, Any]] = []
-    total = len(planned.pieces())
+    total = sum(len(ordered(expanded.pieces())) for expanded in planned.expanded)
     for expanded in planned.expanded:
         model = load(expanded.model)
         meter = Meter(planned, model, elicit.size_for(model))  # told once: several processes agree on it

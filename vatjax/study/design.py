@@ -306,8 +306,8 @@ class Design:
     placebos: int = 2
     """Draws of the placebo of each intervention."""
     texts: int = 3
-    """Of each intervention so many of the items that moved most are shown in the report, with ratings and the model's own
-    written answers before and after; 0 shows none."""
+    """Of each intervention so many of the items that moved most are shown in the report, with ratings and
+    what the model writes without a prefill, before and after; 0 shows none."""
     resamples: int = 2000
     """Draws of the bootstrap and of the null."""
     reading: Reading = "rms"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -186,15 +188,17 @@ class Workshop:
         state = train.stack([one.state for one in made])
         marks, lines = batch[0].task[0].what.training.marks(), [list[dict[str, float]]() for _ in batch]
         course, loss, memory = runs[0].course, made[0].loss, runs[0].memory
+        unread: collections.deque[Any] = collections.deque()
         for step in range(course.steps):
             rows = [train.batch(own, train.at(own, step, run.course.seed)) for own, run in zip(data, runs, strict=True)]
             state, logs = train.step_many(
                 state, train.beside(rows), loss, parts=course.parts, memory=memory, donate=True
             )
             number = step + 1
-            if self.on_progress is not silent:
-                logs["loss"].block_until_ready()
-                self.on_progress(number / course.steps)
+            unread.append(logs["loss"])
+            if self.on_progress is not silent and len(unread) > 2:  # two steps after the device: it is never idle
+                unread.popleft().block_until_ready()
+                self.on_progress((number - 2) / course.steps)
             if number == 1 or number in marks or number % max(1, min(marks) // 10) == 0:
                 self._look(batch, number, models.hosts.fetch(logs), lines)
             if number in marks:
@@ -235,19 +239,21 @@ class Workshop:
         for piece in batch:
             edit = self.edit_of(piece)
             like.setdefault("" if edit is None else together.form(edit), []).append((piece, edit))
+        made = 0
         for form, group in like.items():
             if form and len(group) > 1:
-                self._under([piece for piece, _ in group], [edit for _, edit in group if edit is not None], how)
+                part = within(self.on_progress, made / len(batch), (made + len(group)) / len(batch))
+                self._under([piece for piece, _ in group], [edit for _, edit in group if edit is not None], how, part)
+                made += len(group)
                 continue
             for piece, edit in group:
-                number = batch.index(piece)
-                part = within(self.on_progress, number / len(batch), (number + 1) / len(batch))
+                part = within(self.on_progress, made / len(batch), (made + 1) / len(batch))
                 self._alone(piece, how, edit, part)
+                made += 1
 
-    def _under(self, batch: Sequence[Piece], own: Sequence[Edit], how: How) -> None:
+    def _under(self, batch: Sequence[Piece], own: Sequence[Edit], how: How, on_progress: OnProgress) -> None:
         """States under edits of one form, all at one time."""
-        progress = within(self.on_progress, 0, 0.97)
-        found = elicit.states_under(self.model, self.asked, own, how, on_progress=progress)
+        found = elicit.states_under(self.model, self.asked, own, how, on_progress=within(on_progress, 0, 0.97))
         perplexity = edits.perplexities(self.model, own)
         for i, piece in enumerate(batch):
             agreement = None if found.agreement is None else found.state(i, reads="agreement")
@@ -298,8 +304,8 @@ class Workshop:
         cells = _moved_most(was, now, piece.decides["items"])
         asked = protocols.ask(self.asked, how.protocol)
         rows = list(asked.rows)
-        prompts_ = [np.flatnonzero((asked.context == c) & (asked.value == v)) for c, v in cells]
-        content = self._before_and_after(arm, after, how, [[rows[i] for i in own] for own in prompts_]) if cells else []
+        members = [np.flatnonzero((asked.context == c) & (asked.value == v)) for c, v in cells]
+        content = self._before_and_after(arm, after, how, [[rows[i] for i in own] for own in members]) if cells else []
         for one, (context, value) in zip(content, cells, strict=True):
             x, y = (float(state.state[context, value]) for state in (was, now))
             keys = {key: str(column[context]) for key, column in was.contexts.items()}
@@ -315,11 +321,13 @@ class Workshop:
         plain = elicit.Condition(edit=None if edit is None else 0.0 * edit)  # one program for both
         pushed = elicit.Condition(shots, instruction, edit)
         every = [row for own in cells for row in own]
-        was, now = (elicit.answers(self.model, every, how, condition) for condition in (plain, pushed))
+        with warnings.catch_warnings():  # what the mass of an arm is stands in its row
+            warnings.filterwarnings("ignore", "the options have")
+            was, now = (elicit.answers(self.model, every, how, condition) for condition in (plain, pushed))
         moved = np.abs(now.ratings - was.ratings)
         ends = np.cumsum([len(own) for own in cells])
         chosen = [
-            int(end - len(own) + np.nanargmax(np.nan_to_num(moved[end - len(own) : end])))
+            int(end - len(own) + np.nan_to_num(moved[end - len(own) : end]).argmax())
             for own, end in zip(cells, ends, strict=True)
         ]
         picked = [every[i] for i in chosen]
@@ -365,8 +373,11 @@ class Workshop:
 
 
 def _moved_most(before: states.ValueState, after: states.ValueState, count: int) -> list[tuple[int, int]]:
-    """The cells with the largest shift, (context, value), at most one of each value."""
-    shift = np.where(before.mask & after.mask, np.abs(np.float64(after.state) - before.state), -1.0)
+    """The cells with the largest shift, (context, value), at most one of each value; where an arm answers nothing, those with
+    the strongest ratings before it."""
+    both = before.mask & after.mask
+    moved = np.float64(after.state) - before.state if both.any() else np.float64(before.state)
+    shift = np.where(both if both.any() else before.mask, np.abs(moved), -1.0)
     order = np.argsort(-shift.max(0), kind="stable")[:count]
     return [(int(shift[:, value].argmax()), int(value)) for value in order if shift[:, value].max() > 0]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -108,11 +109,17 @@ class Study:
 
     def texts(self, row: Row) -> list[dict[str, Any]]:
         """The items of an arm that moved most, each with its prompt, and ratings and written answers before and after."""
+        return self._texts.get(tuple(row[name] for name in _KEYS), [])
+
+    @functools.cached_property
+    def _texts(self) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+        """The lines of texts.jsonl by arm."""
         where = self.folder / "texts.jsonl"
-        lines = store.read_text(where).splitlines() if where.exists() else []
-        wanted = {name: row[name] for name in _KEYS}
-        found = [json.loads(line) for line in lines]
-        return [one for one in found if all(one[name] == x for name, x in wanted.items())]
+        found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for line in store.read_text(where).splitlines() if where.exists() else []:
+            one = json.loads(line)
+            found.setdefault(tuple(one[name] for name in _KEYS), []).append(one)
+        return found
 
     def states(self, row: Row) -> tuple[ValueState, ValueState]:
         """The value states before and after, in the first wording."""
@@ -169,7 +176,7 @@ def open_study(folder: store.Path) -> Study:
 
 def is_placebo(row: Mapping[str, Any]) -> bool:
     """Returns whether a row is a draw of a placebo."""
-    return row["placebo"] != NONE
+    return row["placebo"] not in (NONE, "")  # empty in a study of an earlier version
 
 
 # Rows ---------------------------------------------------------------------------------------------------------------
@@ -280,7 +287,7 @@ def _beyond(arm: Arm, headline: bool, expanded: Expanded, shelf: Shelf, failed: 
         **_three("over_placebo_gain", least["gain"]),
         "over_placebo_nvat": nearest,
         "over_placebo_nvat_p": p,
-        "over_placebo_draws": min(content["draws"] for _, content in found),
+        "over_placebo_draws": least["draws"],
     }
 
 

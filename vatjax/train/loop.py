@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from vatjax import errors, stopping, store
-from vatjax.models import fingerprint, hosts, sharding
+from vatjax.models import computed_as, fingerprint, hosts, sharding
 from vatjax.train import steps as stepping
 from vatjax.train.checkpoints import Checkpoints
 from vatjax.train.evaluation import evaluate
@@ -215,6 +215,7 @@ def _named(
     priced = "none" if penalty is None else store.address([fingerprint(penalty), str(jax.tree.structure(penalty))])
     return {
         "model": fingerprint(state.base.arrays),
+        "computed": computed_as(state.base),
         "data": _examples(data),
         "validation": "none" if validation is None else _examples(validation),
         "penalty": priced,

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from vatjax import errors, store
-from vatjax.models import Model, fingerprint, hosts, sharding
+from vatjax.models import Model, computed_as, fingerprint, hosts, sharding
 from vatjax.train.forward import Memory, text_log_probs
 from vatjax.train.rows import Batch, Data, at, batch
 
@@ -50,7 +50,7 @@ def with_reference(
     named = {
         "examples": [[one.prompt, *one.behind] for one in data.examples],
         "model": fingerprint(model.arrays),
-        "dtype": str(model.arrays["embedding"].dtype),
+        "computed": computed_as(model),
     }
     where = None if keep is None else store.path(keep) / f"{store.address(named)}.npz"
     needed = list(range(len(data.rows)) if rows is None else rows)
