@@ -56,9 +56,12 @@ def load(
     """
     if dtype not in DTYPES:
         raise errors.InputError(names.unknown("dtype", dtype, DTYPES))
+    if isinstance(where, Found) and (ignore or context):
+        raise errors.InputError("ignore and context are decided where a checkpoint is looked at: give them to look")
     found = where if isinstance(where, Found) else look(where, ignore, context)
     dtype = _stored_dtype(found) if dtype == "auto" else dtype
     config, of_weights = in_dtype(found.config, dtype)
+    config = dataclasses.replace(config, mesh=mesh)
     arrays = {p.name: _fill(p, found, of_weights, mesh) for p in wt.parameters(config)}
     return Model(
         wt.assemble(arrays, config), config, found.tokenizer, found.source, found.generation, found.name, found.ignored

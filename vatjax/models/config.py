@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import jax
+
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 
@@ -51,6 +53,7 @@ class Config:
         tied: whether the head is the embedding table.
         float32_residual: whether the residual stream is float32 over weights of another dtype. It does not belong to
             the checkpoint, and so is not in `repr`, which identifies the checkpoint's configuration.
+        mesh: the devices that the weights are spread over, to which compiled functions constrain activations; None for one.
     """
 
     family: str
@@ -84,3 +87,4 @@ class Config:
     logit_scale: float = 1.0
     tied: bool = False
     float32_residual: bool = dataclasses.field(default=False, repr=False)
+    mesh: jax.sharding.Mesh | None = dataclasses.field(default=None, repr=False)

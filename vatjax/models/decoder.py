@@ -25,7 +25,7 @@ from jax import lax
 
 from vatjax.models import attention as at
 from vatjax.models import edit as ed
-from vatjax.models import rope
+from vatjax.models import rope, sharding
 from vatjax.models import weights as wt
 from vatjax.models.config import Config
 from vatjax.models.edit import Edit, low_rank
@@ -73,17 +73,29 @@ def empty_cache(config: Config, batch: int, places: int, dtype: Any) -> Cache:
 
 def embed(weights: Weights, config: Config, tokens: Array) -> Array:
     """The residual stream before the first layer, [batch, time, width]."""
-    # A token that there is not becomes NaN, and not another one: the last one, say, for -1.
-    h: Array = weights["embedding"].at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-    h = h.astype(stream_dtype(weights, config))
+    h = sharding.rows_of_table(weights["embedding"], tokens, config.mesh)
+    h = cut_rows(h.astype(stream_dtype(weights, config)), config)
     if config.embedding_scale_rounded:
         return h * jnp.asarray(config.embedding_scale, h.dtype)
     return scaled(h, config.embedding_scale)
 
 
+def cut_rows(h: Array, config: Config) -> Array:
+    """The residual stream, whose rows a mesh shares out; each device holds the whole width of its own."""
+    return sharding.constrain(h, config.mesh, "text", None, None)
+
+
 def stream_dtype(weights: Weights, config: Config) -> Any:
     """The dtype of the residual stream: that of the weights, or float32 over weights of another one."""
     return jnp.float32 if config.float32_residual else weights["embedding"].dtype
+
+
+def gathered_head(weights: Weights, config: Config) -> Weights:
+    """The weights with the whole width of the head on each device, so that a loop over chunks of it gathers it once."""
+    if config.mesh is None or config.mesh.size == 1:
+        return weights
+    name, axes = ("embedding", ("vocabulary", None)) if config.tied else ("head", (None, "vocabulary"))
+    return {**weights, name: sharding.constrain(weights[name], config.mesh, *axes)}
 
 
 def head(weights: Weights, config: Config, hidden: Array) -> Array:
@@ -153,7 +165,7 @@ def layers(
             if cache is not None:
                 kept = tuple(_put(part, new, index, cache.length) for part, new in ((keys, key), (values, value)))
                 key, value = (lax.dynamic_index_in_dim(part, index, keepdims=False) for part in kept)
-            return at.attend(query, key, value, see, config.attention_scale, config.attention_cap), kept
+            return at.attend(query, key, value, see, config.attention_scale, config.attention_cap, apart(config)), kept
 
         h, kept, _ = layer(own, config, h, turn, attend, own_edit, touched)
         return (h, *kept), None
@@ -165,6 +177,11 @@ def layers(
     if cache is not None:
         cache = Cache(keys, values, present, cache.length + hidden.shape[1])
     return Run(hidden, cache)
+
+
+def apart(config: Config) -> bool:
+    """Returns whether attention keeps texts and heads on axes of their own: a mesh cuts both."""
+    return config.mesh is not None and config.mesh.size > 1
 
 
 def touched_by(edit: Edit | None, kind: Array | None) -> Array | None:
@@ -234,12 +251,12 @@ def layer(
     mixed, kept = attend(*heads(weights, config, x, turn, edit, touched))
     x = project(weights, "output", mixed.reshape(*h.shape[:2], -1), edit, touched)
     x = norm(x, weights["attention_post_norm"], config) if config.post_norm else x
-    h = h + scaled(x, config.residual_scale).astype(h.dtype)
+    h = cut_rows(h + scaled(x, config.residual_scale).astype(h.dtype), config)
     x = norm(h, weights["mlp_norm"], config) if config.pre_norm else h.astype(dtype)
     inner = neurons(weights, config, x, edit, touched)
     x = project(weights, "down", inner, edit, touched)
     x = norm(x, weights["mlp_post_norm"], config) if config.post_norm else x
-    h = h + scaled(x, config.residual_scale).astype(h.dtype)
+    h = cut_rows(h + scaled(x, config.residual_scale).astype(h.dtype), config)
     return (h if edit is None else ed.moved(h, edit, touched)), kept, inner
 
 
@@ -257,14 +274,14 @@ def heads(
             if config.head_norm == "each":
                 part = norm(part, weights[f"{name}_norm"], config)
             part = rope.rotate(part, *turn)
-        parts.append(part)
+        parts.append(sharding.constrain(part, config.mesh, "text", None, "heads", None))
     return parts[0], parts[1], parts[2]
 
 
 def neurons(weights: Weights, config: Config, x: Array, edit: Edit | None, touched: Array | None = None) -> Array:
     """The MLP's inner activations, `act(x gate) * x up`, with what an edit adds to them, [batch, time, hidden]."""
     gate, up = (project(weights, name, x, edit, touched) for name in ("gate", "up"))
-    inner = activate(gate, config.activation) * up
+    inner = sharding.constrain(activate(gate, config.activation) * up, config.mesh, "text", None, "hidden")
     return inner if edit is None else ed.inner(inner, edit, touched)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ def outline(
         named = str(json.loads(source).get("torch_dtype") or json.loads(source).get("dtype"))
         dtype = "bfloat16" if named in ("bfloat16", "float16") else "float32"
     config, of_weights = checkpoint.in_dtype(config, dtype)
+    config = dataclasses.replace(config, mesh=mesh)
     shapes = {}
     for parameter in wt.parameters(config):
         shape = (config.layers, *parameter.shape) if parameter.stacked else parameter.shape

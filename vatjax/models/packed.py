@@ -259,7 +259,7 @@ def _layer(
             )
             allowed = [_allowed(back, sees, window) for back, sees in sets]
             mixed = [
-                at.partial(query, *part, see, config.attention_scale, config.attention_cap)
+                at.partial(query, *part, see, config.attention_scale, config.attention_cap, decoder.apart(config))
                 for part, see in zip(parts, allowed, strict=True)
                 if part[0].shape[1]  # there may be no trunk, and nothing to look back at
             ]

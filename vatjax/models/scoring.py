@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vatjax import errors
-from vatjax.models import decoder
+from vatjax.models import decoder, sharding
 from vatjax.models.config import Config
 from vatjax.models.edit import Edit
 from vatjax.models.model import Model, kind_of, positions_of, read
@@ -79,12 +79,13 @@ def token_log_probs(
         config: of the model.
         hidden: [batch, time, width], after the last layer.
         targets: [batch, time] int32.
-        chunk: about how many places' logits exist at one time.
+        chunk: about how many places' logits exist at one time on one device.
     """
     batch, time = targets.shape
     if not targets.size:
         return jnp.zeros((batch, time), jnp.float32)
-    width = min(time, max(1, chunk // batch))
+    width = min(time, max(1, chunk * sharding.row_shares(config.mesh, batch) // batch))
+    weights = decoder.gathered_head(weights, config)
     fill = -time % width
 
     def chunks(x: Array) -> Array:
@@ -96,7 +97,11 @@ def token_log_probs(
     def some(part: tuple[Array, Array]) -> Array:
         h, token = part
         logits = decoder.head(weights, config, h)
-        own = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+        if config.mesh is None:
+            own = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+        else:  # a sum over a vocabulary that is cut needs no row of it elsewhere
+            wanted = jnp.arange(config.vocabulary)[None, None] == token[..., None]
+            own = jnp.sum(jnp.where(wanted, logits, 0), axis=-1)
         return own - jax.nn.logsumexp(logits, axis=-1)
 
     found: Array = lax.map(some, (chunks(hidden), chunks(targets)))

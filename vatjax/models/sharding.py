@@ -4,7 +4,8 @@
     fsdp      weights in slices that are gathered when they are used; texts are shared out over it as well
     tensor    heads, the MLP's inner width and the vocabulary in slices that stay where they are
 
-Sharding is automatic (`AxisType.Auto`): weights and texts are placed, and XLA derives the rest.
+Weights and texts are placed, and compiled functions constrain the residual stream, the heads and the MLP's inner activations
+(`constrain`): what XLA derives by itself gathers texts where it should gather weights.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vatjax import errors
 from vatjax.models import hosts
 from vatjax.models import weights as wt
+
+Array = jax.Array
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -58,13 +62,15 @@ def partition(*cut: Any) -> PartitionSpec:
 
 
 def spec(parameter: wt.Parameter, mesh: jax.sharding.Mesh) -> PartitionSpec:
-    """Where the axes of a parameter go, without its layer axis; an axis that can't be cut evenly is not cut."""
+    """Where the axes of a parameter go, without its layer axis; an axis that can't be cut evenly, or between heads, is not
+    cut."""
     if len(parameter.shape) == 1 and parameter.axes == ("width",):
         return partition(None)
     cut = []
     for length, axis in zip(parameter.shape, parameter.axes, strict=True):
         name = RULES[axis]
-        cut.append(name if name is not None and length % mesh.shape[name] == 0 else None)
+        parts = parameter.heads if axis == "heads" else length
+        cut.append(name if name is not None and parts % mesh.shape[name] == 0 else None)
     return partition(*cut)
 
 
@@ -75,6 +81,70 @@ def of(parameter: wt.Parameter, mesh: jax.sharding.Mesh | None) -> tuple[Any, An
         return one, one
     cut = spec(parameter, mesh)
     return NamedSharding(mesh, cut), NamedSharding(mesh, partition(None, *cut) if parameter.stacked else cut)
+
+
+def constrain(x: Array, mesh: jax.sharding.Mesh | None, *axes: str | None) -> Array:
+    """Cuts an array by logical axes, inside of a compiled function.
+
+    Args:
+        x: the array.
+        mesh: of the weights; None leaves the array as it is.
+        axes: the logical name of each axis; None for one that every device holds whole. An axis that can't be cut evenly is
+            left to the compiler.
+    """
+    if mesh is None or mesh.size == 1:
+        return x
+    cut: list[Any] = []
+    for length, axis in zip(x.shape, axes, strict=True):
+        rule = None if axis is None else RULES[axis]
+        names = (rule,) if isinstance(rule, str) else rule or ()
+        parts = int(np.prod([mesh.shape[name] for name in names]))
+        cut.append(rule if length % parts == 0 else PartitionSpec.UNCONSTRAINED)
+    found: Array = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition(*cut)))  # type: ignore[no-untyped-call]
+    return found
+
+
+def rows_of_table(table: Array, tokens: Array, mesh: jax.sharding.Mesh | None) -> Array:
+    """Rows of an embedding, [batch, time, width]; a token that the table does not have becomes NaN, and not another row.
+
+    On a mesh the table stays cut by vocabulary and width. Each device looks up the tokens of all texts of its slice in its own
+    part, and the parts of a text are exchanged: what moves is the size of the texts, and not that of the table.
+
+    Args:
+        table: [vocabulary, width].
+        tokens: [batch, time] int32.
+        mesh: of the weights.
+    """
+    vocabulary, width = table.shape
+
+    def looked_up(part: Array, own: Array) -> Array:
+        found: Array = part.at[own].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return found
+
+    if mesh is None or mesh.size == 1:
+        return looked_up(table, tokens)
+    sizes = mesh.shape
+    even = vocabulary % sizes["tensor"] == width % sizes["fsdp"] == 0
+    if not even or tokens.shape[0] % (sizes["data"] * sizes["fsdp"]):
+        return looked_up(table, tokens)
+
+    def one(part: Array, own: Array) -> Any:
+        every = jax.lax.all_gather(own, "fsdp", axis=0, tiled=True) if sizes["fsdp"] > 1 else own
+        place = every - jax.lax.axis_index("tensor") * part.shape[0]
+        here = (place >= 0) & (place < part.shape[0])
+        found = jnp.where(here[..., None], part[jnp.where(here, place, 0)], 0)
+        found = jax.lax.psum(found, "tensor") if sizes["tensor"] > 1 else found  # type: ignore[no-untyped-call]
+        found = jnp.where(((every >= 0) & (every < vocabulary))[..., None], found, jnp.nan)
+        if sizes["fsdp"] == 1:
+            return found
+        return jax.lax.all_to_all(found, "fsdp", split_axis=0, concat_axis=2, tiled=True)  # type: ignore[no-untyped-call]
+
+    cut = partition(RULES["vocabulary"], RULES["width"]), partition(RULES["text"], None)
+    mapped = jax.shard_map(
+        one, mesh=mesh, in_specs=cut, out_specs=partition(RULES["text"], None, None), check_vma=False
+    )
+    rows: Array = mapped(table, tokens)
+    return rows
 
 
 def texts(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -118,6 +188,12 @@ def shares(arrays: Any) -> int:
     """How many devices share the rows of a batch; 1 where weights lie on one device."""
     found = mesh_of(arrays)
     return 1 if found is None else int(np.prod([found.shape[axis] for axis in RULES["text"]]))
+
+
+def row_shares(mesh: jax.sharding.Mesh | None, rows: int) -> int:
+    """How many devices share so many rows; 1 where they can't be shared out evenly."""
+    share = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in RULES["text"]]))
+    return share if rows % share == 0 else 1
 
 
 def mesh_of(arrays: Any) -> jax.sharding.Mesh | None:

@@ -23,6 +23,7 @@ class Parameter(NamedTuple):
         axes: the logical name of each of its axes, which a mesh's rules turn into a placement.
         stacked: whether each layer has one.
         rows: which of the source's rows it is, start and stop; None is all.
+        heads: how many heads its axis of heads has, between which a mesh may cut.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Parameter(NamedTuple):
     axes: tuple[str, ...]
     stacked: bool
     rows: tuple[int, int] | None = None
+    heads: int = 0
 
 
 def parameters(config: Config) -> Iterator[Parameter]:
@@ -50,18 +52,24 @@ def _attention(config: Config) -> Iterator[Parameter]:
     place = "model.layers.{}.self_attn."
     queries, pairs = config.heads * config.head_size, config.kv_heads * config.head_size
     start = 0
-    for name, size in (("query", queries), ("key", pairs), ("value", pairs)):
+    for name, size, heads in (
+        ("query", queries, config.heads),
+        ("key", pairs, config.kv_heads),
+        ("value", pairs, config.kv_heads),
+    ):
         source, rows = f"{place}{name[0]}_proj", None
         if config.family == "phi3":
             source, rows = f"{place}qkv_proj", (start, start + size)
         start += size
-        yield Parameter(name, f"{source}.weight", (config.width, size), ("width", "heads"), True, rows)
+        yield Parameter(name, f"{source}.weight", (config.width, size), ("width", "heads"), True, rows, heads)
         if config.qkv_bias:
-            yield Parameter(f"{name}_bias", f"{source}.bias", (size,), ("heads",), True, rows)
+            yield Parameter(f"{name}_bias", f"{source}.bias", (size,), ("heads",), True, rows, heads)
         if config.head_norm != "none" and name != "value":
             length, axis = (config.head_size, "head") if config.head_norm == "each" else (size, "heads")
-            yield Parameter(f"{name}_norm", f"{place}{name[0]}_norm.weight", (length,), (axis,), True)
-    yield Parameter("output", f"{place}o_proj.weight", (queries, config.width), ("heads", "width"), True)
+            yield Parameter(f"{name}_norm", f"{place}{name[0]}_norm.weight", (length,), (axis,), True, heads=heads)
+    yield Parameter(
+        "output", f"{place}o_proj.weight", (queries, config.width), ("heads", "width"), True, heads=config.heads
+    )
     if config.output_bias:
         yield Parameter("output_bias", f"{place}o_proj.bias", (config.width,), ("width",), True)
 
