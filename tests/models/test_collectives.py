@@ -110,3 +110,38 @@ def test_rows_of_an_embedding_are_those_of_one_device(split):
 
     slope = jax.jit(jax.grad(total), static_argnums=1)
     np.testing.assert_allclose(slope(placed, mesh), slope(table, None), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("split", [(8, 1, 1), (2, 2, 2)])
+def test_any_number_of_texts_is_shared_out(split):
+    """Five texts on eight devices: filled up, and the numbers are those of one device."""
+    spread, alone = load(split), models.load(checkpoint("llama", num_attention_heads=8, num_key_value_heads=8).folder)
+    tokens = np.random.default_rng(0).integers(3, 90, (5, 12))
+    np.testing.assert_allclose(models.log_probs(spread, tokens), models.log_probs(alone, tokens), rtol=0, atol=2e-5)
+    keys = jax.random.split(jax.random.key(1), 5)
+    for sampling, key in (
+        (models.Sampling(6), None),
+        (models.Sampling(6, 1.0), keys),
+        (models.Sampling(6, 1.0), keys[0]),
+    ):
+        mine, other = (models.generate(model, tokens, sampling=sampling, key=key) for model in (alone, spread))
+        np.testing.assert_array_equal(mine.tokens, other.tokens)
+        assert other.tokens.shape == (5, 6)
+
+
+def test_writing_holds_an_eighth_on_eight_devices():
+    """The cache and every layer's activations lie with their texts."""
+    alone = models.load(checkpoint("llama", num_attention_heads=8, num_key_value_heads=8).folder)
+    sampling = models.Sampling(16, stop=())
+
+    def held(model):
+        tokens = np.ones((32, 64), np.int32)
+        if model.config.mesh is not None:
+            tokens = jax.device_put(tokens, sharding.texts(model.config.mesh))
+        program = jax.jit(lambda m, x: models.generate(m, x, sampling=sampling)).lower(model, tokens).compile()
+        return program.memory_analysis().temp_size_in_bytes, collectives(program)
+
+    whole, _ = held(alone)
+    share, found = held(load((8, 1, 1)))
+    assert share < 0.25 * whole
+    assert not [one for one in found if len(one[2]) > 1]  # nothing but counts of what has ended

@@ -18,7 +18,7 @@ import numpy as np
 from vatjax import elicit, errors, metrics, prompts
 from vatjax.elicit import together
 from vatjax.items import Items
-from vatjax.models import Edit, Model, decoder, hosts
+from vatjax.models import Edit, Model, decoder, hosts, sharding
 from vatjax.models.edit import PROMPT, WRITTEN
 from vatjax.models.model import positions_of
 from vatjax.models.scoring import token_log_probs
@@ -173,7 +173,8 @@ def perplexities(
         return np.full(len(edits), np.nan)  # a plain text has no prompt
     encoded = [encode(model.tokenizer, text) for text in texts or prompts.neutral_texts()]
     padded_texts = batch(encoded, multiple=16)
-    tokens, present = padded_texts.tokens, padded_texts.mask.astype(bool)
+    tokens, present = sharding.filled((padded_texts.tokens, padded_texts.mask.astype(bool)), model.config.mesh)
+    present = present & (np.arange(len(tokens)) < len(encoded))[:, None]  # rows that only fill up count for nothing
     every = [edits[0] * 0.0, *edits]
     count = min(at_once or together.AT_ONCE, len(every))
     nll = []

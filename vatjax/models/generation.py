@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from vatjax import errors
-from vatjax.models import decoder
+from vatjax.models import decoder, sharding
 from vatjax.models.checkpoint import Found
 from vatjax.models.config import Config
 from vatjax.models.edit import PROMPT, WRITTEN, Edit
@@ -111,9 +111,13 @@ def generate(
     if sampling.temperature > 0 and key is None:
         raise errors.InputError("drawing tokens needs a PRNG key; temperature 0 takes the likeliest")
     key = jax.random.key(0) if key is None else key
-    kind = kind_of(present)
-    written: Written = _generate(model, tokens, present, kind, key, edit, trunk, sampling)
-    return written
+    rows, mesh = tokens.shape[0], model.config.mesh
+    if key.ndim:
+        tokens, present, key = sharding.filled((tokens, present, key), mesh)
+    elif sampling.temperature == 0 or sharding.row_shares(mesh, rows) > 1:  # else more rows would be drawn otherwise
+        tokens, present = sharding.filled((tokens, present), mesh)
+    written: Written = _generate(model, tokens, present, kind_of(present), key, edit, trunk, sampling)
+    return written if len(tokens) == rows else jax.tree.map(lambda x: x[:rows], written)
 
 
 def check_room(config: Config, prompt: int, written: int) -> None:
@@ -198,7 +202,7 @@ def _begun(model: Model, trunk: Array, batch: int, places: int, edit: Edit | Non
     weights, config = model.arrays, model.config
     dtype, length = weights["embedding"].dtype, trunk.shape[0]
     if not length:
-        return decoder.empty_cache(config, batch, places, dtype)
+        return _cut(decoder.empty_cache(config, batch, places, dtype), config)
     present = (trunk >= 0)[None]
     hidden = decoder.embed(weights, config, jnp.maximum(trunk, 0)[None])
     one = decoder.empty_cache(config, 1, length, dtype)
@@ -212,7 +216,15 @@ def _begun(model: Model, trunk: Array, batch: int, places: int, edit: Edit | Non
         return jnp.pad(jnp.repeat(x, batch, axis), room)
 
     key, value, there, filled = run.cache
-    return decoder.Cache(spread(key, 1), spread(value, 1), spread(there, 0), filled)
+    return _cut(decoder.Cache(spread(key, 1), spread(value, 1), spread(there, 0), filled), config)
+
+
+def _cut(cache: decoder.Cache, config: Config) -> decoder.Cache:
+    """A cache whose texts and heads a mesh shares out."""
+    key, value = (
+        sharding.constrain(x, config.mesh, None, "text", None, "heads", None) for x in (cache.key, cache.value)
+    )
+    return cache._replace(key=key, value=value)
 
 
 def choose(logits: Array, key: Array, sampling: Sampling) -> Array:

@@ -51,8 +51,10 @@ def log_probs(
     wanted = tokens.shape[1] if last is None else last
     if not 0 <= wanted <= tokens.shape[1]:
         raise errors.InputError(f"last: expected 0 to {tokens.shape[1]}, the number of tokens; found {last}")
-    found: Array = _log_probs(model, tokens, present, edit, kind_of(present, written), wanted)
-    return found
+    rows, kind = tokens.shape[0], kind_of(present, written)
+    tokens, present, kind = sharding.filled((tokens, present, kind), model.config.mesh)
+    found: Array = _log_probs(model, tokens, present, edit, kind, wanted)
+    return found if len(found) == rows else found[:rows]
 
 
 @functools.partial(jax.jit, static_argnames="wanted")

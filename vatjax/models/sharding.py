@@ -165,6 +165,19 @@ def shared(batch: Any, arrays: Any) -> Any:
     return hosts.put(batch, texts(found))
 
 
+def filled(batch: Any, mesh: jax.sharding.Mesh | None) -> Any:
+    """The rows of a batch shared out over a mesh, with the last one repeated until they can be; as they are for one device,
+    and inside of a compiled function.
+    """
+    leaves = jax.tree.leaves(batch)
+    if mesh is None or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return batch
+    more = -leaves[0].shape[0] % int(np.prod([mesh.shape[axis] for axis in RULES["text"]]))
+    if more:
+        batch = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], more, axis=0)]), batch)
+    return hosts.put(batch, texts(mesh))
+
+
 def shared_shapes(batch: Any, arrays: Any) -> Any:
     """What `shared` would give, as shapes; of weights that may be shapes themselves."""
     found = mesh_of(arrays)
