@@ -260,3 +260,27 @@ def test_what_is_computed_anew_is_not_kept():
     whole, products, least = (needed(remat) for remat in ("none", "products", "layers"))
     assert least < products < whole
     assert least < whole / 2
+
+
+def test_products_are_kept_in_the_dtype_of_the_model():
+    """Kept as the float32 that they are summed in they would take twice the memory."""
+    model = models.load(checkpoint("llama").folder, dtype="bfloat16")
+    weights, config = model.arrays, model.config
+    tokens = jnp.ones((2, 24), jnp.int32)
+    lora = models.Edit(
+        jnp.float32(1),
+        lora={"gate": models.LowRank(jnp.ones((4, 64, 2), jnp.float32), jnp.ones((4, 2, 112), jnp.float32))},
+    )
+
+    def total(edit):
+        hidden = decoder.embed(weights, config, tokens)
+        there = jnp.ones(tokens.shape, bool)
+        run = decoder.layers(weights, config, hidden, models.positions_of(there), there, edit=edit, remat="products")
+        return jnp.sum(run.hidden.astype(jnp.float32))
+
+    kept = jax.tree.leaves(jax.vjp(total, lora)[1])  # what the backward pass is given
+    shapes = [(str(x.dtype), x.shape) for x in kept if x.ndim == 3 and x.shape[:2] == (config.layers, 48)]
+    assert sorted(shapes) == sorted(
+        ("bfloat16", (config.layers, 48, width))
+        for width in (64, 32, 32, 64, 112, 112)  # that of down is not needed
+    ), shapes

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from vatjax.models import attention as at
 from vatjax.models import edit as ed
@@ -34,6 +35,8 @@ T = TypeVar("T")
 Remat = Literal["none", "products", "layers"]
 Array = jax.Array
 Weights = Mapping[str, Any]
+
+PRODUCT = "product"  # the name under which products with weights are kept for the backward pass
 
 
 class Cache(NamedTuple):
@@ -140,7 +143,7 @@ def layers(
         tree: where a row holds several texts, which of its tokens see which; without a cache.
         unroll: how many layers one step of the scan holds.
         remat: what the backward pass finds kept and what it computes anew: all is kept ("none"), of each layer its
-            products with weights ("products"), or only what goes into it ("layers").
+            products with weights, in the model's dtype ("products"), or only what goes into it ("layers").
         gaps: whether there may be padding inside of a text, in its cache.
     """
     last = config.layers if last is None else last
@@ -196,7 +199,8 @@ def touched_by(edit: Edit | None, kind: Array | None) -> Array | None:
 def _rematerialised(step: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
     if remat == "none":
         return step
-    kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "products" else None
+    # By name, behind the rounding: by the kind of operation a product of bfloat16 would be kept as the float32 that it sums in.
+    kept = jax.checkpoint_policies.save_only_these_names(PRODUCT) if remat == "products" else None
     checkpointed: Callable[..., Any] = jax.checkpoint(step, policy=kept)
     return checkpointed
 
@@ -292,7 +296,8 @@ def project(weights: Weights, name: str, x: Array, edit: Edit | None, touched: A
     """
     flat = x.reshape(-1, x.shape[-1])
     product = jnp.matmul(flat, weights[name], preferred_element_type=jnp.float32, precision=at.precision(x))
-    product = product.astype(x.dtype).reshape(*x.shape[:-1], -1)
+    product = checkpoint_name(product.astype(x.dtype), PRODUCT)  # type: ignore[no-untyped-call]
+    product = product.reshape(*x.shape[:-1], -1)
     if edit is not None:
         product = low_rank(product, x, edit.lora.get(name), edit.strength, touched)
     bias = weights.get(f"{name}_bias")
