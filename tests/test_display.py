@@ -72,8 +72,8 @@ def test_a_run_corrects_its_time_left_by_what_pieces_took(capsys):
         batches.start(pieces[2:])
         batches.start([Piece("result", "model: numbers", {})])  # takes no model: no line before it
     assert capsys.readouterr().err.splitlines() == [
-        "vatjax: 1 to 2 of 3: model: a and 1 more (about 3 min; about 5 min for all that is left)",
+        "vatjax: 1 to 2 of 3: model: a and 1 more (about 3 min; about 5 min left in all)",
         "vatjax: 1 of 3: model: a (10 s)",
         "vatjax: 2 of 3: model: b (10 s)",
-        "vatjax: 3 of 3: model: c (about 10 s; about 10 s for all that is left)",
+        "vatjax: 3 of 3: model: c (about 10 s; about 10 s left in all)",
     ]

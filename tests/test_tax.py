@@ -560,3 +560,25 @@ def test_long_tables_with_a_row_number_and_numbers_as_missing(capsys, tmp_path):
     path.write_text("\n".join(json.dumps({**row, "Wealth": row["Wealth"] % 5 - 2}) for row in rows))
     with pytest.raises(errors.InputError, match=r"such as --scale -2:2 "):
         states.read_ratings(path)
+
+
+def test_another_wording_or_dtype_is_said(tmp_path, capsys):
+    """Part of a shift may be the question's or the rounding's."""
+    rng = np.random.default_rng(3)
+    contexts = {"scene": np.array([f"s{i}" for i in range(30)])}
+    meta = {"how": {"protocol": "paired", "low": 1, "high": 5, "prefill": "cue", "wording": ["agree"]}}
+    places = []
+    for wording, dtype in (("agree", "float32"), ("right", "mixed")):
+        x = rng.normal(size=(30, len(TAX.names))).astype(np.float32)
+        own = {**meta, "how": {**meta["how"], "wording": [wording]}, "model": {"dtype": dtype}}
+        noise = {"numerical_noise": {"sd": 0.0061, "most": 0.02, "prompts": 64}} if dtype == "mixed" else {}
+        state = states.ValueState(x, ~np.isnan(x), np.arange(30, dtype=np.int32), TAX.names, contexts, {**own, **noise})
+        places.append(str(tmp_path / f"{wording}.npz"))
+        states.save(state, places[-1])
+    status, out, err = run(capsys, *places, "--target", "Power", "--resamples", "200")
+    assert status == 0, err
+    assert "the wording differs, and with it the cue that the answer begins with: agree before, right after" in err
+    assert "the dtype differs: float32 before, mixed after" in err
+    assert "Numerical noise of a rating, by the size of a pass: sd 0.0061 points." in out
+    status, _, err = run(capsys, places[0], places[0], "--target", "Power", "--resamples", "200")
+    assert "differs" not in err

@@ -96,8 +96,8 @@ class Analysis:
         inference = self.finest.inference
         if inference.clusters < FEW_CLUSTERS:
             found.append(
-                f"only {inference.clusters} clusters: with 12 the intervals of coupling hold the truth in 83 to 90 % of cases, "
-                f"not 95 %, and with fewer in less; {FEW_CLUSTERS} are enough"
+                f"only {inference.clusters} clusters: the 95 % intervals of coupling are too narrow below {FEW_CLUSTERS} clusters "
+                "(with 12 they hold the truth in 83 to 90 % of cases, with fewer in less)"
             )
         if self.dominant is not None:
             found.append(

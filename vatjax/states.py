@@ -593,7 +593,7 @@ _ALIKE = (
 def _check_alike(pre: ValueState, post: ValueState) -> None:
     """Refuses states whose numbers mean different things. What one of them does not say is not judged."""
     for what, path in _ALIKE:
-        first, second = (_at(state.meta, path) for state in (pre, post))
+        first, second = (at(state.meta, path) for state in (pre, post))
         asked = all("how" in state.meta for state in (pre, post))
         if first != second and (asked or (first is not None and second is not None)):
             raise errors.InputError(
@@ -602,7 +602,8 @@ def _check_alike(pre: ValueState, post: ValueState) -> None:
             )
 
 
-def _at(meta: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+def at(meta: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    """What stands in a state's meta under a path of keys; None where it says nothing."""
     found: Any = meta
     for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None

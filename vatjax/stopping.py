@@ -7,6 +7,7 @@ all end at the same point. What is written until then is where the same command 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,11 @@ def listened() -> Iterator[None]:
         if _asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         _asked = number
+        # Written by hand: a signal may come while standard error is being written to.
+        again = "; Ctrl-C again ends it at once, and loses what is being computed" if number == signal.SIGINT else ""
+        name = signal.Signals(number).name
+        with contextlib.suppress(OSError):
+            os.write(2, f"vatjax: {name}: stopping where nothing is lost{again}\n".encode())
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     _asked = 0

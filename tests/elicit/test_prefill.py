@@ -165,9 +165,11 @@ def test_a_wording_of_ones_own_by_file(tmp_path):
     with pytest.raises(errors.InputError, match="no answer cue"):
         elicit.How(wording=f"{path}:bare", prefill="cue")
     with pytest.raises(errors.InputError, match="did you mean 'bare'"):
-        elicit.How(wording=f"{path}:bere").wordings()
+        elicit.How(wording=f"{path}:bere")  # before any model is loaded
     with pytest.raises(errors.InputError, match=r"none\.yaml"):
-        elicit.How(wording="none.yaml").wordings()
+        elicit.How(wording="none.yaml")
+    with pytest.raises(errors.InputError, match="prefill: it begins a turn of the chat template, and chat is false"):
+        elicit.How(chat=False, prefill="Rating: ")
 
 
 # Tokens -------------------------------------------------------------------------------------------------------------

@@ -439,6 +439,13 @@ def test_one_run_at_a_time_and_one_study_a_folder(whole, tmp_path):
         folder.begin(other, found.folder)
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "notes.txt").write_text("mine")
+    # Said before a model is opened, also by a plan, and nothing is written.
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    with pytest.raises(errors.InputError, match="something is there that is no study"):
+        study.check(dataclasses.replace(found.design, out=str(foreign)))
+    assert [path.name for path in foreign.iterdir()] == ["notes.txt"]
     with pytest.raises(errors.InputError, match="something is there that is no study"):
         folder.begin(other, tmp_path / "x")
     with pytest.raises(errors.InputError, match="no study there"):
@@ -842,10 +849,10 @@ def test_what_a_wording_says_decides_the_addresses(tmp_path):
 
 
 def test_edits_and_lessons_are_asked_as_pairs_are():
-    how = elicit.How("dense", wording="all", reading="argmax", prior=True, prefill="I say ", high=7, chat=False)
+    how = elicit.How("dense", wording="all", reading="argmax", prior=True, prefill="I say ", high=7, chat=True)
     pairs = how.of_pairs()
     assert (pairs.protocol, pairs.wording, pairs.reading, pairs.prior) == ("paired", "agree", "expected", False) or (
         pairs.wording == ""
     )
-    assert (pairs.prefill, pairs.high, pairs.chat) == ("I say ", 7, False)
+    assert (pairs.prefill, pairs.high, pairs.chat) == ("I say ", 7, True)
     assert elicit.How(wording="right").of_pairs().wording == "right"

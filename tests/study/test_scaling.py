@@ -221,6 +221,7 @@ def test_the_shapes_that_are_shipped_are_read(root, tmp_path):
         weights[folder.name] = sum(leaf.size for leaf in jax.tree.leaves(models.outline(copy).arrays)) / 1e9
     assert {name: round(size, 1) for name, size in weights.items()} == {
         "llama3-70b": 70.6,
+        "llama3-8b": 8.0,
         "qwen3-0.6b": 0.6,
         "qwen3-32b": 32.8,
         "qwen3-4b": 4.0,

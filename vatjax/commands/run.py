@@ -50,7 +50,8 @@ class Run(Design, Devices):
             warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
             warnings.showwarning = lambda message, *_, **__: show.told(str(message))
             shard = study.shard(self.shard)
-            study.refuse_places(design)
+            if not self.compile_only:
+                models.hosts.on_first(lambda: study.check(design))
             if self.compile_only:
                 return self._compile(design)
             load = study.loader(design, self.spread())
@@ -85,7 +86,7 @@ class Run(Design, Devices):
             "report": str(page),
             "rows": store.finite(opened.rows),
         }
-        show.as_json(content) if self.json else _print(opened, ran, page)
+        show.as_json(content) if self.json else _print(opened, ran, page, shard)
         return 1 if ran.failed else 0
 
     def _compile(self, design: Design) -> int:
@@ -129,11 +130,7 @@ class _Batches:
         first, last = self.count + 1, self.count + len(pieces)
         numbers = f"{first}" if first == last else f"{first} to {last}"
         more = f" and {len(pieces) - 1} more" if len(pieces) > 1 else ""
-        estimate = (
-            f"{self._about(own)}; {self._about(sum(self.seconds.values()))} for all work of models that is left"
-            if own
-            else ""
-        )
+        estimate = f"{self._about(own)}; {self._about(sum(self.seconds.values()))} left in all" if own else ""
         self.display.stage(f"{numbers} of {self.of}: {pieces[0].label}{more}", estimate, quiet=not own)
 
     def done(self, progress: Any) -> None:
@@ -174,7 +171,7 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
     show.told(show.power(costs["detectable"]))
 
 
-def _print(opened: Any, ran: Any, page: Any) -> None:
+def _print(opened: Any, ran: Any, page: Any, shard: Any) -> None:
     several = len(opened.design.models) > 1
     rows = [_cells(own, several) for own in _groups(opened.rows)]
     show.table(("", "amount", "gain", "others", "nVAT", "mass"), rows)
@@ -182,9 +179,14 @@ def _print(opened: Any, ran: Any, page: Any) -> None:
     print("* on the front of gain and shift, in so many of 100 draws   placebos: the range of their draws")
     for line in opened.failed:
         print(f"FAILED {line}")
-    print(f"\n{ran.made} pieces made, {ran.reused} were there or were made by others")
-    print(f"{opened.folder}: results.csv and columns.csv, comparisons.csv, texts.jsonl, states, edits, figures")
+    others = "" if shard is None else " or were made by other shards"
+    print(f"\n{ran.made} pieces made, {ran.reused} were there{others}")
+    there = [name for name in _WRITTEN if (opened.folder / name).exists()]
+    print(f"{opened.folder}: {', '.join(there)}")
     print(f"the report: {page}")
+
+
+_WRITTEN = ("results.csv", "columns.csv", "comparisons.csv", "texts.jsonl", "states", "edits", "figures")
 
 
 def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

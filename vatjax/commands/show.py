@@ -29,7 +29,7 @@ def power(found: Mapping[str, Any]) -> str:
         return f"{found['contexts']:,} contexts: too few to tell anything from noise"
     return (
         f"{found['contexts']:,} contexts find, in four of five cases, a gain of {found['gain_in_deviations']:.2f} standard "
-        f"deviations and an nVAT of {nvat['types']:.2f} of types and {nvat['values']:.2f} of values beyond noise, if no two "
+        f"deviations of its shifts over contexts and an nVAT of {nvat['types']:.2f} of types and {nvat['values']:.2f} of values beyond noise, if no two "
         "contexts are alike"
     )
 

@@ -145,6 +145,14 @@ class Tax:
                 )
         if pre.values == post.values and np.array_equal(pre.state, post.state, equal_nan=True):
             doubts.append("the two files hold the same ratings")
+        for what, path in (("wording", ("how", "wording")), ("dtype", ("model", "dtype"))):
+            first, second = (states.at(state.meta, path) for state in (pre, post))
+            if first != second and first is not None and second is not None:
+                first, second = (", ".join(x) if isinstance(x, list) else x for x in (first, second))
+                more = ", and with it the cue that the answer begins with" if what == "wording" else ""
+                doubts.append(
+                    f"the {what} differs{more}: {first} before, {second} after; part of the shift may be that"
+                )
         return doubts
 
 

@@ -144,7 +144,7 @@ def _reader(path: Path) -> Any:
     try:
         return gguf.GGUFReader(path)
     except Exception as error:  # the reader indexes past the end of a short file in many ways
-        raise errors.InputError(f"{path}: damaged or cut short ({type(error).__name__}: {error})") from None
+        raise errors.InputError(f"{path}: damaged or cut short: its tensors do not fit it") from error
 
 
 def _content(path: Path, key: str, field: Any) -> Any:

@@ -50,7 +50,7 @@ def folder(where: str | Path, weights: bool = True) -> Path:
         near = names.nearest(str(where), [POCKET]) or (near and str(path.parent / near))
         hint = f"; did you mean {near}?" if near else ""
         raise errors.InputError(
-            f"{where}: no such folder, and neither {POCKET} nor a name on the Hub such as owner/name{hint}"
+            f"{where}: no such {'file' if str(where).endswith('.gguf') else 'folder'}, and neither {POCKET} nor a name on the Hub such as owner/name{hint}"
         )
     return _fetch(name, revision or None, [own for own in _WANTED if weights or "safetensors" not in own])
 

@@ -67,6 +67,12 @@ class How:
             raise errors.InputError(
                 f"prefill: the wording {self.wordings()[0].name!r} has no answer cue; give the text of one"
             )
+        if is_file(self.wording):
+            self.wordings()  # refused here where the file is damaged, and not when a model is loaded
+        if self.chat is False and self.prefill not in ("auto", "none"):
+            raise errors.InputError(
+                "prefill: it begins a turn of the chat template, and chat is false; leave one of them out"
+            )
         if self.written < 1:
             raise errors.InputError(f"written: at least 1 token is needed, found {self.written}")
 

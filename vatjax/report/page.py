@@ -176,7 +176,7 @@ def _side(name: str, side: Mapping[str, Any]) -> str:
     return (
         f"<div><strong>{escaped(name)}</strong> <span class=dim>rating {rating}, mass {side['mass']:.2f}; written "
         f"without a prefill:</span><blockquote>{escaped(written)}</blockquote>"
-        f"{folded('the prompt in full', [prompt])}</div>"
+        f"{folded('its prompt in full', [prompt])}</div>"
     )
 
 

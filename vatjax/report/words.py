@@ -168,6 +168,7 @@ def choices(study: Study) -> list[str]:
         f"Scenes are divided by the seed {design.items.seed}: {1 - design.items.test:.0%} to make interventions from, "
         f"{design.items.test:.0%} to judge them.",
     ]
+    found += [f"{shown(model)} answers after the prefill {text!r}." for model, text in _prefills(study).items()]
     noise = {row["model"]: row["numerical_noise"] for row in study.rows if row.get("numerical_noise") is not None}
     found += [
         f"Numerical noise of {shown(model)}: with the size of a pass one rating varies by {sd:.4f} points (standard deviation)."
@@ -196,6 +197,17 @@ def choices(study: Study) -> list[str]:
             f"tau-b by at least {least[1]:.2f} (rank correlations)."
         )
     return found
+
+
+def _prefills(study: Study) -> dict[str, str]:
+    """What each model's answers begin with, where its states say so."""
+    found = {}
+    for row in study.rows if study.index else ():
+        if row["model"] not in found:
+            how = study.states(row)[0].meta.get("how", {})
+            taken = how.get("prefill", "none")
+            found[row["model"]] = (how.get("text") or {}).get("answer", "") if taken == "cue" else taken
+    return {model: text for model, text in found.items() if text not in ("none", "auto", "")}
 
 
 def _clusters(study: Study) -> str:

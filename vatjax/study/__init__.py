@@ -16,7 +16,7 @@ from vatjax.study.checks import Check
 from vatjax.study.costs import costs
 from vatjax.study.design import Design, Intervention, Lessons, places
 from vatjax.study.finding import WORKS, Candidate, Finder, candidate, placebos, some_scenes
-from vatjax.study.folder import refuse_places
+from vatjax.study.folder import check, refuse_places
 from vatjax.study.holding import Shard, once, shard
 from vatjax.study.planned import loader, plan
 from vatjax.study.plots import sweep_figure
@@ -47,6 +47,7 @@ __all__ = [
     "blind",
     "calibrate",
     "candidate",
+    "check",
     "costs",
     "judge",
     "judge_kind",

@@ -58,6 +58,7 @@ def devices(name: str) -> Sequence[Any]:
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nothing is asked of a machine that is none
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # its lock is on a TPU, and several may compile at a time
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=found.topology).devices)
     except Exception as error:

@@ -18,9 +18,30 @@ def begin(design: Design, folder: Any) -> None:
     Raises:
         InputError: where the folder can't be written to, or holds another study.
     """
-    where = folder / "study.yaml"
     text = design.text()
+    there = check(design, folder)
+    try:
+        if there is None or config.to_dict(design) != config.to_dict(
+            there
+        ):  # of a design that is there, the places alone
+            store.commit(folder / "study.yaml", text.encode())
+    except OSError as error:
+        raise errors.InputError(f"{design.out}: {store.reason(error)}") from None
+
+
+def check(design: Design, folder: Any = None) -> Design | None:
+    """Returns the design that is studied in the folder of results, None where there is none; nothing is written.
+
+    Args:
+        design: of the study.
+        folder: of its results, in place of the design's own.
+
+    Raises:
+        InputError: where the folder can't be written to, or holds another study or anything else.
+    """
     refuse_places(design)
+    folder = store.path(design.out) if folder is None else folder
+    where = folder / "study.yaml"
     try:
         if where.exists():
             there = _there(where)
@@ -31,14 +52,12 @@ def begin(design: Design, folder: Any) -> None:
                     f"{design.out}: another study is there: it differs in {', '.join(differs)}; give another out (with the "
                     f"same pieces, {shelf_of(there).folder}, what both have is taken again)"
                 )
-            if own != other:  # the places alone
-                store.commit(where, text.encode())
-            return
+            return there
         if folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir()))):
             raise errors.InputError(f"{design.out}: something is there that is no study; give another out")
-        store.commit(where, text.encode())
     except OSError as error:
         raise errors.InputError(f"{design.out}: {store.reason(error)}") from None
+    return None
 
 
 def _there(where: Any) -> Design:

@@ -147,6 +147,7 @@ def blind(found: Sequence[Trial]) -> list[Blind]:
     made = []
     for name in dict.fromkeys(one.placebo for one in found if one.placebo):
         gains = np.array([float(one.gain.estimate) for one in found if one.placebo == name])
+        gains = gains[np.isfinite(gains)]  # a draw that leaves no rating says nothing
         if len(gains) > 1:
             half = stats.t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
             mean = gains.mean()
