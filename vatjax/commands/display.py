@@ -67,9 +67,8 @@ class Display:
         with self._lock:
             if not self._fraction and fraction:
                 self._first, self._at_first = time.monotonic(), fraction
-            self._fraction = max(
-                self._fraction, min(1.0, fraction)
-            )  # work that is repeated in smaller passes begins anew
+            # Work that is repeated in smaller passes begins anew.
+            self._fraction = max(self._fraction, min(1.0, fraction))
 
     def note(self, text: str) -> None:
         """Sets what stands next to the time left, such as a loss."""

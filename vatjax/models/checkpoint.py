@@ -60,18 +60,20 @@ def load(
         raise errors.InputError("ignore and context are decided where a checkpoint is looked at: give them to look")
     found = where if isinstance(where, Found) else look(where, ignore, context)
     dtype = _stored_dtype(found) if dtype == "auto" else dtype
-    config, of_weights = in_dtype(found.config, dtype)
-    config = dataclasses.replace(config, mesh=mesh)
+    config, of_weights = computed(found.config, dtype, mesh)
     arrays = {p.name: _fill(p, found, of_weights, mesh) for p in wt.parameters(config)}
     return Model(
         wt.assemble(arrays, config), config, found.tokenizer, found.source, found.generation, found.name, found.ignored
     )
 
 
-def in_dtype(config: Config, dtype: str) -> tuple[Config, Any]:
-    """What a decoder computes in a dtype, and the dtype of its weights."""
+def computed(config: Config, dtype: str, mesh: jax.sharding.Mesh | None) -> tuple[Config, Any]:
+    """Returns the configuration of a decoder in a dtype on a mesh, and the dtype of its weights; a mesh of one device divides
+    nothing, and is left out."""
     mixed = dtype == "mixed"
-    return dataclasses.replace(config, float32_residual=mixed), jnp.dtype("bfloat16" if mixed else dtype)
+    divides = mesh if mesh is not None and mesh.size > 1 else None
+    made = dataclasses.replace(config, float32_residual=mixed, mesh=divides)
+    return made, jnp.dtype("bfloat16" if mixed else dtype)
 
 
 def _stored_dtype(found: Found) -> str:

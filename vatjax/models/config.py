@@ -53,7 +53,7 @@ class Config:
         tied: whether the head is the embedding table.
         float32_residual: whether the residual stream is float32 over weights of another dtype. It does not belong to
             the checkpoint, and so is not in `repr`, which identifies the checkpoint's configuration.
-        mesh: the devices that the weights are spread over, to which compiled functions constrain activations; None for one.
+        mesh: the devices that the weights are spread over, to which compiled functions constrain activations; None for one device.
     """
 
     family: str

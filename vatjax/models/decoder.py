@@ -95,7 +95,7 @@ def stream_dtype(weights: Weights, config: Config) -> Any:
 
 def gathered_head(weights: Weights, config: Config) -> Weights:
     """The weights with the whole width of the head on each device, so that a loop over chunks of it gathers it once."""
-    if config.mesh is None or config.mesh.size == 1:
+    if config.mesh is None:
         return weights
     name, axes = ("embedding", ("vocabulary", None)) if config.tied else ("head", (None, "vocabulary"))
     return {**weights, name: sharding.constrain(weights[name], config.mesh, *axes)}
@@ -184,7 +184,7 @@ def layers(
 
 def apart(config: Config) -> bool:
     """Returns whether attention keeps texts and heads on axes of their own: a mesh cuts both."""
-    return config.mesh is not None and config.mesh.size > 1
+    return config.mesh is not None
 
 
 def touched_by(edit: Edit | None, kind: Array | None) -> Array | None:

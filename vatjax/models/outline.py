@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -55,8 +54,7 @@ def outline(
     if dtype == "auto":
         named = str(json.loads(source).get("torch_dtype") or json.loads(source).get("dtype"))
         dtype = "bfloat16" if named in ("bfloat16", "float16") else "float32"
-    config, of_weights = checkpoint.in_dtype(config, dtype)
-    config = dataclasses.replace(config, mesh=mesh)
+    config, of_weights = checkpoint.computed(config, dtype, mesh)
     shapes = {}
     for parameter in wt.parameters(config):
         shape = (config.layers, *parameter.shape) if parameter.stacked else parameter.shape

@@ -92,7 +92,7 @@ def constrain(x: Array, mesh: jax.sharding.Mesh | None, *axes: str | None) -> Ar
         axes: the logical name of each axis; None for one that every device holds whole. An axis that can't be cut evenly is
             left to the compiler.
     """
-    if mesh is None or mesh.size == 1:
+    if mesh is None:
         return x
     cut: list[Any] = []
     for length, axis in zip(x.shape, axes, strict=True):
@@ -121,11 +121,11 @@ def rows_of_table(table: Array, tokens: Array, mesh: jax.sharding.Mesh | None) -
         found: Array = part.at[own].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return found
 
-    if mesh is None or mesh.size == 1:
+    if mesh is None:
         return looked_up(table, tokens)
     sizes = mesh.shape
     even = vocabulary % sizes["tensor"] == width % sizes["fsdp"] == 0
-    if not even or tokens.shape[0] % (sizes["data"] * sizes["fsdp"]):
+    if not even or tokens.shape[0] % devices_of_rows(mesh):
         return looked_up(table, tokens)
 
     def one(part: Array, own: Array) -> Any:
@@ -172,7 +172,7 @@ def filled(batch: Any, mesh: jax.sharding.Mesh | None) -> Any:
     leaves = jax.tree.leaves(batch)
     if mesh is None or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return batch
-    more = -leaves[0].shape[0] % int(np.prod([mesh.shape[axis] for axis in RULES["text"]]))
+    more = -leaves[0].shape[0] % devices_of_rows(mesh)
     if more:
         batch = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], more, axis=0)]), batch)
     return hosts.put(batch, texts(mesh))
@@ -199,13 +199,17 @@ def _check_even(batch: Any, arrays: Any) -> None:
 
 def shares(arrays: Any) -> int:
     """How many devices share the rows of a batch; 1 where weights lie on one device."""
-    found = mesh_of(arrays)
-    return 1 if found is None else int(np.prod([found.shape[axis] for axis in RULES["text"]]))
+    return devices_of_rows(mesh_of(arrays))
+
+
+def devices_of_rows(mesh: jax.sharding.Mesh | None) -> int:
+    """Over how many devices a mesh divides the rows of a batch."""
+    return 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in RULES["text"]]))
 
 
 def row_shares(mesh: jax.sharding.Mesh | None, rows: int) -> int:
     """How many devices share so many rows; 1 where they can't be shared out evenly."""
-    share = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in RULES["text"]]))
+    share = devices_of_rows(mesh)
     return share if rows % share == 0 else 1
 
 

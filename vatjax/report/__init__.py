@@ -247,8 +247,8 @@ def _over(row: Row) -> str:
     return "no draw counts" if row["over_placebo_draws"] is None or row["over_placebo_draws"] == 0 else "-"
 
 
-def _shown(x: float | None, digits: int = 2) -> str:
-    return "-" if x is None else f"{x:.{digits}f}"
+def _shown(x: float | None) -> str:
+    return "-" if x is None else f"{x:.2f}"
 
 
 __all__ = ["write"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vatjax.report import words
 from vatjax.report.chosen import Aim, Row
 from vatjax.study.results import is_placebo
 from vatjax.values import Taxonomy
@@ -141,13 +142,11 @@ def _point(axis: Any, row: Row, key: str, colour: str, mark: str, size: float = 
     )
     name = f"{row['placebo']} {row['draw'] + 1}" if is_placebo(row) else row["intervention"]
     place = f"{name} {row['amount']:g} {row['unit']}".rstrip()
-    _hover(axis.figure, drawn[0], f"{place}: gain {_said(row, 'gain')}, {_said(row, key)}{' (broken)' * hollow}")
-
-
-def _said(row: Row, key: str) -> str:
-    """A number with its interval."""
-    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
-    return f"{row[key]:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
+    _hover(
+        axis.figure,
+        drawn[0],
+        f"{place}: gain {words.interval(row, 'gain')}, {words.interval(row, key)}{' (broken)' * hollow}",
+    )
 
 
 def _there(x: Sequence[Any], y: Sequence[Any]) -> tuple[list[float], list[float]]:

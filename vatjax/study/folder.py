@@ -21,9 +21,8 @@ def begin(design: Design, folder: Any) -> None:
     text = design.text()
     there = check(design, folder)
     try:
-        if there is None or config.to_dict(design) != config.to_dict(
-            there
-        ):  # of a design that is there, the places alone
+        # Of a design that is there only the places may differ.
+        if there is None or config.to_dict(design) != config.to_dict(there):
             store.commit(folder / "study.yaml", text.encode())
     except OSError as error:
         raise errors.InputError(f"{design.out}: {store.reason(error)}") from None
