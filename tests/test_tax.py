@@ -582,3 +582,16 @@ def test_another_wording_or_dtype_is_said(tmp_path, capsys):
     assert "Numerical noise of a rating, by the size of a pass: sd 0.0061 points." in out
     status, _, err = run(capsys, places[0], places[0], "--target", "Power", "--resamples", "200")
     assert "differs" not in err
+
+
+def test_two_contexts_have_a_gain_and_no_coupling(tmp_path, capsys):
+    names, random = ("Power", "Wealth", "Honesty"), np.random.default_rng(0)
+    files = [write(tmp_path / f"{i}.csv", random.uniform(1, 5, (2, 3)), names) for i in range(2)]
+    status, out, _ = run(capsys, *files, "--target", "Power", "--on", "country,number")
+    assert status == 0
+    assert "a correlation of two contexts is 1 or -1 whatever their" in out.replace("\n", " ")
+    status, out, _ = run(capsys, *files, "--target", "Power", "--on", "country,number", "--json")
+    for level in json.loads(out)["levels"].values():
+        assert level["nvat"]["estimate"] is None
+        assert set(level["vat"].values()) == {None}
+        assert level["gain"]["estimate"] is not None

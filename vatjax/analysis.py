@@ -630,10 +630,15 @@ def intraclass_correlation(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _level(level: Level, analysed: Analysed, analysis: Analysis) -> dict[str, Any]:
     inference, columns = analysed.inference, analysed.names
-    ipsatised = _kind(inference.ipsatised_first, inference.ipsatised, columns, analysis.reading)
+    raw_coupled, ipsatised_coupled = inference.raw, inference.ipsatised
+    if inference.contexts < 3:  # a correlation of two points is 1 or -1, whatever they are
+        raw_coupled, ipsatised_coupled = (
+            jax.tree.map(lambda x: np.full(np.shape(x), np.nan), one) for one in (raw_coupled, ipsatised_coupled)
+        )
+    ipsatised = _kind(inference.ipsatised_first, ipsatised_coupled, columns, analysis.reading)
     for first_order in ("shift", "shift_holm", "off_target"):  # against 0, where ipsatising alone moves every value
         del ipsatised["p"][first_order]
-    raw = _kind(inference.first, inference.raw, columns, analysis.reading)
+    raw = _kind(inference.first, raw_coupled, columns, analysis.reading)
     if level == "types":
         raw |= _equal_hubs(analysed, analysis)
     return {

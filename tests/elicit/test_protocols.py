@@ -119,3 +119,13 @@ def test_items_that_do_not_allow_a_protocol_say_why():
         protocols.ask(alone, "paired")
     with pytest.raises(errors.InputError, match="did you mean 'paired'"):
         protocols.ask(DATA, "pared")
+
+
+def test_stated_asks_about_the_values_that_items_are_chosen_for():
+    data = items.bundled().where(country="Egypt", value=["Wealth", "Wisdom"])
+    asked = protocols.ask(data, "stated")
+    rows = list(asked.rows)
+    assert {row["value"] for row in rows} == {"Wealth", "Wisdom"}
+    assert len(rows) == len(asked.value) == 2 * len(asked.clusters)
+    assert [data.taxonomy.names[v] for v in asked.value] == [row["value"] for row in rows]
+    assert protocols.asked_cells(asked, 56) == len(rows)

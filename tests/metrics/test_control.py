@@ -70,3 +70,14 @@ def test_distances_decide_shapes_and_must_be_concrete():
     pre, post = planted()
     with pytest.raises(TypeError, match="distances decide shapes"):
         jax.jit(lambda far: metrics.control(pre, post, 0, distance=far))(jnp.arange(5))
+
+
+def test_intervals_of_shares_end_where_shares_do():
+    random = np.random.default_rng(1)
+    pre, post = (random.normal(shift, 1, (6, 4)) for shift in (-1.0, 1.5))
+    found = metrics.control(pre, post, 0)
+    for share in (found.success, found.target_success):
+        assert np.nanmin(share.low) >= 0
+        assert np.nanmax(share.high) <= 1
+    assert np.nanmax(found.rise.high) <= 1
+    assert np.nanmin(found.rise.low) >= -1

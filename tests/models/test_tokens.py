@@ -121,3 +121,15 @@ def test_a_damaged_tokenizer_is_one_error(folder):
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(errors.InputError, match="its tokenizer can't be read"):
         models.load(folder)
+
+
+def test_a_sentencepiece_file_without_its_library_names_what_to_install(folder, monkeypatch):
+    import importlib.util
+
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "sentencepiece" else found(name, *rest)
+    )
+    with pytest.raises(errors.InputError, match=r"install sentencepiece: pip install 'vatjax\[sentencepiece\]'"):
+        tokens.tokenizer(folder)

@@ -246,7 +246,7 @@ def _summary(out: str, state: Any) -> dict[str, Any]:
         "state": out,
         "contexts": len(state.clusters),
         "values": len(state.values),
-        "missing": int((~state.mask).sum()),
+        "missing": state.meta["asked_cells"] - int(state.mask.sum()),
         "mean": float(state.state[state.mask].mean()) if state.mask.any() else None,
         "meta": dict(state.meta),
     }
@@ -264,7 +264,8 @@ def _print(summary: dict[str, Any]) -> None:
     meta = summary["meta"]
     mass, cost = meta["mass"], meta["cost"]
     rows = [
-        ("state", f"{summary['contexts']:,} contexts x {summary['values']} values, {summary['missing']:,} missing"),
+        ("state", f"{summary['contexts']:,} contexts x {summary['values']} values"),
+        ("ratings", f"{meta['asked_cells'] - summary['missing']:,} of {meta['asked_cells']:,} asked for"),
         ("mean", "-" if summary["mean"] is None else f"{summary['mean']:+.3f}"),
         *([] if meta["spread"] is None else [("spread over wordings", f"{meta['spread']['sd']:.3f} rating points")]),
         ("option mass", f"{mass['mean']:.2f} on average, {mass['least']:.2f} at least"),

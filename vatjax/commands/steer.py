@@ -107,7 +107,7 @@ class Steer(Devices):
         _, test = data.split(source.test, source.seed)
         if not len(_of_target(test, self.target).pair().express):
             raise errors.InputError(
-                f"{source.file}: no pair of {self.target} among the {len(data):,} chosen items falls to the test side"
+                f"{source.file}: no pair of {self.target} among the {len(data):,} chosen items falls to the test side{source.filters()}"
             )
         try:  # what can't be written to is said before anything is computed
             folder.mkdir(parents=True, exist_ok=True)

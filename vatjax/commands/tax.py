@@ -190,12 +190,13 @@ def _print(content: dict[str, Any], default_scale: bool) -> None:
     for name in level["names"]:
         hub, p = (level["hub"] or {}).get(name), (level["hub_p"] or {}).get(name)
         together = level["p"]["vat_together"][name]
+        below = level["vat"][name] is not None and (together is None or together > 0.05)
         rows.append(
             (
                 name + (" *" if name in level["target_names"] else ""),
                 _interval(level["shift"][name]),
                 _interval(level["gnd"][name]),
-                _number(level["vat"][name]) + ("" if together is not None and together <= 0.05 else " <"),
+                _number(level["vat"][name]) + (" <" if below else ""),
                 _number(level["floor"]["vat"][name]),
                 "yes" if hub is not None and p is not None and p <= 0.05 and hub["estimate"] > 0 else "no",
             )
@@ -318,7 +319,9 @@ def _second_order(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
     )
     if p is None:
         why = "no two of them vary over the contexts"
-        if content["largest_cluster"] is not None:
+        if content["n"] < 3:
+            why = "a correlation of two contexts is 1 or -1 whatever their ratings are"
+        elif content["largest_cluster"] is not None:
             why = f"one cluster holds {content['largest_cluster']:.0%} of the contexts"
         return [f"Whether types move together cannot be said: {why}."]
     if p >= 0.05:

@@ -141,14 +141,15 @@ def _dense(items: Items) -> Asked:
 
 def _stated(items: Items) -> Asked:
     places, _ = _numbered(list(zip(items.country.tolist(), items.topic.tolist(), strict=True)))
-    taxonomy = items.taxonomy
-    asked = views(taxonomy)
-    rows = ({"country": country, "topic": topic, **view} for country, topic in places for view in asked)
-    total = len(taxonomy.names)
+    columns = np.unique(items.value)  # a value without items was filtered out
+    every = views(items.taxonomy)
+    questions = [every[column] for column in columns]
+    rows = ({"country": country, "topic": topic, **view} for country, topic in places for view in questions)
+    total = len(columns)
     return Asked(
         rows,
         np.repeat(np.arange(len(places), dtype=np.int32), total),
-        np.tile(np.arange(total, dtype=np.int32), len(places)),
+        np.tile(columns.astype(np.int32), len(places)),
         np.zeros(len(places) * total, np.int8),
         np.arange(len(places), dtype=np.int32),
         _columns(("country", "topic"), places),
@@ -216,6 +217,13 @@ def answered(
     difference = (ratings[express] - ratings[suppress]) / 2
     level = (ratings[express] + ratings[suppress]) / 2 - middle
     return Answers(*(_means(cell, x, contexts, values) for x in (difference, level)))
+
+
+def asked_cells(asked: Asked, values: int) -> int:
+    """Returns the number of cells (context, value) that at least one prompt asks about."""
+    if (asked.value < 0).all():
+        return len(asked.clusters) * values
+    return len(np.unique(asked.context.astype(np.int64) * values + asked.value))
 
 
 def least_of_cells(asked: Asked, mass: np.ndarray, values: int) -> np.ndarray:

@@ -105,7 +105,8 @@ def ratings(
         asking.Run(size, keep, on_cost, on_progress),
         decides,
     )
-    meta = {**found.meta, **provenance.described(items)}
+    count = protocols.asked_cells(asked, len(items.taxonomy.names))
+    meta = {**found.meta, **provenance.described(items), "asked_cells": count}
     if signs is not None:
         meta["labels"] = {
             "sha256": hashlib.sha256(signs.astype(np.int8).tobytes()).hexdigest(),

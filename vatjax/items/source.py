@@ -39,6 +39,12 @@ class Source:
     seed: int = 0
     """Which division into train and test."""
 
+    def filters(self) -> str:
+        """Returns the filters that leave items out, as a clause of a message; "" without any."""
+        given = {name: getattr(self, name) for name in ("country", "topic", "type", "value")}
+        said = [f"{name} {', '.join(wanted)}" for name, wanted in given.items() if wanted]
+        return f"; only these are chosen: {'; '.join(said)}" if said else ""
+
     def __post_init__(self) -> None:
         if not 0 < self.test < 1:
             raise errors.InputError(

@@ -88,14 +88,24 @@ def control(
     sign_of = xp.where(gain < 0, -1, 1).astype(pre.dtype)  # Fieller's ratio is to the size of the rise
     leakage = Estimate(leakage.estimate, *_ordered(leakage.low * sign_of, leakage.high * sign_of))
     leakage = Estimate(*(xp.where(xp.isnan(leakage.low), np.nan, part) for part in leakage))
-    own = member & ~xp.isnan(after)
+    success, target_success = (
+        intervals.within(intervals.jackknife_interval(share, without, used, t), 0, 1)
+        for share, without in (
+            (after, after_without),
+            [pairs.mean_over(x, member & ~xp.isnan(after)) for x in (after, after_without)],
+        )
+    )
+    rises, gains = (
+        intervals.within(intervals.jackknife_interval(change, without, used, t), -1, 1)
+        for change, without in ((rise, rise_without), (gain, gain_without))
+    )
     return Control(
-        intervals.jackknife_interval(after, after_without, used, t),
-        intervals.jackknife_interval(rise, rise_without, used, t),
-        intervals.jackknife_interval(gain, gain_without, used, t),
+        success,
+        rises,
+        gains,
         Estimate(*(part[0] for part in leakage)),
         Estimate(*(part[1:] for part in leakage)),
-        intervals.jackknife_interval(pairs.mean_over(after, own), pairs.mean_over(after_without, own), used, t),
+        target_success,
     )
 
 

@@ -242,7 +242,7 @@ def _differences(one: _Arm, other: _Arm, used: Array, freedom: Array, t: Array) 
         off_target=Estimate(*(xp.where(resolved, part, np.nan) for part in root("off_target")[0])),
         off_target_shift=root("off_target_shift")[0],
         vat=root("vat")[0],
-        nvat=nvat,
+        nvat=intervals.within(nvat, -1, 1),
         p_nvat=intervals.p_of_t(square, error, freedom),
     )
 

@@ -153,6 +153,12 @@ def jackknife_interval(estimate: Array, left_out: Array, used: Array, t: Array) 
     return Estimate(estimate, estimate - half, estimate + half)
 
 
+def within(estimate: Estimate, low: float, high: float) -> Estimate:
+    """Returns an estimate whose interval ends where the quantity itself does, such as a share in [0, 1]."""
+    xp = namespace(estimate.low)
+    return Estimate(estimate.estimate, *(xp.clip(end, low, high) for end in (estimate.low, estimate.high)))
+
+
 def fisher(r: Array, variance: Array, t: Array) -> tuple[Array, Array]:
     """Returns intervals of correlations on Fisher's z scale, where their spread does not depend on their size."""
     xp = namespace(r)

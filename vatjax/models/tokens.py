@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -38,6 +39,10 @@ def tokenizer(folder: Path | str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:
+        if not (folder / "tokenizer.json").exists() and importlib.util.find_spec("sentencepiece") is None:
+            raise errors.InputError(
+                f"{folder}: to read its tokenizer.model, install sentencepiece: pip install 'vatjax[sentencepiece]'"
+            ) from None
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise errors.InputError(f"{folder}: its tokenizer can't be read ({first})") from None
 

@@ -88,6 +88,7 @@ def opened(design: Design) -> tuple[Items, Items]:
             if not len(own.pair().express):
                 raise errors.InputError(
                     f"targets: no pair of {aim} among the {len(test):,} items of {items.source} that are asked about"
+                    f"{design.items.filters()}"
                 )
     clusters = len(np.unique(protocols.ask(test, design.how.protocol).clusters))
     if clusters < 2:
