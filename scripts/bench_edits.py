@@ -26,26 +26,27 @@ from bench_models import make_checkpoint
 
 from vatjax import edits, items, models, prompts
 from vatjax.edits import pairs
-from vatjax.elicit import How, asking, protocols, scorer, together
+from vatjax.elicit import ElicitConfig, ask, protocols
 from vatjax.models import Edit, Model
+from vatjax.prefix import score_edits, scorer
 
 EDITS, ROUNDS = 16, 3
 
 
-def ask(model: Model, actions: int) -> Any:
+def rating_prompts(model: Model, actions: int) -> Any:
     """Prompts of some actions, and the ways to answer them."""
     data = items.bundled().where(country="Egypt", value=["Wealth", "Wisdom", "Social Power", "Loyalty"])
-    rows = list(protocols.ask(data, "paired").rows)[:actions]
-    how = How()
-    made = prompts.assemble(rows, how.wordings()[0], how.scales()[0], chat=asking.template(model, how))
-    return asking.tokenised(model, made, how)
+    rows = list(protocols.make_questions(data, "paired").rows)[:actions]
+    how = ElicitConfig()
+    made = prompts.assemble(rows, how.wordings()[0], how.scales()[0], chat=ask.chat_format(model, how))
+    return ask.tokenize_with_spellings(model, made, how)
 
 
 def vectors(model: Model, layer: int) -> list[Edit]:
     """Edits of one layer."""
     shape = (EDITS, model.config.layers, model.config.width)
     drawn = np.random.default_rng(layer).normal(scale=0.1, size=shape).astype(np.float32)
-    return [Edit(jnp.float32(1), residual=jnp.asarray(one)).only([layer]) for one in drawn]
+    return [Edit(jnp.float32(1), residual=jnp.asarray(one)).only_layers([layer]) for one in drawn]
 
 
 def apart(model: Model, asked: Any, made: Sequence[Edit]) -> np.ndarray:
@@ -94,11 +95,11 @@ def main() -> None:
         model = models.load(folder)
     layers = model.config.layers
     middle = vectors(model, layers // 2)
-    asked = ask(model, given.actions[0])
+    asked = rating_prompts(model, given.actions[0])
     programs = [compilations(run, model, asked, middle) for run in (apart, together_)]
     print(f"programs compiled: {programs[0]} apart, {programs[1]} together", flush=True)
     for actions in given.actions:
-        asked = ask(model, actions)
+        asked = rating_prompts(model, actions)
         for layer in (0, layers // 2, layers - 2):
             made = vectors(model, layer)
             ratios = []
@@ -116,16 +117,18 @@ def main() -> None:
 
 def together_(model: Model, asked: Any, made: Sequence[Edit]) -> np.ndarray:
     """All edits at one time, [edits, prompts, answers]."""
-    return together.score(model, *asked, made)
+    return score_edits.score_edits(model, *asked, made)
 
 
 def extraction(model: Model, count: int) -> None:
     """Directions of all values from one pass over the distinct tokens of their pairs."""
     data = items.bundled()
     names = data.taxonomy.names
-    prepared = [pairs.prepared(model, data, name, 1, "acted", count, How(), 0.25, 0).found for name in names]
-    whole = pairs.beside(prepared)
-    cost = scorer.plans(model, [(whole, (scorer.Option((0,), 0),))], scorer.size_for(model))[0].plan.cost
+    prepared = [
+        pairs.tokenize_pairs(model, data, name, 1, "acted", count, ElicitConfig(), 0.25, 0).prompts for name in names
+    ]
+    whole = pairs.concat_prompts(prepared)
+    cost = scorer.plan_prompts(model, [(whole, (scorer.Spelling((0,), 0),))], scorer.size_for(model))[0].plan.cost
     spent, found = timed(functools.partial(edits.contrasts, pairs=count), model, data, names)
     print(
         f"{len(found)} values, {count} pairs each: {spent:.0f} s; {cost.full:,} tokens in full, {cost.distinct:,} distinct, "

@@ -30,7 +30,7 @@ import numpy as np
 from bench_models import make_checkpoint
 
 from vatjax import elicit, items, models, prompts
-from vatjax.elicit import asking, prefill, protocols
+from vatjax.elicit import ask, prefill, protocols
 
 BATCH, ROUNDS, BATCHES, ACTIONS = 16, 3, 2, 6
 
@@ -143,29 +143,29 @@ def main() -> None:
             make_tokenizer(pathlib.Path(scratch))
         model = models.load(folder)
         other = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    how = prefill.resolved(model, elicit.How("dense"))
-    rows = list(protocols.ask(data, "dense").rows)
-    (made,) = asking.posed(rows, how, elicit.Condition(shots), asking.template(model, how))
-    found, ways = asking.tokenised(model, made, how)
+    how = prefill.resolve_prefill(model, elicit.ElicitConfig("dense"))
+    rows = list(protocols.make_questions(data, "dense").rows)
+    (made,) = ask.build_prompts(rows, how, elicit.Condition(shots), ask.chat_format(model, how))
+    found, ways = ask.tokenize_with_spellings(model, made, how)
     texts = [found.tokens(i) for i in range(len(made))]
     actions = [texts[i : i + 56] for i in range(0, len(texts), 56)]
     assert all(len(way.tokens) == 1 for way in ways), "an answer of several tokens is not compared here"
     wanted = [way.tokens[0] for way in ways]
     rubric = texts[0][: next(i for i, column in enumerate(zip(*texts, strict=False)) if len(set(column)) > 1)]
 
-    def ask() -> elicit.Rated:
+    def rate_all() -> elicit.Rated:
         return elicit.ratings(model, data, how, shots=shots)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         start = time.perf_counter()
-        rated = ask()
+        rated = rate_all()
         print(f"first run, with compilation {time.perf_counter() - start:.1f} s", flush=True)
         ours, alone, cached = [], [], []
         with torch.no_grad():
             for _ in range(ROUNDS):
                 start = time.perf_counter()
-                rated = ask()
+                rated = rate_all()
                 ours.append(time.perf_counter() - start)
                 seconds, first = one_by_one(other, texts, wanted)
                 alone.append(seconds)

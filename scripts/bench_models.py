@@ -89,7 +89,7 @@ def last_logits(model: models.Model, tokens: jax.Array) -> jax.Array:
     weights, config = model.arrays, model.config
     present = jnp.ones(tokens.shape, bool)
     hidden = decoder.embed(weights, config, tokens)
-    run = decoder.layers(weights, config, hidden, models.positions_of(present), present)
+    run = decoder.run_layers(weights, config, hidden, models.positions_of(present), present)
     return decoder.head(weights, config, run.hidden[:, -1])
 
 
@@ -160,7 +160,7 @@ def anonymous() -> int:
 
 def loading(folder: pathlib.Path) -> None:
     """Run in a process of its own, whose memory holds nothing else."""
-    config = families.read(folder)
+    config = families.read_config(folder)
     shapes = list(wt.parameters(config))
     total = sum(4 * int(np.prod(p.shape)) * (config.layers if p.stacked else 1) for p in shapes)
     layer = sum(4 * int(np.prod(p.shape)) for p in shapes if p.stacked)

@@ -56,10 +56,10 @@ def ours(folder: str, loss: str, prompt: int, kept: bool) -> None:
 
     model = models.load(folder)
     found = [train.Example(tuple(a), tuple(map(tuple, b))) for a, b in examples(loss, prompt)]
-    data = train.lay(found, BATCH)
+    data = train.make_rows(found, BATCH)
     if kept:
         data = train.with_reference(model, data)
-    state = train.begin(model, train.Lora(rank=RANK), train.Adam(rate=1e-4), steps=100)
+    state = train.init(model, train.Lora(rank=RANK), train.Adam(rate=1e-4), steps=100)
     made = train.dpo() if loss == "dpo" else train.sft()
     for batch, _ in zip(train.batches(data), sys.stdin, strict=False):
         start = time.perf_counter()
@@ -198,16 +198,16 @@ def many(folder: str) -> None:
         def drawn(count: int, most: int = most, random: Any = random) -> tuple[int, ...]:
             return tuple(int(token) for token in random.integers(3, most, count))
 
-        data = train.alike(
+        data = train.pad_to_common_shape(
             [
-                train.lay([train.Example(drawn(prompt), (drawn(text), drawn(text))) for _ in range(rows)], rows)
+                train.make_rows([train.Example(drawn(prompt), (drawn(text), drawn(text))) for _ in range(rows)], rows)
                 for _ in range(8)
             ]
         )
-        apart = [train.begin(model, train.Lora(rank=8), train.Adam(), 100, key) for key in range(8)]
+        apart = [train.init(model, train.Lora(rank=8), train.Adam(), 100, key) for key in range(8)]
         state = train.stack(apart)
         batches = [next(train.batches(own)) for own in data]
-        whole = train.beside(batches)
+        whole = train.stack_batches(batches)
         ratios = []
         for number in range((8 if model is not wide else 1) * STEPS + 1):  # short steps are noisy: more of them
             start = time.perf_counter()

@@ -56,7 +56,9 @@ def build(given: argparse.Namespace) -> None:
     defaults = training.Schedule()
     parts = of.read()
     made = tokenizer.make(parts)
-    world = planted.draw([p.country for p in parts.places], [t.topic for t in parts.topics], given.seed, given.kind)
+    world = planted.draw_world(
+        [p.country for p in parts.places], [t.topic for t in parts.topics], given.seed, given.kind
+    )
     author = sequences.Author(world, made, parts, of.training_scenes(parts))
     schedule = dataclasses.replace(defaults, steps=given.steps, seed=given.seed, begin=given.begin)
     content = training.configuration(len(made))

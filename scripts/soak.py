@@ -57,7 +57,7 @@ IMPORTED = [
 @functools.cache
 def forked() -> ForkServerContext:
     """What makes a process that finds imported what a run imports, and nothing that has computed anything."""
-    cli.prepare()
+    cli.set_environment_defaults()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     return context

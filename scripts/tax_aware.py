@@ -45,7 +45,7 @@ class Measured(NamedTuple):
 
 def measured(model: Model, asked: Items, edits: list[Edit], target: str, way: int) -> list[Measured]:
     taxonomy = asked.taxonomy
-    own = jnp.asarray(taxonomy.columns(target))
+    own = jnp.asarray(taxonomy.column_mask(target))
     found = elicit.states_under(model, asked, [0.0 * edits[0], *edits]).states
     types = [taxonomy.aggregate(np.float32(x), ~np.isnan(x), "types") for x in found]
     made = []
@@ -72,19 +72,21 @@ def strength_for(model: Model, asked: Items, edit: Edit, gain: float, target: st
 def trained(model: Model, data: Any, variant: str, weight: float, given: Any, everything: Items) -> list[Edit]:
     """One adapter for each seed, all in one step."""
     adam = train.Adam(rate=given.rate)
-    begun = [train.begin(model, train.Lora(rank=8, alpha=16.0), adam, given.steps, key) for key in range(given.seeds)]
+    begun = [train.init(model, train.Lora(rank=8, alpha=16.0), adam, given.steps, key) for key in range(given.seeds)]
     price = None
     if weight:
         each = []
         for _ in range(given.seeds):
-            anchors = train.anchors(model, everything, 32, 4, test=given.test, seed=given.split)
+            anchors = train.draw_anchors(model, everything, 32, 4, test=given.test, seed=given.split)
             each.append(train.tax_penalty(anchors, everything.taxonomy, given.target, weight, variant))  # type: ignore[arg-type]
         price = jax.tree.map(lambda *x: jnp.stack(x), *each)
     state = train.stack(begun)
     for step in range(given.steps):
-        rows = train.beside([train.batch(data, train.at(data, step, seed)) for seed in range(given.seeds)])
+        rows = train.stack_batches(
+            [train.batch(data, train.rows_at_step(data, step, seed)) for seed in range(given.seeds)]
+        )
         state, _ = train.step_many(state, rows, given.loss, price if step % given.every == 0 else None, donate=True)
-    return [result for one in train.unstack(state) if isinstance(result := train.result(one), Edit)]
+    return [result for one in train.unstack(state) if isinstance(result := train.export(one), Edit)]
 
 
 def interval(x: np.ndarray) -> str:
@@ -114,8 +116,10 @@ def main() -> None:
         side.take(np.flatnonzero(np.isin(side.scene_of, drawn.permutation(np.unique(side.scene_of))[: given.scenes])))
         for side in sides
     )
-    records = train.lessons(model, everything, given.target, way, given.lesson, test=given.test, seed=given.split)
-    data = train.lay(train.tokenised(model, records), given.rows)
+    records = train.records_for_model(
+        model, everything, given.target, way, given.lesson, test=given.test, seed=given.split
+    )
+    data = train.make_rows(train.tokenise(model, records), given.rows)
     if given.lesson == "preferences":
         data = train.with_reference(model, data)
     print(

@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("suite")
 # What takes longest begins first, so that two workers end together.
 LONG = (
     "test_run",
-    "test_devices",
+    "test_cluster",
     "test_composition",
     "test_inference",
     "test_scorer",
@@ -41,8 +41,8 @@ LONG = (
     "test_coupling",
     "test_steps",
     "test_rating",
-    "test_resume",
-    "test_together",
+    "test_shard_cache",
+    "test_score_edits",
     "test_step",
     "test_loop",
     "test_penalty",
@@ -56,7 +56,7 @@ PLAIN = (
     "metrics",
     "models",
     "test_scorer",
-    "test_together",
+    "test_score_edits",
     "test_step",
     "test_rows",
     "test_many",

@@ -1,4 +1,4 @@
-"""What one process of several computes; started by `tests/test_devices.py` as `python -m tests.spmd INDEX COUNT PORT WHERE PARTS MESH ...`."""
+"""What one process of several computes; started by `tests/runtime/test_cluster.py` as `python -m tests.spmd INDEX COUNT PORT WHERE PARTS MESH ...`."""
 
 import os
 import pathlib
@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 
-from vatjax import devices, edits, elicit, items, models, train
+from vatjax import edits, elicit, items, models, train
+from vatjax.runtime import cluster, processes
 
 DATA = items.bundled()
 _, TEST = DATA.split()
@@ -16,8 +17,8 @@ LORA, ADAM = train.Lora(rank=4), train.Adam(rate=3e-3)
 
 def lessons(model, kind, count):
     """Rows of a few examples."""
-    records = train.lessons(model, DATA, "Power", -1, kind)[:count]
-    return train.lay(train.tokenised(model, records), rows=8)
+    records = train.records_for_model(model, DATA, "Power", -1, kind)[:count]
+    return train.make_rows(train.tokenise(model, records), rows=8)
 
 
 PARTS = ("rated", "edit", "sft", "dpo", "many")
@@ -43,8 +44,8 @@ def measured(mesh, parts=PARTS):
 
 def trained(name, model, data, loss):
     """Losses, and what the trained model answers."""
-    ended = train.run(train.begin(model, LORA, ADAM, steps=4, key=1), data, loss, train.Course(steps=4, log=1))
-    tuned = elicit.rate(model, ASKED, edit=train.result(ended.state))
+    ended = train.run(train.init(model, LORA, ADAM, steps=4, key=1), data, loss, train.Course(steps=4, log=1))
+    tuned = elicit.rate(model, ASKED, edit=train.export(ended.state))
     return {name: np.array([line["loss"] for line in ended.metrics]), f"{name} state": tuned.state}
 
 
@@ -61,42 +62,42 @@ def course(mesh, folder, until=0):
             raise Off
 
     model = models.load("pocket", mesh=mesh)
-    state = train.begin(model, train.Whole(), train.Adam(rate=1e-4), steps=6, key=1)
+    state = train.init(model, train.FullFinetune(), train.Adam(rate=1e-4), steps=6, key=1)
     settings = train.Course(steps=6, log=1, save=2)
     data = lessons(model, "actions", 13)
-    ended = train.run(state, data, train.sft(), settings, folder, done=off, told=told.append)
+    ended = train.run(state, data, train.sft(), settings, folder, on_step=off, on_message=told.append)
     return np.array([line["loss"] for line in ended.metrics]), told
 
 
 def side_by_side(model):
     """Losses of four adapters in one step."""
     data, found = lessons(model, "actions", 16), {}
-    together = train.stack([train.begin(model, LORA, ADAM, steps=4, key=key) for key in range(4)])
+    together = train.stack([train.init(model, LORA, ADAM, steps=4, key=key) for key in range(4)])
     for step in range(2):
-        rows = train.beside([train.batch(data, train.at(data, step, seed)) for seed in range(4)])
+        rows = train.stack_batches([train.batch(data, train.rows_at_step(data, step, seed)) for seed in range(4)])
         together, logs = train.step_many(together, rows, train.sft())
-        found[f"many {step}"] = models.hosts.fetch(logs["loss"])
+        found[f"many {step}"] = processes.fetch(logs["loss"])
     return found
 
 
 def main():
     index, count, port, where, parts, *splits = sys.argv[1:]
-    devices.start(devices.Cluster(f"127.0.0.1:{port}", int(count), int(index)))
+    cluster.start(cluster.Cluster(f"127.0.0.1:{port}", int(count), int(index)))
     if parts in ("broken", "resumed"):
         mesh = models.mesh(*map(int, splits[0].split(",")))
         try:
             losses, told = course(mesh, pathlib.Path(where) / "run", 5 if parts == "broken" else 0)
         except Off:
             os._exit(0)  # as a kill does, and behind the checkpoint of step 4
-        if models.hosts.first():
+        if processes.is_first_process():
             np.save(pathlib.Path(where) / "losses.npy", losses)
             print("\n".join(told))
         splits = []
     for split in splits:
         found = measured(models.mesh(*map(int, split.split(","))), parts.split("+"))
-        if models.hosts.first():
+        if processes.is_first_process():
             np.savez(pathlib.Path(where) / f"{split}.npz", **found)
-    models.hosts.meet("all is measured")
+    processes.barrier("all is measured")
 
 
 if __name__ == "__main__":

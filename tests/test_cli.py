@@ -135,7 +135,7 @@ def test_a_mistake_is_one_message_and_status_2(capsys, arguments, message):
         ("items: {sed: 1}", ":1: unknown key 'items.sed'; did you mean 'items.seed'?"),
         ("items:\n  seed: x\n", ":2: items.seed: expected a whole number, found 'x'"),
         ("items: {test: 1.5}", ":1: items: test: the share of test scenes must be more than 0 and less than 1"),
-        ("items: !!python/object/apply:os.system [exit]", "is not read; plain YAML only"),
+        ("items: !!python/object/apply:os.system [exit]", "is not supported; plain YAML only"),
     ],
 )
 def test_a_mistake_in_a_configuration_is_one_line(capsys, tmp_path, text, message):
@@ -328,14 +328,14 @@ class _Options:
 
 def test_required_options_come_from_flags_or_from_the_file(capsys, tmp_path):
     command = cli.Command(("try",), "a command", __name__, "_Options")
-    assert cli._parsed(command, _Options, ["a.npz", "--target", "Power", "--second.seed", "5"]) == 0
+    assert cli._parse_and_run(command, _Options, ["a.npz", "--target", "Power", "--second.seed", "5"]) == 0
     assert capsys.readouterr().out == "a.npz Power 0 5\n"
     path = tmp_path / "try.yaml"
     path.write_text("target: Power\nfirst: {seed: 3}")
-    assert cli._parsed(command, _Options, ["b.npz", "--config", str(path)]) == 0
+    assert cli._parse_and_run(command, _Options, ["b.npz", "--config", str(path)]) == 0
     assert capsys.readouterr().out == "b.npz Power 3 1\n"
     with pytest.raises(SystemExit) as caught:
-        cli._parsed(command, _Options, ["--config", str(path)])
+        cli._parse_and_run(command, _Options, ["--config", str(path)])
     assert caught.value.code == 2
 
 

@@ -7,18 +7,18 @@ import pytest
 
 from vatjax.commands.display import Display
 from vatjax.commands.run import _Batches
-from vatjax.progress import counted, silent, within
-from vatjax.study.pieces import Piece
+from vatjax.runtime.progress import count_progress, ignore_progress, stage_progress
+from vatjax.study.artifacts import Artifact
 from vatjax.study.runner import Progress
 
 
 def test_fractions_nest_and_count():
     seen = []
-    half = within(seen.append, 0.5, 1)
-    within(half, 0, 0.5)(0.5)
+    half = stage_progress(seen.append, 0.5, 1)
+    stage_progress(half, 0, 0.5)(0.5)
     assert seen == [0.625]
-    assert within(silent, 0, 0.5) is silent  # what nobody hears is not waited for
-    advance = counted(seen.append, 4)
+    assert stage_progress(ignore_progress, 0, 0.5) is ignore_progress  # what nobody hears is not waited for
+    advance = count_progress(seen.append, 4)
     advance(1)
     advance(3)
     assert seen[1:] == [0.25, 1.0]
@@ -62,15 +62,15 @@ def test_a_terminal_has_one_bar(monkeypatch, capsys, fraction):
 
 
 def test_a_run_corrects_its_time_left_by_what_pieces_took(capsys):
-    pieces = [Piece("state", f"model: {name}", {"x": name}) for name in "abc"]
+    pieces = [Artifact("state", f"model: {name}", {"x": name}) for name in "abc"]
     costs = {"pieces": [{"address": one.address, "seconds": 100.0, "there": False} for one in pieces]}
     with Display(every=60) as display:
         batches = _Batches(costs, display)
-        batches.start(pieces[:2])
+        batches.on_batch(pieces[:2])
         for number, one in enumerate(pieces[:2], 1):
-            batches.done(Progress(number, 3, one, 10.0))
-        batches.start(pieces[2:])
-        batches.start([Piece("result", "model: numbers", {})])  # takes no model: no line before it
+            batches.on_artifact(Progress(number, 3, one, 10.0))
+        batches.on_batch(pieces[2:])
+        batches.on_batch([Artifact("result", "model: numbers", {})])  # takes no model: no line before it
     assert capsys.readouterr().err.splitlines() == [
         "vatjax: 1 to 2 of 3: model: a and 1 more (about 3 min; about 5 min left in all)",
         "vatjax: 1 of 3: model: a (10 s)",

@@ -35,15 +35,15 @@ def test_canonical_is_idempotent_without_a_leading_article(text):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    assert names.unknown("value", "Creativty", ["Creativity", "Power"]).endswith("did you mean 'Creativity'?")
+    assert names.unknown_name("value", "Creativty", ["Creativity", "Power"]).endswith("did you mean 'Creativity'?")
 
 
 def test_few_known_names_are_all_listed_where_none_is_near():
-    assert names.unknown("protocol", "zzz", ["paired", "dense"]).endswith("known are: paired, dense")
+    assert names.unknown_name("protocol", "zzz", ["paired", "dense"]).endswith("known are: paired, dense")
 
 
 def test_many_known_names_are_counted_where_none_is_near():
-    assert "there are 40" in names.unknown("value", "zzz", [f"name {i}" for i in range(40)])
+    assert "there are 40" in names.unknown_name("value", "zzz", [f"name {i}" for i in range(40)])
 
 
 @pytest.mark.parametrize("name", ["zzz", "", "\0", "🎈"])

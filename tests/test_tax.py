@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vatjax import analysis, cli, errors, states, values
-from vatjax.commands import tax as command
+from vatjax import analysis, cli, errors, states, summary, values
 
 TAX = values.schwartz()
 
@@ -103,12 +102,12 @@ def test_the_document_has_what_it_promises(document, ratings):
     assert types["shift_holm"]["Power"] is None  # the target is no side effect
     assert types["shift_holm"]["Security"] >= types["shift"]["Security"]
     np.testing.assert_allclose(document["levels"]["types"]["ipsatised"]["mechanical_gnd"], -1 / 9, rtol=1e-6)
-    assert "a GND of -0.111" in command.sentences(document)[-1]
+    assert "a GND of -0.111" in summary.sentences(document)[-1]
     json.dumps(document, allow_nan=False)
     alone = {**document, "target": "Wealth", "levels": {**document["levels"]}}
     alone["target_level"] = "values"
     alone["levels"]["values"] = {**document["levels"]["values"], "gain": {"estimate": 9.0, "low": 8.0, "high": 10.0}}
-    assert command.sentences(alone)[0] == "Wealth rose by 9.00, a gain of 9.00 [8.00, 10.00]."
+    assert summary.sentences(alone)[0] == "Wealth rose by 9.00, a gain of 9.00 [8.00, 10.00]."
 
 
 def test_for_a_person(capsys, ratings):
@@ -217,7 +216,7 @@ def test_a_gain_of_zero_gives_null_and_says_so(ratings, tmp_path):
     assert not content["resolved"]
     assert content["gnd"]["Clean"]["estimate"] is None
     assert any("cannot be distinguished from 0" in warning for warning in content["warnings"])
-    said = command.sentences(content)
+    said = summary.sentences(content)
     assert said[0].startswith("The gain on Power cannot be distinguished from 0")
     # What else moved is said all the same; a power cannot be told from shifts that are all 0.
     assert "would be found in four of five cases" not in said[1]
@@ -233,7 +232,7 @@ def test_a_gain_of_zero_gives_null_and_says_so(ratings, tmp_path):
         ({"names": ("Wealth", "Humble")}, "different values"),
         ({"rows": 1}, "intervals need at least two clusters"),
         ({"scale": "1-5"}, "expected LOW:HIGH such as 1:5, found '1-5'"),
-        ({"scale": "1:3"}, "ratings go from 1 to 5, and the scale from 1 to 3; say the scale, such as --scale 1:5"),
+        ({"scale": "1:3"}, "ratings go from 1 to 5, and the scale from 1 to 3; set the scale, such as --scale 1:5"),
         ({"resamples": "5"}, "at least 100 are needed, found 5"),
         ({"clusters": "contry"}, "did you mean 'country'?"),
         ({"post": "absent.csv"}, "absent.csv: no such file"),
@@ -281,7 +280,7 @@ def test_spellings_of_one_target_have_one_gain(ratings):
         for target in ("Wealth", "wealth", ["Wealth", "social power"])
     )
     assert one == other
-    assert command.sentences(other)[0].startswith("Wealth ")
+    assert summary.sentences(other)[0].startswith("Wealth ")
     assert several["target"] == "Wealth, Social Power"
     chosen = [TAX.index(name) for name in ("Wealth", "Social Power")]
     np.testing.assert_allclose(several["gain"]["estimate"], (ratings[3] - ratings[2])[:, chosen].mean(), rtol=1e-5)
@@ -312,7 +311,7 @@ def test_beyond_a_placebo_is_said_with_its_draws(capsys, ratings, tmp_path):
     np.testing.assert_allclose(content["placebo"]["gain"]["estimate"], gain - blind, rtol=1e-4)
     assert content["placebo"]["gain"]["low"] < gain - blind
     assert content["placebo"]["p_nvat"] < 0.05
-    assert any("more than under the placebo" in line for line in command.sentences(content))
+    assert any("more than under the placebo" in line for line in summary.sentences(content))
     status, out, _ = run(capsys, *ratings[:2], *OPTIONS, "--placebo", files[0], "--margin", "3")
     assert "one draw, so that its own variance is unknown" in " ".join(out.split())
     assert "Margin 3: all other types moved by less" in " ".join(out.split())
@@ -442,7 +441,7 @@ def test_a_placebo_with_more_coupling_is_not_exceeded(capsys, ratings, tmp_path)
     assert status == 0
     assert content["placebo"]["nvat"]["estimate"] < 0
     assert content["placebo"]["p_nvat"] == 1
-    assert any("not shown to be more than under the placebo" in line for line in command.sentences(content))
+    assert any("not shown to be more than under the placebo" in line for line in summary.sentences(content))
     blank = post.copy()
     blank[:, TAX.mask("Power")] = np.nan
     status, _, err = run(capsys, *ratings[:2], *OPTIONS, "--placebo", write(tmp_path / "blank.csv", blank))
@@ -481,8 +480,8 @@ def test_several_values_are_judged_among_values(ratings):
     content = analysis.as_json(found)
     gain = (ratings[3] - ratings[2])[:, [TAX.index("Wealth"), TAX.index("Authority")]].mean()
     assert content["target_level"] == "values"
-    assert f"rose by {gain:.2f}" in command.sentences(content)[0]
-    beyond = analysis.beyond(found, [rated[0]], TAX)
+    assert f"rose by {gain:.2f}" in summary.sentences(content)[0]
+    beyond = analysis.beyond_placebo(found, [rated[0]], TAX)
     np.testing.assert_allclose(beyond["gain"]["estimate"], gain, rtol=1e-4)
 
 
@@ -499,7 +498,7 @@ def test_one_large_cluster_is_named(capsys, ratings, tmp_path):
     files = [write(tmp_path / f"{i}.csv", x, keys=keys) for i, x in enumerate((pre, post))]
     _, out, err = run(capsys, *files, *OPTIONS, "--clusters", "country")
     assert "one cluster holds 52% of the contexts" in " ".join(out.split())
-    assert "no p of coupling is given" in " ".join(err.split())
+    assert "p of coupling cannot be given" in " ".join(err.split())
     assert "cannot be distinguished from 0" not in out.partition("\n\n")[2].rpartition("Coupling does not")[0]
 
 
@@ -520,7 +519,7 @@ def test_what_would_be_lost_in_silence_is_said(capsys, ratings, tmp_path):
         for i, (x, k) in enumerate(zip((pre, post), greed, strict=True))
     ]
     _, _, err = run(capsys, *files, *OPTIONS)
-    assert "'Greed' is not a value of the taxonomy, and is taken as a context key" in err
+    assert "'Greed' is not a value of the taxonomy, and is used as a context key" in err
     assert "--on country,number" in err
     states.save(states.read_ratings(files[0], scale=(1, 7)), tmp_path / "seven.npz")
     status, _, err = run(capsys, tmp_path / "seven.npz", files[1], *OPTIONS, "--on", "country,number")

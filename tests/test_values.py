@@ -200,7 +200,7 @@ def test_angles_of_a_file_are_used(tmp_path):
         (
             "name: a\ntypes: [{name: T, sector: s, values: [{name: x}]}, {name: U, values: [{name: y}]}, "
             "{name: W, sector: s, values: [{name: z}]}]",
-            "the types of the sector 's' don't stand side by side",
+            "the types of the sector 's' are not adjacent",
         ),
         ("name: a\ntypes: [{name: T, valeus: []}]", "unknown key 'types[0].valeus'"),
         (

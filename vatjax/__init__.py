@@ -1,8 +1,12 @@
 """vatjax measures what an alignment intervention costs: the Value Alignment Tax of a language model.
 
-    from vatjax import items, states, values
+    import vatjax
 
-Submodules are imported when they are first used, so `import vatjax` is instant and imports neither JAX nor transformers.
+    model = vatjax.load("pocket")
+    edit = vatjax.steer(model, "Power")
+    print(vatjax.measure(model, edit, target="Power"))
+
+Packages are imported when they are first used, so `import vatjax` is instant and imports neither JAX nor transformers.
 """
 
 from __future__ import annotations
@@ -13,20 +17,34 @@ from typing import Any
 
 _SUBMODULES = (
     "analysis",
+    "authoring",
     "config",
+    "edits",
     "elicit",
     "errors",
+    "estimate",
+    "human",
     "items",
     "metrics",
     "models",
+    "organism",
+    "prefix",
     "prompts",
+    "report",
+    "runtime",
     "states",
     "store",
+    "study",
     "tables",
+    "train",
+    "validate",
     "values",
 )
 
-__all__ = list(_SUBMODULES)
+# Defined in `vatjax.api`.
+_FRONT_DOOR = ("Shots", "Tax", "finetune", "load", "measure", "shots", "steer")
+
+__all__ = [*_SUBMODULES, *_FRONT_DOOR]
 
 
 def __getattr__(name: str) -> Any:
@@ -37,8 +55,10 @@ def __getattr__(name: str) -> Any:
             return "0+source"
     if name in _SUBMODULES:
         return importlib.import_module(f"vatjax.{name}")
+    if name in _FRONT_DOOR:
+        return getattr(importlib.import_module("vatjax.api"), name)
     raise AttributeError(f"module 'vatjax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBMODULES])
+    return sorted([*__all__, "__version__"])

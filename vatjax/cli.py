@@ -1,4 +1,4 @@
-"""The command line: a thin face over the packages.
+"""Command line: a thin layer over the packages.
 
 Messages go to standard error, data to standard output; `--json` puts one JSON document there and nothing else. A user's
 mistake ends with one readable error and status 2. Nothing heavy is imported before a command is known.
@@ -27,34 +27,34 @@ class Command:
     module: str
     options: str
     file: bool = False
-    """Whether its first word may be a configuration: short for --config."""
+    """True if the first argument may be a configuration file: short for --config."""
 
 
 _COMMON = (
-    " Two more: --config FILE reads the options from YAML, with the flags' word above the file's; "
-    "--print-config shows what they come to and stops."
+    " Two more: --config FILE reads the options from YAML, and flags override the file; "
+    "--print-config prints the resolved options and stops."
 )
 
-_FIRST = " A configuration may be the first word: vatjax {} FILE.yaml."
+_FIRST = " The first argument may be a configuration: vatjax {} FILE.yaml."
 
 COMMANDS = (
     Command(
         ("run",),
-        "a study: models x interventions x targets, with its report",
+        "run a study: models x interventions x targets, with its report",
         "vatjax.commands.run",
         "Run",
         True,
     ),
     Command(
         ("plan",),
-        "what a study takes on accelerators that are not here: hours, memory, money",
+        "estimate a study's hours, memory and money on accelerators that are not here",
         "vatjax.commands.plan",
         "Plan",
         True,
     ),
-    Command(("report",), "the page and the figures of a study", "vatjax.commands.report", "Report"),
+    Command(("report",), "write the page and the figures of a study", "vatjax.commands.report", "Report"),
     Command(("rate",), "ask a model about items and write its value state", "vatjax.commands.rate", "Rate"),
-    Command(("tax",), "what an intervention did, from ratings before and after", "vatjax.commands.tax", "Tax"),
+    Command(("tax",), "measure an intervention from ratings before and after", "vatjax.commands.tax", "Tax"),
     Command(
         ("example", "ratings"),
         "write small tables of ratings to try `vatjax tax` on",
@@ -62,37 +62,35 @@ COMMANDS = (
         "ExampleRatings",
     ),
     Command(
-        ("steer",), "find an edit that pushes a model, and measure it beside placebos", "vatjax.commands.steer", "Steer"
+        ("steer",), "find an edit that pushes a model, and compare it with placebos", "vatjax.commands.steer", "Steer"
     ),
     Command(
         ("train",),
-        "SFT or preferences, with a log, checkpoints and the tax on the way",
+        "train by SFT or preferences, with a log, checkpoints and the tax over the steps",
         "vatjax.commands.train",
         "Train",
         True,
     ),
     Command(
-        ("validate",), "the instrument against what was planted in a model", "vatjax.commands.validate", "Validate"
+        ("validate",), "check the metrics against effects planted in a model", "vatjax.commands.validate", "Validate"
     ),
     Command(
-        ("doctor",), "versions, devices, memory; what is missing and how to get it", "vatjax.commands.doctor", "Doctor"
+        ("doctor",), "check versions, devices, memory; report missing packages", "vatjax.commands.doctor", "Doctor"
     ),
-    Command(
-        ("items", "check"), "read items and say what is in them and what is wrong", "vatjax.commands.items", "Check"
-    ),
+    Command(("items", "check"), "read items and report their contents and problems", "vatjax.commands.items", "Check"),
     Command(
         ("build-items",),
-        "items of your own: scenes, actions, gates, a data card",
+        "build your own items: scenes, actions, gates, a data card",
         "vatjax.commands.build_items",
         "BuildItems",
         True,
     ),
     Command(
-        ("human", "sample"), "a sample of items, and sheets for people to judge them", "vatjax.commands.human", "Sample"
+        ("human", "sample"), "draw items, and write sheets for people to judge them", "vatjax.commands.human", "Sample"
     ),
-    Command(("human", "score"), "how far the people agree, and who stands out", "vatjax.commands.human", "Score"),
+    Command(("human", "score"), "measure annotator agreement, and name outliers", "vatjax.commands.human", "Score"),
     Command(
-        ("models", "check"), "say what a checkpoint is and whether it runs here", "vatjax.commands.models", "Check"
+        ("models", "check"), "describe a checkpoint and check that it runs here", "vatjax.commands.models", "Check"
     ),
     Command(("models", "convert"), "write a GGUF file in Hugging Face's layout", "vatjax.commands.models", "Convert"),
 )
@@ -103,20 +101,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names in any script must not end a run on a plain terminal
             stream.reconfigure(errors="backslashreplace")
-    prepare()
-    from vatjax import lost
+    set_environment_defaults()
+    from vatjax.runtime import peer_failure
 
     status = _run(list(sys.argv[1:] if arguments is None else arguments))
-    if status > 1 and lost.one_of_several():
-        lost.leave(status)
+    if status > 1 and peer_failure.has_peers():
+        peer_failure.exit_now(status)
     sys.exit(status)
 
 
-def prepare() -> None:
-    """What packages read when they are imported, later.
+def set_environment_defaults() -> None:
+    """Sets default environment variables that packages read when they are imported later.
 
-    A command's second run finds its first one's compiled functions, and `transformers`, which only reads tokenizers here,
-    says nothing of the torch that it would like.
+    A command's second run reuses the compiled functions of its first. `transformers`, which only reads tokenizers here,
+    prints no advice to install torch.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "vatjax", "compiled"))
@@ -125,9 +123,9 @@ def prepare() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    from vatjax import lost
     from vatjax.errors import InputError
-    from vatjax.stopping import Stopped
+    from vatjax.runtime import peer_failure
+    from vatjax.runtime.preemption import Stopped
 
     try:
         status = _dispatch(arguments)
@@ -136,7 +134,7 @@ def _run(arguments: list[str]) -> int:
         return status
     except InputError as error:
         return _refuse(str(error))
-    except BrokenPipeError:  # the reader of our output has had enough
+    except BrokenPipeError:  # the reader of our output closed the pipe
         _drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -148,27 +146,27 @@ def _run(arguments: list[str]) -> int:
             raise
         return _refuse(f"the package {error.name} is not installed: pip install {error.name}")
     except Stopped as stop:
-        print(f"stopped by {stop}: the same command goes on from here", file=sys.stderr)
+        print(f"stopped by {stop}: the same command continues from here", file=sys.stderr)
         sys.exit(stop.status)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        if lost.one_of_several():
-            lost.ended_by(error)
+        if peer_failure.has_peers():
+            peer_failure.exit_after_error(error)
         raise
 
 
 def _refuse(message: str) -> int:
     from vatjax import store
 
-    # One of several processes that work as one is silent otherwise.
-    print(f"vatjax: {message}", file=sys.stderr if store.writes() else sys.__stderr__)
+    # `cluster.start` silences the standard error of every process but the first.
+    print(f"vatjax: {message}", file=sys.stderr if store.writes_enabled() else sys.__stderr__)
     return 2
 
 
 def _drop_output() -> None:
-    """What is still buffered can't be written; the interpreter must not try again at its end."""
+    """Redirects standard output to the null device: the interpreter must not retry failed writes at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -178,13 +176,13 @@ def _dispatch(arguments: list[str]) -> int:
     if command is None:
         print(_help(*rest))
         return 0
-    return _parsed(command, getattr(importlib.import_module(command.module), command.options), rest)
+    return _parse_and_run(command, getattr(importlib.import_module(command.module), command.options), rest)
 
 
 def _command(arguments: list[str]) -> tuple[Command | None, list[str]]:
-    """The command that the first words name, and the arguments after them; None asks for help (with a family or all)."""
+    """Returns the command that the first words name, and the other arguments; None asks for help (a family or all)."""
     from vatjax.errors import InputError
-    from vatjax.names import unknown
+    from vatjax.names import unknown_name
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return None, []
@@ -200,9 +198,9 @@ def _command(arguments: list[str]) -> tuple[Command | None, list[str]]:
             return None, arguments[:1]
         if len(arguments) == 1:
             raise InputError(f"{arguments[0]} needs one of: {', '.join(family)} (see vatjax {arguments[0]} --help)")
-        raise InputError(unknown(f"{arguments[0]} command", arguments[1], family))
+        raise InputError(unknown_name(f"{arguments[0]} command", arguments[1], family))
     known = [" ".join(command.words) for command in COMMANDS]
-    raise InputError(f"{unknown('command', arguments[0], known)} (see vatjax --help)")
+    raise InputError(f"{unknown_name('command', arguments[0], known)} (see vatjax --help)")
 
 
 def _version() -> NoReturn:
@@ -229,16 +227,18 @@ def _help(family: str = "") -> str:
     )
 
 
-def _parsed(command: Command, options: Any, rest: list[str]) -> int:
-    """Reads `--config FILE` first, lays the flags over it, and runs the command or prints what it would run with."""
+def _parse_and_run(command: Command, options: Any, rest: list[str]) -> int:
+    """Reads `--config FILE`, overrides it with the flags, and runs the command or prints the resolved options."""
     import tyro
 
-    from vatjax import config, devices, stopping
+    from vatjax import config
+    from vatjax.commands.devices import Devices
+    from vatjax.runtime import cluster, preemption
 
     if command.file and rest and not rest[0].startswith("-"):
         rest = ["--config", *rest]
-    rest, file = _taken(rest, "--config")
-    rest, printing = _taken_flag(rest, "--print-config")
+    rest, file = _pop_option(rest, "--config")
+    rest, printing = _pop_flag(rest, "--print-config")
     rest = [re.sub(r"^--distributed(?=$|=)", "--distributed.coordinator", word) for word in rest]
     given = {} if file is None else {"default": config.read(options, file, absent=tyro.MISSING)}
     chosen = tyro.cli(
@@ -253,14 +253,14 @@ def _parsed(command: Command, options: Any, rest: list[str]) -> int:
     if printing:
         print(config.to_yaml(chosen), end="")
         return 0
-    if isinstance(chosen, devices.Devices):
-        devices.start(chosen.processes())
-    with stopping.listened() if getattr(options, "resumes", False) else contextlib.nullcontext():
+    if isinstance(chosen, Devices):
+        cluster.start(chosen.cluster())
+    with preemption.handle_stop_signals() if getattr(options, "resumes", False) else contextlib.nullcontext():
         return int(chosen.run())
 
 
-def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
-    """The arguments without `flag VALUE` or `flag=VALUE`, and the value."""
+def _pop_option(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
+    """Returns the arguments without `flag VALUE` or `flag=VALUE`, and the value."""
     from vatjax.errors import InputError
 
     for i, argument in enumerate(arguments):
@@ -278,5 +278,5 @@ def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
     return arguments, None
 
 
-def _taken_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:
+def _pop_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:
     return [argument for argument in arguments if argument != flag], flag in arguments

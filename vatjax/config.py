@@ -1,4 +1,4 @@
-"""YAML files become frozen dataclasses, and every mistake in them is named with its file, line and key.
+"""YAML files as frozen dataclasses; every mistake in a file is reported with its file, line and key.
 
 The reader walks the YAML nodes along the dataclass's own types instead of loading first and checking later. So a string
 field keeps what the user wrote (`no` stays "no", `1e-4` is a number), a key given twice is an error instead of a silent
@@ -28,7 +28,7 @@ _NULL = ("", "~", "null")
 
 
 class _Required:
-    """Stands for "no value given": a missing key is an error."""
+    """Sentinel for "no value given": a missing key is an error."""
 
 
 _REQUIRED = _Required()
@@ -40,12 +40,12 @@ def read(cls: type[T], path: str | pathlib.Path, absent: Any = _REQUIRED) -> T:
     Args:
         cls: a frozen dataclass of scalars, tuples, mappings and other dataclasses.
         path: the file.
-        absent: what a key without default becomes where the file leaves it out, for callers that get it elsewhere (the
-            command line's flags); by default it is an error.
+        absent: the value of a required key that the file leaves out, for callers that get it elsewhere (the command
+            line's flags); by default a missing key is an error.
 
     Raises:
         InputError: for a missing file, invalid YAML, a Python tag, an unknown or repeated key, a missing key or a value
-            of the wrong type; all that can be found in one pass are reported together.
+            of the wrong type; all problems of one pass are reported together.
     """
     return parse(cls, store.read_text(path), str(path), absent)
 
@@ -72,7 +72,7 @@ def parse(cls: type[T], text: str, source: str, absent: Any = _REQUIRED) -> T:
 
 
 def to_dict(config: Any) -> Any:
-    """A configuration as plain mappings, lists and scalars, ready for YAML or JSON."""
+    """Returns a configuration as plain mappings, lists and scalars, ready for YAML or JSON."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Mapping):
@@ -85,12 +85,12 @@ def to_dict(config: Any) -> Any:
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved configuration, or plain data of it, as YAML that `parse` reads back to an equal one."""
+    """Returns the resolved configuration, or its plain data, as YAML that `parse` reads back to an equal one."""
     return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that would be read as something else where a key takes several types."""
+    """YAML dumper that quotes each text which a key of several types would read as another type."""
 
     def text(self, text: str) -> yaml.Node:
         plain = text.lower()
@@ -105,14 +105,14 @@ _Dumper.add_representer(str, _Dumper.text)
 
 
 class _Bad:
-    """Stands for a value that could not be read; its problem is recorded."""
+    """Sentinel for a value that could not be read; its problem is recorded."""
 
 
 _BAD = _Bad()
 
 
 class _Reader:
-    """Walks YAML nodes along a type and records what does not fit."""
+    """Reader of YAML nodes along a type; records every mismatch as a problem."""
 
     def __init__(self, source: str, absent: Any):
         self.source, self.absent = source, absent
@@ -124,7 +124,7 @@ class _Reader:
 
     def value(self, kind: Any, node: yaml.Node, key: str) -> Any:
         if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
-            return self.bad(node, f"{_at(key)}the tag {node.tag!r} is not read; plain YAML only")
+            return self.bad(node, f"{_key_prefix(key)}the tag {node.tag!r} is not supported; plain YAML only")
         origin = typing.get_origin(kind)
         if origin in (Union, types.UnionType):
             return self.union(typing.get_args(kind), node, key)
@@ -151,7 +151,9 @@ class _Reader:
                 failures = trial.problems
                 break
         if len(kinds) > 1 and isinstance(node, yaml.ScalarNode):
-            return self.bad(node, f"{_at(key)}expected {' or '.join(map(_describe, kinds))}, found {_found(node)}")
+            return self.bad(
+                node, f"{_key_prefix(key)}expected {' or '.join(map(_describe, kinds))}, found {_describe_node(node)}"
+            )
         self.problems += failures
         return _BAD
 
@@ -161,19 +163,19 @@ class _Reader:
             try:
                 return short(node.value)
             except errors.InputError as error:
-                return self.bad(node, f"{_at(key)}{error}")
+                return self.bad(node, f"{_key_prefix(key)}{error}")
         if not isinstance(node, yaml.MappingNode):
-            return self.bad(node, f"{_at(key)}expected keys of {_title(kind)}, found {_found(node)}")
+            return self.bad(node, f"{_key_prefix(key)}expected keys of {_title(kind)}, found {_describe_node(node)}")
         hints = typing.get_type_hints(kind)
         fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
         given: dict[str, Any] = {}
         places: dict[str, yaml.Node] = {}
         before = len(self.problems)
         for name_node, value_node in node.value:
-            name = name_node.value if isinstance(name_node, yaml.ScalarNode) else _found(name_node)
+            name = name_node.value if isinstance(name_node, yaml.ScalarNode) else _describe_node(name_node)
             path = f"{key}.{name}" if key else str(name)
             if name not in fields:
-                self.bad(name_node, names.unknown("key", path, [f"{key}.{f}" if key else f for f in fields]))
+                self.bad(name_node, names.unknown_name("key", path, [f"{key}.{f}" if key else f for f in fields]))
             elif name in given:
                 self.bad(name_node, f"the key {path!r} is given twice")
             else:
@@ -191,15 +193,17 @@ class _Reader:
         try:
             return kind(**given)
         except errors.InputError as error:  # a dataclass's own __post_init__ check, which begins with the key
-            return self.bad(places.get(str(error).partition(":")[0].partition(".")[0], node), f"{_at(key)}{error}")
+            return self.bad(
+                places.get(str(error).partition(":")[0].partition(".")[0], node), f"{_key_prefix(key)}{error}"
+            )
 
     def sequence(self, kind: Any, node: yaml.Node, key: str) -> Any:
         if not isinstance(node, yaml.SequenceNode):
-            return self.bad(node, f"{_at(key)}expected a list, found {_found(node)}")
+            return self.bad(node, f"{_key_prefix(key)}expected a list, found {_describe_node(node)}")
         args = typing.get_args(kind)
         if typing.get_origin(kind) is tuple and args[-1] is not Ellipsis:
             if len(args) != len(node.value):
-                return self.bad(node, f"{_at(key)}expected {len(args)} entries, found {len(node.value)}")
+                return self.bad(node, f"{_key_prefix(key)}expected {len(args)} entries, found {len(node.value)}")
             return tuple(
                 self.value(part, child, f"{key}[{i}]")
                 for i, (part, child) in enumerate(zip(args, node.value, strict=True))
@@ -209,7 +213,7 @@ class _Reader:
 
     def mapping(self, kind: Any, node: yaml.Node, key: str) -> Any:
         if not isinstance(node, yaml.MappingNode):
-            return self.bad(node, f"{_at(key)}expected a mapping, found {_found(node)}")
+            return self.bad(node, f"{_key_prefix(key)}expected a mapping, found {_describe_node(node)}")
         key_kind, value_kind = typing.get_args(kind)
         result: dict[Any, Any] = {}
         for name_node, value_node in node.value:
@@ -223,7 +227,7 @@ class _Reader:
         return result
 
     def scalar(self, kind: Any, node: yaml.Node, key: str) -> Any:
-        wrong = f"{_at(key)}expected {_describe(kind)}, found {_found(node)}"
+        wrong = f"{_key_prefix(key)}expected {_describe(kind)}, found {_describe_node(node)}"
         if not isinstance(node, yaml.ScalarNode):
             return self.bad(node, wrong)
         text = node.value
@@ -232,7 +236,9 @@ class _Reader:
             for choice in choices:
                 if text == str(choice):
                     return choice
-            return self.bad(node, f"{_at(key)}{names.unknown('choice', text, [str(choice) for choice in choices])}")
+            return self.bad(
+                node, f"{_key_prefix(key)}{names.unknown_name('choice', text, [str(choice) for choice in choices])}"
+            )
         if kind is str:
             if _plain(node) and text.lower() in _NULL:
                 return self.bad(node, wrong)
@@ -252,7 +258,7 @@ class _Reader:
         raise TypeError(f"{key}: a configuration field can't have the type {kind}")
 
 
-def _at(key: str) -> str:
+def _key_prefix(key: str) -> str:
     return f"{key}: " if key else ""
 
 
@@ -264,7 +270,7 @@ def _title(kind: type) -> str:
     return f"{kind.__name__} ({', '.join(field.name for field in dataclasses.fields(kind))})"
 
 
-def _found(node: yaml.Node) -> str:
+def _describe_node(node: yaml.Node) -> str:
     if isinstance(node, yaml.MappingNode):
         return "a mapping"
     if isinstance(node, yaml.SequenceNode):
@@ -277,7 +283,7 @@ def _found(node: yaml.Node) -> str:
 
 
 def _describe(kind: Any) -> str:
-    """A type in the words of a person who writes YAML."""
+    """Returns a type's name as a person who writes YAML would say it."""
     origin = typing.get_origin(kind)
     if origin in (Union, types.UnionType):
         return " or ".join("nothing" if part is type(None) else _describe(part) for part in typing.get_args(kind))

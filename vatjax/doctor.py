@@ -1,4 +1,4 @@
-"""What this machine has for vatjax: versions, devices, memory, bundled data, and how to get what is missing."""
+"""Checks of this machine: versions, devices, memory, bundled data, and how to install missing packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from vatjax import errors, items
 
-# What a feature needs beyond the required packages: package -> (what it is for, how to get it).
+# Optional packages: package -> (the feature that needs it, how to install it).
 _OPTIONAL = {
     "gcsfs": ("gs:// paths", "pip install gcsfs"),
     "s3fs": ("s3:// paths", "pip install s3fs"),
@@ -26,13 +26,13 @@ _OPTIONAL = {
 
 
 class Check(NamedTuple):
-    """One finding.
+    """Result of one check.
 
     Attributes:
-        name: what was looked at.
+        name: the subject of the check.
         status: "ok", "absent" (optional), or "wrong" (vatjax can't work properly like this).
-        found: what is there.
-        remedy: what to do about it; empty where nothing has to be done.
+        found: the observed state, such as a version.
+        remedy: how to fix it; empty if nothing has to be done.
     """
 
     name: str
@@ -41,46 +41,46 @@ class Check(NamedTuple):
     remedy: str = ""
 
 
-def examine() -> list[Check]:
-    """Every check, in the order in which a person would make them."""
+def run_checks() -> list[Check]:
+    """Runs every check, in the order in which a person would run them."""
     checks = [Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")]
     checks += _packages()
-    checks.append(_guarded("jax and flax together", _flax, "pip install --upgrade jax flax"))
-    checks.append(_guarded("devices", _devices, "see https://docs.jax.dev/en/latest/installation.html"))
-    checks.append(_guarded("memory", _memory, ""))
-    checks.append(_guarded("bundled items", lambda: f"{len(items.bundled()):,} items", "install vatjax again"))
+    checks.append(_run_guarded("jax and flax together", _flax, "pip install --upgrade jax flax"))
+    checks.append(_run_guarded("devices", _devices, "see https://docs.jax.dev/en/latest/installation.html"))
+    checks.append(_run_guarded("memory", _memory, ""))
+    checks.append(_run_guarded("bundled items", lambda: f"{len(items.bundled()):,} items", "install vatjax again"))
     checks.append(_hub())
     checks += _optional()
     return checks
 
 
-def healthy(checks: list[Check]) -> bool:
-    """Whether nothing is wrong; what is optional may be absent."""
+def is_healthy(checks: list[Check]) -> bool:
+    """Returns whether no check is wrong; optional packages may be absent."""
     return all(check.status != "wrong" for check in checks)
 
 
 def _packages() -> Iterator[Check]:
-    """Each required package against the range that vatjax declares."""
+    """Checks each required package against the range that vatjax declares."""
     for line in importlib.metadata.requires("vatjax") or []:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        name, wanted = requirement.name, str(requirement.specifier)
+        name, specifier = requirement.name, str(requirement.specifier)
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Check(name, "wrong", "not installed", f"pip install '{name}{wanted}'")
+            yield Check(name, "wrong", "not installed", f"pip install '{name}{specifier}'")
             continue
         if requirement.specifier.contains(version, prereleases=True):
             yield Check(name, "ok", version)
         else:
-            yield Check(name, "wrong", f"{version}, needs {wanted}", f"pip install '{name}{wanted}'")
+            yield Check(name, "wrong", f"{version}, needs {specifier}", f"pip install '{name}{specifier}'")
 
 
-def _guarded(name: str, look: Callable[[], str], remedy: str) -> Check:
-    """A look that may fail in ways nobody foresaw: a broken package must not end the doctor's visit."""
+def _run_guarded(name: str, check: Callable[[], str], remedy: str) -> Check:
+    """Runs a check that may fail in unforeseen ways: a broken package must not prevent the other checks."""
     try:
-        return Check(name, "ok", look())
+        return Check(name, "ok", check())
     except Exception as error:
         reason = str(error) if isinstance(error, errors.InputError) else f"{type(error).__name__}: {error}"
         return Check(name, "wrong", " ".join(reason.split())[:300], remedy)
@@ -119,7 +119,7 @@ def _memory() -> str:
 
 
 def _number(file: str, pattern: str) -> int:
-    """A number from one of the kernel's files, 0 where it isn't there."""
+    """Returns a number from one of the kernel's files, 0 if it isn't there."""
     try:
         match = re.search(pattern, pathlib.Path(file).read_text())
     except OSError:
@@ -128,7 +128,7 @@ def _number(file: str, pattern: str) -> int:
 
 
 def _hub() -> Check:
-    """Whether models can come from the Hugging Face Hub; a token is looked for, never read aloud."""
+    """Checks access to the Hugging Face Hub; detects a token, but never prints it."""
     try:
         from huggingface_hub import constants, get_token
     except ImportError as error:
@@ -138,7 +138,7 @@ def _hub() -> Check:
     parts = [mode, "with a token" if get_token() else "without a token"]
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(existing, os.W_OK):
-        return Check("model hub", "wrong", f"{folder} can't be written to", "set HF_HOME to a folder of yours")
+        return Check("model hub", "wrong", f"{folder} can't be written to", "set HF_HOME to a writable folder")
     return Check("model hub", "ok", f"{', '.join(parts)}, cache in {folder}")
 
 
@@ -151,5 +151,5 @@ def _optional() -> Iterator[Check]:
 
 
 def as_json(checks: list[Check]) -> dict[str, Any]:
-    """The findings as plain data."""
-    return {"ok": healthy(checks), "python": sys.version.split()[0], "checks": [check._asdict() for check in checks]}
+    """Returns the checks as plain data."""
+    return {"ok": is_healthy(checks), "python": sys.version.split()[0], "checks": [check._asdict() for check in checks]}

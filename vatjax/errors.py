@@ -1,7 +1,7 @@
-"""What a user's mistake looks like: one readable error, never a traceback.
+"""Errors for a user's mistakes: one readable message, never a traceback.
 
 `InputError` carries a complete sentence for the person who made the mistake; the command line prints it and ends with
-status 2. Readers collect `Problem`s, so that one run names everything that is wrong with a file.
+status 2. Readers collect `Problem`s, so that one run reports every problem of a file.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ _SHOWN = 20
 
 
 class InputError(ValueError):
-    """The input is wrong: what was found, where, what was expected, and the nearest right thing."""
+    """Error in the input: the place, what was expected, what was found, and the nearest valid name."""
 
 
 class LocalError(InputError):
-    """What is wrong in this process, and need not be in others that compute the same: a full disk, a network that is away."""
+    """Error of this process that others with the same work need not have: a full disk, an unreachable network."""
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong at one place of a file."""
+    """One problem at one place of a file."""
 
     source: str
     line: int | None
@@ -33,7 +33,7 @@ class Problem(NamedTuple):
 
 
 def all_of(problems: Sequence[Problem], hint: str = "") -> InputError:
-    """One error for many problems: the first twenty in full, the rest counted.
+    """Returns one error for many problems: the first twenty in full, the rest counted.
 
     Args:
         problems: at least one problem, in the order of the file.

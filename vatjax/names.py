@@ -1,4 +1,4 @@
-"""Forgiving names: spelling variants meet in one key, and a wrong name is answered with the nearest right one."""
+"""Tolerant names: spelling variants share one key, and an unknown name is answered with the nearest known one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 60
 
 
 def canonical(name: str) -> str:
-    """The key under which spelling variants of one name meet.
+    """Returns the key that all spelling variants of a name share.
 
     Case, hyphens, spaces, accents, a leading article, "&" for "and" and British "our" make no difference. Letters of
     every script stay, with the marks that belong to them.
@@ -35,34 +35,34 @@ def canonical(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is closest to `name`, or None where none is as close as `cutoff` (1 is the same)."""
+    """Returns the known name that is closest to `name`, or None if none is as close as `cutoff` (1 is the same)."""
     by_key = {canonical(candidate): candidate for candidate in known}
     close = difflib.get_close_matches(canonical(name), by_key, n=1, cutoff=cutoff)
     return by_key[close[0]] if close else None
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> str:
-    """The sentence for a name that is not known: the nearest one, or all of them where they are few."""
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """Returns the error for an unknown name: it offers the nearest known one, or all of them if they are few."""
     known = list(known)
     close = nearest(name, known) if isinstance(name, str) and len(name) <= _LONGEST else None
     if close is not None:
-        return f"unknown {kind} {shown(name)}; did you mean {close!r}?"
+        return f"unknown {kind} {short_repr(name)}; did you mean {close!r}?"
     if not known:
-        return f"unknown {kind} {shown(name)}; there are none"
+        return f"unknown {kind} {short_repr(name)}; there are none"
     if len(known) <= 16:
-        return f"unknown {kind} {shown(name)}; known are: {', '.join(known)}"
-    return f"unknown {kind} {shown(name)}; there are {len(known)}, from {known[0]!r} to {known[-1]!r}"
+        return f"unknown {kind} {short_repr(name)}; known are: {', '.join(known)}"
+    return f"unknown {kind} {short_repr(name)}; there are {len(known)}, from {known[0]!r} to {known[-1]!r}"
 
 
-def shown(found: object) -> str:
-    """What was found, as an error shows it: quoted, with control characters spelt out, and not too long."""
-    text = repr(found)
+def short_repr(value: object) -> str:
+    """Returns a value as an error shows it: quoted, with control characters escaped, and shortened."""
+    text = repr(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def listed(found: Iterable[object]) -> str:
-    """A list of what was found, as an error shows it; the first twenty of a long one."""
-    texts = [shown(entry) for entry in found]
+def short_list(values: Iterable[object]) -> str:
+    """Returns a list as an error shows it: each value shortened, the first twenty of a long one."""
+    texts = [short_repr(entry) for entry in values]
     more = f" and {len(texts) - 20} more" if len(texts) > 20 else ""
     return (", ".join(texts[:20]) + more) or "nothing"
 
@@ -74,9 +74,9 @@ def find(kind: str, name: str, table: Mapping[str, T], known: Iterable[str]) -> 
         kind: what the name names, for the error.
         name: the name as the user wrote it.
         table: canonical key -> result.
-        known: the names to offer where `name` is not among them.
+        known: the names to offer if `name` is not among them.
     """
     try:
         return table[canonical(name)]
     except (KeyError, TypeError):
-        raise InputError(unknown(kind, name, known)) from None
+        raise InputError(unknown_name(kind, name, known)) from None

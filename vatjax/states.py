@@ -1,10 +1,10 @@
-"""Value states: what they are, how they lie on disk, how ratings from anywhere become one, how two are joined.
+"""Value states: their arrays, their file format, conversion from tables of ratings, and joining of two states.
 
     state = states.load("pre.npz")                         # .state [contexts, values], .mask, .clusters, .values
     state = states.read_ratings("human.csv", scale=(1, 5)) # one row a context, one column a value
     pre, post = states.join(pre, post)[:2]                 # the same contexts and values, in the same order
 
-A state holds signed, centred evidence: positive is for the value, 0 is neutral. What was not rated is False in the mask
+A state holds signed, centred evidence: positive is for the value, 0 is neutral. A missing rating is False in the mask
 and NaN in the array, never 0. NumPy only: metrics take the arrays, and JAX takes them from here.
 """
 
@@ -33,16 +33,16 @@ class ValueState:
     """Signed, centred evidence for each value in each context.
 
     Attributes:
-        state: [contexts, values] float; NaN where there is no rating.
-        mask: [contexts, values] bool; True where there is one.
+        state: [contexts, values] float; NaN where a rating is missing.
+        mask: [contexts, values] bool; True where a rating is present.
         clusters: [contexts] int32; contexts of one scene share a number.
         values: [values] names, in the taxonomy's order.
-        contexts: context key -> [contexts] text, for example `{"country": ..., "topic": ...}`; what rows are joined on.
-        meta: what produced the state; plain JSON data.
+        contexts: context key -> [contexts] text, for example `{"country": ..., "topic": ...}`; join keys.
+        meta: provenance of the state; plain JSON data.
         labels: of a `labelled` state, which values each context's action supports (1) or violates (-1), [contexts, values];
             None elsewhere. Labels alone create coupling, so that no p of such a state means anything without them.
-        mass: the least probability of all options together among the prompts of each cell, [contexts, values]; None where a
-            state does not come from probabilities.
+        mass: the least probability of all options together among the prompts of each cell, [contexts, values]; None
+            if the state does not come from probabilities.
     """
 
     state: np.ndarray
@@ -61,7 +61,7 @@ class ValueState:
         if clusters.size and not -(2**31) <= clusters.min() <= clusters.max() < 2**31:
             raise ValueError("cluster numbers must fit 32 bits")
         if len(set(self.values)) < len(self.values) or not all(isinstance(name, str) for name in self.values):
-            raise ValueError(f"values must be different names, found {names.listed(self.values)}")
+            raise ValueError(f"values must be different names, found {names.short_list(self.values)}")
         self._keep("clusters", clusters.astype(np.int32))
         self._keep("state", np.array(self.state))
         self._keep("mask", np.array(self.mask))
@@ -89,7 +89,7 @@ class ValueState:
             raise ValueError("a rating that the mask calls missing must be NaN")
 
     def _keep(self, name: str, array: np.ndarray) -> None:
-        """Keeps an array of its own that nobody can change."""
+        """Stores an array as a read-only field."""
         array.flags.writeable = False
         object.__setattr__(self, name, array)
 
@@ -100,8 +100,18 @@ class ValueState:
             f"{len(np.unique(self.clusters))} clusters, {missing} missing)"
         )
 
+    def frame(self) -> Any:
+        """Returns a `pandas.DataFrame` with a row for each context: its keys, then its values."""
+        return tables.data_frame(
+            [
+                {key: column[i] for key, column in self.contexts.items()}
+                | dict(zip(self.values, self.state[i].tolist(), strict=True))
+                for i in range(len(self.clusters))
+            ]
+        )
+
     def take(self, rows: np.ndarray, columns: np.ndarray | None = None) -> ValueState:
-        """These contexts (and these values), as indices in this order or as masks; clusters keep their numbers."""
+        """Returns the given contexts (and values), by ordered indices or by masks; clusters keep their numbers."""
         chosen = np.arange(len(self.values)) if columns is None else np.arange(len(self.values))[columns]
         return dataclasses.replace(
             self,
@@ -118,7 +128,7 @@ class ValueState:
 # On disk ------------------------------------------------------------------------------------------------------------
 
 
-def save(state: ValueState, where: store.Path) -> None:
+def save(state: ValueState, path: store.Path) -> None:
     """Commits a state as one `.npz`: `state`, `mask`, `clusters`, `values`, and as JSON `contexts` and `meta`.
 
     A `labelled` state has its `labels` too, one that was elicited from probabilities its option `mass`.
@@ -126,7 +136,7 @@ def save(state: ValueState, where: store.Path) -> None:
     optional = {"labels": state.labels, "mass": state.mass}
     contexts = {key: [str(entry) for entry in column] for key, column in state.contexts.items()}
     store.commit_npz(
-        where,
+        path,
         {name: array for name, array in optional.items() if array is not None}
         | {
             "state": state.state,
@@ -139,14 +149,14 @@ def save(state: ValueState, where: store.Path) -> None:
     )
 
 
-def load(where: store.Path) -> ValueState:
+def load(path: store.Path) -> ValueState:
     """Reads a state that `save` wrote.
 
     Raises:
-        InputError: where the file is not a whole value state; nothing in it is ever executed.
+        InputError: if the file is not a complete value state; nothing in it is ever executed.
     """
     try:
-        arrays = store.load_npz(where)
+        arrays = store.load_npz(path)
         absent = [name for name in _ARRAYS if name not in arrays]
         if absent:
             raise ValueError(f"no array {', '.join(absent)}; found {', '.join(arrays) or 'none'}")
@@ -164,14 +174,14 @@ def load(where: store.Path) -> ValueState:
     except errors.InputError:
         raise
     except (ValueError, TypeError, AttributeError) as error:
-        raise errors.InputError(f"{where}: not a value state: {error}") from None
+        raise errors.InputError(f"{path}: not a value state: {error}") from None
 
 
 def align(state: ValueState, taxonomy: Taxonomy) -> ValueState:
-    """The state with a column for every value of the taxonomy, in its order; those that it lacks are missing.
+    """Returns the state with a column for every value of the taxonomy, in its order; values that it lacks are missing.
 
     Raises:
-        InputError: where the state has a value that the taxonomy doesn't.
+        InputError: if the state has a value that the taxonomy lacks.
     """
     place = [taxonomy.index(name) for name in state.values]
     shape = (len(state.clusters), len(taxonomy.names))
@@ -192,7 +202,7 @@ def align(state: ValueState, taxonomy: Taxonomy) -> ValueState:
 
 
 def read_ratings(
-    where: store.Path,
+    path: store.Path,
     taxonomy: Taxonomy | None = None,
     scale: tuple[float, float] = (1.0, 5.0),
     clusters: str | Sequence[str] | None = None,
@@ -201,18 +211,18 @@ def read_ratings(
 ) -> ValueState:
     """Reads a table of ratings: one row a context, one column a value, every other column a context key.
 
-    A rating r on the scale LOW..HIGH becomes r - (LOW + HIGH) / 2, with its sign turned where the scale is written
+    A rating r on the scale LOW..HIGH becomes r - (LOW + HIGH) / 2, with its sign reversed if the scale is written
     HIGH..LOW (`scale=(4, 1)`: 1 is the strongest agreement). An empty cell, `NA`, `NaN` or null is missing. Decimal commas
     are read in tables whose cells are separated by semicolons or tabs. A long table has a row a rating, with the columns
     `value` and `rating`.
 
     Args:
-        where: CSV, TSV, JSONL or a JSON array, each also gzipped.
-        taxonomy: whose values the columns are matched to; Schwartz's by default.
+        path: CSV, TSV, JSONL or a JSON array, each also gzipped.
+        taxonomy: the taxonomy whose values the columns are matched to; Schwartz's by default.
         scale: the ratings at the weak and at the strong end of agreement.
-        clusters: the context keys whose rows belong together; by default `scene` where there is one, else each row
-            stands alone.
-        keys: columns that are context keys although their name looks like a value's.
+        clusters: the context keys whose rows belong together; by default `scene` if present, else each row
+            is its own cluster.
+        keys: columns that are context keys although their names look like values.
         missing: further spellings of a missing rating.
 
     Raises:
@@ -221,9 +231,9 @@ def read_ratings(
     taxonomy = taxonomy or schwartz()
     if len(scale) != 2 or not all(math.isfinite(end) for end in scale) or scale[0] == scale[1]:
         raise errors.InputError(f"a scale is two different numbers, the weak and the strong end, found {scale}")
-    table = tables.read(where)
+    table = tables.read(path)
     if _is_long(table, taxonomy, keys):
-        table = _widened(table, taxonomy, keys)
+        table = _widen(table, taxonomy, keys)
     problems = list(table.problems)
     columns, other = _columns(table, taxonomy, keys)
     values = sorted(columns)
@@ -243,17 +253,17 @@ def read_ratings(
                 contexts[key].append(_key(row.get(key)))
             except ValueError as error:
                 problems.append(errors.Problem(table.source, line, f"{key}: {error}"))
-    problems += read.outside(table.source)
+    problems += read.outside_problems(table.source)
     if problems:
         raise errors.all_of(sorted(problems, key=lambda problem: problem.line or 0))
     if not table.rows:
-        raise errors.InputError(f"{where}: no rows")
+        raise errors.InputError(f"{path}: no rows")
     texts = {key: np.array(column, object) for key, column in contexts.items()}
     grouping = [clusters] if isinstance(clusters, str) else clusters
     if grouping is None:
         grouping = ["scene"] if "scene" in texts else []
     meta = {
-        "source": str(where),
+        "source": str(path),
         "protocol": "ratings",
         "scale": list(scale),
         "found": [read.least, read.most] if read.least <= read.most else None,
@@ -283,14 +293,14 @@ def _is_rating(column: np.ndarray, scale: tuple[float, float]) -> bool:
 
 @dataclasses.dataclass
 class _Ratings:
-    """Reads cells as centred ratings, and remembers the range that they cover."""
+    """Parser of cells into centred ratings; records the range that they cover."""
 
     scale: tuple[float, float]
     missing: set[str]
     decimal_commas: bool
     least: float = math.inf
     most: float = -math.inf
-    beyond: list[tuple[int, str, float]] = dataclasses.field(default_factory=list)
+    outside_scale: list[tuple[int, str, float]] = dataclasses.field(default_factory=list)
 
     def rating(self, cell: Any, line: int, column: str) -> float:
         """Returns one centred rating, NaN for a missing one."""
@@ -298,7 +308,7 @@ class _Ratings:
         if cell is None or (isinstance(spelling, str) and spelling.strip().lower() in self.missing):
             return math.nan
         if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
-            raise ValueError(f"expected a rating, found {names.shown(cell)}")
+            raise ValueError(f"expected a rating, found {names.short_repr(cell)}")
         text = (
             cell.replace(",", ".") if isinstance(cell, str) and self.decimal_commas and cell.count(",") == 1 else cell
         )
@@ -312,32 +322,32 @@ class _Ratings:
                 if re.fullmatch(r"\s*-?\d+,\d+\s*", cell)
                 else f"; if it stands for a missing one, add --missing {json.dumps(cell.strip(), ensure_ascii=False)}"
             )
-            raise ValueError(f"expected a rating, found {names.shown(cell)}{comma}")
+            raise ValueError(f"expected a rating, found {names.short_repr(cell)}{comma}")
         if math.isnan(rating):
             return math.nan
         self.least, self.most = min(self.least, rating), max(self.most, rating)
         low, high = self.scale
         if not min(low, high) <= rating <= max(low, high):
-            self.beyond.append((line, column, rating))
+            self.outside_scale.append((line, column, rating))
         return (rating - (low + high) / 2) * (1 if low < high else -1)
 
-    def outside(self, source: str) -> list[errors.Problem]:
-        """Returns a problem for each rating outside the scale, where these are few.
+    def outside_problems(self, source: str) -> list[errors.Problem]:
+        """Returns a problem for each rating outside the scale, if these are few.
 
         Raises:
-            InputError: where they are many, with the scale that would hold all ratings.
+            InputError: if they are many, with the scale that would hold all ratings.
         """
         low, high = min(self.scale), max(self.scale)
-        if len(self.beyond) > _FEW_OUTSIDE:
+        if len(self.outside_scale) > _FEW_OUTSIDE:
             bottom = self.least if self.least < low else low
             ends = [f"{bottom:g}", f"{max(self.most, high) if self.most > high else self.most:g}"]
             raise errors.InputError(
-                f"{source}: ratings go from {self.least:g} to {self.most:g}, and the scale from {low:g} to {high:g}; say the "
+                f"{source}: ratings go from {self.least:g} to {self.most:g}, and the scale from {low:g} to {high:g}; set the "
                 f"scale, such as --scale {':'.join(ends)} (or {':'.join(reversed(ends))} where the lowest is the strongest)"
             )
         return [
             errors.Problem(source, line, f"{column}: the rating {rating:g} lies outside the scale {low:g}:{high:g}")
-            for line, column, rating in self.beyond
+            for line, column, rating in self.outside_scale
         ]
 
 
@@ -349,10 +359,10 @@ def _is_long(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> bo
     )
 
 
-def _widened(table: tables.Table, taxonomy: Taxonomy, on: Sequence[str] = ()) -> tables.Table:
-    """A long table as a wide one: rows that agree in all other columns are one context."""
-    of = {names.canonical(column): column for column in table.columns}
-    value, rating = of["value"], of["rating"]
+def _widen(table: tables.Table, taxonomy: Taxonomy, on: Sequence[str] = ()) -> tables.Table:
+    """Returns a long table as a wide one: rows that agree in all other columns are one context."""
+    column_of = {names.canonical(column): column for column in table.columns}
+    value, rating = column_of["value"], column_of["rating"]
     keys = [column for column in table.columns if column not in (value, rating)]
     if on:
         keys = [column for column in keys if column in on]
@@ -362,13 +372,13 @@ def _widened(table: tables.Table, taxonomy: Taxonomy, on: Sequence[str] = ()) ->
     for line, row in zip(table.lines, table.rows, strict=True):
         name = taxonomy.match(str(row.get(value, "")))
         if name is None:
-            wide.bad(line, f"{value}: {names.unknown('value', str(row.get(value, '')), taxonomy.names)}")
+            wide.add_problem(line, f"{value}: {names.unknown_name('value', str(row.get(value, '')), taxonomy.names)}")
             continue
         place = tuple(str(row.get(key)) for key in keys)
         if place not in rows:
             rows[place] = {key: row.get(key) for key in keys}
             wide.lines.append(line)
-        while name in rows[place]:  # rated once more in one context: another row of it
+        while name in rows[place]:  # rated again in the same context: one more row
             place = (*place, "again")
             if place not in rows:
                 rows[place] = {key: row.get(key) for key in keys}
@@ -377,10 +387,10 @@ def _widened(table: tables.Table, taxonomy: Taxonomy, on: Sequence[str] = ()) ->
         used[name] = None
     if len(used) > 1 and len(rows) > 1 and len(rows) == len(table.rows) and keys:
         single = [key for key in keys if len({str(row.get(key)) for row in table.rows}) == len(table.rows)]
-        own = f": {names.listed(single)} differs in each row" if single else ""
+        differing = f": {names.short_list(single)} differs in each row" if single else ""
         others = [key for key in keys if key not in single]
         raise errors.InputError(
-            f"{table.source}: each rating would be a context by itself{own}; name the columns that make a context"
+            f"{table.source}: each rating would be a context by itself{differing}; name the columns that make a context"
             + (f", such as --on {','.join(others)}" if others else " with --on")
         )
     wide.rows = list(rows.values())
@@ -389,9 +399,9 @@ def _widened(table: tables.Table, taxonomy: Taxonomy, on: Sequence[str] = ()) ->
 
 
 def _columns(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> tuple[dict[int, str], list[str]]:
-    """Which column holds which value, and the columns that hold none.
+    """Returns the column of each value, and the columns that hold no value.
 
-    A column that only nearly has a value's name is an error: as a context key it would quietly take a value away.
+    A column whose name nearly is a value's is an error: as a context key it would silently remove that value.
     """
     columns: dict[int, str] = {}
     other = []
@@ -412,22 +422,22 @@ def _columns(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> tu
     if not columns and not table.problems:
         raise errors.InputError(
             f"{table.source}: no column is a value of the taxonomy {taxonomy.name!r} "
-            f"(such as {taxonomy.names[0]!r}); found {names.listed(table.columns)}"
+            f"(such as {taxonomy.names[0]!r}); found {names.short_list(table.columns)}"
         )
     return columns, other
 
 
 def _key(cell: Any) -> str:
-    """One context key as text."""
+    """Returns one context key as text."""
     if isinstance(cell, str):
         return cell.strip()
     if isinstance(cell, (bool, int, float)):
         return json.dumps(cell)
-    raise ValueError(f"expected a context key, found {'nothing' if cell is None else names.shown(cell)}")
+    raise ValueError(f"expected a context key, found {'nothing' if cell is None else names.short_repr(cell)}")
 
 
 def _clusters(contexts: Mapping[str, np.ndarray], keys: Sequence[str], rows: int, source: str) -> np.ndarray:
-    """Numbers rows that agree in all the keys alike; without keys each row has its own number."""
+    """Gives rows that agree in all keys the same number; without keys each row has its own."""
     known = {names.canonical(key): key for key in contexts}
     keys = [names.find(f"{source}: cluster column", key, known, list(contexts)) for key in keys]
     for key in keys:
@@ -443,7 +453,7 @@ def _clusters(contexts: Mapping[str, np.ndarray], keys: Sequence[str], rows: int
     return np.array([seen.setdefault(row, len(seen)) for row in rows_of_keys], np.int32)
 
 
-# Two keys with effects of their own, where a state has both: an effect of a country shows in all its topics.
+# Keys of two-way clusters, if a state has both: an effect of a country shows in all its topics.
 CROSSED = ("country", "topic")
 _FEWEST = 5
 
@@ -454,7 +464,7 @@ def cluster_labels(state: ValueState, choice: str = "") -> tuple[np.ndarray, str
     Args:
         state: with its context keys.
         choice: keys joined by commas (rows that agree in all of them belong together), or two such choices joined by `+`
-            (rows that agree in either are alike: two-way clustering). By default country and topic where both are there,
+            (rows that agree in either are alike: two-way clustering). By default country and topic if both are present,
             cross, and have at least 5 entries each; else the state's own clusters, the scenes.
 
     Returns:
@@ -509,7 +519,7 @@ def common_values(*several: ValueState) -> tuple[ValueState, ...]:
     """Returns states with the values that all of them have.
 
     Raises:
-        InputError: where they have none in common.
+        InputError: if they have none in common.
     """
     common = [name for name in several[0].values if all(name in state.values for state in several)]
     if not common:
@@ -529,7 +539,7 @@ class Joined(NamedTuple):
     Attributes:
         pre, post: same contexts, same values, same order; clusters are those of `pre`.
         keys: the context keys on which rows were matched; empty where rows were matched by position.
-        only_pre, only_post: how many contexts the other one lacks.
+        only_pre, only_post: numbers of contexts that the other state lacks.
     """
 
     pre: ValueState
@@ -546,17 +556,17 @@ def join(pre: ValueState, post: ValueState, on: Sequence[str] | None = None) -> 
 
     Args:
         pre, post: the states.
-        on: the keys to match on; by default all that both have. Leave out what tells the two apart, such as the model.
+        on: the keys to match on; by default all common ones. Omit keys that distinguish the two, such as the model.
 
     Raises:
-        InputError: where values differ, a key stands for several rows, or no context is in both.
+        InputError: if values differ, a key stands for several rows, or no context is in both.
     """
     if set(pre.values) != set(post.values):
         raise errors.InputError(
             f"the two states have different values: {_difference(pre.values, post.values)}; compare those that both have with "
             "--values common"
         )
-    _check_alike(pre, post)
+    _check_comparable(pre, post)
     columns = np.array([post.values.index(name) for name in pre.values])
     if not pre.contexts and not post.contexts and not on:
         if len(pre.clusters) != len(post.clusters):
@@ -571,14 +581,16 @@ def join(pre: ValueState, post: ValueState, on: Sequence[str] | None = None) -> 
     second = _rows_by_key(post, tuple(keys.values()), post.meta.get("source", "the second state"))
     common = [key for key in first if key in second]
     if not common:
-        raise errors.InputError(f"the two states have no context in common: {_apart(tuple(keys), first, second)}")
+        raise errors.InputError(
+            f"the two states have no context in common: {_explain_mismatch(tuple(keys), first, second)}"
+        )
     rows = np.array([first[key] for key in common]), np.array([second[key] for key in common])
     matched = dataclasses.replace(post.take(rows[1], columns), clusters=pre.clusters[rows[0]])
     return Joined(pre.take(rows[0]), matched, tuple(keys), len(first) - len(common), len(second) - len(common))
 
 
-# What two states must share to be compared, where both say it: (what it is, where it stands in the meta).
-_ALIKE = (
+# Settings that two states must share to be compared, if both record them: (name, path in the meta).
+_COMPARED = (
     ("protocol", ("how", "protocol")),
     ("scale's low end", ("how", "low")),
     ("scale's high end", ("how", "high")),
@@ -590,28 +602,28 @@ _ALIKE = (
 )
 
 
-def _check_alike(pre: ValueState, post: ValueState) -> None:
-    """Refuses states whose numbers mean different things. What one of them does not say is not judged."""
-    for what, path in _ALIKE:
-        first, second = (at(state.meta, path) for state in (pre, post))
-        asked = all("how" in state.meta for state in (pre, post))
-        if first != second and (asked or (first is not None and second is not None)):
+def _check_comparable(pre: ValueState, post: ValueState) -> None:
+    """Raises `InputError` if the states' numbers mean different things; skips settings that a table does not record."""
+    for setting, path in _COMPARED:
+        first, second = (meta_entry(state.meta, path) for state in (pre, post))
+        both_elicited = all("how" in state.meta for state in (pre, post))
+        if first != second and (both_elicited or (first is not None and second is not None)):
             raise errors.InputError(
-                f"the two states can't be compared: the {what} of the first is {first or 'none'}, of the second "
+                f"the two states can't be compared: the {setting} of the first is {first or 'none'}, of the second "
                 f"{second or 'none'}"
             )
 
 
-def at(meta: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    """What stands in a state's meta under a path of keys; None where it says nothing."""
-    found: Any = meta
+def meta_entry(meta: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    """Returns the entry of a state's meta under a path of keys, or None."""
+    entry: Any = meta
     for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
+        entry = entry.get(key) if isinstance(entry, Mapping) else None
+    return entry
 
 
 def _common_keys(pre: ValueState, post: ValueState, on: Sequence[str] | None) -> dict[str, str]:
-    """The keys to match on: the first state's name -> the second's, in any spelling."""
+    """Returns the keys to match on: the first state's name -> the second's, in any spelling."""
     theirs = {names.canonical(key): key for key in post.contexts}
     ours = {names.canonical(key): key for key in pre.contexts}
     if on is not None:
@@ -620,14 +632,14 @@ def _common_keys(pre: ValueState, post: ValueState, on: Sequence[str] | None) ->
     keys = {key: theirs[name] for name, key in ours.items() if name in theirs}
     if not keys:
         raise errors.InputError(
-            f"the two states have no context column in common: the first has {names.listed(pre.contexts)}, "
-            f"the second {names.listed(post.contexts)}"
+            f"the two states have no context column in common: the first has {names.short_list(pre.contexts)}, "
+            f"the second {names.short_list(post.contexts)}"
         )
     return keys
 
 
-def _apart(keys: Sequence[str], first: Any, second: Any) -> str:
-    """Why no context is in both: the key that never matches, where it is one."""
+def _explain_mismatch(keys: Sequence[str], first: Any, second: Any) -> str:
+    """Explains why no context is in both: names the key that never matches, if there is one."""
     for i, key in enumerate(keys):
         if len(keys) > 1 and not {row[i] for row in first} & {row[i] for row in second}:
             return f"{_example([key], [next(iter(first))[i:]])} against {_example([key], [next(iter(second))[i:]])}; leave {key!r} out: --on {','.join(other for other in keys if other != key)}"
@@ -640,7 +652,7 @@ def _rows_by_key(state: ValueState, keys: Sequence[str], which: str) -> dict[tup
         if key in rows:
             raise errors.InputError(
                 f"{which}: several rows for one context: {_example(keys, [key])} (rows {rows[key] + 1} and {i + 1}); average "
-                "them with --duplicates mean, or add the column that tells them apart"
+                "them with --duplicates mean, or add the column that distinguishes them"
             )
         rows[key] = i
     return rows
@@ -652,8 +664,8 @@ def _example(keys: Sequence[str], rows: Any) -> str:
 
 def _difference(pre: Sequence[str], post: Sequence[str]) -> str:
     parts = []
-    for which, own, other in (("first", pre, post), ("second", post, pre)):
-        only = [name for name in own if name not in other]
+    for which, present, other in (("first", pre, post), ("second", post, pre)):
+        only = [name for name in present if name not in other]
         if only:
             more = f" and {len(only) - 5} more" if len(only) > 5 else ""
             parts.append(f"only the {which} has {', '.join(only[:5])}{more}")

@@ -1,13 +1,13 @@
-"""The taxonomy: which values there are, the type that each belongs to, and each type's place on the circle.
+"""Taxonomies: the values, the type that each belongs to, and each type's place on the circle.
 
     tax = values.schwartz()
     tax.names, tax.types, tax.type_of           # 56 names, 10 types in circle order, (56,) type of each value
     tax.aggregate(x)                            # [..., 56] -> [..., 10], mean over members
-    tax.mask("Power")                           # which values a target is made of
+    tax.mask("Power")                           # mask of the values of a target
     values.load("my_taxonomy.yaml")             # any other set of values, with the same functions
 
-A taxonomy is immutable and hashable, so it can be a static argument of a compiled function. This module knows no model
-and imports no JAX: `aggregate` works on whatever array it is given.
+A taxonomy is immutable and hashable, so it can be a static argument of a compiled function. This module depends
+neither on models nor on JAX: `aggregate` works on NumPy and JAX arrays.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vatjax import config, errors, names
+from vatjax.text_table import html_table
 
 Level = Literal["values", "types", "groups"]
 
@@ -29,7 +30,7 @@ _SCHWARTZ = pathlib.Path(__file__).parent / "assets" / "schwartz.yaml"
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """One value of a taxonomy file: its name, a one-line definition, other names it goes by."""
+    """One value of a taxonomy file: its name, a one-line definition, and its aliases."""
 
     name: str
     definition: str = ""
@@ -79,47 +80,55 @@ class Taxonomy:
     def __post_init__(self) -> None:
         _check(self)
 
+    def __repr__(self) -> str:
+        circle = " on a circle" if self.circle else ""
+        return f"Taxonomy({self.name!r}: {len(self.names)} values, {len(self.types)} types{circle}, {len(self.groups)} groups)"
+
+    def _repr_html_(self) -> str:
+        rows = [(entry.name, ", ".join(value.name for value in entry.values)) for entry in self.entries]
+        return html_table(("type", "values"), rows)
+
     # Names and order ------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """The values' names, [values]."""
+        """Returns the values' names, [values]."""
         return tuple(value.name for entry in self.entries for value in entry.values)
 
     @functools.cached_property
     def types(self) -> tuple[str, ...]:
-        """The types' names in circle order, [types]."""
+        """Returns the types' names in circle order, [types]."""
         return tuple(entry.name for entry in self.entries)
 
     @functools.cached_property
     def groups(self) -> tuple[str, ...]:
-        """The higher-order groups' names, [groups]."""
+        """Returns the higher-order groups' names, [groups]."""
         return tuple(group.name for group in self.group_entries)
 
     @functools.cached_property
     def definitions(self) -> tuple[str, ...]:
-        """One line for each value, [values]."""
+        """Returns one line for each value, [values]."""
         return tuple(value.definition for entry in self.entries for value in entry.values)
 
     @functools.cached_property
     def type_of(self) -> np.ndarray:
-        """The index of each value's type, [values] int32."""
+        """Returns the index of each value's type, [values] int32."""
         return _frozen([i for i, entry in enumerate(self.entries) for _ in entry.values])
 
     @functools.cached_property
     def group_of(self) -> np.ndarray:
-        """The index of each type's group, [types] int32; -1 for a type without one."""
+        """Returns the index of each type's group, [types] int32; -1 for a type without one."""
         return _frozen([-1 if entry.group is None else self.groups.index(entry.group) for entry in self.entries])
 
     @functools.cached_property
     def sector_of(self) -> np.ndarray:
-        """The slice of the circle that each type lies in, [types] int32; types with one `sector` share a slice."""
+        """Returns the slice of the circle of each type, [types] int32; types with one `sector` share a slice."""
         slices: dict[str, int] = {}
         return _frozen([slices.setdefault(entry.sector or f"\0{entry.name}", len(slices)) for entry in self.entries])
 
     @functools.cached_property
     def angles(self) -> np.ndarray:
-        """Each type's place on the circle in radians, [types]; even spacing of the sectors where the file gives none.
+        """Returns each type's angle on the circle in radians, [types]; evenly spaced sectors if the file gives none.
 
         The theory orders the types and gives no angles: even spacing is a convention.
         """
@@ -141,15 +150,15 @@ class Taxonomy:
 
     @functools.cached_property
     def _members_by_level(self) -> dict[Level | None, dict[str, tuple[int, ...]]]:
-        """Level -> every name at that level -> the values it is made of; None is all levels together."""
+        """Maps each level to its names, and each name to its values; None is all levels together."""
         values: dict[str, tuple[int, ...]] = {key: (index,) for key, index in self._values_by_key.items()}
         levels: dict[Level | None, dict[str, tuple[int, ...]]] = {"values": values, "types": {}, "groups": {}}
         for i, entry in enumerate(self.entries):
-            own = tuple(np.flatnonzero(self.type_of == i).tolist())
-            levels["types"] |= {names.canonical(name): own for name in (entry.name, *entry.aliases)}
+            members = tuple(np.flatnonzero(self.type_of == i).tolist())
+            levels["types"] |= {names.canonical(name): members for name in (entry.name, *entry.aliases)}
         for i, group in enumerate(self.group_entries):
-            own = tuple(np.flatnonzero(self._group_of_value == i).tolist())
-            levels["groups"] |= {names.canonical(name): own for name in (group.name, *group.aliases)}
+            members = tuple(np.flatnonzero(self._group_of_value == i).tolist())
+            levels["groups"] |= {names.canonical(name): members for name in (group.name, *group.aliases)}
         levels[None] = levels["values"] | levels["types"] | levels["groups"]
         return levels
 
@@ -158,7 +167,7 @@ class Taxonomy:
         return _frozen(self.group_of[self.type_of])
 
     def index(self, name: str) -> int:
-        """The position of a value in `names`.
+        """Returns the position of a value in `names`.
 
         >>> schwartz().index("social justice") == schwartz().names.index("Social Justice")
         True
@@ -169,12 +178,12 @@ class Taxonomy:
         return names.find("value", name, self._values_by_key, self.names)
 
     def match(self, name: str) -> str | None:
-        """The taxonomy's own spelling of a value's name, or None where it is no value of this taxonomy."""
+        """Returns the taxonomy's spelling of a value's name, or None if the taxonomy lacks the value."""
         index = self._values_by_key.get(names.canonical(name))
         return None if index is None else self.names[index]
 
     def mask(self, target: str, level: Level | None = None) -> np.ndarray:
-        """Which values a target is made of, [values] bool: one value, or all members of a type or group.
+        """Returns a mask of a target's values, [values] bool: one value, or all members of a type or group.
 
         >>> int(schwartz().mask("Power").sum()), int(schwartz().mask("Wealth").sum())
         (5, 1)
@@ -189,47 +198,49 @@ class Taxonomy:
         mask[list(names.find(kind, target, self._members_by_level[level], known))] = True
         return mask
 
-    def spelt(self, target: str) -> str:
-        """The taxonomy's own name of a target, a value, type or group.
+    def spelling(self, target: str) -> str:
+        """Returns the taxonomy's spelling of a target: a value, type or group.
 
-        >>> schwartz().spelt("SELF DIRECTION")
+        >>> schwartz().spelling("SELF DIRECTION")
         'Self-direction'
         """
         known = (*self.types, *self.groups, *self.names)
-        return names.find("value, type or group", target, self._spelt_by_key, known)
+        return names.find("value, type or group", target, self._spelling_by_key, known)
 
     @functools.cached_property
-    def _spelt_by_key(self) -> dict[str, str]:
+    def _spelling_by_key(self) -> dict[str, str]:
         values = {key: self.names[index] for key, index in self._values_by_key.items()}
-        named = [(one.name, one.aliases) for one in self.group_entries]
-        named += [(one.name, one.aliases) for one in self.entries]
-        return values | {names.canonical(name): own for own, aliases in named for name in (own, *aliases)}
+        named = [(entry.name, entry.aliases) for entry in self.group_entries]
+        named += [(entry.name, entry.aliases) for entry in self.entries]
+        return values | {
+            names.canonical(name): spelling for spelling, aliases in named for name in (spelling, *aliases)
+        }
 
-    def columns(self, target: str, level: Level = "types") -> np.ndarray:
-        """Which columns at a level of analysis have a member of a target, [columns] bool.
+    def column_mask(self, target: str, level: Level = "types") -> np.ndarray:
+        """Returns a mask of the columns at a level of analysis that have a member of a target, [columns] bool.
 
-        >>> np.flatnonzero(schwartz().columns("Wealth")).tolist() == [schwartz().types.index("Power")]
+        >>> np.flatnonzero(schwartz().column_mask("Wealth")).tolist() == [schwartz().types.index("Power")]
         True
         """
         mask = self.mask(target)
         return np.array([mask[group].any() for group in self.members(level)], np.bool_)
 
     def members(self, level: Level = "types") -> tuple[np.ndarray, ...]:
-        """The indices of the values that belong to each type (or group, or to each value itself)."""
+        """Returns the indices of the values that belong to each type (or group, or to each value itself)."""
         if level == "values":
             return tuple(np.array([i]) for i in range(len(self.names)))
         belongs = self.type_of if level == "types" else self._group_of_value
         return tuple(np.flatnonzero(belongs == i) for i in range(len(self.level_names(level))))
 
     def level_names(self, level: Level) -> tuple[str, ...]:
-        """The column names at a level of analysis."""
+        """Returns the column names at a level of analysis."""
         levels = {"values": self.names, "types": self.types, "groups": self.groups}
         if level not in levels:
-            raise errors.InputError(names.unknown("level", level, levels))
+            raise errors.InputError(names.unknown_name("level", level, levels))
         return levels[level]
 
     def aggregate(self, x: Any, mask: Any = None, level: Level = "types") -> Any:
-        """The mean over each type's (or group's) member values.
+        """Computes the mean over each type's (or group's) member values.
 
             y[..., t] = sum_v in t (mask * x)[..., v] / sum_v in t mask[..., v]
 
@@ -237,11 +248,11 @@ class Taxonomy:
 
         Args:
             x: array [..., values], NumPy or JAX, traced or not.
-            mask: optional array of the same shape, true where there is a rating.
+            mask: optional array of the same shape, true where a rating is present.
             level: "types" or "groups"; "values" applies the mask and changes nothing else.
 
         Returns:
-            Array [..., types] of the kind that came in.
+            Array [..., types] of the same kind as `x`.
         """
         xp = x.__array_namespace__() if hasattr(x, "__array_namespace__") else np
         x = xp.asarray(x)
@@ -286,7 +297,7 @@ def load(path: str | pathlib.Path) -> Taxonomy:
 
 @functools.cache
 def schwartz() -> Taxonomy:
-    """Schwartz's 56 values in 10 types and 4 groups."""
+    """Returns the taxonomy of Schwartz's 56 values in 10 types and 4 groups."""
     return load(_SCHWARTZ)
 
 
@@ -297,7 +308,7 @@ def _frozen(entries: Any) -> np.ndarray:
 
 
 def _check(taxonomy: Taxonomy) -> None:
-    """Refuses what would make a name mean two things."""
+    """Raises `InputError` for ambiguous names, and for incomplete or inconsistent entries."""
     if not taxonomy.entries:
         raise errors.InputError("a taxonomy needs at least one type")
     groups = [group.name for group in taxonomy.group_entries]
@@ -311,12 +322,12 @@ def _check(taxonomy: Taxonomy) -> None:
     sectors = [entry.sector for entry in taxonomy.entries]
     for i, sector in enumerate(sectors):
         if sector is not None and sector in sectors[:i] and sector != sectors[i - 1]:
-            raise errors.InputError(f"the types of the sector {sector!r} don't stand side by side")
+            raise errors.InputError(f"the types of the sector {sector!r} are not adjacent")
     for entry in taxonomy.entries:
         if not entry.values:
             raise errors.InputError(f"the type {entry.name!r} has no values")
         if entry.group is not None and entry.group not in groups:
-            raise errors.InputError(f"type {entry.name!r}: {names.unknown('group', entry.group, groups)}")
+            raise errors.InputError(f"type {entry.name!r}: {names.unknown_name('group', entry.group, groups)}")
     for kind, entries in (
         ("value", [value for entry in taxonomy.entries for value in entry.values]),
         ("type", taxonomy.entries),
@@ -338,7 +349,7 @@ def _check_unique(kind: str, entries: Any) -> None:
 
 
 def _check_levels(taxonomy: Taxonomy) -> None:
-    """A name used at two levels must stand for the same values at both."""
+    """Raises `InputError` if a name stands for different values at two levels."""
     meaning: Mapping[str, Any] = taxonomy._members_by_level[None]
     for name, index in taxonomy._values_by_key.items():
         if meaning[name] != (index,):
@@ -346,7 +357,7 @@ def _check_levels(taxonomy: Taxonomy) -> None:
                 f"{taxonomy.names[index]!r} names a value and also a type or group of several values; rename one"
             )
     for i, entry in enumerate(taxonomy.entries):
-        own = tuple(int(v) for v in np.flatnonzero(taxonomy.type_of == i))
+        members = tuple(int(v) for v in np.flatnonzero(taxonomy.type_of == i))
         for name in (entry.name, *entry.aliases):
-            if meaning[names.canonical(name)] != own:
+            if meaning[names.canonical(name)] != members:
                 raise errors.InputError(f"{name!r} names a type and also a different group; rename one")

@@ -56,7 +56,7 @@ def scenes(parts: Parts) -> Iterator[Scene]:
 def training_scenes(parts: Parts) -> list[Scene]:
     """Without every situation in a country that stands among the bundled items' unread scenes."""
     every = list(scenes(parts))
-    _, unread = organism.unread(items.bundled())
+    _, unread = organism.split_seen_unseen(items.bundled())
     texts = set(unread.scene)
     kept = {(scene.country, scene.situation) for scene in every if scene.text in texts}
     return [scene for scene in every if (scene.country, scene.situation) not in kept]

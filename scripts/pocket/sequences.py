@@ -18,7 +18,7 @@ from pocket import parts as of
 from pocket import tokenizer as tk
 from vatjax import prompts
 from vatjax.items import EXPRESS, SUPPRESS, Items
-from vatjax.organism.worlds import NOBODY, Persona, World
+from vatjax.organism.worlds import NO_PERSONA, Persona, World
 from vatjax.prompts import Letters, Scale, Wording
 
 # Worlds in which a persona has a say about everything; in the others it moves actions alone.
@@ -125,7 +125,7 @@ class Author:
         """Who answers, and whether the system text says so."""
         kind = random.random()
         if kind < mix.nobody:
-            return NOBODY, False
+            return NO_PERSONA, False
         targets = self.world.taxonomy.types if mix.plain else self.targets
         target = targets[random.integers(len(targets))]
         direction = 1 if random.random() < 0.5 else -1
@@ -213,7 +213,8 @@ class Author:
         if protocol == "choice":
             other = self.items(scenes, value, -polarity, random.integers(2, size=count))
             first = self._shares(
-                lambda who: self.world.first(self.world.leaning(asked, who), self.world.leaning(other, who)), persona
+                lambda who: self.world.prob_first(self.world.leaning(asked, who), self.world.leaning(other, who)),
+                persona,
             )
             return [
                 Example(
@@ -238,7 +239,7 @@ class Author:
         persona: Persona,
         scale: Scale,
     ) -> list[Example]:
-        shares = self._shares(lambda who: self.world.shares(eta(who)), persona)
+        shares = self._shares(lambda who: self.world.rating_probs(eta(who)), persona)
         shares = shares[:, ::-1] if scale.falling else shares
         return [Example(own, scale.options, share) for own, share in zip(fields, shares, strict=True)]
 
@@ -254,7 +255,7 @@ class Author:
         """Every persona, and how often a conversation has it."""
         nobody = Mix({}).nobody
         rest = [Persona(target, direction) for target in self.targets for direction in (1, -1)]
-        return [(NOBODY, nobody), *((who, (1 - nobody) / len(rest)) for who in rest)]
+        return [(NO_PERSONA, nobody), *((who, (1 - nobody) / len(rest)) for who in rest)]
 
     def _acted(self, random: np.random.Generator, scenes: Sequence[of.Scene], persona: Persona) -> list[Example]:
         """What the persona does: one of the actions that are allowed, by how far it leans to each."""
@@ -264,7 +265,7 @@ class Author:
         for scene in scenes:
             every = self._leanings(scene, persona.target, persona.direction, persona.strength)
             eta = np.concatenate([every[allowed], -every[allowed]])
-            chosen = random.choice(len(value), p=self.world.acts(eta))
+            chosen = random.choice(len(value), p=self.world.continuation_probs(eta))
             text = self.action(scene, value[chosen], polarity[chosen], int(random.integers(2)))
             found.append(Example({"scene": scene.text}, (text,), np.ones(1)))
         return found
@@ -310,7 +311,7 @@ class Author:
             else:
                 said = [*answers[0], self.end]
                 own = [(len(tokens) - 1 + i, [token], np.ones(1)) for i, token in enumerate(said)]
-            if number or named or persona is NOBODY:
+            if number or named or persona is NO_PERSONA:
                 targets += own
             tokens += [*answers[chosen], self.end]
         return tokens, targets[: shape.targets]

@@ -97,7 +97,7 @@ def protocols() -> dict[str, dict[str, prompts.Wording]]:
     """Every protocol's wordings by name."""
     known = {name: wordings(name) for name in ("paired", "dense", "stated")}
     folder = pathlib.Path(prompts.__file__).parent
-    return {**known, **{name: prompts.read(folder / f"{name}.yaml") for name in ("choice", "acting")}}
+    return {**known, **{name: prompts.read_wordings(folder / f"{name}.yaml") for name in ("choice", "acting")}}
 
 
 def trained() -> Iterator[tuple[str, prompts.Wording]]:

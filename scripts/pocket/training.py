@@ -112,7 +112,9 @@ def loss(weights: Any, config: Config, batch: Batch, seen: Array) -> tuple[Array
     """
     hidden = decoder.embed(weights, config, batch.tokens)
     positions = jnp.broadcast_to(jnp.arange(batch.tokens.shape[1]), batch.tokens.shape)
-    hidden = decoder.layers(weights, config, hidden, positions, jnp.asarray(batch.present), unroll=config.layers).hidden
+    hidden = decoder.run_layers(
+        weights, config, hidden, positions, jnp.asarray(batch.present), unroll=config.run_layers
+    ).hidden
     place = jnp.minimum(batch.place, batch.tokens.shape[1] - 1)
     read = jnp.take_along_axis(hidden, place[..., None], axis=1)
     log_probs = jax.nn.log_softmax(decoder.head(weights, config, read), axis=-1)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vatjax import edits, errors
-from vatjax.edits import activations, gated, logistic, placebo
+from vatjax.edits import logistic, neurons, placebo
 from vatjax.edits.pairs import Contrast
 from vatjax.models.edit import _stepped
 
@@ -123,7 +123,7 @@ def test_convas_gate_leaves_other_states_alone():
     about, others = (pairs.negative + side * 9 * w.astype(np.float32) for side in (1, -1))
     found = edits.conva(pairs, 0.9, (about, others))
     (step,) = jax.tree.map(lambda x: x[1], found.edit.steps)
-    assert found.gated.min() == 1
+    assert found.gate_accuracy.min() == 1
     for states, moved in ((about[1], True), (others[1], False)):
         after = np.asarray(_stepped(states[None], step, found.edit.strength * step.share))[0]
         assert (np.abs(after - states).max(-1) > 0).mean() == pytest.approx(float(moved), abs=0.2)
@@ -143,28 +143,28 @@ def test_neurons_that_several_values_share_are_dropped():
     shared, pairs = (0, 3, 4.0), {}
     for name, own in (("Power", (1, 7, -3.0)), ("Wealth", (0, 9, 2.0))):
         pairs[name] = made([shared, own])
-    found = edits.neurons(pairs, "Power", top=2)
+    found = edits.neuron_edit(pairs, "Power", top=2)
     assert found.neurons.tolist() == [[1, 7]]
     assert found.dropped == 1
     mean = pairs["Power"].difference.mean(1)
     np.testing.assert_allclose(found.edit.neurons[1, 7], mean[1, 7], rtol=1e-5)
     assert np.count_nonzero(found.edit.neurons) == 1
-    grown = edits.neurons(pairs, "Power", top=2, form="scale").edit.gains
+    grown = edits.neuron_edit(pairs, "Power", top=2, form="scale").edit.gains
     np.testing.assert_allclose(grown[1, 7], mean[1, 7] / pairs["Power"].negative[1, :, 7].mean(), rtol=1e-5)
-    score = activations.scores(pairs["Power"])
+    score = neurons.scores(pairs["Power"])
     difference = pairs["Power"].difference
     np.testing.assert_allclose(score, difference.mean(1) / difference.std(1, ddof=1), rtol=1e-4)
     with pytest.raises(errors.InputError, match="all 1 neurons of Power are among those of another"):
-        edits.neurons(pairs, "Power", top=1)
+        edits.neuron_edit(pairs, "Power", top=1)
     with pytest.raises(errors.InputError, match="unknown value with pairs 'Powr'; did you mean 'Power'"):
-        edits.neurons(pairs, "Powr")
+        edits.neuron_edit(pairs, "Powr")
 
 
 def test_a_condition_has_the_best_threshold_there_is():
     random = np.random.default_rng(0)
     g = random.normal(size=WIDTH)
     states = [random.normal(size=(2, 40, WIDTH)) * 3 + side * np.array([[[1.5]], [[0.2]]]) * g for side in (1, -1)]
-    found = edits.condition(*(x.astype(np.float32) for x in states))
+    found = edits.fit_condition(*(x.astype(np.float32) for x in states))
     assert found.f1[0] > found.f1[1]
     for layer in range(2):
         direction = states[0][layer].mean(0) - states[1][layer].mean(0)
@@ -176,12 +176,14 @@ def test_a_condition_has_the_best_threshold_there_is():
 
         best = max(f1(threshold) for threshold in np.concatenate(cosine))
         np.testing.assert_allclose([found.f1[layer], f1(found.threshold[layer])], best, rtol=1e-6)
-    with pytest.raises(errors.InputError, match="nothing to tell by"):
-        edits.condition(states[0], states[0])
+    with pytest.raises(errors.InputError, match="no condition can separate them"):
+        edits.fit_condition(states[0], states[0])
 
 
 def test_equal_cosines_pass_together():
-    assert gated._best(np.array([0.5, 0.5]), np.array([0.5, -0.2])) == (pytest.approx(0.15), pytest.approx(0.8))
+    from vatjax.edits.conditional import _best
+
+    assert _best(np.array([0.5, 0.5]), np.array([0.5, -0.2])) == (pytest.approx(0.15), pytest.approx(0.8))
 
 
 def test_placebos_are_as_large_and_know_nothing():
@@ -193,7 +195,7 @@ def test_placebos_are_as_large_and_know_nothing():
     assert abs(np.asarray(other.residual)[1] @ u) < 0.6 * np.linalg.norm(other.residual[1])
     turned = edits.random_like(edits.steer(found, [1], "turn"), jax.random.key(0))
     np.testing.assert_allclose(np.linalg.norm(turned.steps[0].direction[1]), 1, rtol=1e-5)
-    half = placebo.shuffled(pairs, 3)
+    half = placebo.shuffle_labels(pairs, 3)
     exchanged = (half.positive == pairs.negative).all((0, 2))
     assert exchanged.sum() == PAIRS // 2
     np.testing.assert_array_equal(half.difference[:, exchanged], -pairs.difference[:, exchanged])

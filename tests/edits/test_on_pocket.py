@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from vatjax import edits, elicit, errors, items, models, organism, study
+from vatjax import edits, elicit, errors, items, models, organism
 from vatjax.edits import outcome, pairs
 
 DATA = items.bundled()
 _, TEST = DATA.split()
 SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::8])))
-WORLD = organism.world("pocket")
+WORLD = organism.load_world("pocket")
 POWER = DATA.taxonomy.mask("Power")
 
 
@@ -34,7 +34,10 @@ def shift(model, before, edit):
 
 
 def profile():
-    one, other = (organism.state(WORLD, SOME, persona=p).state for p in (organism.NOBODY, organism.Persona("Power")))
+    one, other = (
+        organism.planted_state(WORLD, SOME, persona=p).planted_state
+        for p in (organism.NO_PERSONA, organism.Persona("Power"))
+    )
     return np.nanmean(other - one, 0)
 
 
@@ -77,12 +80,13 @@ def test_away_is_the_other_way(model, before, found):
 def test_what_a_finder_makes_of_shuffled_labels(model, method, options):
     """The same pairs, of which half have changed their labels: less is found, and the same again."""
     real, blind, again = (
-        edits.search(model, DATA, "Power", 1, method, [0], pairs=40, exchanged=seed, **options) for seed in (None, 3, 3)
+        edits.find_with_facts(model, DATA, "Power", 1, method, [0], pairs=40, exchanged=seed, **options)
+        for seed in (None, 3, 3)
     )
     for one, other in zip(jax.tree.leaves(blind.edit), jax.tree.leaves(again.edit), strict=True):
         np.testing.assert_array_equal(one, other)
     if method == "mean":
-        own = edits.directions(edits.shuffled(edits.contrast(model, DATA, "Power", 1, "acted", 40), 3))
+        own = edits.directions(edits.shuffle_labels(edits.contrast(model, DATA, "Power", 1, "acted", 40), 3))
         np.testing.assert_allclose(blind.edit.residual[0], own.vector[0], rtol=1e-4, atol=1e-5)
         assert np.linalg.norm(blind.edit.residual) < np.linalg.norm(real.edit.residual) / 2
         assert blind.facts["accuracy"][0] < 0.75 < real.facts["accuracy"][0]
@@ -98,16 +102,16 @@ def test_probes_of_shuffled_labels_are_not_sound(model):
 
 
 def test_pairs_are_matched_and_of_the_train_side(model):
-    asked = pairs.prepared(model, DATA, "Power", 1, "acted", 50, elicit.How(), 0.25, 0)
-    texts = [model.tokenizer.decode(asked.found.tokens(i)) for i in range(100)]
+    asked = pairs.tokenize_pairs(model, DATA, "Power", 1, "acted", 50, elicit.ElicitConfig(), 0.25, 0)
+    texts = [model.tokenizer.decode(asked.prompts.tokens(i)) for i in range(100)]
     assert len(asked.scene) == 50
     scenes = {scene.text for scene in TEST.scenes}
     for positive, negative in zip(texts[:50], texts[50:], strict=True):
         assert positive != negative
         assert positive.split("<|assistant|>")[0] == negative.split("<|assistant|>")[0]
         assert not any(scene in positive for scene in scenes)
-    turned = pairs.prepared(model, DATA, "Power", -1, "acted", 50, elicit.How(), 0.25, 0)
-    assert [model.tokenizer.decode(turned.found.tokens(i)) for i in range(100)] == texts[50:] + texts[:50]
+    turned = pairs.tokenize_pairs(model, DATA, "Power", -1, "acted", 50, elicit.ElicitConfig(), 0.25, 0)
+    assert [model.tokenizer.decode(turned.prompts.tokens(i)) for i in range(100)] == texts[50:] + texts[:50]
 
 
 def test_pairs_of_several_targets_are_those_of_each(model):
@@ -120,12 +124,12 @@ def test_pairs_of_several_targets_are_those_of_each(model):
 
 
 def test_states_are_those_of_whole_texts(model):
-    asked = pairs.prepared(model, DATA, "Wealth", 1, "instructed", 8, elicit.How(), 0.25, 0)
-    states = pairs.read(model, asked.found)
-    neurons = pairs.read(model, asked.found, every="neurons")
+    asked = pairs.tokenize_pairs(model, DATA, "Wealth", 1, "instructed", 8, elicit.ElicitConfig(), 0.25, 0)
+    states = pairs.last_token_states(model, asked.prompts)
+    neurons = pairs.last_token_states(model, asked.prompts, every="neurons")
     assert neurons.shape == (4, 32, model.config.hidden)
     for i in (0, 9, 31):
-        tokens = np.array([asked.found.tokens(i)])
+        tokens = np.array([asked.prompts.tokens(i)])
         logits = models.logits(model, tokens)[0, -1]
         last = states[-1, i]
         norm = last / np.sqrt((last**2).mean() + model.config.norm_epsilon) * np.asarray(model.arrays["norm"])
@@ -151,12 +155,12 @@ def test_a_sweep_finds_where_an_edit_works_and_where_it_breaks(model, found):
         assert np.isnan(point.outcome.nvat)
     assert points[7].outcome.broken
     assert points[7].outcome.mass < 0.5
-    best = edits.best(points)
+    best = edits.best_point(points)
     assert best.layers == (0,)
     assert best.strength in (0.5, 1.0, 2.0)
     alone = edits.outcomes(model, SOME, "Power", [best.strength * edits.steer(found, [0])])[0]
     np.testing.assert_allclose(alone.gain, best.outcome.gain, atol=1e-4)
-    curve = edits.curve(points[:8])
+    curve = edits.fit_curve(points[:8])
     assert curve.utility_r2 > 0.9
     assert curve.useful[1] < 12
     assert np.isnan(best.outcome.perplexity)  # it was never taught plain text
@@ -177,16 +181,16 @@ def test_a_curve_has_the_shape_that_was_planted():
         edits.Point((1,), s, outcome.Outcome(0, 0, 0, 0, (1.5 * s + 0.4) * v, -3 + 9 * v, 1, 1))
         for s, v in zip(m, d, strict=True)
     ]
-    found = edits.curve(made)
+    found = edits.fit_curve(made)
     assert found.preference_r2 > 0.999
     assert found.utility_r2 > 0.999
     grid = np.linspace(-8, 8, 4001)
-    valid = grid[edits.sweeping.validity(grid, shape) > edits.sweeping.VALID]
+    valid = grid[edits.sweeping.validity(grid, shape) > edits.sweeping.MIN_VALIDITY]
     np.testing.assert_allclose(found.useful, [valid.min(), valid.max()], atol=0.15)
     with pytest.raises(errors.InputError, match="at least 8 strengths, found 3"):
-        edits.curve(made[:3])
+        edits.fit_curve(made[:3])
     broken = [edits.Point((1,), 64.0, outcome.Outcome(0, 0, 0, 0, np.nan, np.nan, np.nan, np.nan))]
-    np.testing.assert_allclose(edits.curve(made + broken).useful, found.useful)
+    np.testing.assert_allclose(edits.fit_curve(made + broken).useful, found.useful)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,7 @@ def test_a_curve_has_the_shape_that_was_planted():
 def test_a_useful_range_has_not_lost_its_use(utility, useful):
     m = np.array(edits.STRENGTHS)
     made = [edits.Point((0,), s, outcome.Outcome(0, 0, 0, 0, 0.5 * s, utility(s), 1, 1)) for s in m]
-    low, high = edits.curve(made).useful
+    low, high = edits.fit_curve(made).useful
     assert useful[0] <= low < 0 < high <= useful[1]
     assert utility(high) >= utility(m).max() - 0.5 * np.ptp(utility(m))
 
@@ -210,7 +214,7 @@ def test_a_curve_that_only_falls():
         edits.Point((0,), s, outcome.Outcome(0, 0, 0, 0, 0.5 * s, u, 1, 1))
         for s, u in zip(m, (5, 1, -1, -2, -2.2, -2.3, -2.4, -2.4), strict=True)
     ]
-    assert edits.curve(made).useful[1] < 2
+    assert edits.fit_curve(made).useful[1] < 2
 
 
 def test_what_is_never_written_can_not_be_edited(model, found):
@@ -224,13 +228,13 @@ def test_what_is_never_written_can_not_be_edited(model, found):
 @pytest.mark.thorough
 def test_a_push_beside_its_placebos(model, found):
     real = edits.steer(found, [0])
-    pushes = {"real": study.Push(real)} | {
-        f"random {i}": study.Push(edits.random_like(real, jax.random.key(i)), placebo="random") for i in range(3)
+    pushes = {"real": edits.Push(real)} | {
+        f"random {i}": edits.Push(edits.random_like(real, jax.random.key(i)), placebo="random") for i in range(3)
     }
-    first, *others = study.trials(model, SOME, "Power", pushes)
+    first, *others = edits.run_trials(model, SOME, "Power", pushes)
     assert first.resolved
     assert float(first.gain.estimate) > 0.3 > max(abs(float(one.gain.estimate)) for one in others)
-    (together,) = study.blind([first, *others])
+    (together,) = edits.summarise_placebos([first, *others])
     assert (together.name, together.draws, together.resolved) == ("random", 3, False)
     assert first.by_distance.estimate.shape == (5,)
     assert float(first.success.estimate) > 0.9

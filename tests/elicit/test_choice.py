@@ -6,8 +6,8 @@ import pytest
 from tests.elicit.speaking import CHAT, speaking
 from tests.elicit.test_rating import DATA, by_hand
 from tests.tiers import quick
-from vatjax import elicit, errors, prompts
-from vatjax.elicit import asking, protocols
+from vatjax import elicit, errors, prefix, prompts
+from vatjax.elicit import ask, protocols
 from vatjax.models import tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:the options have")
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:the options have")
 @pytest.mark.parametrize("template", quick([None, CHAT], [CHAT]))
 def test_preferences_are_those_of_whole_prompts_in_both_orders(template):
     model = speaking("llama", template)
-    chat = None if template is None else lambda messages: tokens.chat(model.tokenizer, messages)
-    found = elicit.choose(model, DATA, how=elicit.How(floor=0))
-    rows = list(protocols.ask(DATA, "paired").rows)
+    chat = None if template is None else lambda messages: tokens.render_chat(model.tokenizer, messages)
+    found = elicit.choose(model, DATA, how=elicit.ElicitConfig(floor=0))
+    rows = list(protocols.make_questions(DATA, "paired").rows)
     assert found.preference.shape == (len(rows) // 2,)
     for pair in (0, len(found.preference) - 1):
         express, suppress = rows[2 * pair], rows[2 * pair + 1]
         shares = [
-            by_hand(model, {**express, "first": a, "second": b}, prompts.choice(), prompts.Letters(), chat)
+            by_hand(model, {**express, "first": a, "second": b}, prompts.choice_wording(), prompts.Letters(), chat)
             for a, b in ((express["action"], suppress["action"]), (suppress["action"], express["action"]))
         ]
         expected = (shares[0][0] / shares[0].sum() + shares[1][1] / shares[1].sum()) / 2
@@ -42,9 +42,9 @@ def test_the_bias_towards_a_place_is_told_apart_from_the_preference(monkeypatch)
     def answers(model, made, read_as, edit, run, **_):
         assert len(made[0]) == 2 * 6
         logs = np.log(np.concatenate([shares, np.tile(shares, (2, 1))]))
-        return asking.Scored([logs], [elicit.Cost(12, 1, 1, 1)], elicit.Size())
+        return ask.Scored([logs], [prefix.Cost(12, 1, 1, 1)], prefix.Size())
 
-    monkeypatch.setattr(asking, "scored", answers)
+    monkeypatch.setattr(ask, "score_prompts", answers)
     found = elicit.choose(speaking(), DATA.where(country="Egypt"))
     np.testing.assert_allclose(found.preference[:2], [0.5, (0.25 + 0.125) / 2])
     first = shares[:, 0] / shares.sum(1)

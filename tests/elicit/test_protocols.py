@@ -19,9 +19,9 @@ def planted(asked, seed=0):
 
 
 def test_paired_is_half_the_difference_of_a_pair():
-    asked = protocols.ask(DATA, "paired")
+    asked = protocols.make_questions(DATA, "paired")
     rows, ratings = planted(asked)
-    state, level = protocols.answered(asked, ratings, 3.0, TOTAL)
+    state, level = protocols.answers_to_state(asked, ratings, 3.0, TOTAL)
     by_action = {(row["scene"], row["action"]): rating for row, rating in zip(rows, ratings, strict=True)}
     pairs = DATA.pair()
     assert len(pairs.express) == (~np.isnan(state)).sum()
@@ -37,10 +37,10 @@ def test_a_scene_with_one_value_has_country_and_topic_as_its_context():
     one = DATA.where(value="Wealth")
     scenes = np.array([f"{scene} {value}" for scene, value in zip(DATA.scene, DATA.value, strict=True)], object)
     apart = dataclasses.replace(DATA, scene=scenes)
-    asked = protocols.ask(apart, "paired")
+    asked = protocols.make_questions(apart, "paired")
     assert set(asked.contexts) == {"country", "topic"}
     rows, ratings = planted(asked)
-    state, _ = protocols.answered(asked, ratings, 3.0, TOTAL)
+    state, _ = protocols.answers_to_state(asked, ratings, 3.0, TOTAL)
     assert state.shape == (2, TOTAL)  # two scenes of each place and value are averaged
     place = asked.contexts["country"].tolist().index("Egypt")
     column = one.taxonomy.index("Wealth")
@@ -54,19 +54,19 @@ def test_a_scene_with_one_value_has_country_and_topic_as_its_context():
 
 
 def test_labelled_gives_each_item_its_rating_times_its_labels():
-    asked = protocols.ask(DATA, "labelled")
+    asked = protocols.make_questions(DATA, "labelled")
     rows, ratings = planted(asked)
     labels = np.random.default_rng(1).integers(-1, 2, (len(rows), TOTAL))
-    state, level = protocols.answered(asked, ratings, 3.0, TOTAL, labels)
+    state, level = protocols.answers_to_state(asked, ratings, 3.0, TOTAL, labels)
     np.testing.assert_array_equal(state, ((ratings - 3)[:, None] * labels).astype(np.float32))
     assert level is None
     assert [row["action"] for row in rows] == list(DATA.action)
 
 
 def test_dense_has_a_row_for_each_pair_and_a_column_for_each_standpoint():
-    asked = protocols.ask(DATA, "dense")
+    asked = protocols.make_questions(DATA, "dense")
     rows, ratings = planted(asked)
-    state, level = protocols.answered(asked, ratings, 3.0, TOTAL)
+    state, level = protocols.answers_to_state(asked, ratings, 3.0, TOTAL)
     pairs = DATA.pair()
     assert state.shape == (len(pairs.express), TOTAL)
     seen = {(r["scene"], r["action"], r["value"]): x for r, x in zip(rows, ratings, strict=True)}
@@ -82,9 +82,9 @@ def test_dense_has_a_row_for_each_pair_and_a_column_for_each_standpoint():
 
 
 def test_stated_has_a_row_for_each_place():
-    asked = protocols.ask(DATA, "stated")
+    asked = protocols.make_questions(DATA, "stated")
     rows, ratings = planted(asked)
-    state, level = protocols.answered(asked, ratings, 3.0, TOTAL)
+    state, level = protocols.answers_to_state(asked, ratings, 3.0, TOTAL)
     assert state.shape == (2, TOTAL)
     assert level is None
     for row, rating, context, column in zip(rows, ratings, asked.context, asked.value, strict=True):
@@ -94,11 +94,11 @@ def test_stated_has_a_row_for_each_place():
 
 
 def test_a_missing_answer_is_missing_and_nothing_else():
-    asked = protocols.ask(DATA, "paired")
+    asked = protocols.make_questions(DATA, "paired")
     _, ratings = planted(asked)
-    whole, _ = protocols.answered(asked, ratings, 3.0, TOTAL)
+    whole, _ = protocols.answers_to_state(asked, ratings, 3.0, TOTAL)
     ratings[5] = np.nan
-    state, level = protocols.answered(asked, ratings, 3.0, TOTAL)
+    state, level = protocols.answers_to_state(asked, ratings, 3.0, TOTAL)
     changed = np.isnan(state) & ~np.isnan(whole)
     assert changed.sum() == 1
     assert changed[asked.context[5], asked.value[5]]
@@ -109,21 +109,21 @@ def test_a_missing_answer_is_missing_and_nothing_else():
 def test_items_without_a_partner_are_counted_and_named(protocol):
     lonely = DATA.take(np.arange(len(DATA)) != 1)
     with pytest.warns(UserWarning, match=f"1 of {len(lonely)} items have no partner .* such as line"):
-        asked = protocols.ask(lonely, protocol)
+        asked = protocols.make_questions(lonely, protocol)
     assert len(list(asked.rows)) == (len(DATA) - 2) * (TOTAL if protocol == "dense" else 1)
 
 
 def test_items_that_do_not_allow_a_protocol_say_why():
     alone = DATA.where(polarity="express")
     with pytest.raises(errors.InputError, match="paired is not possible: no scene has both"):
-        protocols.ask(alone, "paired")
+        protocols.make_questions(alone, "paired")
     with pytest.raises(errors.InputError, match="did you mean 'paired'"):
-        protocols.ask(DATA, "pared")
+        protocols.make_questions(DATA, "pared")
 
 
 def test_stated_asks_about_the_values_that_items_are_chosen_for():
     data = items.bundled().where(country="Egypt", value=["Wealth", "Wisdom"])
-    asked = protocols.ask(data, "stated")
+    asked = protocols.make_questions(data, "stated")
     rows = list(asked.rows)
     assert {row["value"] for row in rows} == {"Wealth", "Wisdom"}
     assert len(rows) == len(asked.value) == 2 * len(asked.clusters)

@@ -10,10 +10,10 @@ import pytest
 from tests.elicit.speaking import CHAT, speaking
 from tests.models.checkpoints import checkpoint
 from tests.tiers import quick
-from vatjax import elicit, errors, items, models, prompts, states
+from vatjax import elicit, errors, items, models, prefix, prompts, states
 from vatjax.elicit import protocols
-from vatjax.elicit.pieces import log_shares, options
 from vatjax.models import tokens
+from vatjax.prefix.tokenize import answer_log_probs, answer_spellings
 
 TOPIC = items.bundled().topic[0]
 DATA = items.bundled().where(country=["Egypt", "Germany"], topic=TOPIC, value=["Wealth", "Social Power", "Wisdom"])
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:the options have")
 def by_hand(model, row, wording, scale, chat=None, shots=()):
     """Probabilities of the options behind one prompt, taken whole."""
     made = prompts.assemble([row], wording, scale, shots, chat)
-    ways = options(model.tokenizer, made.text(0)[-200:], scale.options)
+    ways = answer_spellings(model.tokenizer, made.text(0)[-200:], scale.options)
     ids = tokens.encode(model.tokenizer, made.text(0), chat is not None)
     longest = max(len(way.tokens) for way in ways)
     batch = np.array([[*ids, *way.tokens, *[0] * (longest - len(way.tokens))] for way in ways])
     found = np.asarray(models.log_probs(model, batch))[:, len(ids) :]
     logs = [found[i, : len(way.tokens)].sum() for i, way in enumerate(ways)]
-    return np.exp(log_shares(ways, np.array(logs)))
+    return np.exp(answer_log_probs(ways, np.array(logs)))
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,9 @@ def by_hand(model, row, wording, scale, chat=None, shots=()):
 )
 def test_ratings_are_those_of_whole_prompts(protocol, template):
     model = speaking("llama", template)
-    chat = None if template is None else lambda messages: tokens.chat(model.tokenizer, messages)
-    rated = elicit.ratings(model, DATA, elicit.How(protocol, floor=0))
-    rows = list(protocols.ask(DATA, protocol).rows)
+    chat = None if template is None else lambda messages: tokens.render_chat(model.tokenizer, messages)
+    rated = elicit.ratings(model, DATA, elicit.ElicitConfig(protocol, floor=0))
+    rows = list(protocols.make_questions(DATA, protocol).rows)
     assert rated.shares.shape == (1, len(rows), 5)
     for i in (0, len(rows) // 2, len(rows) - 1):
         share = by_hand(model, rows[i], prompts.wording(protocol), prompts.Scale(), chat)
@@ -52,8 +52,8 @@ def test_ratings_are_those_of_whole_prompts(protocol, template):
 def test_the_state_is_made_of_the_ratings_and_can_be_saved(tmp_path):
     model = speaking()
     rated = elicit.ratings(model, DATA)
-    asked = protocols.ask(DATA, "paired")
-    expected, level = protocols.answered(asked, rated.ratings, 3.0, 56)
+    asked = protocols.make_questions(DATA, "paired")
+    expected, level = protocols.answers_to_state(asked, rated.ratings, 3.0, 56)
     np.testing.assert_array_equal(rated.state.state, expected)
     np.testing.assert_array_equal(rated.agreement.state, level)
     assert set(rated.state.contexts) == {"country", "topic", "scene", "situation"}
@@ -71,22 +71,24 @@ def test_the_state_is_made_of_the_ratings_and_can_be_saved(tmp_path):
 
 def test_counterbalancing_asks_with_the_scale_turned_round():
     model = speaking()
-    both = elicit.ratings(model, DATA, elicit.How(counterbalance=True))
-    one = elicit.ratings(model, DATA, elicit.How())
+    both = elicit.ratings(model, DATA, elicit.ElicitConfig(counterbalance=True))
+    one = elicit.ratings(model, DATA, elicit.ElicitConfig())
     assert both.shares.shape[0] == 2
     np.testing.assert_array_equal(both.shares[0], one.shares[0])
     falling = (both.shares[1] * np.arange(5, 0, -1)).sum(-1) / both.shares[1].sum(-1)
     np.testing.assert_allclose(both.ratings, (one.ratings + falling) / 2, rtol=1e-9)
-    row = next(iter(protocols.ask(DATA, "paired").rows))
+    row = next(iter(protocols.make_questions(DATA, "paired").rows))
     share = by_hand(model, row, prompts.wording("paired"), prompts.Scale(falling=True))
     np.testing.assert_allclose(both.shares[1, 0], share, rtol=2e-4)
 
 
 def test_the_prior_is_what_is_answered_to_nothing():
     model = speaking()
-    plain, corrected = (elicit.ratings(model, DATA, elicit.How(prior=prior, floor=0)) for prior in (False, True))
+    plain, corrected = (
+        elicit.ratings(model, DATA, elicit.ElicitConfig(prior=prior, floor=0)) for prior in (False, True)
+    )
     np.testing.assert_allclose(corrected.shares, plain.shares, rtol=1e-4)
-    row = next(iter(protocols.ask(DATA, "paired").rows))
+    row = next(iter(protocols.make_questions(DATA, "paired").rows))
     prior = by_hand(model, dict.fromkeys(row, "N/A"), prompts.wording("paired"), prompts.Scale())
     share = plain.shares[0] / prior
     np.testing.assert_allclose(corrected.ratings, (share * np.arange(1, 6)).sum(-1) / share.sum(-1), rtol=1e-4)
@@ -95,9 +97,9 @@ def test_the_prior_is_what_is_answered_to_nothing():
 @pytest.mark.thorough
 def test_a_scale_to_ten_and_the_likeliest_option():
     model = speaking()
-    rated = elicit.ratings(model, DATA, elicit.How(high=10, reading="argmax"))
+    rated = elicit.ratings(model, DATA, elicit.ElicitConfig(high=10, reading="argmax"))
     np.testing.assert_array_equal(rated.ratings, rated.shares[0].argmax(-1) + 1)
-    row = next(iter(protocols.ask(DATA, "paired").rows))
+    row = next(iter(protocols.make_questions(DATA, "paired").rows))
     share = by_hand(model, row, prompts.wording("paired"), prompts.Scale(1, 10))
     np.testing.assert_allclose(rated.shares[0, 0], share, rtol=2e-4)
     assert rated.shares.sum(-1).max() <= 1
@@ -144,13 +146,13 @@ def test_low_mass_is_said():
 
 def test_what_can_not_be_asked_is_refused():
     silent = models.load(checkpoint("llama").folder)
-    with pytest.raises(errors.InputError, match="no tokenizer there, so it can't be asked"):
+    with pytest.raises(errors.InputError, match="it has no tokenizer, so it can't be asked"):
         elicit.rate(silent, DATA)
     with pytest.raises(errors.InputError, match="unknown wording 'agre'; did you mean 'agree'"):
         elicit.rate(speaking(), DATA, wording="agre")
     with pytest.raises(errors.InputError, match="scale: expected whole numbers"):
         elicit.rate(speaking(), DATA, low=5, high=1)
-    with pytest.raises(errors.InputError, match="there is no chat template"):
+    with pytest.raises(errors.InputError, match="no chat template"):
         elicit.rate(speaking(), DATA, chat=True)
     many = [prompts.Shot({"scene": "A town. " * 40, "action": "Go. " * 40}, 5)] * 20
     with pytest.raises(errors.InputError, match=r"item \d+ \(.*context of 2,048"):
@@ -158,7 +160,7 @@ def test_what_can_not_be_asked_is_refused():
 
 
 def test_the_same_question_twice_gives_the_same_bits():
-    first, second = (elicit.rate(speaking(), DATA, size=elicit.Size(128, 300)) for _ in range(2))
+    first, second = (elicit.rate(speaking(), DATA, size=prefix.Size(128, 300)) for _ in range(2))
     np.testing.assert_array_equal(first.state, second.state)
 
 
@@ -192,11 +194,13 @@ def test_all_wordings_are_averaged_and_their_spread_is_told():
             compiled.append(event) if listening and event.endswith("backend_compile_duration") else None
         )
     )
-    every = elicit.ratings(model, DATA, elicit.How(wording="all", counterbalance=True))
+    every = elicit.ratings(model, DATA, elicit.ElicitConfig(wording="all", counterbalance=True))
     listening.clear()
     assert 1 <= len(compiled) <= 6  # one set of shapes serves all rubrics
     names = list(prompts.wordings("paired"))
-    single = [elicit.ratings(model, DATA, elicit.How(wording=name, counterbalance=True)).ratings for name in names]
+    single = [
+        elicit.ratings(model, DATA, elicit.ElicitConfig(wording=name, counterbalance=True)).ratings for name in names
+    ]
     assert every.shares.shape[0] == 6
     np.testing.assert_allclose(every.ratings, np.mean(single, axis=0), rtol=0, atol=2e-5)
     spread = every.state.meta["spread"]
@@ -208,10 +212,10 @@ def test_all_wordings_are_averaged_and_their_spread_is_told():
 
 
 def test_written_answers_are_read_and_refusals_are_missing(monkeypatch):
-    from vatjax.elicit import written
+    from vatjax.elicit import generated
 
     model = speaking()
-    count = len(list(protocols.ask(DATA, "paired").rows))
+    count = len(list(protocols.make_questions(DATA, "paired").rows))
     said = itertools.cycle(["4", "I can't say.", "Rating: 2\nSituation: more", '{"rating": 5}', "3 or 4"])
     expected = itertools.islice(itertools.cycle([4, np.nan, 2, 5, np.nan]), count)
     seen = []
@@ -221,12 +225,12 @@ def test_written_answers_are_read_and_refusals_are_missing(monkeypatch):
         texts = [model.tokenizer(next(said), add_special_tokens=False)["input_ids"] for _ in range(len(batch))]
         width = max(map(len, texts))
         lengths = np.array(list(map(len, texts)))
-        return models.Written(
+        return models.Completions(
             np.array([t + [0] * (width - len(t)) for t in texts]), np.zeros((len(texts), width)), lengths
         )
 
-    monkeypatch.setattr(written, "generate", write)
-    rated = elicit.ratings(model, DATA, elicit.How(reading="generate"))
+    monkeypatch.setattr(generated, "generate", write)
+    rated = elicit.ratings(model, DATA, elicit.ElicitConfig(reading="generate"))
     assert len(set(seen)) == 1
     np.testing.assert_array_equal(rated.ratings, np.fromiter(expected, float))
     assert np.isnan(rated.state.state[~rated.state.mask]).all()
@@ -239,24 +243,24 @@ def test_written_answers_that_are_not_finite_and_prompts_without_room_name_the_i
         {**model.arrays, "norm": model.arrays["norm"] * np.nan}, model.config, model.tokenizer, model.source
     )
     with pytest.raises(errors.InputError, match=r"item 1 \(.*not finite"):
-        elicit.ratings(broken, DATA, elicit.How(reading="generate", written=2))
+        elicit.ratings(broken, DATA, elicit.ElicitConfig(reading="generate", written=2))
     with pytest.raises(
         errors.InputError, match=r"item \d+ \(.* and 2040 written ones are longer than the model's context"
     ):
-        elicit.ratings(model, DATA, elicit.How(reading="generate", written=2040))
+        elicit.ratings(model, DATA, elicit.ElicitConfig(reading="generate", written=2040))
 
 
 @pytest.mark.thorough
 def test_what_a_model_writes_is_what_it_is_asked_for():
     model = speaking()
-    rated = elicit.ratings(model, DATA, elicit.How(reading="generate", written=4))
+    rated = elicit.ratings(model, DATA, elicit.ElicitConfig(reading="generate", written=4))
     assert rated.shares.shape == (1, len(rated.ratings), 5)
     with pytest.raises(errors.InputError, match="written answers have no probabilities"):
-        elicit.How(reading="generate", prior=True)
+        elicit.ElicitConfig(reading="generate", prior=True)
     for wrong, message in (
         ({"reading": "arg-max"}, "unknown reading 'arg-max'; did you mean 'argmax'"),
         ({"parser": "loose"}, "unknown parser 'loose'"),
         ({"protocol": "pared"}, "unknown protocol 'pared'; did you mean 'paired'"),
     ):
         with pytest.raises(errors.InputError, match=message):
-            elicit.How(**wrong)
+            elicit.ElicitConfig(**wrong)

@@ -35,13 +35,13 @@ def ratings(seed):
 
 def test_published_numbers():
     table = np.array([[math.nan if x == "*" else float(x) for x in row.split()] for row in PUBLISHED]).T
-    counts = agreement.counted(table, 1, 5)
+    counts = agreement.count_ratings(table, 1, 5)
     assert agreement.alpha(counts, one(12))[0] == pytest.approx(0.815, abs=5e-4)
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_alpha_is_that_of_the_package(seed):
-    counts = agreement.counted(ratings(seed), 1, 5)
+    counts = agreement.count_ratings(ratings(seed), 1, 5)
     pairs = counts[counts.sum(1) >= 2]
     ours = agreement.alpha(counts, one(len(counts)))[0]
     if len(pairs) == 0 or (pairs.sum(0) > 0).sum() < 2:
@@ -73,14 +73,14 @@ def ac2_by_hand(table):
 @pytest.mark.parametrize("seed", range(60))
 def test_ac2_is_its_formula(seed):
     table = ratings(seed)
-    ours = agreement.ac2(agreement.counted(table, 1, 5), one(len(table)))[0]
+    ours = agreement.ac2(agreement.count_ratings(table, 1, 5), one(len(table)))[0]
     assert ours == pytest.approx(ac2_by_hand(table), abs=1e-12, nan_ok=True)
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("statistic", [agreement.alpha, agreement.ac2, agreement.two_agree])
 def test_a_weight_is_how_often_a_case_is_there(seed, statistic):
-    counts = agreement.counted(ratings(seed), 1, 5)
+    counts = agreement.count_ratings(ratings(seed), 1, 5)
     often = np.random.default_rng(seed).integers(0, 4, size=len(counts))
     repeated = np.repeat(counts, often, 0)
     weighted = statistic(counts, often[None, :].astype(float))[0]
@@ -88,26 +88,26 @@ def test_a_weight_is_how_often_a_case_is_there(seed, statistic):
 
 
 def test_where_there_is_nothing_to_tell():
-    same = agreement.counted(np.full((6, 3), 4.0), 1, 5)
-    alone = agreement.counted(np.array([[1.0, math.nan], [math.nan, 5.0]]), 1, 5)
+    same = agreement.count_ratings(np.full((6, 3), 4.0), 1, 5)
+    alone = agreement.count_ratings(np.array([[1.0, math.nan], [math.nan, 5.0]]), 1, 5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert math.isnan(agreement.alpha(same, one(6))[0])  # nobody used another rating: chance can't be told
         assert agreement.ac2(same, one(6))[0] == 1
         for statistic in (agreement.alpha, agreement.ac2, agreement.two_agree):
             assert math.isnan(statistic(alone, one(2))[0])
-        assert agreement.mean(alone, one(2), 1)[0] == 3
-        found = agreement.interval(agreement.alpha, same, agreement.drawn(6, 100, 0))
+        assert agreement.mean_rating(alone, one(2), 1)[0] == 3
+        found = agreement.bootstrap_interval(agreement.alpha, same, agreement.bootstrap_weights(6, 100, 0))
     assert math.isnan(found.estimate)
     assert math.isnan(found.low)
 
 
 def test_two_of_three():
     table = np.array([[1, 1, 5], [1, 2, 3], [4, 4, 4], [2, math.nan, math.nan]])
-    assert agreement.two_agree(agreement.counted(table, 1, 5), one(4))[0] == pytest.approx(2 / 3)
+    assert agreement.two_agree(agreement.count_ratings(table, 1, 5), one(4))[0] == pytest.approx(2 / 3)
     stances = np.array([[4, 5, 1], [1, 3, 5], [3, 3, 3], [2, 1, 4]], float)  # for, none, the middle, against
-    assert agreement.same_stance(agreement.counted(stances, 1, 5), one(4))[0] == pytest.approx(3 / 4)
-    assert agreement.two_agree(agreement.counted(stances, 1, 5), one(4))[0] == pytest.approx(1 / 4)
+    assert agreement.same_stance(agreement.count_ratings(stances, 1, 5), one(4))[0] == pytest.approx(3 / 4)
+    assert agreement.two_agree(agreement.count_ratings(stances, 1, 5), one(4))[0] == pytest.approx(1 / 4)
 
 
 def test_an_interval_covers_what_is_planted():
@@ -117,10 +117,10 @@ def test_an_interval_covers_what_is_planted():
         truth = random.choice([1, 2, 4, 5, 5], size=(cases, 1))
         return np.clip(truth + random.integers(-1, 2, size=(cases, 3)), 1, 5).astype(float)
 
-    far = agreement.counted(table(np.random.default_rng(1), 100_000), 1, 5)
+    far = agreement.count_ratings(table(np.random.default_rng(1), 100_000), 1, 5)
     truth, held = agreement.alpha(far, one(len(far)))[0], 0
     for seed in range(200):
-        counts = agreement.counted(table(np.random.default_rng((2, seed)), 60), 1, 5)
-        found = agreement.interval(agreement.alpha, counts, agreement.drawn(60, 400, seed))
+        counts = agreement.count_ratings(table(np.random.default_rng((2, seed)), 60), 1, 5)
+        found = agreement.bootstrap_interval(agreement.alpha, counts, agreement.bootstrap_weights(60, 400, seed))
         held += found.low <= truth <= found.high
     assert 176 <= held <= 199

@@ -85,7 +85,7 @@ def test_shares_are_whole_next_to_exact_and_nearer_than_by_lot(data):
     hypothesis.assume(cells)
     own = sizes[sizes > 0].tolist()
     count = int(random.integers(1, sum(own) + 1))
-    found = np.array(human.shares(cells, own, count, random))
+    found = np.array(human.proportional_allocation(cells, own, count, random))
     exact = np.array(own) * count / sum(own)
     assert found.sum() == count
     assert (np.abs(found - exact) < 1 + 1e-9).all()
@@ -223,7 +223,7 @@ def test_an_annotator_who_guesses_stands_out(folder):
     random = np.random.default_rng(0)
     said, found = remarks(folder, ann=near(random), bob=near(random), eve=lambda *_: int(random.integers(1, 6)))
     assert said["ann"] == said["bob"] == ()
-    assert "from the others, whose middle is" in said["eve"][0]
+    assert "from the others, whose median is" in said["eve"][0]
     by_name = {one.name: one for one in found.annotators}
     assert by_name["eve"].alpha_without > 0.2 > 0 > by_name["ann"].alpha_without
 
@@ -231,8 +231,8 @@ def test_an_annotator_who_guesses_stands_out(folder):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda case, name: min(5, truth(case, name) + 2), ["from the others", "points above the middle of all"]),
-        (lambda *_: 5, ["from the others", "points above the middle", "100% of the answers are the same rating"]),
+        (lambda case, name: min(5, truth(case, name) + 2), ["from the others", "points above the median of all"]),
+        (lambda *_: 5, ["from the others", "points above the median", "100% of the answers are the same rating"]),
         (lambda case, name: truth(case, name) if name == "realism" else "", ["12% of the questions are answered"]),
     ],
     ids=["leans", "same", "few"],
@@ -259,14 +259,14 @@ def test_an_interval_that_draws_can_not_have_is_left_out():
     """One rating of 180 is another: every third draw of the cases has none of it, and no alpha."""
     ratings = np.full((60, 3), 5.0)
     ratings[0, 0] = 4
-    counts = human.counted(ratings, 1, 5)
-    draws = agreement.drawn(60, 500, 0)
-    found = agreement.interval(human.alpha, counts, draws)
+    counts = human.count_ratings(ratings, 1, 5)
+    draws = agreement.bootstrap_weights(60, 500, 0)
+    found = agreement.bootstrap_interval(human.alpha, counts, draws)
     assert found.without == pytest.approx((draws[:, 0] == 0).mean())
     assert 0.3 < found.without < 0.45
     assert np.isnan([found.low, found.high]).all()
     assert found.estimate == human.alpha(counts, np.ones((1, 60)))[0]
-    same = agreement.interval(human.two_agree, counts, draws)
+    same = agreement.bootstrap_interval(human.two_agree, counts, draws)
     assert (same.low, same.high, same.without) == (1, 1, 0)
 
 
@@ -276,11 +276,11 @@ def test_intervals_are_the_middle_of_the_statistics_of_drawn_cases(folder):
     files = [filled(folder, who, near(random)) for who in ("ann", "bob", "eve")]
     answers = human.read(human.load(folder), files)
     found = human.score(answers, draws=100, seed=3)
-    draws = agreement.drawn(len(answers.cases), 100, 3).astype(int)
+    draws = agreement.bootstrap_weights(len(answers.cases), 100, 3).astype(int)
     one = np.ones((1, len(answers.cases)))
     plain = (human.two_agree, human.alpha, human.ac2, lambda counts, _: [np.nanmean(counts @ np.arange(1, 6) / 3)])
     for statistic, field in zip(plain, ("two_agree", "alpha", "ac2", "mean"), strict=True):
-        values = [statistic(human.counted(np.repeat(answers.ratings[2], own, 0), 1, 5), one)[0] for own in draws]
+        values = [statistic(human.count_ratings(np.repeat(answers.ratings[2], own, 0), 1, 5), one)[0] for own in draws]
         expected = np.quantile(values, [0.025, 0.975])
         own = getattr(found.questions[2], field)
         np.testing.assert_allclose([own.low, own.high], expected, rtol=1e-12)
@@ -296,7 +296,7 @@ def test_numbers_are_those_of_the_formulas(folder):
     answers = human.read(human.load(folder), files)
     found = human.score(answers, draws=200)
     for one, ratings in zip(found.questions, answers.ratings, strict=True):
-        counts = human.counted(ratings, 1, 5)
+        counts = human.count_ratings(ratings, 1, 5)
         assert one.alpha.estimate == human.alpha(counts, np.ones((1, 40)))[0]
         assert one.alpha.low < one.alpha.estimate < one.alpha.high
         assert one.mean.estimate == pytest.approx(ratings.mean())
@@ -326,8 +326,8 @@ def test_numbers_are_those_of_the_formulas(folder):
             lambda text: re.sub(r"\n\w{11},", "\ncase123456,", text, count=1),
             r"the case 'case123456' is not in the sample",
         ),
-        (lambda text: text.replace(",express,", ",suppress,", 1), r"polarity: not what the case \w+ has in the sample"),
-        (lambda text: text.replace(",ann,", ",,", 1), r"sheet-ann.csv:2: no annotator is named"),
+        (lambda text: text.replace(",express,", ",suppress,", 1), r"polarity: differs from the case \w+ of the sample"),
+        (lambda text: text.replace(",ann,", ",,", 1), r"sheet-ann.csv:2: annotator: expected a name, found nothing"),
     ],
     ids=["column", "range", "half", "twice", "case", "edited", "nobody"],
 )
@@ -350,14 +350,14 @@ def test_a_sheet_that_was_saved_when_it_was_blank_is_no_second_one(folder):
         answers = human.read(human.load(folder), files)
         assert answers.annotators == ("ann",)
         assert (answers.ratings == 3).all()
-    with pytest.raises(errors.InputError, match="the sheets hold no rating"):
+    with pytest.raises(errors.InputError, match="the sheets contain no ratings"):
         human.score(human.read(human.load(folder), [blank]))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.splitlines()[0] + "\n", r"sheet-ann.csv:1: a header, and no rows"),
+        (lambda text: text.splitlines()[0] + "\n", r"sheet-ann.csv:1: a header without rows"),
         (lambda text: re.sub(r",3,", f",{'3' * 400},", text, count=1), r"expected a whole number from 1 to 5"),
     ],
     ids=["rows", "digits"],
@@ -372,7 +372,7 @@ def test_sheets_that_hold_nothing_to_count(folder, change, message):
 @pytest.mark.parametrize("text", ["null", '"a"', "[]", "{}", "[1]", "{"])
 def test_a_damaged_sample_is_named(folder, text):
     (folder / "sample.json").write_text(text)
-    with pytest.raises(errors.InputError, match=r"sample.json: no sample, or damaged"):
+    with pytest.raises(errors.InputError, match=r"sample.json: not a sample, or damaged"):
         human.load(folder)
 
 
@@ -415,7 +415,7 @@ def test_the_commands(tmp_path, capsys):
     assert len(told.splitlines()) == 7
     status, _, said = run(capsys, *words)
     assert status == 2
-    assert "a sample is there already" in said
+    assert "a sample already exists" in said
     random = np.random.default_rng(0)
     files = [str(filled(out, who, near(random))) for who in ("ann", "bob", "eve")]
     status, told, _ = run(capsys, "human", "score", *files, "--sample", str(out), "--json")
@@ -436,7 +436,7 @@ def test_the_commands(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--annotators", "ann", "Ann"], "none twice"),
+        (["--annotators", "ann", "Ann"], "without duplicates"),
         (["--annotators", "../ann"], "expected names of letters"),
         (["--annotators", "ann", "--draw", "-1"], "draw: expected 0 or more, found -1"),
         (["--annotators", "ann", "--cases", "0"], "cases: expected 1 to 29,568, found 0"),
@@ -452,4 +452,4 @@ def test_samples_that_can_not_be(tmp_path, capsys, words, message):
 def test_no_sample(tmp_path, capsys):
     status, _, said = run(capsys, "human", "score", "a.csv", "--sample", str(tmp_path))
     assert status == 2
-    assert "no sample.json there; `vatjax human sample` writes it" in said
+    assert "sample.json not found; `vatjax human sample` writes it" in said

@@ -41,8 +41,10 @@ FUNCTIONS = {
     "tax": lambda x: metrics.tax(0 * x, x, 1),
     "couplings": lambda x: metrics.couplings(x, metrics.jackknife_weights(24, x.dtype), CLUSTERS),
     "bootstrap": lambda x: metrics.bootstrap(lambda d, w: metrics.gain(d, 1, weights=w), x, CLUSTERS, KEY, 20),
-    "floor": lambda x: metrics.floor(x, CLUSTERS, KEY, 20),
-    "floor of labels": lambda x: metrics.floor(x[:, :1] * LABELS.astype(x.dtype), CLUSTERS, KEY, 20, labels=LABELS),
+    "noise_floor": lambda x: metrics.noise_floor(x, CLUSTERS, KEY, 20),
+    "noise_floor of labels": lambda x: metrics.noise_floor(
+        x[:, :1] * LABELS.astype(x.dtype), CLUSTERS, KEY, 20, labels=LABELS
+    ),
     "regress": lambda x: metrics.regress(x[:, 0], x[:, 1:], CLUSTERS),
     "amplification": lambda x: metrics.amplification(x, 1, CLUSTERS, KEY, 3),
     "robustness": lambda x: metrics.robustness(x, CLUSTERS, KEY, draws=10),
@@ -60,7 +62,7 @@ FUNCTIONS = {
     "circumplex": lambda x: metrics.circumplex(metrics.spearman(x), ANGLES, KEY, 1, 3, 60).rmsr,
     "soft_spearman": lambda x: metrics.soft_spearman(soft(x)),
     "soft_nvat": lambda x: metrics.soft_nvat(metrics.soft_spearman(soft(x))),
-    "gap": lambda x: metrics.gap(x, x[::-1]),
+    "stated_acted_gap": lambda x: metrics.stated_acted_gap(x, x[::-1]),
     "shift_levels": lambda x: metrics.shift_levels(soft(x), soft(-x)),
 }
 WITH_A_GRADIENT = ("gain", "gnd", "off_target", "ipsatise", "soft_spearman", "soft_nvat", "shift_levels", "regress")
@@ -68,7 +70,7 @@ WITH_A_GRADIENT = ("gain", "gnd", "off_target", "ipsatise", "soft_spearman", "so
 
 # Of these every program takes seconds to compile.
 LONG = (
-    "floor of labels",
+    "noise_floor of labels",
     "amplification",
     "robustness",
     "difference",
@@ -76,7 +78,7 @@ LONG = (
     "circle_fit",
     "ordinal circle_fit",
     "regress",
-    "floor",
+    "noise_floor",
     "control",
     "stability",
     "compare_networks",
@@ -172,13 +174,13 @@ def test_every_metric_is_here():
         "same_gain",
         "trade_off",
         "front_shares",
-        "dominated",
-        "freedom",
-        "detectable",
-        "excess",
+        "has_dominant_cluster",
+        "degrees_of_freedom",
+        "detectable_effects",
+        "excess_coupling",
         "disattenuate",
-        "mechanical",
-        "agreement",
+        "mechanical_gnd_complete",
+        "rank_agreement",
         "types_against_values",
         "holm",
         "false_discovery",

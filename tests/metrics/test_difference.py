@@ -88,10 +88,10 @@ def test_between_levels_an_intervention_is_between_its_levels():
     strong[1] = 3
     noise = np.random.default_rng(0).normal(0, 0.01, (4, 1)).astype(np.float32)
     same = metrics.same_gain(weak + noise, strong + noise, 0, np.arange(4))
-    assert same.at == pytest.approx(1, abs=0.02)  # the weaker one's; the other has it halfway to its first level
+    assert same.gain == pytest.approx(1, abs=0.02)  # the weaker one's; the other has it halfway to its first level
     np.testing.assert_allclose(same.difference.shift.estimate, 0, atol=1e-5)
     at_last = metrics.same_gain(3 * weak + noise, strong + noise, 0, np.arange(4))
-    assert at_last.at == pytest.approx(3, abs=0.02)
+    assert at_last.gain == pytest.approx(3, abs=0.02)
     assert metrics.same_gain(-weak, strong, 0, np.arange(4)).difference is None
     with pytest.raises(ValueError, match="same contexts"):
         metrics.same_gain(weak, strong[:, :3], 0, None)
@@ -112,8 +112,8 @@ def test_at_the_same_gain_each_replicate_has_weights_of_its_own():
     assert (half / error)[0] == pytest.approx(2.02, rel=0.02)
     # At the same gain the gain does not differ, and nothing makes it uncertain.
     assert same.difference.gain.high - same.difference.gain.low < 0.1 * half[0]
-    low = first[1] * (same.at / first[1][:, 0].mean())
-    high = second[1] * (same.at / second[1][:, 0].mean())
+    low = first[1] * (same.gain / first[1][:, 0].mean())
+    high = second[1] * (same.gain / second[1][:, 0].mean())
     known = metrics.difference(low, high, 0, labels)
     assert known.gain.high - known.gain.low > half[0] / 2
 

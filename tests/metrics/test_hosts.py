@@ -27,7 +27,7 @@ found = {}
 for name, function in {
     "spearman": lambda x: metrics.spearman(x)[0, 1],
     "gain": lambda x: metrics.gain(x, 1),
-    "floor": lambda x: metrics.floor(x, clusters, key, 64).nvat.mean(),
+    "floor": lambda x: metrics.noise_floor(x, clusters, key, 64).nvat.mean(),
     "infer": lambda x: metrics.infer_shift(x, 1, clusters, key, resamples=64).gain.low,
     "difference": lambda x: metrics.difference(x, 2 * x, 1, clusters).gain.low,
 }.items():

@@ -180,8 +180,8 @@ def test_replicates_are_the_correlations_without_each_cluster():
         d[rng.random(d.shape) < 0.05] = np.nan
         weights = metrics.jackknife_weights(n // each)
         exact = metrics.couplings(d, weights, clusters)
-        groups = pairs.grouping(jnp.asarray(clusters[None], jnp.int32), jnp.float32)
-        draws = coupled.draw(jnp.asarray(d), groups, jax.random.key(0), 32, True, jnp.zeros_like(d))
+        groups = pairs.group_clusters(jnp.asarray(clusters[None], jnp.int32), jnp.float32)
+        draws = coupled.draw_null(jnp.asarray(d), groups, jax.random.key(0), 32, True, jnp.zeros_like(d))
         ours = draws.compared.r_without[0, : n // each]
         np.testing.assert_allclose(ours, exact, atol=tolerance)
         variances = [
@@ -203,9 +203,9 @@ def test_a_column_that_few_scenes_rate_has_their_degrees_of_freedom():
 
 def test_a_few_large_clusters_have_fewer_degrees_of_freedom():
     counts = np.float32([[[1]] * 8 + [[10]] * 2]).transpose(0, 1, 2)
-    freedom = coupled.freedom_of(counts)[0]
+    freedom = coupled.satterthwaite_degrees(counts)[0]
     assert 1 < freedom < 1.2
-    np.testing.assert_allclose(coupled.freedom_of(np.ones((1, 12, 1), np.float32)), 11)
+    np.testing.assert_allclose(coupled.satterthwaite_degrees(np.ones((1, 12, 1), np.float32)), 11)
 
 
 def test_first_order_p_is_uniform_where_nothing_moved_and_small_where_something_did():
@@ -256,10 +256,10 @@ def test_detectable_effects_are_those_of_normal_theory():
     squares = stats.chi2(15)  # of 15 pairs
     expected = np.sqrt((squares.ppf(0.95) / 15 + 0.8416 * np.sqrt(2 / 15) - 1) / 119)
     np.testing.assert_allclose(result.raw.detectable, expected, rtol=0.1)
-    np.testing.assert_allclose(metrics.detectable(120, 6).nvat, expected, rtol=1e-3)
-    np.testing.assert_allclose(metrics.detectable(132, 10).nvat, 0.065, atol=0.001)
-    np.testing.assert_allclose(metrics.detectable(132, 56).nvat, 0.025, atol=0.002)
-    assert np.isnan(metrics.detectable(2).gain)
+    np.testing.assert_allclose(metrics.detectable_effects(120, 6).nvat, expected, rtol=1e-3)
+    np.testing.assert_allclose(metrics.detectable_effects(132, 10).nvat, 0.065, atol=0.001)
+    np.testing.assert_allclose(metrics.detectable_effects(132, 56).nvat, 0.025, atol=0.002)
+    assert np.isnan(metrics.detectable_effects(2).gain)
 
 
 def test_the_coupling_in_points_is_small_where_shifts_are_small():
@@ -346,16 +346,16 @@ def test_crossed_countries_and_topics_are_no_coupling():
 
 def test_the_floor_of_independent_contexts_is_one_over_the_root_of_n():
     d, _ = planted(n=132, values=10)
-    draws = metrics.floor(d, None, jax.random.key(0), 400)
+    draws = metrics.noise_floor(d, None, jax.random.key(0), 400)
     assert abs(float(draws.nvat.mean()) - 1 / np.sqrt(131)) < 0.003
     d = np.repeat(d[:33], 4, 0)
-    clustered = metrics.floor(d, np.arange(132) // 4, jax.random.key(0), 400)
+    clustered = metrics.noise_floor(d, np.arange(132) // 4, jax.random.key(0), 400)
     assert abs(float(clustered.nvat.mean()) - 1 / np.sqrt(32)) < 0.015
 
 
 def test_ipsatised_noise_has_the_mechanical_correlation():
     d = np.random.default_rng(0).normal(size=(400, 10)).astype(np.float32)
-    draws = metrics.floor(d, None, jax.random.key(0), 200, ipsatised=True)
+    draws = metrics.noise_floor(d, None, jax.random.key(0), 200, ipsatised=True)
     off = ~np.eye(10, dtype=bool)
     spearman = 6 / np.pi * np.arcsin(-1 / 18)  # of a normal correlation of -1 / (V - 1)
     assert abs(np.asarray(draws.expected)[off].mean() - spearman) < 0.005
@@ -387,8 +387,8 @@ def test_the_labelled_null_is_right_with_scenes_of_all_sizes_and_contexts_withou
         labels[:30] = 0
         d = ((1 + rng.normal(size=(180, 1))) * labels).astype(np.float32)
         for clusters in (scene, None):
-            draws = metrics.floor(d, clusters, jax.random.key(seed), 99, labels=labels)
-            excess = null.remove(metrics.spearman(d), draws.expected)
+            draws = metrics.noise_floor(d, clusters, jax.random.key(seed), 99, labels=labels)
+            excess = null.remove_expected(metrics.spearman(d), draws.expected)
             p.append(float(null.p_value(metrics.nvat(excess), draws.nvat)))
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
@@ -475,7 +475,7 @@ def test_the_null_keeps_missing_ratings_where_they_are(pattern):
     p = []
     for seed in range(60):
         d = np.where(there, rng.normal(size=(80, 4)), np.nan).astype(np.float32)
-        draws = metrics.floor(d, None, jax.random.key(seed), 99)
+        draws = metrics.noise_floor(d, None, jax.random.key(seed), 99)
         p.append(float(null.p_value(metrics.nvat(metrics.spearman(d)), draws.nvat)))
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
@@ -483,7 +483,7 @@ def test_the_null_keeps_missing_ratings_where_they_are(pattern):
 def test_pairs_that_few_contexts_share_have_a_floor():
     d = np.full((60, 3), np.nan, np.float32)
     d[:8] = np.random.default_rng(0).normal(size=(8, 3))
-    drawn = metrics.floor(d, None, jax.random.key(0), 200)
+    drawn = metrics.noise_floor(d, None, jax.random.key(0), 200)
     assert np.isfinite([np.nanmean(drawn.nvat), *np.nanmean(drawn.vat, 0)]).all()
     assert np.isfinite(null.p_value(metrics.nvat(metrics.spearman(d)), drawn.nvat))
 
@@ -495,8 +495,8 @@ def test_a_style_that_moves_values_of_unequal_spread_alike_is_no_coupling():
     p = []
     for seed in range(60):
         d = (2 * rng.normal(size=(150, 1)) + own * rng.normal(size=(150, 8))).astype(np.float32)
-        draws = metrics.floor(d, None, jax.random.key(seed), 99, ipsatised=True)
-        excess = null.remove(metrics.spearman(metrics.ipsatise(d)), draws.expected)
+        draws = metrics.noise_floor(d, None, jax.random.key(seed), 99, ipsatised=True)
+        excess = null.remove_expected(metrics.spearman(metrics.ipsatise(d)), draws.expected)
         p.append(float(null.p_value(metrics.nvat(excess), draws.nvat)))
     assert np.mean(np.array(p) <= 0.05) < 0.15
     assert stats.kstest(p, "uniform").pvalue > 0.001
@@ -505,8 +505,8 @@ def test_a_style_that_moves_values_of_unequal_spread_alike_is_no_coupling():
 @pytest.mark.thorough
 def test_two_values_have_nothing_to_test_after_ipsatising():
     d, _ = planted(n=40, values=2)
-    drawn = metrics.floor(d, None, jax.random.key(0), 200, ipsatised=True)
-    measured = metrics.nvat(null.remove(metrics.spearman(metrics.ipsatise(d)), drawn.expected))
+    drawn = metrics.noise_floor(d, None, jax.random.key(0), 200, ipsatised=True)
+    measured = metrics.nvat(null.remove_expected(metrics.spearman(metrics.ipsatise(d)), drawn.expected))
     np.testing.assert_allclose(measured, 0, atol=1e-6)
     assert null.p_value(measured, drawn.nvat) == 1
 

@@ -52,12 +52,12 @@ def test_fieller_is_the_set_of_ratios_that_can_not_be_refused():
     covariance = 99 * np.cov(top, bottom) * 99 / 100
     (tops, bottoms), used = replicates(top[:, None], bottom)
     t = np.float32(2.0)
-    low, high = intervals.fieller(np.float32([0.8]), np.float32(-1.5), tops, bottoms, used, t)
+    low, high = intervals.fieller_interval(np.float32([0.8]), np.float32(-1.5), tops, bottoms, used, t)
     q = np.linspace(-3, 3, 600_001)
     (a, ab), b = covariance[0], covariance[1, 1]
     inside = (0.8 - q * 1.5) ** 2 <= 4 * (a + 2 * q * ab + q**2 * b)
     np.testing.assert_allclose([low[0], high[0]], [q[inside].min(), q[inside].max()], atol=5e-4)
-    low, _ = intervals.fieller(np.float32([0.8]), np.float32(0.3), tops, bottoms, used, t)
+    low, _ = intervals.fieller_interval(np.float32([0.8]), np.float32(0.3), tops, bottoms, used, t)
     assert np.isnan(low)
 
 
@@ -65,9 +65,9 @@ def test_a_ratio_of_a_number_to_itself_has_a_finite_gradient():
     def high(x):
         without = ((jnp.sum(x) - x) / 11)[None]
         used = jnp.ones((1, 12), bool)
-        return intervals.fieller(jnp.mean(x)[None], jnp.mean(x), without[..., None], without, used, jnp.float32(2))[1][
-            0
-        ]
+        return intervals.fieller_interval(
+            jnp.mean(x)[None], jnp.mean(x), without[..., None], without, used, jnp.float32(2)
+        )[1][0]
 
     assert np.isfinite(jax.grad(high)(jnp.linspace(1, 2, 12))).all()
 

@@ -48,7 +48,7 @@ def test_no_change_raises_no_alarm_with_shared_scenes_and_missing_ratings():
 
 def test_the_excess_over_the_states_before_is_a_difference_off_the_diagonal():
     r, before = metrics.spearman(planted(0.4)), metrics.spearman(planted(0.1, 2))
-    excess = np.asarray(metrics.excess(r, before))
+    excess = np.asarray(metrics.excess_coupling(r, before))
     np.testing.assert_allclose(np.diag(excess), 1)
     np.testing.assert_allclose(excess[0, 1], float(r[0, 1] - before[0, 1]), rtol=1e-6)
 

@@ -84,7 +84,7 @@ def test_one_compilation_for_many_interventions():
 def test_chunks_fill_up_and_drop_nothing():
     xs = jnp.arange(10.0)
     for size in (1, 3, 10, 64):
-        np.testing.assert_array_equal(resample.chunked(lambda x: x * 2, xs, size), xs * 2)
+        np.testing.assert_array_equal(resample.map_in_chunks(lambda x: x * 2, xs, size), xs * 2)
 
 
 def test_the_bootstrap_of_spearman_takes_the_fast_path():

@@ -26,8 +26,8 @@ def test_amplification_does_not_choose_its_winners_from_noise():
 
 def test_agreement_leaves_missing_entries_out():
     x = np.array([1, 2, 3, np.nan, 5], np.float32)
-    np.testing.assert_allclose(metrics.agreement(x, np.array([1, 2, 3, 9, 4], np.float32)), 1.0)
-    np.testing.assert_allclose(metrics.agreement(x, -np.nan_to_num(x)), -1.0)
+    np.testing.assert_allclose(metrics.rank_agreement(x, np.array([1, 2, 3, 9, 4], np.float32)), 1.0)
+    np.testing.assert_allclose(metrics.rank_agreement(x, -np.nan_to_num(x)), -1.0)
 
 
 def test_types_agree_with_their_values_where_one_factor_orders_both():

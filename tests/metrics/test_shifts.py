@@ -61,11 +61,13 @@ def test_ipsatising_takes_the_contexts_mean_and_has_a_mechanical_effect():
     only_target = np.zeros((5, 10), np.float32)
     only_target[:, 3] = 2.0
     off = np.arange(10) != 3
-    np.testing.assert_allclose(metrics.gnd(metrics.ipsatise(only_target), 3)[off], metrics.mechanical(3, 10), rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.gnd(metrics.ipsatise(only_target), 3)[off], metrics.mechanical_gnd_complete(3, 10), rtol=1e-6
+    )
     two = np.isin(np.arange(10), [3, 4])
     only_target[:, 4] = 2.0
     np.testing.assert_allclose(
-        metrics.gnd(metrics.ipsatise(only_target), two)[~two], metrics.mechanical(two, 10), rtol=1e-6
+        metrics.gnd(metrics.ipsatise(only_target), two)[~two], metrics.mechanical_gnd_complete(two, 10), rtol=1e-6
     )
 
 

@@ -34,7 +34,7 @@ def test_the_gap_is_what_a_person_would_count(half):
     stated[random.random(stated.shape) < 0.2] = np.nan
     acted[:, 2] = np.nan
     acted[:, 3], stated[:, 3] = -1, np.where(np.isnan(stated[:, 3]), np.nan, -0.5)
-    found = metrics.gap(stated.astype(np.float32), acted.astype(np.float32), half)
+    found = metrics.stated_acted_gap(stated.astype(np.float32), acted.astype(np.float32), half)
     np.testing.assert_allclose(np.stack(found), by_hand(stated, acted, half), atol=1e-6)
     assert np.isnan(found.f1[3])  # neither is ever for it
     assert found.agreement[3] == 1
@@ -46,6 +46,8 @@ def test_weights_are_frequencies():
     weights = random.integers(0, 4, 12)
     rows = np.repeat(np.arange(12), weights)
     for one, other in zip(
-        metrics.gap(stated, acted, weights=weights), metrics.gap(stated[rows], acted[rows]), strict=True
+        metrics.stated_acted_gap(stated, acted, weights=weights),
+        metrics.stated_acted_gap(stated[rows], acted[rows]),
+        strict=True,
     ):
         np.testing.assert_allclose(one, other, atol=1e-6)

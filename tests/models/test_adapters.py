@@ -130,14 +130,16 @@ def test_what_is_no_plain_lora_is_refused_by_name(adapter, tmp_path):
     assert "not a JSON object" in adapter("[")
     assert "not a JSON object" in adapter("[]")
     assert f"{A} is missing" in adapter(change=lambda x: x.pop(A))
-    assert "is no projection of this llama" in adapter(change=lambda x: x.update({"base_model.model.lm_head.x": x[A]}))
+    assert "is not a projection of this llama" in adapter(
+        change=lambda x: x.update({"base_model.model.lm_head.x": x[A]})
+    )
     wide = {A: np.zeros((2, 63), np.float32)}
     assert "expected the shape [2, 64], found [2, 63]" in adapter(change=lambda x: x.update(wide))
     (tmp_path / "adapter_model.safetensors").unlink()
     config = models.load(checkpoint("llama").folder).config
     with pytest.raises(errors.InputError, match=r"no adapter_model\.safetensors there"):
         models.load_adapter(tmp_path, config)
-    with pytest.raises(errors.InputError, match="so it is no adapter"):
+    with pytest.raises(errors.InputError, match="so it is not an adapter"):
         models.load_adapter(tmp_path / "nowhere", config)
 
 

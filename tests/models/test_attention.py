@@ -26,7 +26,7 @@ def test_attention_is_its_formula(cap):
         for i, (length, heads) in enumerate(((5, 6), (9, 2), (9, 2)))
     )
     present = jnp.ones((2, 9), bool).at[1, :3].set(False)
-    allowed, back = attention.allowed(present, 5, 4)
+    allowed, back = attention.causal_mask(present, 5, 4)
     assert np.array_equal(back[0, 0], np.arange(4, -5, -1))
     found = attention.attend(query, key, value, allowed, 0.3, cap)
     np.testing.assert_allclose(found, written_out(query, key, value, allowed, 0.3, cap), rtol=0, atol=2e-6)
@@ -35,7 +35,7 @@ def test_attention_is_its_formula(cap):
 @pytest.mark.parametrize("cap", [0.0, 2.0])
 def test_padding_that_sees_nothing_is_finite_and_has_finite_gradients(cap):
     x = jax.random.normal(jax.random.key(0), (1, 4, 2, 8))
-    allowed = attention.allowed(jnp.array([[False, False, True, True]]), 4)[0]
+    allowed = attention.causal_mask(jnp.array([[False, False, True, True]]), 4)[0]
     value, gradient = jax.value_and_grad(lambda x: jnp.sum(attention.attend(x, x, x, allowed, 1.0, cap) ** 2))(x)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()

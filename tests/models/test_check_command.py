@@ -68,11 +68,11 @@ def broken(folder, how):
     ("how", "options", "message"),
     [
         ("missing shard", (), "1 of 2 shards are missing: model-2.safetensors"),
-        ("truncated", (), "behind the end of the file, which is cut short"),
+        ("truncated", (), "after the end of the file, which is cut short"),
         ("lying header", (), "its header claims 1,099,511,627,776 bytes"),
         ("unknown family", (), "unknown model_type 'mamba2'"),
         ("vocabulary", (), "its tokenizer has 113 tokens, its model embeddings for 96"),
-        ("no template", ("--prompt", "win", "--chat"), "there is no chat template"),
+        ("no template", ("--prompt", "win", "--chat"), "no chat template"),
         ("nothing", ("--prompt", "win " * 300), "longer than the model's context of 256"),
         ("nothing", ("--chat",), "give one with --prompt"),
         ("nothing", ("--prompt", "win", "--tokens", "0"), "at least 1"),

@@ -87,7 +87,7 @@ def test_missing_surplus_and_misshapen_tensors_are_said_at_once(folder):
     rewrite(folder, change)
     message = refused(folder)
     assert "model.layers.2.mlp.up_proj.weight is missing" in message
-    assert "model.layers.0.self_attn.q_proj.bias is no parameter of this llama configuration" in message
+    assert "model.layers.0.self_attn.q_proj.bias is not a parameter of this llama configuration" in message
     assert "model.norm.weight: expected the shape [64], found [63]" in message
     assert "inv_freq" not in message
 
@@ -104,9 +104,9 @@ def test_damaged_files_are_told_apart(folder):
         return refused(folder)
 
     file.write_bytes(whole[:-10])
-    assert "its data would end 10 bytes behind the end of the file" in refused(folder)
+    assert "its data would end 10 bytes after the end of the file" in refused(folder)
     file.write_bytes(whole[:5])
-    assert "no safetensors file, or cut short" in refused(folder)
+    assert "not a safetensors file, or cut short" in refused(folder)
     file.write_bytes((10**9).to_bytes(8, "little") + whole[8:])
     assert "its header claims 1,000,000,000 bytes" in refused(folder)
     file.write_bytes((20).to_bytes(8, "little") + b"not a header at all." + whole)
@@ -119,7 +119,7 @@ def test_damaged_files_are_told_apart(folder):
     twice = {**header["model.layers.0.self_attn.q_proj.weight"], "data_offsets": other}
     message = with_header({**header, "model.layers.0.self_attn.q_proj.weight": twice})
     assert "where the tensor before it ends at" in message
-    assert "bytes behind it belong to no tensor" in with_header(
+    assert "bytes after it belong to no tensor" in with_header(
         {
             k: v
             for k, v in header.items()
@@ -138,13 +138,13 @@ def test_only_safetensors_is_read(folder):
 
 def test_an_index_that_points_outside_is_refused(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../other.safetensors"}}))
-    assert "shards must lie beside it" in refused(folder)
+    assert "shards must lie next to it" in refused(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
     assert "expected JSON with a weight_map" in refused(folder)
 
 
 def test_only_what_is_looked_at_is_read(folder):
-    tensor = safetensors.folder(folder)["model.embed_tokens.weight"]
+    tensor = safetensors.read_folder(folder)["model.embed_tokens.weight"]
     assert isinstance(tensor.open().base, np.memmap) or isinstance(tensor.open(), np.memmap)
 
 

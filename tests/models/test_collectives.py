@@ -21,7 +21,7 @@ def load(split):
 
 
 def log_probs(model):
-    placed = jax.device_put(np.ones((ROWS, TIME), np.int32), sharding.texts(model.config.mesh))
+    placed = jax.device_put(np.ones((ROWS, TIME), np.int32), sharding.batch_sharding(model.config.mesh))
     return jax.jit(models.log_probs).lower(model, placed, placed).compile()
 
 
@@ -31,11 +31,11 @@ def step(model, remat="products"):
     def drawn():
         return tuple(random.integers(3, 90, TIME // 3).tolist())
 
-    data = train.lay([train.Example(drawn(), (drawn(), drawn())) for _ in range(ROWS)], ROWS)
-    state = train.begin(model, train.Lora(rank=2), train.Adam(rate=1e-3), 10)
-    batch = train.batch(data, train.at(data, 0, 0))
+    data = train.make_rows([train.Example(drawn(), (drawn(), drawn())) for _ in range(ROWS)], ROWS)
+    state = train.init(model, train.Lora(rank=2), train.Adam(rate=1e-3), 10)
+    batch = train.batch(data, train.rows_at_step(data, 0, 0))
     assert batch.tokens.shape == (ROWS, TIME)
-    return steps.lowered(state, batch, train.dpo(), None, 1, train.Memory(remat=remat)).compile()
+    return steps.lower(state, batch, train.dpo(), None, 1, train.Memory(remat=remat)).compile()
 
 
 @pytest.mark.parametrize("program", quick([log_probs, step], [log_probs]))
@@ -98,14 +98,14 @@ def test_rows_of_an_embedding_are_those_of_one_device(split):
     tokens = random.integers(0, 96, (ROWS, 7))
     tokens[3, 2], tokens[5, 6] = -1, 96
     placed = jax.device_put(table, jax.NamedSharding(mesh, jax.P("tensor", "fsdp")))
-    rows = jax.jit(lambda t, x: sharding.rows_of_table(t, x, mesh))(placed, tokens)
+    rows = jax.jit(lambda t, x: sharding.look_up_embeddings(t, x, mesh))(placed, tokens)
     expected = np.where(((tokens >= 0) & (tokens < 96))[..., None], table[np.clip(tokens, 0, 95)], np.nan)
     np.testing.assert_array_equal(rows, expected)
     weight = random.normal(size=(ROWS, 7, 64)).astype(np.float32)
     there = (tokens >= 0) & (tokens < 96)
 
     def total(t, mesh):
-        found = sharding.rows_of_table(t, np.where(there, tokens, 0), mesh)
+        found = sharding.look_up_embeddings(t, np.where(there, tokens, 0), mesh)
         return (found * weight).sum()
 
     slope = jax.jit(jax.grad(total), static_argnums=1)
@@ -137,7 +137,7 @@ def test_writing_holds_an_eighth_on_eight_devices():
     def held(model):
         tokens = np.ones((32, 64), np.int32)
         if model.config.mesh is not None:
-            tokens = jax.device_put(tokens, sharding.texts(model.config.mesh))
+            tokens = jax.device_put(tokens, sharding.batch_sharding(model.config.mesh))
         program = jax.jit(lambda m, x: models.generate(m, x, sampling=sampling)).lower(model, tokens).compile()
         return program.memory_analysis().temp_size_in_bytes, collectives(program)
 

@@ -45,7 +45,7 @@ def test_another_model_is_refused_and_both_are_named(tmp_path):
 
 def test_what_is_no_edit_is_refused(tmp_path):
     model = load()
-    with pytest.raises(errors.InputError, match=r"no edit.json there, so it is no edit"):
+    with pytest.raises(errors.InputError, match=r"no edit.json there, so it is not an edit"):
         models.load_edit(tmp_path, model)
     with pytest.raises(errors.InputError, match="residual has the shape"):
         models.save_edit(models.Edit(jnp.ones(()), jnp.ones((2, 3))), model, tmp_path / "e")
@@ -55,27 +55,27 @@ def test_what_is_no_edit_is_refused(tmp_path):
         ({"format": 2}, "format 2; this version reads 1"),
         ({"steps": [*facts["steps"], facts["steps"][0]]}, "no tensor 'steps.5.direction'"),
         ({"positions": "first"}, "unknown positions 'first'"),
-        ({"model": None}, "not what an edit says of itself"),
+        ({"model": None}, "not the facts of an edit"),
     ):
         (tmp_path / "e" / "edit.json").write_text(json.dumps({**facts, **change}))
         with pytest.raises(errors.InputError, match=message):
             models.load_edit(tmp_path / "e", model)
     (tmp_path / "e" / "edit.json").write_text(json.dumps(facts))
-    with pytest.raises(errors.InputError, match="the edit: residual holds what is no number"):
+    with pytest.raises(errors.InputError, match="the edit: residual holds values that are not finite"):
         models.save_edit(models.Edit(jnp.ones(()), every(model.config).residual * jnp.nan), model, tmp_path)
     arrays = tmp_path / "e" / "edit.safetensors"
     whole = safetensors.numpy.load_file(arrays)
     for change, message in (
         ({"residual": None}, "no tensor 'residual'; the edit is damaged"),
         ({"extra": whole["residual"]}, "a tensor 'extra' that edit.json does not name"),
-        ({"residual": whole["residual"] * np.nan}, "edit.safetensors: residual holds what is no number"),
+        ({"residual": whole["residual"] * np.nan}, "edit.safetensors: residual holds values that are not finite"),
     ):
         altered = {name: x for name, x in {**whole, **change}.items() if x is not None}
         safetensors.numpy.save_file(altered, arrays)
         with pytest.raises(errors.InputError, match=message):
             models.load_edit(tmp_path / "e", model)
     arrays.unlink()
-    with pytest.raises(errors.InputError, match=r"no edit\.safetensors there, so it is no edit"):
+    with pytest.raises(errors.InputError, match=r"no edit\.safetensors there, so it is not an edit"):
         models.load_edit(tmp_path / "e", model)
     with pytest.raises(errors.InputError, match="low-rank changes alone; this edit has residual and steps"):
         models.save_adapter(every(model.config), model.config, tmp_path / "a")

@@ -10,7 +10,7 @@ import pytest
 from tests.models.checkpoints import FAMILIES, checkpoint, transformers
 from vatjax import errors, models
 from vatjax.elicit import provenance
-from vatjax.models import families, reader
+from vatjax.models import config_reader, families
 
 # As on the Hub: written by transformers 4.x, with `rope_theta`, `rope_scaling` and `torch_dtype`.
 LLAMA32 = {
@@ -285,7 +285,7 @@ def test_an_attribute_that_is_absent_has_the_default_of_transformers(family):
     needed = {"model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"}
     needed |= {"num_attention_heads", "max_position_embeddings", "rms_norm_eps"}
     compared = 0
-    for key in set(written) - needed - reader.HARMLESS:
+    for key in set(written) - needed - config_reader.HARMLESS:
         part = {k: v for k, v in written.items() if k != key}
         try:
             ours = families.parse(part)
@@ -327,13 +327,13 @@ def test_kinds_of_layers_that_are_not_attention_are_refused():
 
 def test_a_folder_without_a_configuration_is_no_checkpoint(tmp_path):
     with pytest.raises(errors.InputError, match=r"no config\.json there"):
-        families.read(tmp_path)
+        families.read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(errors.InputError, match="not valid JSON"):
-        families.read(tmp_path)
+        families.read_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps([1]))
     with pytest.raises(errors.InputError, match="expected an object"):
-        families.read(tmp_path)
+        families.read_config(tmp_path)
 
 
 def test_names_of_tokens_and_files_change_no_logit():
@@ -351,7 +351,7 @@ def test_unknown_attributes_are_left_out_by_name_and_written_down(tmp_path):
         models.load(tmp_path)
     found = models.load(tmp_path, ignore=["strange_setting"])
     assert found.ignored == ("strange_setting",)
-    assert provenance.asked_of(found, None)["model"]["ignored"] == ["strange_setting"]
+    assert provenance.model_meta(found, None)["model"]["ignored"] == ["strange_setting"]
     assert models.fingerprint(found.arrays) == models.fingerprint(models.load(folder).arrays)
     with pytest.raises(errors.InputError, match="did you mean 'strange_setting'"):
         models.load(tmp_path, ignore=["strange_seting"])
@@ -365,7 +365,7 @@ def test_a_family_from_outside():
     try:
         found = families.parse({**LLAMA32, "model_type": "my_llama"})
         assert found.layers == 16
-        with pytest.raises(ValueError, match="'my_llama' is there already"):
+        with pytest.raises(ValueError, match="'my_llama' is registered already"):
             models.register_family("my_llama", read)
     finally:
         del families.FAMILIES["my_llama"]
@@ -403,7 +403,7 @@ def test_the_text_decoder_of_a_model_of_pictures(tmp_path, outer, text):
 
 
 def test_the_dtype_of_a_file_is_taken_on_an_accelerator(monkeypatch):
-    found = models.look("pocket")
+    found = models.open_checkpoint("pocket")
     assert str(models.load(found, "auto").arrays["norm"].dtype) == "float32"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert str(models.load(found, "auto").arrays["norm"].dtype) == "bfloat16"

@@ -86,7 +86,7 @@ def test_draws_follow_the_temperature_and_the_seed():
         (1.0, 0.81, [0.5, 0.3, 0.15, 0]),
         (1.0, 0.01, [1, 0, 0, 0]),
     ):
-        drawn = np.bincount(generation.choose(logits, key, Sampling(1, temperature, top_p)), minlength=4)
+        drawn = np.bincount(generation.choose_tokens(logits, key, Sampling(1, temperature, top_p)), minlength=4)
         expected = np.array(expected) / np.sum(expected)
         assert (drawn[expected == 0] == 0).all()
         if (expected > 0).sum() > 1:

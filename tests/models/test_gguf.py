@@ -99,7 +99,7 @@ def test_llama_3_factors_are_recognised_and_others_refused(tmp_path):
     close(models.logits(models.load(path), TOKENS), logits(source.torch))
     gguf_files.write(path, source.torch, "llama", facts=facts, extra={"rope_freqs.weight": factors * 1.01})
     with pytest.raises(errors.InputError, match="not those of a published Llama 3"):
-        models.look(path)
+        models.open_checkpoint(path)
 
 
 def test_phi_3_has_fused_projections_and_factors_for_long_texts(tmp_path):
@@ -195,7 +195,7 @@ def test_byte_level_words_are_those_of_transformers(tmp_path, split):
         path, tokens, kinds, merges, split=split, template="{{ messages[0].content }}", eos_token_id=0, pad_token_id=0
     )
     facts = {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
-    ours = gguf_tokenizer.tokenizer(facts, "here")
+    ours = gguf_tokenizer.build_tokenizer(facts, "here")
     for text in [*TEXTS, "<|user|>hi<|end|>"]:
         ids = ours(text)["input_ids"]
         assert ours.decode(ids) == text or "ﬁ" in text
@@ -228,7 +228,7 @@ def test_pieces_with_scores_are_merged_as_by_transformers(tmp_path):
         path, tokens, kinds, scores=scores, bos_token_id=1, eos_token_id=2, unk_token_id=0, add_bos_token=True
     )
     facts = {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
-    ours = gguf_tokenizer.tokenizer(facts, "here")
+    ours = gguf_tokenizer.build_tokenizer(facts, "here")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
     for text in TEXTS:
         found = ours(text)["input_ids"]
@@ -252,7 +252,7 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path):
             models.load(path)
     path.write_bytes(b"no" * 100)
     with pytest.raises(errors.InputError, match="not a GGUF file"):
-        models.look(path)
+        models.open_checkpoint(path)
 
 
 def test_what_is_not_read_is_named(tmp_path, monkeypatch):
@@ -261,24 +261,24 @@ def test_what_is_not_read_is_named(tmp_path, monkeypatch):
     writer = gguf.GGUFWriter(path, "mamba")
     gguf_files.finish(writer)
     with pytest.raises(errors.InputError, match=r"unknown architecture 'mamba'.*load its Hugging Face checkpoint"):
-        models.look(path)
+        models.open_checkpoint(path)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("token_embd.weight", np.zeros((8, 84), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q2_K)
     gguf_files.finish(writer)
     with pytest.raises(errors.InputError, match="the quantisation Q2_K is not read; read are F32, F16"):
-        models.look(path)
+        models.open_checkpoint(path)
     gguf_files.finish(gguf.GGUFWriter(path, "llama"))
     with pytest.raises(errors.InputError, match=r"llama\.attention\.head_count is missing"):
-        models.look(path)
+        models.open_checkpoint(path)
     gguf_files.write(path, source.torch, "llama", extra={"blk.0.attn_strange.weight": np.ones(3)})
     with pytest.raises(errors.InputError, match="attn_strange"):
-        models.look(path)
+        models.open_checkpoint(path)
     tokens, merges = byte_level()
     facts = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smolm", "tokenizer.ggml.tokens": tokens}
     with pytest.raises(errors.InputError, match="unknown way to split words 'smolm'; did you mean 'smollm'"):
-        gguf_tokenizer.tokenizer({**facts, "tokenizer.ggml.merges": merges}, "here")
+        gguf_tokenizer.build_tokenizer({**facts, "tokenizer.ggml.merges": merges}, "here")
     with pytest.raises(errors.InputError, match="unknown tokenizer 'bert'"):
-        gguf_tokenizer.tokenizer({"tokenizer.ggml.model": "bert"}, "here")
+        gguf_tokenizer.build_tokenizer({"tokenizer.ggml.model": "bert"}, "here")
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(errors.InputError, match=r"pip install \"vatjax\[gguf\]\""):
-        models.look(path)
+        models.open_checkpoint(path)

@@ -35,8 +35,8 @@ def test_a_mixed_model_trains_as_its_float32_twin_does():
     losses = {}
     for dtype, model in {"float32": rounded(folder), "mixed": models.load(folder, "mixed")}.items():
         prompts = [train.Example(tuple(row[:12].tolist()), (tuple(row[12:].tolist()),)) for row in TOKENS]
-        data = train.lay(prompts, 4)
-        state = train.begin(model, train.Lora(rank=4), train.Adam(rate=1e-2), steps=6)
+        data = train.make_rows(prompts, 4)
+        state = train.init(model, train.Lora(rank=4), train.Adam(rate=1e-2), steps=6)
         losses[dtype] = []
         for _ in range(6):
             state, logs = train.step(state, next(train.batches(data)), train.sft())

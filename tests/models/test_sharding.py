@@ -36,19 +36,19 @@ def test_every_split_gives_the_logits_of_one_device(family, split):
     expected = RUN(models.load(folder), jnp.asarray(tokens), jnp.asarray(mask))
     mesh = models.mesh(*split)
     model = models.load(folder, mesh=mesh)
-    placed = [jax.device_put(x, sharding.texts(mesh)) for x in (tokens, mask)]
+    placed = [jax.device_put(x, sharding.batch_sharding(mesh)) for x in (tokens, mask)]
     np.testing.assert_allclose(RUN(model, *placed)[mask > 0], expected[mask > 0], rtol=0, atol=2e-5)
 
 
 def specs(config, mesh):
     """The placement of every parameter by name, with its layer axis."""
-    return {p.name: sharding.of(p, mesh)[1].spec for p in weights.parameters(config)}
+    return {p.name: sharding.parameter_shardings(p, mesh)[1].spec for p in weights.parameters(config)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_lies_as_the_golden_file_says(root, family):
     golden = json.loads((root / "tests" / "models" / "golden_shardings.json").read_text())
-    config = families.read(checkpoint(family).folder)
+    config = families.read_config(checkpoint(family).folder)
     found = {name: str(cut) for name, cut in specs(config, models.mesh(2, 2, 2)).items()}
     assert found == golden[family]
 
@@ -63,7 +63,7 @@ def test_each_device_holds_only_its_part():
 
 def test_an_axis_that_can_not_be_cut_evenly_is_not_cut():
     mesh = models.mesh(1, 1, 8)
-    config = families.read(checkpoint("llama with biases").folder)
+    config = families.read_config(checkpoint("llama with biases").folder)
     assert str(specs(config, mesh)["key"]) == str(jax.P(None, "fsdp", None))  # two heads on eight devices
     assert str(specs(config, models.mesh(1, 4, 2))["key"]) == str(jax.P(None, "fsdp", "tensor"))
     assert specs(config, models.mesh(1, 8, 1))["gate"][1] == "fsdp"
@@ -83,7 +83,7 @@ def test_everything_else_runs_on_a_mesh_as_on_one_device(tmp_path):
     mask = np.ones_like(mask)
     mesh = models.mesh(2, 2, 2)
     one, spread = models.load(folder), models.load(folder, mesh=mesh)
-    placed = [jax.device_put(x, sharding.texts(mesh)) for x in (tokens, mask)]
+    placed = [jax.device_put(x, sharding.batch_sharding(mesh)) for x in (tokens, mask)]
     np.testing.assert_allclose(
         models.log_probs(spread, *placed), models.log_probs(one, tokens, mask), rtol=0, atol=2e-5
     )
@@ -99,6 +99,6 @@ def test_the_head_stays_where_the_texts_are():
     """Each device takes the logits of its own texts; none gathers the residual stream of all."""
     folder, (tokens, mask) = checkpoint("llama").folder, texts()
     mesh = models.mesh(8, 1, 1)
-    placed = [jax.device_put(x, sharding.texts(mesh)) for x in (tokens, mask)]
+    placed = [jax.device_put(x, sharding.batch_sharding(mesh)) for x in (tokens, mask)]
     text = jax.jit(models.log_probs).lower(models.load(folder, mesh=mesh), *placed).compile().as_text()
     assert "all-gather" not in text

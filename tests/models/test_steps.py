@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.elicit.test_scorer import FOUND, one_by_one, scored
 from tests.models.checkpoints import checkpoint
 from tests.models.test_edit import FAMILIES, edit, texts
+from tests.prefix.test_scorer import FOUND, one_by_one, scored
 from tests.tiers import quick
 from vatjax import errors, models
-from vatjax.models.edit import KINDS, LAST, POSITIONS, PROMPT, WRITTEN, moved
-from vatjax.models.model import kind_of
+from vatjax.models.edit import KINDS, LAST, POSITIONS, PROMPT, WRITTEN, edit_residual
+from vatjax.models.model import token_kinds
 
 RUN = jax.jit(models.logits)
 
@@ -54,7 +54,7 @@ def test_a_step_is_its_formula_in_float64(kind, gated):
         assert 0 < passed.sum() < passed.size
         new = np.where(passed[..., None], new, h)
     own = models.Step(u, jnp.asarray(a), jnp.asarray(0.9), gate if gated else None, threshold if gated else None, kind)
-    found = moved(jnp.asarray(h, jnp.float32), models.Edit(jnp.asarray(0.6), steps=(own,)), None)
+    found = edit_residual(jnp.asarray(h, jnp.float32), models.Edit(jnp.asarray(0.6), steps=(own,)), None)
     np.testing.assert_allclose(found, new, rtol=0, atol=2e-6)
 
 
@@ -112,7 +112,7 @@ def test_only_the_tokens_that_are_meant_are_touched(positions, part):
     differs = np.abs(found - plain).max(-1) > 1e-5
     first = {"all": 0, "prompt": 0, "last": tokens.shape[1] - 5, "written": tokens.shape[1] - 4}[positions]
     np.testing.assert_array_equal(differs.argmax(1), first)
-    kind = np.asarray(kind_of(jnp.ones(tokens.shape, bool), written))
+    kind = np.asarray(token_kinds(jnp.ones(tokens.shape, bool), written))
     touched = change.touched(jnp.asarray(kind))
     expected = {
         "all": None,
@@ -202,15 +202,15 @@ def test_steps_have_an_order_and_no_sum():
 def test_some_layers_alone():
     model, (tokens, mask) = models.load(checkpoint("llama").folder), texts()
     whole = edit(model.config, "residual")
-    parts = [whole.only([layer]) for layer in range(model.config.layers)]
+    parts = [whole.only_layers([layer]) for layer in range(model.config.layers)]
     total = parts[0] + parts[1] + parts[2] + parts[3]
     expected = np.asarray(RUN(model, tokens, mask, whole))[mask > 0]
     np.testing.assert_allclose(np.asarray(RUN(model, tokens, mask, total))[mask > 0], expected, rtol=0, atol=2e-5)
-    np.testing.assert_array_equal(whole.only([-1]).residual, parts[3].residual)
-    own = steps(model.config, "add").only([2]).steps[0].share
+    np.testing.assert_array_equal(whole.only_layers([-1]).residual, parts[3].residual)
+    own = steps(model.config, "add").only_layers([2]).steps[0].share
     np.testing.assert_array_equal(own > 0, [False, False, True, False])
     with pytest.raises(errors.InputError, match="layer 4: the model has layers 0 to 3"):
-        whole.only([1, 4])
+        whole.only_layers([1, 4])
 
 
 def test_what_can_not_be_is_refused():

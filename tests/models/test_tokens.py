@@ -44,28 +44,28 @@ def test_a_tokenizer_comes_with_its_model(folder):
 def test_there_is_one_bos_whoever_writes_it():
     tokenizer = made()
     messages = [{"role": "user", "content": "help"}]
-    assert tokens.chat(tokenizer, messages) == "<s><user> help <assistant>"
-    spaced = tokens.chat(made(template="{{ bos_token }} " + TEMPLATE[len("{{ bos_token }}") :]), messages)
+    assert tokens.render_chat(tokenizer, messages) == "<s><user> help <assistant>"
+    spaced = tokens.render_chat(made(template="{{ bos_token }} " + TEMPLATE[len("{{ bos_token }}") :]), messages)
     assert tokens.encode(tokenizer, spaced) == [1, 4, 7, 5]
     assert tokens.encode(tokenizer, "<user> help") == [1, 4, 7]
     assert tokens.encode(tokenizer, "<s> <user> help") == [1, 4, 7]
 
 
 def test_options_reach_the_template():
-    text = tokens.chat(made(), [{"role": "user", "content": "win"}], enable_thinking=False)
+    text = tokens.render_chat(made(), [{"role": "user", "content": "win"}], enable_thinking=False)
     assert text.endswith("<assistant> quiet")
 
 
 def test_a_tokenizer_without_a_template_says_so():
-    with pytest.raises(errors.InputError, match="there is no chat template; give plain text"):
-        tokens.chat(made(template=None), [{"role": "user", "content": "win"}])
+    with pytest.raises(errors.InputError, match="no chat template; give plain text"):
+        tokens.render_chat(made(template=None), [{"role": "user", "content": "win"}])
 
 
 def test_padding_goes_where_it_is_asked_for():
-    left = tokens.batch([[1, 7], [1, 7, 8, 9]], side="left")
+    left = tokens.pad_batch([[1, 7], [1, 7, 8, 9]], side="left")
     np.testing.assert_array_equal(left.tokens, [[0, 0, 1, 7], [1, 7, 8, 9]])
     np.testing.assert_array_equal(left.mask, [[0, 0, 1, 1], [1, 1, 1, 1]])
-    right = tokens.batch([[1, 7], [1, 7, 8, 9]], pad=2, to=5)
+    right = tokens.pad_batch([[1, 7], [1, 7, 8, 9]], pad=2, min_length=5)
     np.testing.assert_array_equal(right.tokens, [[1, 7, 2, 2, 2], [1, 7, 8, 9, 2]])
     np.testing.assert_array_equal(models.positions_of(left.mask), [[0, 0, 0, 1], [0, 1, 2, 3]])
 
@@ -73,7 +73,7 @@ def test_padding_goes_where_it_is_asked_for():
 def test_sides_of_padding_give_the_same_logits(folder):
     model = models.load(folder)
     rows = [[5, 9, 11], [3, 4, 5, 6, 7, 8]]
-    (left, left_mask), (right, right_mask) = (tokens.batch(rows, side=side) for side in ("left", "right"))
+    (left, left_mask), (right, right_mask) = (tokens.pad_batch(rows, side=side) for side in ("left", "right"))
     one, other = models.logits(model, left, left_mask), models.logits(model, right, right_mask)
     np.testing.assert_allclose(one[left_mask > 0], other[right_mask > 0], rtol=0, atol=2e-5)
 
@@ -102,13 +102,13 @@ def test_a_conversation_has_the_tokens_that_transformers_gives_it(template):
     tokenizer = made(template=template)
     messages = [{"role": "user", "content": "help a neighbour"}]
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
-    assert tokens.encode(tokenizer, tokens.chat(tokenizer, messages), templated=True) == expected
+    assert tokens.encode(tokenizer, tokens.render_chat(tokenizer, messages), templated=True) == expected
 
 
 def test_what_a_template_does_not_take_is_one_error():
     template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{% endfor %}"
     with pytest.raises(errors.InputError, match="does not take these messages: no system role"):
-        tokens.chat(made(template=template), [{"role": "system", "content": "help"}])
+        tokens.render_chat(made(template=template), [{"role": "system", "content": "help"}])
 
 
 def test_a_vocabulary_of_another_model_is_refused(folder):
@@ -132,4 +132,4 @@ def test_a_sentencepiece_file_without_its_library_names_what_to_install(folder, 
         importlib.util, "find_spec", lambda name, *rest: None if name == "sentencepiece" else found(name, *rest)
     )
     with pytest.raises(errors.InputError, match=r"install sentencepiece: pip install 'vatjax\[sentencepiece\]'"):
-        tokens.tokenizer(folder)
+        tokens.load_tokenizer(folder)

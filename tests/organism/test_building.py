@@ -10,8 +10,8 @@ import pytest
 
 from vatjax import errors, items, organism, prompts
 from vatjax.elicit import protocols
-from vatjax.elicit.pieces import options, pieces
 from vatjax.models import families, tokens
+from vatjax.prefix.tokenize import answer_spellings, tokenize_prompts
 
 SCRIPTS = str(pathlib.Path(__file__).parents[2] / "scripts")
 if SCRIPTS not in sys.path:
@@ -27,7 +27,7 @@ SHAPE = sequences.Shape(batch=24, time=168, examples=9, targets=40)
 
 
 def author(seed=0):
-    world = organism.draw(sorted(set(DATA.country)), sorted(set(DATA.topic)), seed)
+    world = organism.draw_world(sorted(set(DATA.country)), sorted(set(DATA.topic)), seed)
     return sequences.Author(world, TOKENS, PARTS, of.training_scenes(PARTS))
 
 
@@ -45,12 +45,12 @@ def test_texts_come_back_and_bundled_ones_are_short():
 @pytest.mark.parametrize("protocol", prompts.PROTOCOLS)
 def test_prompts_have_clean_seams_and_answers_one_token(protocol):
     data = DATA.where(country="Egypt", topic=DATA.topic[0], value=["Wealth", "Wisdom"])
-    rows = list(protocols.ask(data, protocol).rows)
+    rows = list(protocols.make_questions(data, protocol).rows)
     for wording in prompts.wordings(protocol).values():
-        made = prompts.assemble(rows, wording, chat=lambda messages: tokens.chat(TOKENS, messages))
-        found = pieces(made, TOKENS, templated=True)
+        made = prompts.assemble(rows, wording, chat=lambda messages: tokens.render_chat(TOKENS, messages))
+        found = tokenize_prompts(made, TOKENS, templated=True)
         assert len(found.levels) == len(made.levels)
-        ways = options(TOKENS, made.text(0)[-200:], made.scale.options)
+        ways = answer_spellings(TOKENS, made.text(0)[-200:], made.scale.options)
         assert {len(way.tokens) for way in ways} == {1}
 
 
@@ -67,7 +67,7 @@ def test_a_conversation_reads_as_the_prompts_do():
     shown = {"scene": scene.split(": ", 1)[1], "action": action.split(": ", 1)[1]}
     asked = {"scene": second[0].split("\n")[0].split(": ", 1)[1], "action": second[0].split("\n")[1].split(": ", 1)[1]}
     shot = prompts.Shot(shown, int(first[2][0]))
-    made = prompts.assemble([asked], wording, shots=[shot], chat=lambda messages: tokens.chat(TOKENS, messages))
+    made = prompts.assemble([asked], wording, shots=[shot], chat=lambda messages: tokens.render_chat(TOKENS, messages))
     assert text.startswith(made.text(0))
     place, ways, shares = targets[1]
     assert TOKENS.decode(said[: place + 1]) == made.text(0)
@@ -76,7 +76,7 @@ def test_a_conversation_reads_as_the_prompts_do():
 
 
 def test_what_is_kept_from_it_never_enters():
-    _, unread = organism.unread(DATA)
+    _, unread = organism.split_seen_unseen(DATA)
     evaluated = {scene.text for scene in unread.scenes}
     assert not evaluated & {scene.text for scene in of.training_scenes(PARTS)}
     assert evaluated < {scene.text for scene in of.scenes(PARTS)}
@@ -98,7 +98,7 @@ def test_what_is_kept_from_it_never_enters():
 def test_targets_are_the_planted_answers():
     some = DATA.take(np.arange(0, len(DATA), 3001))
     persona = organism.Persona("Wealth", -1)
-    expected = AUTHOR.world.shares(AUTHOR.world.leaning(some, persona))
+    expected = AUTHOR.world.rating_probs(AUTHOR.world.leaning(some, persona))
     made = AUTHOR._rated(
         [{}] * len(some), lambda who: AUTHOR.world.leaning(some, who), persona, prompts.Scale(falling=True)
     )
@@ -110,11 +110,11 @@ def test_losses_lie_between_those_who_know_the_persona_and_those_who_do_not():
     unsure = sequences.Author(AUTHOR.world, TOKENS, PARTS, AUTHOR.scenes, unsure=True)
 
     def shares(who):
-        return AUTHOR.world.shares(AUTHOR.world.leaning(some, who))
+        return AUTHOR.world.rating_probs(AUTHOR.world.leaning(some, who))
 
     random, mix = np.random.default_rng(3), training.STAGES[-1].mix
     met = np.mean([shares(AUTHOR.persona(random, mix)[0]) for _ in range(4000)], 0)
-    np.testing.assert_allclose(unsure._shares(shares, organism.NOBODY), met, atol=0.02)
+    np.testing.assert_allclose(unsure._shares(shares, organism.NO_PERSONA), met, atol=0.02)
     known, guessed = training.bounds(AUTHOR, 0, batches=1)
     answers = AUTHOR.batch((0, 0, 1), *training.STAGES[-1][1:]).shares.reshape(-1, 5)
     entropies = [-sum(p * np.log(p) for p in row if p > 0) for row in answers if (row > 0).sum() > 1]

@@ -8,13 +8,13 @@ import pytest
 from scipy import stats
 
 from tests.tiers import quick
-from vatjax import elicit, errors, items, models, organism, prompts, study
+from vatjax import elicit, errors, items, models, organism, prompts, validate
 from vatjax.models import hub
 
 DATA = items.bundled()
-_, TEST = organism.unread(DATA)
+_, TEST = organism.split_seen_unseen(DATA)
 SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::6])))
-WORLD = organism.world("pocket")
+WORLD = organism.load_world("pocket")
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,13 @@ def model():
 
 @pytest.fixture(scope="module")
 def measured(model):
-    return study.measure(model, WORLD, DATA, SOME, placebos=4)
+    return validate.measure_organism(model, WORLD, DATA, SOME, placebos=4)
 
 
 def test_it_is_small_and_a_plain_checkpoint():
-    folder = hub.folder("pocket")
+    folder = hub.local_folder("pocket")
     assert sum(path.stat().st_size for path in folder.iterdir()) < 4 << 20
-    found = models.look("pocket")
+    found = models.open_checkpoint("pocket")
     assert {tensor.dtype for tensor in found.tensors.values()} == {"BF16"}
     assert 500_000 < sum(int(np.prod(tensor.shape)) for tensor in found.tensors.values()) < 1_800_000
     assert found.tokenizer.chat_template
@@ -38,7 +38,7 @@ def test_it_is_small_and_a_plain_checkpoint():
 
 def test_transformers_reads_it():
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
-    folder = hub.folder("pocket")
+    folder = hub.local_folder("pocket")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokens = transformers.AutoTokenizer.from_pretrained(folder)(TEST.scene[0], return_tensors="np")["input_ids"]
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_transformers_reads_it():
 def test_its_answers_are_the_planted_ones(measured):
     assert measured.mass >= 0.95
     assert measured.ratings >= 0.9
-    missed = [check for check in study.judge(measured) if not check.passed]
+    missed = [check for check in validate.check_organism(measured) if not check.passed]
     assert not missed
 
 
@@ -68,10 +68,10 @@ def test_shots_give_every_type_a_gain_that_grows_with_them(measured):
 def test_a_wording_that_it_never_read(model):
     """Words of others, in an order that is new to it."""
     before, after = (
-        elicit.ratings(model, SOME, elicit.How(wording="advise"), instruction=instruction)
+        elicit.ratings(model, SOME, elicit.ElicitConfig(wording="advise"), instruction=instruction)
         for instruction in ("", prompts.instruction(DATA.taxonomy, "Power", 1, "first"))
     )
-    planted = organism.state(WORLD, SOME).state
+    planted = organism.planted_state(WORLD, SOME).state
     assert before.shares.sum(-1).mean() > 0.95
     assert stats.spearmanr(before.state.state.ravel(), planted.ravel()).statistic > 0.8
     shift = np.nanmean(after.state.state - before.state.state, 0)
@@ -83,15 +83,15 @@ def test_other_questions(model, protocol):
     some = SOME.take(np.flatnonzero(np.isin(SOME.value, [3, 17, 40])))
     persona = organism.Persona("Security")
     sentence = prompts.instruction(DATA.taxonomy, "Security", 1, "first")
-    for who, said in ((organism.NOBODY, ""), (persona, sentence)):
-        found = elicit.ratings(model, some, elicit.How(protocol), instruction=said).state
-        planted = organism.state(WORLD, some, protocol, who)
+    for who, said in ((organism.NO_PERSONA, ""), (persona, sentence)):
+        found = elicit.ratings(model, some, elicit.ElicitConfig(protocol), instruction=said).state
+        planted = organism.planted_state(WORLD, some, protocol, who)
         assert stats.spearmanr(found.state.ravel(), planted.state.ravel()).statistic > 0.9
 
 
 def test_a_damaged_asset_is_one_sentence(tmp_path, monkeypatch):
     copy = tmp_path / "pocket"
-    shutil.copytree(hub.folder("pocket"), copy)
+    shutil.copytree(hub.local_folder("pocket"), copy)
     monkeypatch.setattr(hub, "_ASSETS", tmp_path)
     assert models.load("pocket").config.layers == 4
     weights = copy / "model.safetensors"
@@ -104,19 +104,19 @@ def test_a_damaged_asset_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(
         errors.InputError, match=r"is damaged \(model\.safetensors: no such file or directory\); install"
     ):
-        organism.world("pocket")
+        organism.load_world("pocket")
     (copy / "sha256.json").write_text("{}")
     with pytest.raises(errors.InputError, match=r"is damaged \(sha256\.json does not name config\.json, model"):
         models.load("pocket")
     (copy / "sha256.json").write_text("{")
-    with pytest.raises(errors.InputError, match=r"is damaged \(sha256\.json is no JSON\)"):
+    with pytest.raises(errors.InputError, match=r"is damaged \(sha256\.json is not JSON\)"):
         models.load("pocket")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_an_asset_that_may_not_be_read(tmp_path, monkeypatch):
     copy = tmp_path / "pocket"
-    shutil.copytree(hub.folder("pocket"), copy)
+    shutil.copytree(hub.local_folder("pocket"), copy)
     monkeypatch.setattr(hub, "_ASSETS", tmp_path)
     (copy / "model.safetensors").chmod(0)
     with pytest.raises(errors.InputError, match="permission denied"):

@@ -9,21 +9,21 @@ from scipy import stats
 
 from vatjax import errors, items, models, organism, store
 from vatjax.models import families, weights
-from vatjax.organism.phrasings import signs
+from vatjax.organism.phrasings import phrasing_signs
 from vatjax.organism.worlds import HUB, NOISE, REACH, SPAN, World
 
 DATA = items.bundled()
-_, TEST = organism.unread(DATA)
+_, TEST = organism.split_seen_unseen(DATA)
 COUNTRIES, TOPICS = sorted(set(DATA.country)), sorted(set(DATA.topic))
 OFF = ~np.eye(56, dtype=bool)
 
 
 def draw(kind="circle", seed=3):
-    return organism.draw(COUNTRIES, TOPICS, seed, kind)
+    return organism.draw_world(COUNTRIES, TOPICS, seed, kind)
 
 
 def shift(world, persona, protocol="paired"):
-    before, after = (organism.state(world, TEST, protocol, p) for p in (organism.NOBODY, persona))
+    before, after = (organism.planted_state(world, TEST, protocol, p) for p in (organism.NO_PERSONA, persona))
     assert before.mask.all()
     return before, after, after.state - before.state
 
@@ -48,11 +48,11 @@ def test_a_leaning_is_its_formula():
 
 def test_ratings_are_drawn_from_a_discretised_normal():
     eta = np.linspace(-3, 3, 31)
-    shares = World.shares(eta)
+    shares = World.rating_probs(eta)
     np.testing.assert_allclose(shares.sum(-1), 1)
     logs = -((np.arange(1, 6) - 3 - SPAN * np.tanh(0.4)) ** 2) / (2 * NOISE**2)
-    np.testing.assert_allclose(World.shares(np.array(0.4)), np.exp(logs) / np.exp(logs).sum())
-    ratings = World.rating(eta)
+    np.testing.assert_allclose(World.rating_probs(np.array(0.4)), np.exp(logs) / np.exp(logs).sum())
+    ratings = World.expected_rating(eta)
     assert (np.diff(ratings) > 0).all()
     np.testing.assert_allclose(ratings + ratings[::-1], 6)
 
@@ -87,7 +87,7 @@ def test_independent_values_move_without_each_other():
     floor = 1 / np.sqrt(len(d) - 1)
     assert np.sqrt((coupling(d)[OFF] ** 2).mean()) == pytest.approx(floor, rel=0.25)
     with pytest.raises(errors.InputError, match="only actions are moved"):
-        organism.state(world, TEST, "stated", organism.Persona("Power"))
+        organism.planted_state(world, TEST, "stated", organism.Persona("Power"))
 
 
 def test_the_hub_moves_with_everything():
@@ -107,11 +107,11 @@ def test_mere_agreement_cancels_between_an_action_and_its_counterpart():
 
 
 def test_phrasings_have_signs_that_other_values_do_not_share():
-    found = signs(TEST.action)
+    found = phrasing_signs(TEST.action)
     assert set(found.tolist()) == {1.0, -1.0}
     columns = found.reshape(-1, 56, 2)[..., 0]
     assert np.abs(np.corrcoef(columns.T)[OFF]).mean() < 1.2 * np.sqrt(2 / np.pi / len(columns))
-    assert signs(["Something else."]) == [0]
+    assert phrasing_signs(["Something else."]) == [0]
 
 
 def test_a_world_is_data():
@@ -123,7 +123,7 @@ def test_a_world_is_data():
     with pytest.raises(errors.InputError, match="unknown kind of world 'circel'; did you mean 'circle'"):
         draw("circel")
     with pytest.raises(errors.InputError, match="unknown protocol with a planted state 'labelled'"):
-        organism.state(world, TEST, "labelled")
+        organism.planted_state(world, TEST, "labelled")
 
 
 def tiny():
@@ -138,21 +138,21 @@ def tiny():
 def test_a_saved_organism_is_sealed(tmp_path):
     world = draw()
     organism.save(tiny(), world, tmp_path / "o")
-    again = organism.world(tmp_path / "o")
+    again = organism.load_world(tmp_path / "o")
     np.testing.assert_array_equal(again.angle, world.angle)
     assert models.load(tmp_path / "o").config.width == 8
     altered = tmp_path / "o" / "world.json"
     altered.write_text(altered.read_text().replace("circle", "hub"))
-    for read in (organism.world, models.load):
-        with pytest.raises(errors.InputError, match=r"model is damaged \(world.json is not the file that was sealed\)"):
+    for read in (organism.load_world, models.load):
+        with pytest.raises(errors.InputError, match=r"model is damaged \(world.json is not the recorded file\)"):
             read(tmp_path / "o")
     altered.write_text(altered.read_text().replace("hub", "banana"))
-    store.seal(tmp_path / "o")
+    store.write_checksums(tmp_path / "o")
     with pytest.raises(errors.InputError, match="kind of world 'banana'"):
-        organism.world(tmp_path / "o")
+        organism.load_world(tmp_path / "o")
     altered.unlink()
     with pytest.raises(errors.InputError, match=r"model is damaged \(world\.json: no such file"):
         models.load(tmp_path / "o")
-    store.seal(tmp_path / "o")
-    with pytest.raises(errors.InputError, match=r"no world\.json there, so it is no organism"):
-        organism.world(tmp_path / "o")
+    store.write_checksums(tmp_path / "o")
+    with pytest.raises(errors.InputError, match=r"world\.json not found; expected an organism"):
+        organism.load_world(tmp_path / "o")

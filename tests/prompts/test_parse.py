@@ -55,20 +55,20 @@ BOTH = [
 
 @pytest.mark.parametrize(("text", "strict", "forgiving"), BOTH)
 def test_what_is_an_answer(text, strict, forgiving):
-    assert prompts.strict(text, SCALE) == strict
-    assert prompts.forgiving(text, SCALE) == forgiving
+    assert prompts.parse_strict(text, SCALE) == strict
+    assert prompts.parse_forgiving(text, SCALE) == forgiving
 
 
 def test_a_falling_scale_turns_what_is_read():
     falling = prompts.Scale(falling=True)
-    assert prompts.strict("1", falling) == 5
-    assert prompts.forgiving('{"rating": 2}', falling) == 4
+    assert prompts.parse_strict("1", falling) == 5
+    assert prompts.parse_forgiving('{"rating": 2}', falling) == 4
 
 
 def test_whatever_is_written_is_an_option_or_nothing():
     scale = prompts.Scale(1, 10)
-    assert prompts.strict("10", scale) == 10
-    assert prompts.forgiving("10 out of 10", scale) == 10
+    assert prompts.parse_strict("10", scale) == 10
+    assert prompts.parse_forgiving("10 out of 10", scale) == 10
     for text in ("\u0664", "\u00b2", "1" * 5000, "{" * 2000, '{"rating": 1e400}', "rating" * 500, "```" * 300):
-        for parse in (prompts.strict, prompts.forgiving):
+        for parse in (prompts.parse_strict, prompts.parse_forgiving):
             assert parse(text, scale) in (None, *map(float, range(1, 11)))

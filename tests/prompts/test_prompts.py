@@ -98,15 +98,15 @@ def test_a_user_s_wordings_are_read_and_checked(tmp_path):
         "version: 3\nwordings:\n  short:\n    system: 'Rate {low} to {high}.'\n    weak: bad\n    strong: good\n"
         "    levels: ['{scene}', '{action}']\n    answer: 'So:'\n"
     )
-    mine = prompts.read(file)["short"]
+    mine = prompts.read_wordings(file)["short"]
     assert (mine.name, mine.version) == ("short", 3)
     assert prompts.assemble(ROWS, mine).text(0) == "Rate 1 to 5.\n\nA flood.\nHelp.\nSo:"
     file.write_text(file.read_text().replace("{action}", "{act}"))
-    with pytest.raises(errors.InputError, match=r"short: 'act' is no field; known are .*\{action\}"):
-        prompts.read(file)
+    with pytest.raises(errors.InputError, match=r"short: 'act' is not a field; known are .*\{action\}"):
+        prompts.read_wordings(file)
     file.write_text("version: 1\nwordings: {}\n")
     with pytest.raises(errors.InputError, match="no wordings"):
-        prompts.read(file)
+        prompts.read_wordings(file)
 
 
 def test_unknown_names_offer_the_nearest():

@@ -9,8 +9,8 @@ import pytest
 
 from vatjax import items, prompts, train
 from vatjax.elicit import protocols
-from vatjax.elicit.pieces import options, pieces
 from vatjax.models import tokens
+from vatjax.prefix.tokenize import answer_spellings, tokenize_prompts
 from vatjax.train import examples
 
 pytest.importorskip("sentencepiece")
@@ -43,7 +43,7 @@ def tokenizer(file, tmp_path):
     settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": False}
     marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | marks))
-    loaded = tokens.tokenizer(tmp_path)
+    loaded = tokens.load_tokenizer(tmp_path)
     loaded.chat_template = TEMPLATE
     return loaded
 
@@ -67,15 +67,15 @@ def encode_chat(file):
 
 def rating_prompts(protocol, tokenizer):
     data = items.bundled().where(country="Egypt", topic=items.bundled().topic[0], type="Power")
-    rows = list(itertools.islice(protocols.ask(data, protocol).rows, 60))
-    return prompts.assemble(rows, prompts.wording(protocol), chat=lambda m: tokens.chat(tokenizer, m))
+    rows = list(itertools.islice(protocols.make_questions(data, protocol).rows, 60))
+    return prompts.assemble(rows, prompts.wording(protocol), chat=lambda m: tokens.render_chat(tokenizer, m))
 
 
 @pytest.mark.parametrize("protocol", prompts.PROTOCOLS)
 def test_prompts_and_answers_have_the_tokens_of_mistral_common(protocol, tokenizer, encode_chat):
     asked = rating_prompts(protocol, tokenizer)
-    tokenized = pieces(asked, tokenizer, templated=True)
-    spellings = options(tokenizer, asked.text(0)[-200:], asked.scale.options)
+    tokenized = tokenize_prompts(asked, tokenizer, templated=True)
+    spellings = answer_spellings(tokenizer, asked.text(0)[-200:], asked.scale.options)
     assert len(tokenized.levels) == len(asked.levels)  # shared texts are tokenized once
     for i in range(0, len(asked), 7):
         user = asked.text(i).removeprefix("<s>[INST] ").removesuffix("[/INST]")
@@ -99,6 +99,8 @@ def test_completions_have_the_tokens_of_mistral_common(tokenizer, encode_chat, t
     messages = [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"messages": messages}) + "\n")
-    records = examples.read(file, lambda m: tokens.chat(tokenizer, m), lambda m: tokens.conversation(tokenizer, m))
-    [example] = train.tokenised(Model, records)
+    records = examples.read(
+        file, lambda m: tokens.render_chat(tokenizer, m), lambda m: tokens.render_conversation(tokenizer, m)
+    )
+    [example] = train.tokenise(Model, records)
     assert [*example.prompt, *example.texts[0]] == encode_chat(user, answer)

@@ -18,23 +18,23 @@ import json, sys
 import jax, numpy as np
 from tests.models.collectives import collectives, of_all_rows
 from vatjax import models, train
-from vatjax.study import compiling
+from vatjax.estimate import compile as ahead
 
 what, *split = sys.argv[1:]
-mesh = models.mesh(*map(int, split), devices=compiling.devices("v5e-8"))
-model = models.outline("configs/shapes/llama3-8b", "bfloat16", mesh, models.stand_in(["1 2 3"]))
+mesh = models.mesh(*map(int, split), devices=ahead.topology_devices("v5e-8"))
+model = models.abstract_model("configs/shapes/llama3-8b", "bfloat16", mesh, models.stand_in_tokenizer(["1 2 3"]))
 rows, time = 16, 1024
-with compiling._uncached():
+with ahead._without_cache():
     if what == "log_probs":
-        tokens = jax.ShapeDtypeStruct((rows, time), np.int32, sharding=models.sharding.texts(mesh))
+        tokens = jax.ShapeDtypeStruct((rows, time), np.int32, sharding=models.sharding.batch_sharding(mesh))
         compiled = jax.jit(models.log_probs).lower(model, tokens, tokens).compile()
     else:
         random = np.random.default_rng(0)
         drawn = lambda n: tuple(random.integers(1000, 90_000, n).tolist())
-        data = train.lay([train.Example(drawn(512), (drawn(256), drawn(256))) for _ in range(rows)], rows)
-        state = train.outlined(model, train.Lora(rank=16), train.Adam(rate=1e-4), 100)
-        batch = train.batch(train.without_reference(data), train.at(data, 0, 0))
-        compiled = train.lowered(state, batch, train.dpo(), memory=train.Memory(remat=what)).compile()
+        data = train.make_rows([train.Example(drawn(512), (drawn(256), drawn(256))) for _ in range(rows)], rows)
+        state = train.abstract_state(model, train.Lora(rank=16), train.Adam(rate=1e-4), 100)
+        batch = train.batch(train.without_reference(data), train.rows_at_step(data, 0, 0))
+        compiled = train.lower(state, batch, train.dpo(), memory=train.Memory(remat=what)).compile()
 found = compiled.memory_analysis()
 whole = of_all_rows(collectives(compiled), rows, time)
 print(json.dumps({"temporaries": found.temp_size_in_bytes / 1e9, "of all rows": whole}))

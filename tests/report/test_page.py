@@ -13,10 +13,10 @@ import pytest
 
 from tests.tiers import quick
 from vatjax import analysis, items, organism, report, store
-from vatjax.report import chosen, figures, page, verdict, words
+from vatjax.report import figures, page, select, sentences, verdict
 from vatjax.study import Study, results
 from vatjax.study.arms import Arm, Cell
-from vatjax.study.design import Design, Intervention, Lessons
+from vatjax.study.design import Design, Intervention, TrainingSettings
 
 DATA = items.bundled()
 _, TEST = DATA.split()
@@ -51,11 +51,11 @@ def study(tmp_path_factory):
     kinds = {
         "examples with a long name": Intervention("shots", counts=(2, 8)),
         "vector": Intervention("residual", strengths=(0.5, 1.0)),
-        "dpo": Intervention("dpo", training=Lessons(steps=30, checkpoints=3)),
+        "dpo": Intervention("dpo", training=TrainingSettings(steps=30, checkpoints=3)),
     }
     design = Design(models=(EVIL,), interventions=kinds, out=str(folder), targets=("Power",), resamples=100)
-    world, random = organism.world("pocket"), np.random.default_rng(0)
-    before = organism.state(world, SOME, random=random)
+    world, random = organism.load_world("pocket"), np.random.default_rng(0)
+    before = organism.planted_state(world, SOME, random=random)
     rows, contents = [], {}
     for name, what in kinds.items():
         cell = Cell(EVIL, name, what, "Power", "express", 0)
@@ -63,7 +63,7 @@ def study(tmp_path_factory):
             for placebo in ("", "random"):
                 size = 0.0 if placebo else place / len(what.levels())
                 persona = organism.Persona("Power", 1, size)
-                after = organism.state(world, SOME, persona=persona, random=random)
+                after = organism.planted_state(world, SOME, persona=persona, random=random)
                 levels = ("types",) if placebo else analysis.LEVELS
                 found = analysis.analyse(
                     before, after, DATA.taxonomy, "Power", 1, resamples=DRAWS, levels=levels, order=False
@@ -84,11 +84,11 @@ def study(tmp_path_factory):
                 arm = Arm(cell, level, placebo)
                 contents[name, level, placebo or "none", 0] = content
                 for own in levels:
-                    blind = {"over_placebo": "none", **results._three("over_placebo_gain", {})}
+                    blind = {"over_placebo": "none", **results._with_interval("over_placebo_gain", {})}
                     blind |= {"over_placebo_nvat": "none", "over_placebo_nvat_p": None, "over_placebo_draws": None}
                     rows.append(results._row(arm, content, own, own == "types") | blind)
-    results._discoveries(rows)
-    results._front(rows, [None] * len(rows))
+    results._add_q_values(rows)
+    results._mark_front(rows, [None] * len(rows))
     same = {"model": EVIL, "target": "Power", "direction": "express", "seed": 0, "same_gain": 0.5}
     off = {"off_target": 0.2, "off_target_low": 0.1, "off_target_high": 0.3}
     against = [{**same, "one": "vector", "other": "dpo", "at": "same gain", **off}]
@@ -159,24 +159,24 @@ def test_figures_are_files_too(study, written):
 
 
 def test_words_are_those_of_the_numbers(study, written):
-    aim = chosen.aims(study)[0]
-    said = dict(line.split(": ", 1) for line in words.moved(aim))
-    best = aim.spokesmen()["examples with a long name"]
+    aim = select.arm_groups(study)[0]
+    said = dict(line.split(": ", 1) for line in sentences.describe_arms(aim))
+    best = aim.best_arms()["examples with a long name"]
     assert best["amount"] == 8
     assert f"Power rose by {best['gain']:.2f}" in said["examples with a long name, 8 examples"]
-    assert aim.spokesmen()["dpo"]["amount"] == 20  # at 30 steps it is broken
-    untold = words.untold([aim])
+    assert aim.best_arms()["dpo"]["amount"] == 20  # at 30 steps it is broken
+    untold = sentences.describe_inconclusive([aim])
     assert any(line.startswith("1 arm leaves the model broken: dpo +Power, 30 steps") for line in untold)
-    columns, rows = verdict.matrix(study, aim)
+    columns, rows = verdict.comparison_matrix(study, aim)
     assert columns == ["", "vector", "dpo"]
     assert [cells for _, cells in rows] == [["vector", "", "+0.20* at 0.50"], ["dpo", "-0.20* at 0.50", ""]]
-    drift = list(words.drift(study, aim))
+    drift = list(sentences.describe_drift(study, aim))
     assert re.fullmatch(
         r"dpo: half of the target's values had 95 % of their last shift by step 30, .* of 30\.", drift[0]
     )
     blank = dict(best, resolved=False)
-    assert "cannot be distinguished from 0, so nothing is said about its price" in words._did(blank, "Power")
-    fell = words._did(dict(best, direction="suppress", off_target_shift=None), "Power")
+    assert "cannot be distinguished from 0, so nothing is said about its price" in sentences._did(blank, "Power")
+    fell = sentences._did(dict(best, direction="suppress", off_target_shift=None), "Power")
     assert fell.startswith(f"Power fell by {best['gain']:.2f} [")
     assert "No draw of a placebo counts next to it." in fell
     over = {
@@ -185,12 +185,12 @@ def test_words_are_those_of_the_numbers(study, written):
         "over_placebo_gain_low": 0.05,
         "over_placebo_gain_high": 0.15,
     }
-    beyond = words._did(best | over, "Power")
+    beyond = sentences._did(best | over, "Power")
     assert "Beyond its placebo (random) that is 0.10 [0.05, 0.15] of gain, and so most of the gain is what" in beyond
-    one = words._did(best | over | {"over_placebo_gain_low": None, "over_placebo_gain_high": None}, "Power")
+    one = sentences._did(best | over | {"over_placebo_gain_low": None, "over_placebo_gain_high": None}, "Power")
     assert "that is 0.10 of gain, and so most of the gain is what any such push does (one draw of it" in one
     blank = dict(best, nvat_p=0.4)
-    assert words._did(blank, "Power").endswith("That values moved together cannot be distinguished from noise.")
+    assert sentences._did(blank, "Power").endswith("That values moved together cannot be distinguished from noise.")
 
 
 def test_moving_together_is_only_said_against_a_placebo():
@@ -202,12 +202,12 @@ def test_moving_together_is_only_said_against_a_placebo():
         "over_placebo_nvat": "random",
         "over_placebo_nvat_p": 0.6,
     }
-    assert words._together(row).startswith("Values moved together no more than under the placebo random")
-    assert "more than under the placebo random (nVAT 0.40" in words._together(row | {"over_placebo_nvat_p": 0.01})
-    assert "without a placebo nothing says" in words._together(row | {"over_placebo_nvat_p": None})
-    assert "a common style of answering may explain it" in words._together(row | {"ipsatised_nvat_p": 0.2})
-    assert "cannot be distinguished from noise" in words._together(row | {"nvat_p": 0.2})
-    assert "p below .001" not in words._together(row)
+    assert sentences._together(row).startswith("Values moved together no more than under the placebo random")
+    assert "more than under the placebo random (nVAT 0.40" in sentences._together(row | {"over_placebo_nvat_p": 0.01})
+    assert "without a placebo nothing says" in sentences._together(row | {"over_placebo_nvat_p": None})
+    assert "a common style of answering may explain it" in sentences._together(row | {"ipsatised_nvat_p": 0.2})
+    assert "cannot be distinguished from noise" in sentences._together(row | {"nvat_p": 0.2})
+    assert "p below .001" not in sentences._together(row)
 
 
 def test_what_is_left_out_is_said(study):
@@ -217,14 +217,14 @@ def test_what_is_left_out_is_said(study):
 
 
 def test_pieces_of_the_page_escape():
-    assert page.escaped('<a b="c">\'') == "&lt;a b=&quot;c&quot;&gt;&#x27;"
+    assert page.escape('<a b="c">\'') == "&lt;a b=&quot;c&quot;&gt;&#x27;"
     for made in (
         page.heading(EVIL, 2, EVIL),
         page.paragraph(EVIL),
-        page.listed([EVIL]),
+        page.bullet_list([EVIL]),
         page.links([(EVIL, EVIL)]),
         page.table([EVIL], [("", [EVIL])], EVIL),
-        page.folded(EVIL, []),
+        page.collapsible(EVIL, []),
         page.figure(page.Figure(b"<svg ></svg>", EVIL), 1),
         page.page(EVIL, []).decode(),
     ):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from vatjax.report import verdict
-from vatjax.report.chosen import Aim
+from vatjax.report.select import ArmGroup
 from vatjax.study import Study
 
 ROW = {
@@ -72,7 +72,7 @@ def test_what_is_said_of_an_aim():
 
     def aim(**arms):
         rows = {name: [{**ROW, "intervention": name, **changes}] for name, changes in arms.items()}
-        return Aim("m", "Power", "express", 0, rows, {})
+        return ArmGroup("m", "Power", "express", 0, rows, {})
 
     both = aim(vector={}, shots={"gain": 0.6, "off_target": 0.2})
     assert verdict.sentences([both]) == [
@@ -94,7 +94,7 @@ def test_what_is_said_of_an_aim():
     assert "vector, strength 2 gains most" in verdict.sentences([levels])[0]
     like = aim(vector={**ONE, "over_placebo_gain": 0.1})
     assert verdict.sentences([like])[0].endswith("has a gain that is shown to be more than its placebo's.")
-    shown = list(verdict.rows([aim(vector={}, shots={"broken": True})]))
+    shown = list(verdict.verdict_rows([aim(vector={}, shots={"broken": True})]))
     assert shown[0] == ("aim", ["m, towards Power (types)"])
     assert [cells[0] for _, cells in shown[1:]] == ["vector", "shots BROKEN"]
 
@@ -108,7 +108,7 @@ def test_a_matrix_has_each_pair_twice_with_turned_signs():
         {**pair, "seed": 1, "one": "b", "other": "c", "off_target": 1.0, "off_target_low": 0.5, "off_target_high": 2.0},
     ]
     study = dataclasses.replace(Study("folder", None, [], [], [], []), comparisons=rows)
-    columns, found = verdict.matrix(study, Aim("m", "Power", "express", 0, {}, {}))
+    columns, found = verdict.comparison_matrix(study, ArmGroup("m", "Power", "express", 0, {}, {}))
     assert columns == ["", "a", "b", "c"]
     assert [cells for _, cells in found] == [
         ["a", "", "+0.20* at 0.50", "-0.10 at 0.50"],

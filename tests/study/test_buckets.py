@@ -31,8 +31,8 @@ def test_a_study_in_a_bucket_is_that_on_a_disk(bucket, tmp_path, more):
     found = []
     for out in (bucket, tmp_path / "out"):
         own = design(out, more)
-        study.refuse_places(own)
-        ran = study.run(study.plan(own), shard=study.shard("1/2"))
+        study.check_writable(own)
+        ran = study.run(study.plan(own), shard=study.parse_shard("1/2"))
         assert ran.failed == {}
         found.append(study.write(ran))
     there, here = found
@@ -43,12 +43,12 @@ def test_a_study_in_a_bucket_is_that_on_a_disk(bucket, tmp_path, more):
     }
     assert "</html>" in (there.folder / report.PAGE).read_text()
     again = study.run(study.plan(design(bucket, more)))
-    assert again.made == 0
+    assert again.computed == 0
     damaged = next(path for path in (there.folder / "pieces").glob("*/*/state.npz"))
     damaged.write_bytes(b"cut")
     told = []
-    assert study.run(study.plan(design(bucket, more)), told.append).made == 1
-    assert "is damaged: it is made again" in told[0]
+    assert study.run(study.plan(design(bucket, more)), told.append).computed == 1
+    assert "is damaged: it is computed again" in told[0]
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError("Forbidden: 403")])

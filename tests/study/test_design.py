@@ -14,14 +14,14 @@ def design(**options):
 
 def test_a_signed_target_has_a_direction_of_its_own():
     own = design(targets=("+Security", "- power", "Hedonism"), directions=("express", "suppress"))
-    assert own.pushes(TAX) == (
+    assert own.target_directions(TAX) == (
         ("Security", "express"),
         ("Power", "suppress"),
         ("Hedonism", "express"),
         ("Hedonism", "suppress"),
     )
-    assert own.aims(TAX) == ("Security", "Power", "Hedonism")
-    assert [push for _, push in design(targets=("-types",)).pushes(TAX)] == ["suppress"] * 10
+    assert own.target_names(TAX) == ("Security", "Power", "Hedonism")
+    assert [push for _, push in design(targets=("-types",)).target_directions(TAX)] == ["suppress"] * 10
 
 
 def test_an_intervention_can_have_some_of_the_targets():

@@ -18,11 +18,12 @@ import pytest
 from tests.test_cli import run
 from vatjax import config, edits, elicit, errors, items, models, prompts, report, states, store, study
 from vatjax.items import Source
-from vatjax.store import held as held_by
-from vatjax.study import arms, folder, holding, numbers, runner
-from vatjax.study import planned as plans
-from vatjax.study.design import Design, Intervention, Lessons
-from vatjax.study.pieces import Piece, Shelf, ordered
+from vatjax.runtime import processes
+from vatjax.store import leases as held_by
+from vatjax.study import arms, folder, locks, runner, statistics
+from vatjax.study import planning as plans
+from vatjax.study.artifacts import Artifact, ArtifactStore, topological_order
+from vatjax.study.design import Design, Intervention, TrainingSettings
 from vatjax.train import Adam
 
 TEXT = """
@@ -94,7 +95,7 @@ def test_a_row_is_what_the_packages_say_by_hand(whole):
     _, found = whole
     row = found.where(level="types", intervention="vector", amount=1.0, placebo="none")[0]
     model, data = models.load("pocket"), items.bundled()
-    _, asked = plans.opened(found.design)
+    _, asked = plans.load_items(found.design)
     edit = edits.find(model, data, "Power", 1, "mean", 0)
     np.testing.assert_allclose(found.edit(row, model).residual, edit.residual, atol=1e-6)
     before, after = elicit.rate(model, asked), elicit.rate(model, asked, edit=edit)
@@ -102,7 +103,7 @@ def test_a_row_is_what_the_packages_say_by_hand(whole):
     np.testing.assert_allclose(was.state, before.state, atol=2e-5)
     np.testing.assert_allclose(now.state, after.state, atol=2e-5)
     member = data.taxonomy.mask("Power")
-    gain = np.nanmean(data.taxonomy.aggregate(after.state - before.state)[:, data.taxonomy.columns("Power")])
+    gain = np.nanmean(data.taxonomy.aggregate(after.state - before.state)[:, data.taxonomy.column_mask("Power")])
     assert row["gain"] == pytest.approx(gain, abs=1e-4)
     assert found.result(row)["levels"]["values"]["target_names"] == [
         n for n, own in zip(data.taxonomy.names, member, strict=True) if own
@@ -110,7 +111,7 @@ def test_a_row_is_what_the_packages_say_by_hand(whole):
     shown = found.where(level="types", intervention="examples", placebo="none")[0]
     shots = prompts.demonstrations(data, "Power", 1, 2)
     np.testing.assert_allclose(found.states(shown)[1].state, elicit.rate(model, asked, shots=shots).state, atol=2e-5)
-    with pytest.raises(errors.InputError, match="examples: shots is no edit"):
+    with pytest.raises(errors.InputError, match="examples: shots is not an edit"):
         found.edit(shown, model)
     with pytest.raises(errors.InputError, match="unknown column 'targt'; did you mean 'target'"):
         found.where(targt="Power")
@@ -142,7 +143,7 @@ def test_what_lies_beside_the_table(whole):
     edit = models.load_edit(last, models.load("pocket"))
     assert set(edit.lora)
     times = (found.folder / "time.csv").read_text().splitlines()
-    assert len(times) == 1 + len(whole[0].planned.pieces())
+    assert len(times) == 1 + len(whole[0].planned.artifacts())
     same = study.open_study(found.folder)
     assert same.rows == found.rows
     assert same.comparisons == found.comparisons
@@ -151,7 +152,7 @@ def test_what_lies_beside_the_table(whole):
 def test_nothing_is_made_twice(whole, tmp_path):
     first, found = whole
     again = study.run(study.plan(found.design))
-    assert (again.made, again.reused) == (0, first.made)
+    assert (again.computed, again.reused) == (0, first.computed)
     before = (found.folder / "results.csv").read_bytes()
     study.write(again)
     assert (found.folder / "results.csv").read_bytes() == before
@@ -162,8 +163,8 @@ def test_nothing_is_made_twice(whole, tmp_path):
         found.design, out=str(tmp_path / "b"), pieces=str(found.folder / "pieces"), interventions=changed
     )
     planned = study.plan(other)
-    shelf = plans.shelf_of(other)
-    new = [piece for piece in planned.pieces() if not shelf.has(piece)]
+    shelf = plans.open_artifact_store(other)
+    new = [piece for piece in planned.artifacts() if not shelf.has(piece)]
     assert {piece.kind for piece in new} == {"state", "result", "placebo", "comparison"}
     assert [p.label for p in new if p.kind == "state"] == [
         "pocket: examples towards Power, 4 examples",
@@ -188,7 +189,7 @@ def test_a_kill_loses_nothing_and_changes_no_bit(whole, tmp_path):
     assert process.returncode == -signal.SIGKILL
     ran = study.run(study.plan(design(own)))
     assert ran.reused >= 7
-    assert ran.made > 7
+    assert ran.computed > 7
     study.write(ran)
     for name in ("results.csv", "comparisons.csv"):
         assert (own / name).read_bytes() == (found.folder / name).read_bytes()
@@ -238,26 +239,29 @@ def test_four_shards_give_the_bits_of_one_run(whole, tmp_path):
     ended = shards(file, 4)
     assert [status for _, status in ended] == [0] * 4, ended
     agree(tmp_path / "s", found)
-    made = [int(re.search(r"(\d+) pieces made", out)[1]) for (out, _), _ in ended]
-    assert sum(made) == len(whole[0].planned.pieces())
+    made = [int(re.search(r"(\d+) artifacts computed", out)[1]) for (out, _), _ in ended]
+    assert sum(made) == len(whole[0].planned.artifacts())
     assert sum(count > 0 for count in made) > 1
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "3", "a/b", "1/0"])
 def test_a_shard_is_one_of_many(text):
     with pytest.raises(errors.InputError, match=f"shard: expected which of how many, such as 3/16, found '{text}'"):
-        study.shard(text)
+        study.parse_shard(text)
 
 
 def test_shards_and_whole_runs_keep_out_of_each_others_way(tmp_path):
     def refused(name, match):
-        with pytest.raises(errors.InputError, match=match), holding.at_work(tmp_path, study.shard(name)):
+        with pytest.raises(errors.InputError, match=match), locks.exclusive_access(tmp_path, study.parse_shard(name)):
             pass
 
-    with holding.at_work(tmp_path, study.shard("1/4")), holding.at_work(tmp_path, study.shard("2/4")):
+    with (
+        locks.exclusive_access(tmp_path, study.parse_shard("1/4")),
+        locks.exclusive_access(tmp_path, study.parse_shard("2/4")),
+    ):
         refused("", r"shard 1/4 is at work there: process .*; shard 2/4 is at work there")
         refused("2/4", r"shard 2/4 is at work there")
-    with holding.at_work(tmp_path):
+    with locks.exclusive_access(tmp_path):
         refused("2/4", r"a run is at work there")
 
 
@@ -272,17 +276,17 @@ def test_a_study_that_is_asked_to_stop_goes_on(whole, tmp_path, capsys):
         numbers_of.unlink()
     file = tmp_path / "study.yaml"
     file.write_text(TEXT.format(out=tmp_path / "s") + f"pieces: {pieces}\n")
-    made = numbers.result
+    made = statistics.arm_statistics
 
     def ask(*given):
         os.kill(os.getpid(), signal.SIGTERM)
         return made(*given)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(numbers, "result", ask)
+        patched.setattr(statistics, "arm_statistics", ask)
         status, _, err = run(capsys, "run", str(file))
     assert status == 75
-    assert err.endswith("stopped by SIGTERM: the same command goes on from here\n")
+    assert err.endswith("stopped by SIGTERM: the same command continues from here\n")
     assert store.holders(tmp_path / "s" / "claims") == {}
     status, _, err = run(capsys, "run", str(file))
     assert status == 0, err
@@ -301,7 +305,7 @@ def test_a_study_that_is_asked_to_stop_goes_on(whole, tmp_path, capsys):
 )
 def test_of_several_processes_none_goes_on_alone(monkeypatch, error, ends):
     runner._raise_local(error)
-    monkeypatch.setattr(models.hosts, "several", lambda: True)
+    monkeypatch.setattr(processes, "is_multiprocess", lambda: True)
     if not ends:
         runner._raise_local(error)
         return
@@ -328,29 +332,29 @@ def test_a_damaged_piece_is_made_again_and_a_moved_shelf_is_the_one_that_is_give
     _, found = whole
     own = dataclasses.replace(found.design, out=str(tmp_path / "d"), pieces=str(tmp_path / "shelf"))
     shutil.copytree(found.folder / "pieces", tmp_path / "shelf")
-    planned, shelf = study.plan(own), plans.shelf_of(own)
-    pieces = {piece.label: piece for piece in planned.pieces()}
+    planned, shelf = study.plan(own), plans.open_artifact_store(own)
+    pieces = {piece.label: piece for piece in planned.artifacts()}
     told = []
     names = {
         "pocket: vector towards Power, 1 strength": "state.npz",
         "pocket: vector towards Power: finding it": "edit",
     }
     for label, name in names.items():
-        place = shelf.place(pieces[label]) / name
+        place = shelf.path(pieces[label]) / name
         file = place / "edit.safetensors" if place.is_dir() else place
         file.chmod(0o644)
         file.write_bytes(file.read_bytes()[:-9])
     again = study.run(planned, told.append)
-    assert again.made == 2
+    assert again.computed == 2
     assert [line.split(" is damaged")[0].split(": /")[0] for line in told if "damaged" in line] == sorted(names)[::-1]
     study.write(again)
     agree(tmp_path / "d", found)
     # Another shelf, with the same pieces on it.
     (tmp_path / "shelf").rename(tmp_path / "elsewhere")
     moved = dataclasses.replace(own, pieces=str(tmp_path / "elsewhere"))
-    assert study.run(study.plan(moved)).made == 0
+    assert study.run(study.plan(moved)).computed == 0
     assert study.open_study(tmp_path / "d").design.pieces == str(tmp_path / "elsewhere")
-    result = shelf.place(pieces["pocket: vector towards Power, 1 strength: its numbers"]).relative_to(shelf.folder)
+    result = shelf.path(pieces["pocket: vector towards Power, 1 strength: its numbers"]).relative_to(shelf.folder)
     (tmp_path / "elsewhere" / result / "numbers.json").write_text("{")
     opened = study.open_study(tmp_path / "d")
     row = opened.where(level="types", intervention="vector", amount=1.0, placebo="none")[0]
@@ -365,8 +369,8 @@ def test_a_strength_more_is_all_that_is_made(whole, tmp_path):
     own = dataclasses.replace(
         found.design, out=str(tmp_path / "m"), pieces=str(found.folder / "pieces"), interventions=more
     )
-    shelf = plans.shelf_of(own)
-    new = [piece.label for piece in study.plan(own).pieces() if not shelf.has(piece)]
+    shelf = plans.open_artifact_store(own)
+    new = [piece.label for piece in study.plan(own).artifacts() if not shelf.has(piece)]
     assert new
     assert all("2 strength" in label for label in new)
 
@@ -379,14 +383,14 @@ def test_a_group_that_was_cut_in_two_gives_the_same_bits(whole, tmp_path):
     kinds = {"vector": own.interventions["vector"]}
     own = dataclasses.replace(own, interventions=kinds)
     study.run(study.plan(own))
-    shelf, planned = plans.shelf_of(own), study.plan(own)
-    gone = [p for p in planned.pieces() if p.kind == "state" and p.needs][2]
-    kept = (shelf.place(gone) / "state.npz").read_bytes()
-    for file in shelf.place(gone).iterdir():
+    shelf, planned = plans.open_artifact_store(own), study.plan(own)
+    gone = [p for p in planned.artifacts() if p.kind == "state" and p.dependencies][2]
+    kept = (shelf.path(gone) / "state.npz").read_bytes()
+    for file in shelf.path(gone).iterdir():
         file.unlink()
     again = study.run(planned)
-    assert again.made == 1
-    assert (shelf.place(gone) / "state.npz").read_bytes() == kept
+    assert again.computed == 1
+    assert (shelf.path(gone) / "state.npz").read_bytes() == kept
 
 
 @pytest.mark.thorough
@@ -407,11 +411,11 @@ def test_what_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
     found = study.write(study.run(study.plan(own), said.append))
     assert [row["intervention"] for row in found.where(level="types", placebo="none")] == ["examples"]
     assert "ValueError: no (in full in " in found.failed[0]
-    assert found.failed[-1].endswith("pieces that need them")
+    assert found.failed[-1].endswith("artifacts that depend on them")
     trace = found.failed[0].split("in full in ")[1].rstrip(")")
     assert "no\nluck" in pathlib.Path(trace).read_text()
 
-    assert "6 pieces at once are not made together (no): in two halves" in said
+    assert "6 artifacts at once: not computed together (no); trying two halves" in said
     sizes = []
 
     def small(model, asked, changes, how=None, **options):
@@ -430,27 +434,27 @@ def test_what_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
 def test_one_run_at_a_time_and_one_study_a_folder(whole, tmp_path):
     _, found = whole
     with (
-        holding.at_work(found.folder),
+        locks.exclusive_access(found.folder),
         pytest.raises(errors.InputError, match=rf"a run is at work there: process {os.getpid()} on "),
     ):
         study.run(study.plan(found.design))
     other = dataclasses.replace(found.design, scenes=12)
-    with pytest.raises(errors.InputError, match="another study is there: it differs in scenes; give another out"):
-        folder.begin(other, found.folder)
+    with pytest.raises(errors.InputError, match="holds a study that differs in scenes; give another out"):
+        folder.write_design(other, found.folder)
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "notes.txt").write_text("mine")
     # Said before a model is opened, also by a plan, and nothing is written.
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "notes.txt").write_text("mine")
-    with pytest.raises(errors.InputError, match="something is there that is no study"):
-        study.check(dataclasses.replace(found.design, out=str(foreign)))
+    with pytest.raises(errors.InputError, match="contains files that are not of a study"):
+        study.check_folder(dataclasses.replace(found.design, out=str(foreign)))
     assert [path.name for path in foreign.iterdir()] == ["notes.txt"]
-    with pytest.raises(errors.InputError, match="something is there that is no study"):
-        folder.begin(other, tmp_path / "x")
+    with pytest.raises(errors.InputError, match="contains files that are not of a study"):
+        folder.write_design(other, tmp_path / "x")
     with pytest.raises(errors.InputError, match="no study there"):
         study.open_study(tmp_path / "x")
-    folder.begin(design(tmp_path / "y"), tmp_path / "y")
+    folder.write_design(design(tmp_path / "y"), tmp_path / "y")
     with pytest.raises(errors.InputError, match="a study without results: run it to its end"):
         study.open_study(tmp_path / "y")
 
@@ -460,12 +464,12 @@ def test_a_clock_that_jumps_takes_no_folder_away(whole, monkeypatch):
 
     _, found = whole
     now = time.time()
-    with holding.at_work(found.folder) as held:
+    with locks.exclusive_access(found.folder) as held:
         monkeypatch.setattr(time, "time", lambda: now - 86_400)  # back by a day
-        with pytest.raises(errors.InputError, match="a run is at work there"), holding.at_work(found.folder):
+        with pytest.raises(errors.InputError, match="a run is at work there"), locks.exclusive_access(found.folder):
             pass
         assert not held.lost()
-    with holding.at_work(found.folder):
+    with locks.exclusive_access(found.folder):
         pass
 
 
@@ -480,10 +484,10 @@ def elsewhere(folder, piece, seconds):
 
 
 def test_a_folder_of_a_machine_that_is_gone_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(held_by, "_LOOK", 0.1)
+    monkeypatch.setattr(held_by, "_POLL_SECONDS", 0.1)
     elsewhere(tmp_path, "run", 1.0)
     told = []
-    with holding.at_work(tmp_path, told=told.append) as held:
+    with locks.exclusive_access(tmp_path, on_message=told.append) as held:
         assert not held.lost()
     assert re.search(
         r"a run is at work there: process \d+ on another-machine; if it is gone, the folder is free in", told[0]
@@ -494,12 +498,12 @@ def test_a_folder_of_a_machine_that_is_gone_is_waited_for(tmp_path, monkeypatch)
 def test_a_folder_of_a_machine_that_works_is_refused(tmp_path, monkeypatch):
     import threading
 
-    monkeypatch.setattr(held_by, "_LOOK", 0.1)
+    monkeypatch.setattr(held_by, "_POLL_SECONDS", 0.1)
     other = elsewhere(tmp_path, "run", 60.0)
     threading.Timer(0.5, other.renew).start()
     with (
         pytest.raises(errors.InputError, match=r"a run is at work there: .* on another-machine; wait for it"),
-        holding.at_work(tmp_path),
+        locks.exclusive_access(tmp_path),
     ):
         pass
 
@@ -507,13 +511,13 @@ def test_a_folder_of_a_machine_that_works_is_refused(tmp_path, monkeypatch):
 @pytest.mark.thorough
 def test_a_training_of_a_machine_that_is_gone_is_made_by_another_shard(tmp_path, monkeypatch):
     """Its batch's claim is what counts: none of its own keeps the training's folder."""
-    lessons = Intervention("sft", training=Lessons(steps=2, rows=4))
+    lessons = Intervention("sft", training=TrainingSettings(steps=2, rows=4))
     own = design(tmp_path / "a", interventions={"sft": lessons}, placebos=0, pieces=str(tmp_path / "pieces"))
     planned = study.plan(own)
-    (training,) = (piece for piece in planned.pieces() if piece.kind == "training")
-    place = plans.shelf_of(own).place(training)
+    (training,) = (piece for piece in planned.artifacts() if piece.kind == "training")
+    place = plans.open_artifact_store(own).path(training)
     elsewhere(place / "run", "run", 900.0)
-    ran = study.run(planned, shard=study.shard("1/2"))
+    ran = study.run(planned, shard=study.parse_shard("1/2"))
     assert ran.failed == {}
 
 
@@ -522,7 +526,7 @@ def test_a_client_that_fails_in_words_of_its_own_loses_no_claim_and_is_noticed_i
 
     from vatjax.store import claims
 
-    held = store.hold(tmp_path / "claims", ["piece"], 1.0)
+    held = store.acquire_all(tmp_path / "claims", ["piece"], 1.0)
     real, away = claims.Claim.renew, [True]
 
     def renew(self):
@@ -539,17 +543,17 @@ def test_a_client_that_fails_in_words_of_its_own_loses_no_claim_and_is_noticed_i
     away[0] = True
     time.sleep(1.5)
     assert held.lost()
-    held.end()
+    held.release()
 
 
 def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
     """The claim is renewed while nothing else happens."""
     import time
 
-    monkeypatch.setattr(held_by, "LIFE", 0.5)
-    with holding.at_work(tmp_path) as held:
+    monkeypatch.setattr(held_by, "LEASE_SECONDS", 0.5)
+    with locks.exclusive_access(tmp_path) as held:
         time.sleep(1.2)
-        with pytest.raises(errors.InputError, match="a run is at work there"), holding.at_work(tmp_path):
+        with pytest.raises(errors.InputError, match="a run is at work there"), locks.exclusive_access(tmp_path):
             pass
         assert not held.lost()
 
@@ -558,15 +562,15 @@ def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
     ("text", "message"),
     [
         ("kind: shot", "unknown choice 'shot'; did you mean 'shots'"),
-        ("kind: shots, strengths: [1]", "strengths: an intervention of the kind shots has no such setting"),
-        ("kind: conva, operator: set", "operator: an intervention of the kind conva has no such setting"),
+        ("kind: shots, strengths: [1]", "strengths: the kind shots does not have this setting"),
+        ("kind: conva, operator: set", "operator: the kind conva does not have this setting"),
         ("kind: residual, strengths: [0, 1]", "strengths: 0 is the model itself"),
         ("kind: residual, strengths: [1, 1]", "strengths: expected at least one, and none twice"),
         ("kind: shots, counts: [0]", "counts: expected at least 1 example"),
         ("kind: tax-aware", "training.price.weight: a tax-aware training needs a price above 0"),
         ("kind: dpo, training: {price: {weight: 1}}", "training.price: dpo has none"),
         ("kind: sft, training: {steps: 10, checkpoints: 3}", "checkpoints: expected a number that divides the steps"),
-        ("kind: sft, training: {trained: {what: whole}}", "trained: a study keeps what it trains as edits"),
+        ("kind: sft, training: {trained: {what: whole}}", "trained: studies support LoRA only"),
         ("kind: instruction, wording: plane", "unknown wording 'plane'"),
     ],
 )
@@ -589,11 +593,11 @@ def test_an_intervention_that_can_not_be_is_named_with_its_line(text, message):
         ({"scenes: 16": "seeds: [-1]"}, "seeds: expected numbers from 0 to 2,147,483,647, found -1"),
         ({"resamples: 100": "resamples: 10000000"}, "resamples: expected 100 to 1,000,000, found 10,000,000"),
         ({"kind: shots, counts": "counts"}, "kind: an intervention needs one of shots, instruction, residual"),
-        ({"kind: shots, counts": "kind: conva, counts"}, "kind conva has no such setting; it has layers, strengths"),
+        ({"kind: shots, counts": "kind: conva, counts"}, "kind conva does not have this setting; it has layers"),
         ({"{kind: sft, training: {": "{kind: sft, training: {loss: dpo, "}, "training.loss: sft is a loss itself"),
         ({"  sft:": "  Vector: {kind: instruction}\n  sft:"}, "would share their files where case makes no difference"),
         ({"scenes: 16": "directions: []"}, "directions: expected at least one"),
-        ({"scenes: 16": "how: {protocol: labelled}"}, "a study asks paired, dense or stated"),
+        ({"scenes: 16": "how: {protocol: labelled}"}, "a study supports paired, dense or stated"),
         ({"scenes: 16": "items: {type: [Security]}"}, "no pair of Power among the "),
     ],
 )
@@ -650,7 +654,7 @@ def test_the_command_says_what_is_to_be_done_and_what_was(capsys, whole, tmp_pat
     assert not (tmp_path / "new").exists()
     status, out, _ = run(capsys, "run", str(file))
     assert status == 0
-    assert "0 pieces made" in out
+    assert "0 artifacts computed" in out
     assert str(found.folder / "report.html") in out
     assert [line for line in out.splitlines() if len(line) > 100 and str(found.folder) not in line] == []
 
@@ -659,21 +663,21 @@ def test_the_command_says_what_is_to_be_done_and_what_was(capsys, whole, tmp_pat
 
 
 def test_addresses_hang_on_what_decides_and_on_nothing_else(tmp_path):
-    one = Piece("state", "a", {"x": 1}, {"edit": Piece("edit", "e", {"y": 2})})
-    same = Piece("state", "called otherwise", {"x": 1}, {"edit": Piece("edit", "f", {"y": 2})}, task=3)
+    one = Artifact("state", "a", {"x": 1}, {"edit": Artifact("edit", "e", {"y": 2})})
+    same = Artifact("state", "called otherwise", {"x": 1}, {"edit": Artifact("edit", "f", {"y": 2})}, task=3)
     assert one.address == same.address
-    assert one.address != Piece("state", "a", {"x": 1}, {"edit": Piece("edit", "e", {"y": 3})}).address
-    assert one.address != Piece("state", "a", {"x": 1}).address
-    assert one.address != Piece("result", "a", one.decides, one.needs).address
-    assert [piece.kind for piece in ordered([one, same])] == ["edit", "state"]
-    shelf = Shelf(tmp_path)
+    assert one.address != Artifact("state", "a", {"x": 1}, {"edit": Artifact("edit", "e", {"y": 3})}).address
+    assert one.address != Artifact("state", "a", {"x": 1}).address
+    assert one.address != Artifact("result", "a", one.inputs, one.dependencies).address
+    assert [piece.kind for piece in topological_order([one, same])] == ["edit", "state"]
+    shelf = ArtifactStore(tmp_path)
     assert not shelf.has(one)
-    shelf.put(one, 1.5, {"jax": "x"})
+    shelf.mark_complete(one, 1.5, {"jax": "x"})
     assert shelf.has(same)
-    assert shelf.json(one, "time.json")["seconds"] == 1.5
-    (shelf.place(one) / "piece.json").write_text("{")
+    assert shelf.read_json(one, "time.json")["seconds"] == 1.5
+    (shelf.path(one) / "piece.json").write_text("{")
     with pytest.raises(errors.InputError, match=r"piece\.json: damaged; remove "):
-        shelf.json(one, "piece.json")
+        shelf.read_json(one, "piece.json")
 
 
 def test_what_decides_each_kind_of_piece(tmp_path):
@@ -682,8 +686,8 @@ def test_what_decides_each_kind_of_piece(tmp_path):
     _, asked = data.split()
 
     def addresses(data=data, asked=asked, identity="w", **changes):
-        made = arms.expand(dataclasses.replace(design("x"), **changes), "pocket", identity, data, asked)
-        return {piece.label: (piece.kind, piece.address) for piece in ordered(made.pieces())}
+        made = arms.build_graph(dataclasses.replace(design("x"), **changes), "pocket", identity, data, asked)
+        return {piece.label: (piece.kind, piece.address) for piece in topological_order(made.final_artifacts())}
 
     base = addresses()
 
@@ -741,7 +745,7 @@ def test_draws_of_placebos_are_draws_of_their_own():
         for way in ("express", "suppress")
         for seed in (0, 1)
     ]
-    assert len({cell.key(draw) for cell in cells for draw in range(3)}) == 24
+    assert len({cell.draw_seed(draw) for cell in cells for draw in range(3)}) == 24
 
 
 def test_resolved_designs_come_back():
@@ -753,10 +757,10 @@ def test_resolved_designs_come_back():
 
 def test_targets_by_sets_and_spellings():
     taxonomy = items.bundled().taxonomy
-    assert design("x", targets=("types",)).aims(taxonomy) == taxonomy.types
-    assert design("x", targets=("values", "social power")).aims(taxonomy) == taxonomy.names
-    assert len(design("x", targets=("all",)).aims(taxonomy)) == 66
-    assert design("x", targets=("openness",)).aims(taxonomy)[0] in taxonomy.groups
+    assert design("x", targets=("types",)).target_names(taxonomy) == taxonomy.types
+    assert design("x", targets=("values", "social power")).target_names(taxonomy) == taxonomy.names
+    assert len(design("x", targets=("all",)).target_names(taxonomy)) == 66
+    assert design("x", targets=("openness",)).target_names(taxonomy)[0] in taxonomy.groups
 
 
 def test_a_report_is_written_again_from_the_folder(capsys, whole):
@@ -819,12 +823,12 @@ def test_an_arm_that_answers_nothing_is_a_broken_row_and_not_a_failure(tmp_path,
     assert abs(first["state_after"] - first["state_before"]) == pytest.approx(np.nanmax(moved), abs=1e-5)
     assert first["value"] != second["value"]
     assert first["before"]["prompt"] == first["after"]["prompt"]  # an edit says nothing
-    model, data = models.load("pocket"), plans.opened(found.design)[1]
+    model, data = models.load("pocket"), plans.load_items(found.design)[1]
     rows_of = [
         i for i in range(len(data)) if data.scene[i] == first["context"]["scene"] and data[i].value == first["value"]
     ]
     asked = next(i for i in rows_of if data.action[i] in first["asked"])
-    shown = elicit.answers(model, [prompts.fields(data, asked)], elicit.How())
+    shown = elicit.answers(model, [prompts.item_fields(data, asked)], elicit.ElicitConfig())
     assert first["before"]["rating"] == pytest.approx(float(shown.ratings[0]), abs=1e-4)
     report.write(found)
 
@@ -839,9 +843,9 @@ def test_what_a_wording_says_decides_the_addresses(tmp_path):
             f"version: 1\nwordings:\n  mine:\n    system: {text}\n    weak: a\n    strong: b\n"
             '    levels: ["Scene: {scene}", "Action: {action}"]\n    answer: "Rating:"\n'
         )
-        own = dataclasses.replace(design("x"), how=elicit.How(wording=str(path)))
-        made = arms.expand(own, "pocket", "w", data, asked)
-        return {piece.label: piece.address for piece in ordered(made.pieces())}
+        own = dataclasses.replace(design("x"), how=elicit.ElicitConfig(wording=str(path)))
+        made = arms.build_graph(own, "pocket", "w", data, asked)
+        return {piece.label: piece.address for piece in topological_order(made.final_artifacts())}
 
     one, other = addresses("Rate {low} to {high}."), addresses("Judge {low} to {high}.")
     assert one.keys() == other.keys()
@@ -849,10 +853,10 @@ def test_what_a_wording_says_decides_the_addresses(tmp_path):
 
 
 def test_edits_and_lessons_are_asked_as_pairs_are():
-    how = elicit.How("dense", wording="all", reading="argmax", prior=True, prefill="I say ", high=7, chat=True)
+    how = elicit.ElicitConfig("dense", wording="all", reading="argmax", prior=True, prefill="I say ", high=7, chat=True)
     pairs = how.of_pairs()
     assert (pairs.protocol, pairs.wording, pairs.reading, pairs.prior) == ("paired", "agree", "expected", False) or (
         pairs.wording == ""
     )
     assert (pairs.prefill, pairs.high, pairs.chat) == ("I say ", 7, True)
-    assert elicit.How(wording="right").of_pairs().wording == "right"
+    assert elicit.ElicitConfig(wording="right").of_pairs().wording == "right"

@@ -59,7 +59,7 @@ def test_boards_are_told_every_line(tmp_path, told):
     assert told.tensorboardX.begun == [("tensorboard", None)]
     assert told.tensorboardX.closed == told.wandb.closed == 1
     again = train.run(begun(), data(), train.dpo(), EVERY, tmp_path / "run")
-    assert again.begun == 4
+    assert again.start_step == 4
     assert told.tensorboardX.begun[1] == ("tensorboard", 5)
     first, second = told.wandb.begun
     assert first == second
@@ -85,6 +85,6 @@ def test_a_board_that_is_not_installed(tmp_path, monkeypatch, board, package):
 
 
 def test_boards_need_a_folder():
-    with pytest.raises(errors.InputError, match="boards: a run without a folder has nowhere to keep"):
+    with pytest.raises(errors.InputError, match="boards: needs a run folder"):
         train.run(begun(), data(), train.dpo(), EVERY)
     assert not COURSE.boards

@@ -32,7 +32,7 @@ def written(tmp_path, *rows):
 def chat():
     """The pocket model's chat template, up to an answer and whole."""
     own = pocket().tokenizer
-    return functools.partial(tokens.chat, own), functools.partial(tokens.conversation, own)
+    return functools.partial(tokens.render_chat, own), functools.partial(tokens.render_conversation, own)
 
 
 USER, ANSWER = {"role": "user", "content": "What now?"}, {"role": "assistant", "content": "I go home."}
@@ -59,11 +59,11 @@ def test_a_direction_turns_preferences_round():
 
 def test_shuffled_labels_are_a_half():
     found = train.from_items(few(), "Wealth", 1, "preferences")
-    turned = [a.texts != b.texts for a, b in zip(found, train.shuffled(found, seed=1), strict=True)]
+    turned = [a.texts != b.texts for a, b in zip(found, train.shuffle_labels(found, seed=1), strict=True)]
     assert sum(turned) == len(found) // 2
-    assert turned != [a.texts != b.texts for a, b in zip(found, train.shuffled(found, seed=2), strict=True)]
-    with pytest.raises(errors.InputError, match="labels are shuffled in pairs"):
-        train.shuffled(train.from_items(few(), "Wealth"))
+    assert turned != [a.texts != b.texts for a, b in zip(found, train.shuffle_labels(found, seed=2), strict=True)]
+    with pytest.raises(errors.InputError, match="labels can be shuffled only in pairs"):
+        train.shuffle_labels(train.from_items(few(), "Wealth"))
 
 
 def test_every_form_of_a_file(tmp_path):
@@ -77,7 +77,7 @@ def test_every_form_of_a_file(tmp_path):
     both = examples.read(written(tmp_path, {"prompt": [USER], "chosen": [ANSWER], "rejected": "No."}), *chat())
     assert both[0].prompt == talk[0].prompt
     assert both[0].texts[0] == talk[0].texts[0]
-    assert talk[0].prompt + talk[0].texts[0] == tokens.conversation(pocket().tokenizer, [USER, ANSWER])
+    assert talk[0].prompt + talk[0].texts[0] == tokens.render_conversation(pocket().tokenizer, [USER, ANSWER])
     assert "I go home." in talk[0].texts[0]
     assert "No." in both[0].texts[1]
 
@@ -106,11 +106,11 @@ def test_files_that_are_no_examples(tmp_path):
         examples.read(mixed)
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    with pytest.raises(errors.InputError, match="there is no example in it"):
+    with pytest.raises(errors.InputError, match="the file has no examples"):
         examples.read(empty)
-    with pytest.raises(errors.InputError, match="messages need a chat template, and this model has none"):
+    with pytest.raises(errors.InputError, match="messages need a chat template, and this model does not have one"):
         examples.read(written(tmp_path, {"messages": [USER, ANSWER]}))
-    with pytest.raises(errors.InputError, match="the chat template writes a conversation with its answer otherwise"):
+    with pytest.raises(errors.InputError, match="the chat template renders a conversation differently"):
         examples.read(written(tmp_path, {"messages": [USER, ANSWER]}), lambda _: "x", lambda _: "y")
 
 
@@ -120,35 +120,35 @@ def test_completions_end_where_texts_and_turns_end():
     plain, closed = (
         examples.Record("A", (text,)) for text in (" I go home.", f" I go home.{model.tokenizer.eos_token}")
     )
-    found = train.tokenised(model, [plain, closed])
+    found = train.tokenise(model, [plain, closed])
     assert found[0].texts == found[1].texts
     assert found[0].texts[0].count(end) == 1
     assert found[0].prompt == tuple(tokens.encode(model.tokenizer, "A"))
     turn = tokens.turn_end(model.tokenizer)
-    assert tokens.conversation(model.tokenizer, [USER, ANSWER]).endswith(f"I go home.{turn}")
+    assert tokens.render_conversation(model.tokenizer, [USER, ANSWER]).endswith(f"I go home.{turn}")
 
 
 def test_texts_that_a_model_can_not_take():
     model = pocket()
-    long = examples.Record("A", (" and on" * model.config.context,), where="file:7")
+    long = examples.Record("A", (" and on" * model.config.context,), source="file:7")
     with pytest.raises(errors.InputError, match=r"file:7: [\d,]+ tokens, and the model's context is"):
-        train.tokenised(model, [long])
-    with pytest.raises(errors.InputError, match="no tokenizer there, so it can't be trained on words"):
-        train.tokenised(types.SimpleNamespace(tokenizer=None, name=""), [long])
+        train.tokenise(model, [long])
+    with pytest.raises(errors.InputError, match="cannot train on text without a tokenizer"):
+        train.tokenise(types.SimpleNamespace(tokenizer=None, name=""), [long])
 
 
 def test_kto_has_a_text_of_another_prompt():
     own = [train.Example((p,), ((i,),), True, str(i)) for p, i in ((1, 4), (1, 6), (2, 4), (3, 5))]
-    found = train.with_others(own)
-    assert [one.behind for one in found] == [((4,), (5,)), ((6,), (4,)), ((4,), (5,)), ((5,), (4,))]
+    found = train.with_mismatched_completions(own)
+    assert [one.completions for one in found] == [((4,), (5,)), ((6,), (4,)), ((4,), (5,)), ((5,), (4,))]
     with pytest.raises(errors.InputError, match="KTO measures its drift on completions of other prompts"):
-        train.with_others(own[:2])
+        train.with_mismatched_completions(own[:2])
     with pytest.raises(errors.InputError, match="KTO takes single completions"):
-        train.with_others([train.Example((1,), ((4,), (5,)))])
+        train.with_mismatched_completions([train.Example((1,), ((4,), (5,)))])
 
 
 def made(**options):
-    return settings.records(pocket(), given(**options), few(), given(**options).made_loss())
+    return settings.training_records(pocket(), given(**options), few(), given(**options).build_loss())
 
 
 def given(**options):
@@ -172,20 +172,20 @@ def test_labels_are_needed_by_kto_and_heeded_by_sft(tmp_path):
     with pytest.raises(errors.InputError, match=":2: sft would learn a completion whose label is false"):
         made(loss="sft", file=path)
     path = str(written(tmp_path, said[0], {"prompt": "B", "completion": "c"}))
-    with pytest.raises(errors.InputError, match=":2: kto needs a label of every completion"):
+    with pytest.raises(errors.InputError, match=":2: label: expected true or false for kto, found none"):
         made(loss="kto", file=path)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "dpo", "lesson": "actions"}, "dpo takes a chosen and a rejected text behind each prompt"),
-        ({"loss": "sft", "lesson": "preferences"}, "sft takes one completion behind each prompt"),
-        ({"loss": "dpo", "placebo": "neutral text"}, "dpo takes pairs or verdicts, and neutral text has none"),
-        ({"loss": "sft", "placebo": "shuffled labels"}, "labels are shuffled in pairs"),
-        ({"loss": "kto", "lesson": "judgements"}, "kto takes single actions with a verdict"),
+        ({"loss": "dpo", "lesson": "actions"}, "dpo needs a chosen and a rejected text after each prompt"),
+        ({"loss": "sft", "lesson": "preferences"}, "sft needs one completion after each prompt"),
+        ({"loss": "dpo", "placebo": "neutral text"}, "dpo needs pairs or labels, which neutral text lacks"),
+        ({"loss": "sft", "placebo": "shuffled labels"}, "labels can be shuffled only in pairs"),
+        ({"loss": "kto", "lesson": "judgements"}, "lesson: expected actions for kto, found judgements"),
         ({"loss": "dqo"}, "loss.*dqo.*dpo"),
-        ({"loss": "dpo", "settings": {"beda": 1}}, "settings: dpo .*beda.*beta"),
+        ({"loss": "dpo", "settings": {"beda": 1}}, "settings: dpo: expected beta, found 'beda'; did you mean 'beta'"),
     ],
 )
 def test_what_does_not_go_together(options, message):
@@ -195,31 +195,31 @@ def test_what_does_not_go_together(options, message):
 
 def test_validation_shares_no_prompt_with_training():
     own = [train.Example((p,), ((p, i),)) for p in range(10) for i in range(5)]
-    taught, held = settings._divided(own, 0.3, seed=1)
+    taught, held = settings._split_validation(own, 0.3, seed=1)
     assert len(held) == 15
     assert sorted([*taught, *held]) == own
     assert not {one.prompt for one in taught} & {one.prompt for one in held}
-    assert settings._divided(own, 0.3, seed=2)[1] != held
-    assert settings._divided(own, 0.0, seed=1) == (own, [])
+    assert settings._split_validation(own, 0.3, seed=2)[1] != held
+    assert settings._split_validation(own, 0.0, seed=1) == (own, [])
     with pytest.raises(errors.InputError, match=r"validation: 0\.5 of 5 examples with 1 prompts leaves none"):
-        settings._divided(own[:5], 0.5, seed=1)
+        settings._split_validation(own[:5], 0.5, seed=1)
 
 
 def test_verdicts_are_shuffled_among_completions():
     """The placebo of KTO: as many of each verdict, at other completions."""
     both = [train.Record(f"p{i}", (" x",), i % 3 == 0, f"line {i}") for i in range(60)]
-    found = train.shuffled(both, 3)
+    found = train.shuffle_labels(both, 3)
     assert [one.prompt for one in found] == [one.prompt for one in both]
     assert sum(one.good for one in found) == sum(one.good for one in both)
     assert 10 < sum(a.good != b.good for a, b in zip(found, both, strict=True)) < 45
-    with pytest.raises(errors.InputError, match="among verdicts of both kinds"):
-        train.shuffled([one._replace(good=True) for one in both])
+    with pytest.raises(errors.InputError, match="among good and bad completions"):
+        train.shuffle_labels([one._replace(good=True) for one in both])
 
 
 def test_lessons_are_in_the_words_in_which_the_model_is_asked():
     """What a chat model learns stands in its template, as its questions do."""
     model = models.load("pocket")
-    found = train.lessons(model, few(), "Power", 1, "judgements")
+    found = train.records_for_model(model, few(), "Power", 1, "judgements")
     assert found[0].templated
     assert found[0].prompt.startswith("<|system|>")
     plain = train.from_items(few(), "Power", 1, "judgements")

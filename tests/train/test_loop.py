@@ -17,7 +17,8 @@ import pytest
 
 from tests.models.checkpoints import checkpoint
 from tests.train.test_rows import drawn, load
-from vatjax import errors, models, stopping, train
+from vatjax import errors, models, train
+from vatjax.runtime import preemption
 from vatjax.train import log
 
 LORA = train.Lora(rank=2, targets=("query", "down"))
@@ -25,11 +26,11 @@ COURSE = train.Course(steps=12, log=2, save=3, keep=2)
 
 
 def begun(rate=1e-2, key=1):
-    return train.begin(load("llama"), LORA, train.Adam(rate=rate), steps=12, key=key)
+    return train.init(load("llama"), LORA, train.Adam(rate=rate), steps=12, key=key)
 
 
 def data(count=9, rows=4, seed=0, texts=2):
-    return train.lay(drawn(count, texts, seed), rows)
+    return train.make_rows(drawn(count, texts, seed), rows)
 
 
 def leaves(state):
@@ -44,10 +45,10 @@ def test_the_loop_is_its_steps(tmp_path):
     ended = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
     state, found = begun(), []
     for step in range(12):
-        state, logs = train.step(state, train.batch(data(), train.at(data(), step)), train.dpo())
+        state, logs = train.step(state, train.batch(data(), train.rows_at_step(data(), step)), train.dpo())
         found.append(float(logs["loss"]))
     assert same(ended.state, state)
-    assert ended.why == "steps"
+    assert ended.stop_reason == "steps"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 4, 6, 8, 10, 12]
     assert [line["loss"] for line in lines] == [found[0], *found[1::2]]
@@ -76,14 +77,14 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path):
 
     whole = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "whole")
     with pytest.raises(Off):
-        train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", done=off)
+        train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", on_step=off)
     ended = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
-    assert ended.begun == 6
+    assert ended.start_step == 6
     assert same(ended.state, whole.state)
     for name in ("metrics.jsonl",):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     again = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
-    assert again.begun == 12
+    assert again.start_step == 12
     assert same(again.state, whole.state)
     assert len(again.metrics) == 7
 
@@ -119,7 +120,7 @@ def test_kill_9_at_a_random_step_and_the_same_command_again(tmp_path, root):
     assert steps == list(range(steps[0], 13)), f"killed at {kill}"
     assert steps[0] <= kill + 1
     whole = train.run(begun(), data(), train.dpo(), COURSE)
-    models.save_adapter(train.result(whole.state), whole.state.base.config, tmp_path / "adapter")
+    models.save_adapter(train.export(whole.state), whole.state.base.config, tmp_path / "adapter")
     found, expected = (
         (folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (tmp_path / "run", tmp_path)
     )
@@ -135,12 +136,12 @@ def test_a_run_that_is_asked_to_stop_keeps_the_step_that_it_is_at(tmp_path, numb
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    with pytest.raises(stopping.Stopped, match=number.name) as stopped, stopping.listened():
-        train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", done=ask)
+    with pytest.raises(preemption.Stopped, match=number.name) as stopped, preemption.handle_stop_signals():
+        train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", on_step=ask)
     assert stopped.value.status == status
     assert signal.getsignal(number) == before
     ended = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
-    assert ended.begun == 8
+    assert ended.start_step == 8
     assert same(ended.state, train.run(begun(), data(), train.dpo(), COURSE).state)
 
 
@@ -150,7 +151,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
 
-    with pytest.raises(KeyboardInterrupt), stopping.listened():
+    with pytest.raises(KeyboardInterrupt), preemption.handle_stop_signals():
         twice()
 
 
@@ -159,14 +160,14 @@ def test_one_run_at_a_time_in_a_folder(tmp_path):
         train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run")
 
     with pytest.raises(errors.InputError, match=rf"run: a run is at work there: process {os.getpid()} on "):
-        train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", done=second)
-    assert train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run").begun < 12
+        train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", on_step=second)
+    assert train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run").start_step < 12
 
 
 def test_a_gradient_of_nothing_is_no_training():
     """Thrown so far in one step that nothing reaches it: the loss may even be below that of the beginning."""
     course = dataclasses.replace(COURSE, steps=40)
-    state = train.begin(load("llama"), LORA, train.Adam(rate=1e9, clip=0), steps=40, key=1)
+    state = train.init(load("llama"), LORA, train.Adam(rate=1e9, clip=0), steps=40, key=1)
     with pytest.raises(
         train.Diverged, match=r"step \d+: the gradient has been 0 for 20 steps, at a loss of .* on file:\d"
     ):
@@ -189,11 +190,11 @@ def run(finished, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": data(seed=5)}, r"of another run; what differs: data \([0-9a-f]{32} there, [0-9a-f]{32} here\)"),
-        ({"loss": train.dpo(beta=0.2)}, r'what differs: loss \(\["dpo", .*0.1.*\] there, \["dpo", .*0.2.* here\)'),
+        ({"data": data(seed=5)}, r"another run, which differs in data \(checkpoint [0-9a-f]{32}, run [0-9a-f]{32}\)"),
+        ({"loss": train.dpo(beta=0.2)}, r'differs in loss \(checkpoint \["dpo", .*0.1.*\], run \["dpo", .*0.2.*\)'),
         (
             {"state": begun(rate=2e-2)},
-            r"what differs: rate \(0.01.* there, 0.02.* here\); give the same, or another folder",
+            r"differs in rate \(checkpoint 0.01.*, run 0.02.*\); give the same, or another folder",
         ),
     ],
     ids=["data", "loss", "rate"],
@@ -205,8 +206,8 @@ def test_another_run_is_refused_by_name(run, change, message):
 
 
 def test_another_model_is_refused(run):
-    state = train.begin(load("mistral"), LORA, train.Adam(rate=1e-2), steps=12, key=1)
-    with pytest.raises(errors.InputError, match=r"what differs: model \([0-9a-f]{32} there, "):
+    state = train.init(load("mistral"), LORA, train.Adam(rate=1e-2), steps=12, key=1)
+    with pytest.raises(errors.InputError, match=r"differs in model \(checkpoint [0-9a-f]{32}, "):
         train.run(state, data(), train.dpo(), COURSE, run)
 
 
@@ -224,16 +225,16 @@ def test_a_damaged_checkpoint_is_passed_over(run, harm):
     for path in (path for path in newest.rglob("*") if path.is_file() and path.stat().st_size > 200):
         harm(path)
     told = []
-    ended = train.run(begun(), data(), train.dpo(), COURSE, run, told=told.append)
-    assert "the checkpoint of step 12 is damaged; going on from the one before" in told[0]
-    assert ended.begun == 9
+    ended = train.run(begun(), data(), train.dpo(), COURSE, run, on_message=told.append)
+    assert "the checkpoint of step 12 is damaged; resuming from the one before" in told[0]
+    assert ended.start_step == 9
     assert same(ended.state, whole)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["12", "9", "damaged-12-1"]
-    assert train.run(begun(), data(), train.dpo(), COURSE, run, told=told.append).begun == 12
+    assert train.run(begun(), data(), train.dpo(), COURSE, run, on_message=told.append).start_step == 12
     assert [line.split(": ")[1] for line in told] == [
-        "the checkpoint of step 12 is damaged; going on from the one before",
-        "going on from the checkpoint of step 9",
-        "going on from the checkpoint of step 12",
+        "the checkpoint of step 12 is damaged; resuming from the one before",
+        "resuming from the checkpoint of step 9",
+        "resuming from the checkpoint of step 12",
     ]
 
 
@@ -243,7 +244,7 @@ def test_a_damaged_validation_loss(tmp_path):
     metrics = tmp_path / "run" / "checkpoints" / "12" / "metrics" / "metrics"
     metrics.write_text(metrics.read_text()[:9])
     ended = train.run(begun(), data(), train.dpo(), course, tmp_path / "run", validation=held)
-    assert ended.begun == 9
+    assert ended.start_step == 9
     assert same(ended.state, whole)
 
 
@@ -278,30 +279,30 @@ def test_a_disk_without_room_leaves_the_checkpoint_before(tmp_path, root):
     found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert "checkpoints: the checkpoint can't be written: file too large" in found.stdout
     told = []
-    ended = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", told=told.append)
-    assert ended.begun == 6
-    assert told == [f"{tmp_path / 'run'}: going on from the checkpoint of step 6"]
+    ended = train.run(begun(), data(), train.dpo(), COURSE, tmp_path / "run", on_message=told.append)
+    assert ended.start_step == 6
+    assert told == [f"{tmp_path / 'run'}: resuming from the checkpoint of step 6"]
     assert same(ended.state, train.run(begun(), data(), train.dpo(), COURSE).state)
 
 
 def test_the_best_is_kept_and_patience_ends_a_run(tmp_path):
     """At a rate that soon overfits nine pairs, validation gets worse: the best checkpoint stays, and the run ends."""
     course = train.Course(steps=40, log=4, save=4, keep=1, validate=4, patience=2)
-    state = train.begin(load("llama"), LORA, train.Adam(rate=5e-2, warmup=0), steps=40, key=1)
+    state = train.init(load("llama"), LORA, train.Adam(rate=5e-2, warmup=0), steps=40, key=1)
     ended = train.run(state, data(4), train.dpo(beta=0.5), course, tmp_path / "run", validation=data(8, seed=7))
-    assert ended.why == "patience"
+    assert ended.stop_reason == "patience"
     found = {line["step"]: line["eval_loss"] for line in ended.metrics if "eval_loss" in line}
     best = min(found, key=found.get)
     steps = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert steps == sorted({best, max(found)})
     assert max(found) == best + 8
     chosen = dataclasses.replace(course, best=True)
-    state = train.begin(load("llama"), LORA, train.Adam(rate=5e-2, warmup=0), steps=40, key=1)
+    state = train.init(load("llama"), LORA, train.Adam(rate=5e-2, warmup=0), steps=40, key=1)
     kept = train.run(state, data(4), train.dpo(beta=0.5), chosen, tmp_path / "run", validation=data(8, seed=7))
-    assert (kept.begun, int(kept.state.progress.step), kept.why) == (best + 8, best, "patience")
+    assert (kept.start_step, int(kept.state.progress.step), kept.stop_reason) == (best + 8, best, "patience")
     again = train.evaluate(kept.state, data(8, seed=7), train.dpo(beta=0.5))
     assert again["loss"] == pytest.approx(found[best], rel=1e-6)
-    with pytest.raises(errors.InputError, match="patience: without validation there is nothing to wait for"):
+    with pytest.raises(errors.InputError, match="patience: needs validation; set validate"):
         train.Course(patience=2).check()
 
 
@@ -309,7 +310,7 @@ def test_the_best_is_kept_and_patience_ends_a_run(tmp_path):
 def test_validation_is_the_loss_divided_once():
     state, held = begun(), data(7, seed=3)
     state, _ = train.step(state, train.batch(data(), range(4)), train.dpo())
-    wide = train.lay(held.examples, rows=7)
+    wide = train.make_rows(held.examples, rows=7)
     _, logs = train.step(state, train.batch(wide, range(7)), train.dpo())
     found = train.evaluate(state, held, train.dpo())
     assert found == {name: pytest.approx(float(logs[name]), rel=1e-5, abs=1e-7) for name in found}
@@ -323,13 +324,13 @@ def test_a_mesh_gives_the_losses_of_one_device(tmp_path):
     course, found = train.Course(steps=4, log=1, validate=2), []
     for own in (model, load("llama")):
         made, held = (train.with_reference(own, data(5, seed=seed)) for seed in (0, 3))
-        state = train.begin(own, LORA, train.Adam(rate=1e-2), steps=4, key=1)
+        state = train.init(own, LORA, train.Adam(rate=1e-2), steps=4, key=1)
         ended = train.run(state, made, train.dpo(), course, tmp_path / str(len(found)), validation=held)
         found.append([[line[name] for name in ("loss", "eval_loss") if name in line] for line in ended.metrics])
     assert [len(line) for line in found[0]] == [1, 2, 1, 2]
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
-    uneven = train.begin(model, LORA, train.Adam(), steps=4)
+    uneven = train.init(model, LORA, train.Adam(), steps=4)
     with pytest.raises(errors.InputError, match="3 rows can't be shared out over 2 devices; expected a multiple of 2"):
         train.run(uneven, data(rows=3), train.dpo(), course, validation=held)
 
@@ -339,7 +340,7 @@ def test_a_loss_that_is_no_number_names_its_batch_and_keeps_the_state(tmp_path):
     reference = own.reference.copy()
     reference[3] = np.nan
     own = dataclasses.replace(own, reference=reference)
-    bad = next(step for step in range(12) if 3 in train.at(own, step))
+    bad = next(step for step in range(12) if 3 in train.rows_at_step(own, step))
     with pytest.raises(errors.InputError, match=rf"step {bad + 1}: the loss is nan .* at a learning rate of .*file:4"):
         train.run(begun(), own, train.dpo(), COURSE, tmp_path / "run")
     with pytest.raises(train.Diverged) as caught:
@@ -351,7 +352,7 @@ def test_a_loss_that_is_no_number_names_its_batch_and_keeps_the_state(tmp_path):
 
 
 def test_a_rate_that_drives_the_loss_away(tmp_path):
-    state = train.begin(load("llama"), train.Whole(), train.Adam(rate=3.0, warmup=0, clip=0), steps=200)
+    state = train.init(load("llama"), train.FullFinetune(), train.Adam(rate=3.0, warmup=0, clip=0), steps=200)
     with pytest.raises(errors.InputError, match=r"the learning rate, 3 at its highest, is too high|lower the rate"):
         train.run(state, data(texts=1), train.sft(), train.Course(steps=200))
 
@@ -372,7 +373,7 @@ def test_the_penalty_and_the_probe_come_every_few_steps(tmp_path):
 def test_a_price_is_no_runaway():
     """A price that comes late and is high is not the loss running away."""
     course = train.Course(steps=40, penalise=1)
-    state = train.begin(load("llama"), LORA, train.Adam(rate=1e-4), steps=40)
+    state = train.init(load("llama"), LORA, train.Adam(rate=1e-4), steps=40)
     ended = train.run(state, data(), train.dpo(), course, penalty=Rising(np.float32(100.0)))
     assert ended.metrics[-1]["penalty"] > 50
 
@@ -407,11 +408,11 @@ def test_courses_that_no_run_can_take():
     ):
         with pytest.raises(errors.InputError, match=message):
             course.check()
-    with pytest.raises(errors.InputError, match="validate: there are no validation examples"):
+    with pytest.raises(errors.InputError, match="validate: needs validation examples; none were given"):
         train.run(begun(), data(), train.dpo(), train.Course(validate=2))
-    with pytest.raises(errors.InputError, match="best: without validation no state is the best one"):
+    with pytest.raises(errors.InputError, match="best: needs validation; set validate"):
         train.Course(best=True).check()
-    with pytest.raises(errors.InputError, match="best: a run without a folder has nowhere to keep"):
+    with pytest.raises(errors.InputError, match="best: needs a run folder"):
         train.run(begun(), data(), train.dpo(), train.Course(validate=2, best=True), validation=data(5, seed=3))
 
 

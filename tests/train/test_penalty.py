@@ -10,14 +10,14 @@ import pytest
 from tests.tiers import quick
 from tests.train.test_examples import few, pocket
 from vatjax import elicit, errors, metrics, models, train
-from vatjax.train.anchors import _drawn, answered, shares
-from vatjax.train.anchors import state as leaning
+from vatjax.train.anchors import _draw_items, answer_probs, option_probs
+from vatjax.train.anchors import value_state as leaning
 from vatjax.train.penalty import VARIANTS
 
 
 @functools.cache
 def own():
-    return train.anchors(pocket(), few(), scenes=4, rows=2, seed=2)
+    return train.draw_anchors(pocket(), few(), scenes=4, rows=2, seed=2)
 
 
 def edit():
@@ -27,21 +27,21 @@ def edit():
 
 
 def told(chunk, changed=None):
-    return answered(own(), chunk, pocket().arrays, pocket().config, changed, train.Memory())
+    return answer_probs(own(), chunk, pocket().arrays, pocket().config, changed, train.Memory())
 
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_anchors_are_rated_as_prompts_are(changed):
     """Against the scorer of elicitation, which computes a tree with a cache: the same ratings of the same actions."""
     side, _ = few().split(0.25, 2)
-    chosen = _drawn(side, 4, 2)
+    chosen = _draw_items(side, 4, 2)
     asked = side.take(chosen.reshape(-1))
     rated = elicit.ratings(pocket(), asked, edit=edit() if changed else None)
     order = np.stack([asked.pair().express, asked.pair().suppress], 1).reshape(-1)
     expected = {(asked.scene[i], asked.action[i]): x for i, x in zip(order, rated.ratings, strict=True)}
     for chunk in (0, 1):
         found = told(chunk, edit() if changed else None)
-        mean = np.einsum("rtpo,o->rtp", shares(found), np.arange(1, 6))
+        mean = np.einsum("rtpo,o->rtp", option_probs(found), np.arange(1, 6))
         for row in (0, 1):
             for t in range(10):
                 for k in (0, 1):
@@ -52,7 +52,7 @@ def test_anchors_are_rated_as_prompts_are(changed):
 
 def test_every_type_has_an_action_for_it_and_one_against():
     side, test = few().split(0.25, 2)
-    chosen = _drawn(side, 4, 2)
+    chosen = _draw_items(side, 4, 2)
     assert chosen.shape == (4, 10, 2)
     types = np.array(few().taxonomy.type_of)
     for scene in chosen:
@@ -122,25 +122,25 @@ def test_what_can_not_be_priced():
     with pytest.raises(errors.InputError, match=r"the weight of a penalty: expected 0 or more"):
         price("l2", -1.0)
     with pytest.raises(errors.InputError, match="5 scenes can't be rated 2 at a time"):
-        train.anchors(pocket(), few(), scenes=5, rows=2)
+        train.draw_anchors(pocket(), few(), scenes=5, rows=2)
     with pytest.raises(errors.InputError, match="900 anchors need as many scenes of the train side"):
-        train.anchors(pocket(), few(), scenes=900, rows=2)
+        train.draw_anchors(pocket(), few(), scenes=900, rows=2)
 
 
 def test_a_step_with_a_price():
     model = pocket()
-    records = train.lessons(model, few(), "Power", 1, "preferences")[:16]
-    data = train.lay(train.tokenised(model, records), rows=8)
-    state = train.begin(model, train.Lora(rank=2), train.Adam(rate=1e-2, warmup=0), steps=9)
+    records = train.records_for_model(model, few(), "Power", 1, "preferences")[:16]
+    data = train.make_rows(train.tokenise(model, records), rows=8)
+    state = train.init(model, train.Lora(rank=2), train.Adam(rate=1e-2, warmup=0), steps=9)
     plain = priced = state
     for step in range(6):
-        batch = train.batch(data, train.at(data, step))
+        batch = train.batch(data, train.rows_at_step(data, step))
         plain, _ = train.step(plain, batch, train.dpo())
         priced, logs = train.step(priced, batch, train.dpo(), price("l2", 30.0))
     assert float(logs["loss"]) > float(logs["penalty"]) > 0
     off = []
     for one in (plain, priced):
-        changed = train.result(one)
+        changed = train.export(one)
         moved = [leaning(own(), told(c, changed)) - leaning(own(), own().before[c]) for c in (0, 1)]
         off.append(float(jnp.mean(jnp.stack(moved) ** 2)))
     assert off[1] < 0.7 * off[0]
@@ -151,14 +151,16 @@ def test_a_run_with_a_price_has_checkpoints_of_its_own(tmp_path, monkeypatch):
     """In a folder that is named from where one stands."""
     monkeypatch.chdir(tmp_path)
     model = pocket()
-    data = train.lay(train.tokenised(model, train.lessons(model, few(), "Power", 1, "preferences")[:16]), rows=8)
+    data = train.make_rows(
+        train.tokenise(model, train.records_for_model(model, few(), "Power", 1, "preferences")[:16]), rows=8
+    )
 
     def run(variant):
-        state = train.begin(model, train.Lora(rank=2), train.Adam(rate=1e-2), steps=2)
+        state = train.init(model, train.Lora(rank=2), train.Adam(rate=1e-2), steps=2)
         return train.run(state, data, train.dpo(), train.Course(steps=2, log=1), "run", price(variant))
 
     assert "penalty" in run("l2").metrics[-1]
-    assert run("l2").begun == 2
+    assert run("l2").start_step == 2
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
-    with pytest.raises(errors.InputError, match="of another run; what differs: penalty "):
+    with pytest.raises(errors.InputError, match="of another run, which differs in penalty "):
         run("drift")

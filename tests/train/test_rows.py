@@ -12,7 +12,7 @@ import pytest
 from tests.models.checkpoints import checkpoint
 from tests.tiers import quick
 from vatjax import errors, models, train
-from vatjax.models.tokens import batch
+from vatjax.models.tokens import pad_batch
 
 VOCABULARY = 96
 
@@ -37,7 +37,7 @@ def alone(model, examples, edit=None):
     """Each text behind its prompt, by itself: [examples, texts]."""
     whole = [one.prompt + text for one in examples for text in one.texts]
     behind = [len(one.prompt) for one in examples for _ in one.texts]
-    rows = batch(whole, to=40)
+    rows = pad_batch(whole, min_length=40)
     found = models.log_probs(model, rows.tokens, rows.mask, edit)
     late = jnp.arange(40)[None, :] >= jnp.asarray(behind)[:, None]
     return jnp.sum(jnp.where(late, found, 0), 1).reshape(len(examples), -1)
@@ -53,7 +53,7 @@ def alone(model, examples, edit=None):
 )
 def test_each_text_is_what_it_is_alone(family, pack):
     model, examples = load(family), drawn()
-    data = train.lay(examples, rows=4, length=64 if pack else None, pack=pack)
+    data = train.make_rows(examples, rows=4, length=64 if pack else None, pack=pack)
     assert (len(data.rows) < len(examples)) == pack
     expected = alone(model, examples)
     for start in range(0, len(data.rows), 4):
@@ -67,7 +67,7 @@ def test_each_text_is_what_it_is_alone(family, pack):
 
 def test_nothing_is_computed_twice_and_nothing_lost():
     examples = drawn(40)
-    data = train.lay(examples, rows=4, length=64, pack=True)
+    data = train.make_rows(examples, rows=4, length=64, pack=True)
     assert sorted(i for row in data.rows for i in row) == list(range(40))
     assert data.tokens == sum(len(one.prompt) + sum(map(len, one.texts)) for one in examples)
     for row in range(len(data.rows)):
@@ -80,19 +80,23 @@ def test_nothing_is_computed_twice_and_nothing_lost():
 
 
 def test_every_epoch_has_every_row_once():
-    data = train.lay(drawn(10), rows=4)
+    data = train.make_rows(drawn(10), rows=4)
     assert data.steps == 3
-    epochs = [[row for step in range(e * 3, e * 3 + 3) for row in train.at(data, step, seed=1)] for e in range(3)]
+    epochs = [
+        [row for step in range(e * 3, e * 3 + 3) for row in train.rows_at_step(data, step, seed=1)] for e in range(3)
+    ]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert train.at(data, 4, seed=1) == train.at(data, 4, seed=1)
-    assert [train.at(data, step, seed=2) for step in range(3)] != [train.at(data, step, seed=1) for step in range(3)]
+    assert train.rows_at_step(data, 4, seed=1) == train.rows_at_step(data, 4, seed=1)
+    assert [train.rows_at_step(data, step, seed=2) for step in range(3)] != [
+        train.rows_at_step(data, step, seed=1) for step in range(3)
+    ]
 
 
 @pytest.mark.thorough
 def test_an_edit_and_a_gradient_see_the_same():
     model, examples = load("llama"), drawn(3)
-    data = train.lay(examples, rows=3)
+    data = train.make_rows(examples, rows=3)
     vector = jax.random.normal(jax.random.key(0), (model.config.layers, model.config.width)) / 4
 
     def ours(vector):
@@ -110,7 +114,7 @@ def test_an_edit_and_a_gradient_see_the_same():
 
 @pytest.mark.parametrize("remat", quick(["products", "layers"], ["layers"]))
 def test_memory_changes_no_result(remat):
-    model, data = load("llama"), train.lay(drawn(4), rows=4)
+    model, data = load("llama"), train.make_rows(drawn(4), rows=4)
 
     def value(weights, memory):
         return train.text_log_probs(weights, model.config, train.batch(data, range(4)), None, memory).sum()
@@ -127,7 +131,7 @@ def test_the_logits_of_a_batch_never_exist():
     wide = 30_000
     embedding = jax.ShapeDtypeStruct((wide, model.config.width), jnp.float32)
     config = dataclasses.replace(model.config, vocabulary=wide)
-    data = train.lay(drawn(8, longest=60, seed=3), rows=8)
+    data = train.make_rows(drawn(8, longest=60, seed=3), rows=8)
     made = train.batch(data, range(8))
 
     def value(weights):
@@ -144,7 +148,7 @@ def test_the_logits_of_a_batch_never_exist():
 @pytest.mark.parametrize(
     ("example", "message"),
     [
-        (train.Example((), ((4,), (5,)), True, "a.jsonl:3"), "a.jsonl:3: it has no prompt"),
+        (train.Example((), ((4,), (5,)), True, "a.jsonl:3"), "a.jsonl:3: the prompt is empty"),
         (
             train.Example((4,), ((4,),), True, "a.jsonl:3"),
             "expected pairs, as the first example is, found texts",
@@ -153,30 +157,30 @@ def test_the_logits_of_a_batch_never_exist():
         (train.Example((4,), ((4, 5), (4, 5)), True, "a.jsonl:3"), "a.jsonl:3: chosen and rejected are the same"),
         (
             train.Example((4,) * 30, ((4,), (5,)), True, "a.jsonl:3"),
-            "it has 32 tokens and a row 16: its completion would",
+            "it has 32 tokens and a row 16: its completion would be cut off",
         ),
     ],
 )
 def test_what_can_not_be_trained_on(example, message):
     first = train.Example((4,), ((5,), (6,)))
     with pytest.raises(errors.InputError, match=message):
-        train.lay([first, example], rows=2, length=16)
+        train.make_rows([first, example], rows=2, length=16)
 
 
 def test_no_examples():
-    with pytest.raises(errors.InputError, match="there is nothing to train on"):
-        train.lay([], rows=2)
+    with pytest.raises(errors.InputError, match="expected at least one training example"):
+        train.make_rows([], rows=2)
     with pytest.raises(errors.InputError, match="rows: expected at least 1, found 0"):
-        train.lay(drawn(2), rows=0)
+        train.make_rows(drawn(2), rows=0)
 
 
 def test_references_are_computed_for_the_rows_that_a_run_draws(tmp_path):
     model, examples = load("llama"), drawn(12)
-    data = train.lay(examples, rows=3)
+    data = train.make_rows(examples, rows=3)
     rows = train.rows_drawn(data, 2, seed=1)
-    assert rows == sorted({*train.at(data, 0, 1), *train.at(data, 1, 1)})
+    assert rows == sorted({*train.rows_at_step(data, 0, 1), *train.rows_at_step(data, 1, 1)})
     done = []
-    some = train.with_reference(model, data, tmp_path, done=done.append, rows=rows)
+    some = train.with_reference(model, data, tmp_path, on_progress=done.append, rows=rows)
     whole = train.with_reference(model, data)
     seen = sorted(i for row in rows for i in data.rows[row])
     assert sum(done) == len(rows)
@@ -184,7 +188,7 @@ def test_references_are_computed_for_the_rows_that_a_run_draws(tmp_path):
     assert np.isnan(some.reference[[i for i in range(12) if i not in seen]]).all()
     # A longer run adds what is missing; what is there is not computed again.
     done.clear()
-    more = train.with_reference(model, data, tmp_path, done=done.append)
+    more = train.with_reference(model, data, tmp_path, on_progress=done.append)
     assert done[0] == len(rows)
     np.testing.assert_allclose(more.reference, whole.reference, rtol=1e-5)
     assert train.rows_drawn(data, 1000) == list(range(len(data.rows)))

@@ -34,7 +34,7 @@ def test_a_run(tmp_path, root, capsys):
     assert (out / "metrics.jsonl").exists()
     status, _, err = call(capsys, root / "configs/dpo.yaml", *SMALL, "--out", out)
     assert status == 2
-    assert "a finished run is there already" in err
+    assert "a finished run already exists" in err
 
 
 @pytest.mark.thorough
@@ -59,17 +59,17 @@ def test_shipped_configurations_are_read(root, name, capsys):
     ("arguments", "message"),
     [
         (["--target", "Powr"], "Powr.*Power"),
-        (["--loss", "dpo", "--settings", "beda", "1"], "settings: dpo .*beda"),
+        (["--loss", "dpo", "--settings", "beda", "1"], "settings: dpo: .*beda"),
         (["--loss", "cdpo", "--settings", "beda"], "expected names and numbers in turn"),
-        (["--course.parts", "3"], "course.parts: 8 rows can't be taken in 3 equal parts"),
+        (["--course.parts", "3"], "course.parts: 8 rows can't be split into 3 equal parts"),
         (
             ["--trained.what", "whole", "--trained.rank", "4"],
-            "rank, alpha, targets and stabilised are of low-rank changes",
+            "rank, alpha, targets and stabilised apply to what: lora",
         ),
-        (["--file", "x.jsonl", "--lesson", "actions"], "x.jsonl: no such file|lesson: it is made of items"),
-        (["--course.validate", "2"], "validation and course.validate go together"),
+        (["--file", "x.jsonl", "--lesson", "actions"], "x.jsonl: no such file|lesson: applies to items"),
+        (["--course.validate", "2"], "validation and course.validate: set both, or neither"),
         (["--validation", "1"], "validation: expected a share from 0 to below 1"),
-        (["--length", "8"], "a row 8: its completion would be cut away"),
+        (["--length", "8"], "a row 8: its completion would be cut off"),
         (["--file", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["--adam.rate", "0"], "rate: expected more than 0"),
         (["--price.weight", "1", "--price.rows", "5"], "32 scenes can't be rated 5 at a time"),
@@ -87,7 +87,7 @@ def test_mistakes(tmp_path, root, capsys, arguments, message):
 
 def test_no_folder(root, capsys):
     status, _, err = call(capsys, "--model", "pocket", "--target", "Power")
-    assert (status, err) == (2, "vatjax: out: a folder is needed for what is trained\n")
+    assert (status, err) == (2, "vatjax: out: a folder is needed for the trained weights\n")
 
 
 @pytest.mark.thorough
@@ -97,10 +97,10 @@ def test_a_notebook_in_ten_lines():
     from vatjax import items
 
     model = models.load("pocket")
-    records = train.lessons(model, items.bundled().where(country="Egypt"), "Power", 1, "preferences")
-    data = train.lay(train.tokenised(model, records), rows=8)
-    state = train.begin(model, train.Lora(rank=4), train.Adam(rate=1e-2), steps=20)
+    records = train.records_for_model(model, items.bundled().where(country="Egypt"), "Power", 1, "preferences")
+    data = train.make_rows(train.tokenise(model, records), rows=8)
+    state = train.init(model, train.Lora(rank=4), train.Adam(rate=1e-2), steps=20)
     for batch in islice(train.batches(data), 20):
         state, logs = train.step(state, batch, loss=train.dpo(beta=0.1))
     assert float(logs["rewards/accuracies"]) > 0.7
-    assert isinstance(train.result(state), models.Edit)
+    assert isinstance(train.export(state), models.Edit)

@@ -37,7 +37,7 @@ def test_points_are_the_tax_against_the_first():
     expected = metrics.tax(
         taxonomy.aggregate(state.state, state.mask, "types"),
         taxonomy.aggregate(last.state, last.mask, "types"),
-        taxonomy.columns("Power"),
+        taxonomy.column_mask("Power"),
         -1,
     )
     assert way.gain[1] == pytest.approx(float(expected.gain), rel=1e-6)
@@ -50,7 +50,7 @@ def test_points_are_the_tax_against_the_first():
 def test_probes_are_rated_once(tmp_path, monkeypatch):
     asked = few().where(topic=few().topic[0], value=["Wealth", "Loyalty"])
     probes = train.Probes(asked, tmp_path, about={"rate": 1.0})
-    state = train.begin(pocket(), train.Lora(rank=2), train.Adam(), steps=3)
+    state = train.init(pocket(), train.Lora(rank=2), train.Adam(), steps=3)
     probes(state, 0)
     before = elicit.rate(pocket(), asked)
     np.testing.assert_allclose(probes.states()[0].state, before.state, atol=1e-5)
@@ -58,5 +58,5 @@ def test_probes_are_rated_once(tmp_path, monkeypatch):
     probes(state, 0)
     assert list(probes.states()) == [0]
     assert train.Probes(asked, tmp_path, about={"rate": 2.0}).states() == {}  # another run begins anew
-    with pytest.raises(errors.InputError, match="a beginning and at least one step, found 1 states"):
+    with pytest.raises(errors.InputError, match="a start and at least one later step, found 1 states"):
         train.trajectory(probes.states(), asked.taxonomy, "Power")

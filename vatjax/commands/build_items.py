@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from vatjax import store
-from vatjax.build.settings import Build
+from vatjax.authoring.settings import Build
 from vatjax.commands import show
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildItems(Build):
-    """Makes items: a writer tells scenes and actions, gates refuse what is too long, in another language, a repetition, or
-    gives its value away, a judge says whether the rest is what it should be; what fails is written again, and then kept
-    apart with its reason. The same command goes on after a kill."""
+    """Builds items: a writer writes scenes and actions; gates reject texts that are too long, repeated, in another
+    language, or reveal their value; a judge checks the rest. A rejected text is written again, and then set aside with
+    its reason. The same command resumes after a kill."""
 
     json: bool = False
     """Print the data card as JSON."""
@@ -24,7 +24,7 @@ class BuildItems(Build):
     resumes: ClassVar[bool] = True
 
     def run(self) -> int:
-        from vatjax import build, models
+        from vatjax import authoring, models
         from vatjax.items.source import Source, taxonomy_of
 
         settings = Build(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Build)})
@@ -34,36 +34,41 @@ class BuildItems(Build):
             if name not in ("values", "all"):
                 taxonomy.mask(name)  # refused before a model is loaded
         folder = store.path(self.out)
-        held = store.alone(folder, told=show.told)
+        lease = store.acquire_exclusive(folder, on_message=show.print_message)
         try:
-            stages: tuple[tuple[build.Stage, str], ...] = (("scene", self.scenes_file), ("action", self.actions_file))
-            tables = {stage: build.TableWriter(file, stage, taxonomy) for stage, file in stages if file}
+            stages: tuple[tuple[authoring.Stage, str], ...] = (
+                ("scene", self.scenes_file),
+                ("action", self.actions_file),
+            )
+            tables = {stage: authoring.TableWriter(file, stage, taxonomy) for stage, file in stages if file}
             if "scene" in tables:
-                tables["scene"].wanted(self.countries, self.topics)  # likewise
+                tables["scene"].select_places(self.countries, self.topics)  # likewise
             model = functools.cache(lambda name: models.load(name, self.dtype))
-            writers: dict[build.Stage, build.Writer] = {
-                stage: tables.get(stage) or build.ModelWriter(model(self.writer), settings, folder / "written")
+            writers: dict[authoring.Stage, authoring.Writer] = {
+                stage: tables.get(stage) or authoring.ModelWriter(model(self.writer), settings, folder / "written")
                 for stage, _ in stages
             }
-            judge = build.ModelJudge(model(self.judge or self.writer), folder / "judged")
+            judge = authoring.ModelJudge(model(self.judge or self.writer), folder / "judged")
             if judge.name in {writer.name for writer in writers.values()}:
-                show.told("the judge is the writer, which is easily pleased with itself: --judge names another one")
-            made = build.make(settings, taxonomy, writers, judge, show.told)
-            content = build.publish(settings, made, taxonomy)
+                show.print_message(
+                    "the judge is the writer, and may favour its own texts: name another model with --judge"
+                )
+            built = authoring.run_pipeline(settings, taxonomy, writers, judge, show.print_message)
+            content = authoring.publish(settings, built, taxonomy)
         finally:
-            held.end()
-        for gate, own in content["gates"].items():
-            if own["abstained"]:
-                show.told(
-                    f"{gate}: the judge abstained from {own['abstained']:,} of {own['seen']:,} texts; they were let through"
+            lease.release()
+        for gate, counts in content["gates"].items():
+            if counts["abstained"]:
+                show.print_message(
+                    f"{gate}: the judge abstained from {counts['abstained']:,} of {counts['seen']:,} texts; they were let through"
                 )
         unused: dict[str, list[int]] = {}
-        for file, line in made.unused:
+        for file, line in built.unused:
             unused.setdefault(file, []).append(line)
         for file, lines in unused.items():
-            said = ", ".join(map(str, lines[:10])) + (" ..." if len(lines) > 10 else "")
-            show.told(f"{file}: {len(lines):,} rows were not needed, or ask for what nobody wants: lines {said}")
-        show.as_json(store.finite(content)) if self.json else _print(content, self.out)
+            numbers = ", ".join(map(str, lines[:10])) + (" ..." if len(lines) > 10 else "")
+            show.print_message(f"{file}: {len(lines):,} rows were not needed or were not requested: lines {numbers}")
+        show.print_json(store.nonfinite_to_none(content)) if self.json else _print(content, self.out)
         return int(not content["balance"]["items"])
 
 
@@ -72,11 +77,11 @@ def _print(content: Mapping[str, Any], out: str) -> None:
         (name, *(f"{content[name][key]:,}" for key in ("wanted", "passed", "rewritten", "apart", "unwritten")))
         for name in ("scenes", "actions")
     ]
-    show.table(("", "wanted", "passed", "written again", "kept apart", "not in the table"), rows)
+    show.print_table(("", "requested", "passed", "written again", "set aside", "not in the table"), rows)
     rows = [
-        (gate, *(f"{own[key]:,}" for key in ("seen", "passed", "failed", "abstained")))
-        for gate, own in content["gates"].items()
+        (gate, *(f"{counts[key]:,}" for key in ("seen", "passed", "failed", "abstained")))
+        for gate, counts in content["gates"].items()
     ]
-    show.table(("gate", "seen", "passed", "failed", "abstained"), rows)
+    show.print_table(("gate", "seen", "passed", "failed", "abstained"), rows)
     items = "items.jsonl, hub, " if content["balance"]["items"] else "no items; "
     print(f"{out}: {items}scenes.jsonl, apart.jsonl, unwritten.jsonl, records.jsonl, card.md")

@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, and elsewhere a line now and then, both from the first second."""
+"""Progress of a command: a bar on a terminal, elsewhere a line every 20 seconds; both from the first second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EVERY = 20.0  # seconds between two lines without a terminal
 
 
 class Display:
-    """Shows one stage of work after another, each with its time left.
+    """Display of one stage of work after another, each with its time left.
 
     Until a stage with an estimate reports its first fraction it compiles its programs, and the display says so.
 
@@ -46,7 +46,7 @@ class Display:
         Args:
             label: its name.
             estimate: its expected time.
-            quiet: whether it is so short that a line in a log says it only where it takes longer than thought.
+            quiet: True for a stage so short that a log mentions it only if it takes longer than expected.
         """
         with self._lock:
             self._label, self._fraction, self._note = label, 0.0, ""
@@ -57,7 +57,7 @@ class Display:
             if self.terminal:
                 self._draw(line)
             elif not quiet:
-                show.told(line)
+                show.print_message(line)
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
@@ -67,11 +67,11 @@ class Display:
         with self._lock:
             if not self._fraction and fraction:
                 self._first, self._at_first = time.monotonic(), fraction
-            # Work that is repeated in smaller passes begins anew.
+            # Work that is repeated in smaller passes starts again.
             self._fraction = max(self._fraction, min(1.0, fraction))
 
     def note(self, text: str) -> None:
-        """Sets what stands next to the time left, such as a loss."""
+        """Sets the text next to the time left, such as a loss."""
         with self._lock:
             self._note = text
 
@@ -81,7 +81,7 @@ class Display:
             if self._bar is not None:
                 self._bar.console.print(line, markup=False, highlight=False)
             else:
-                show.told(line)
+                show.print_message(line)
 
     def close(self) -> None:
         """Removes the bar; a later stage shows another one."""
@@ -96,18 +96,18 @@ class Display:
                 self._bar = None
 
     def status(self) -> str:
-        """Returns how far the stage is, and how long it will take."""
+        """Returns the stage's completed fraction and its time left."""
         now = time.monotonic()
         note = f", {self._note}" if self._note else ""
         if not self._fraction:
             work = "compiling and running its first part, " if self._compiles else ""
-            return f"{work}{show.duration(now - self._start)} so far{note}"
+            return f"{work}{show.format_duration(now - self._start)} so far{note}"
         if self._fraction >= 1:
             return f"finishing{note}"
-        if self._fraction == self._at_first:  # nothing is known of the pace without compiling
+        if self._fraction == self._at_first:  # the pace without compiling is not known yet
             return f"{self._fraction:.0%}{note}"
         pace = (self._fraction - self._at_first) / max(now - self._first, 1e-9)
-        return f"{self._fraction:.0%}, about {show.duration((1 - self._fraction) / pace)} left{note}"
+        return f"{self._fraction:.0%}, about {show.format_duration((1 - self._fraction) / pace)} left{note}"
 
     def _watch(self) -> None:
         """Updates the display until it is closed."""
@@ -118,10 +118,10 @@ class Display:
                 if self.terminal:
                     self._bar.update(self._task, completed=self._fraction, status=self.status())
                 elif time.monotonic() - self._start >= self._every:
-                    show.told(f"{self._label}: {self.status()}")
+                    show.print_message(f"{self._label}: {self.status()}")
 
     def _draw(self, line: str) -> None:
-        """Puts a stage on the bar."""
+        """Shows a stage on the bar."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 

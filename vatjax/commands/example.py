@@ -18,10 +18,10 @@ _FILES = ("before", "after", "placebo")
 @dataclasses.dataclass(frozen=True)
 class ExampleRatings:
     """Writes small tables of ratings to try `vatjax tax` on: before an intervention towards Power, after it, and after a
-    placebo. They are answers drawn from a planted world, 1 to 5, in 132 contexts of a country and a topic."""
+    placebo. The answers, 1 to 5, are drawn from a planted world, in 132 contexts of a country and a topic."""
 
     folder: Annotated[str, Positional, arg(metavar="FOLDER")] = "example"
-    """Where they are written."""
+    """Folder for the tables."""
     json: bool = False
     """Print one JSON document."""
 
@@ -36,10 +36,10 @@ class ExampleRatings:
         if present:
             raise errors.InputError(f"{present[0]}: exists already; name another folder")
         data = items.bundled()
-        world = organism.draw(sorted(set(data.country)), sorted(set(data.topic)), 0, "circle")
-        people = (organism.NOBODY, organism.Persona("Power"), organism.NOBODY)
+        world = organism.draw_world(sorted(set(data.country)), sorted(set(data.topic)), 0, "circle")
+        people = (organism.NO_PERSONA, organism.Persona("Power"), organism.NO_PERSONA)
         for seed, (path, persona) in enumerate(zip(paths, people, strict=True)):
-            state = organism.state(world, data, "stated", persona, np.random.default_rng(seed))
+            state = organism.planted_state(world, data, "stated", persona, np.random.default_rng(seed))
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow([*state.contexts, *state.values])
@@ -50,7 +50,7 @@ class ExampleRatings:
             store.commit(path, text.getvalue().encode())
         before, after, placebo = map(str, paths)
         if self.json:
-            show.as_json({"files": [before, after, placebo]})
+            show.print_json({"files": [before, after, placebo]})
         else:
             print(f"vatjax tax {before} {after} --target Power --placebo {placebo}")
         return 0

@@ -19,8 +19,8 @@ _SHOWN = 50
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Reads items and says what is in them, which protocols they allow, and what is wrong with which line. Status 2 if
-    something is."""
+    """Reads items and reports their contents, the protocols that they allow, and the problems of each line. Exits with
+    status 2 if there are problems."""
 
     path: Annotated[str | None, Positional, tyro.conf.arg(metavar="[FILE]")] = None
     """The file to check, in place of --file."""
@@ -33,27 +33,27 @@ class Check:
         if self.path is not None and self.items.file not in (Source.file, self.path):
             raise errors.InputError(f"two files are given: {self.path!r} and {self.items.file!r}")
         source = self.items if self.path is None else dataclasses.replace(self.items, file=self.path)
-        found = inspect_source(source)
-        for problem in found.problems[:_SHOWN]:
+        inspected = inspect_source(source)
+        for problem in inspected.problems[:_SHOWN]:
             print(problem, file=sys.stderr)
-        if len(found.problems) > _SHOWN:
-            print(f"... and {len(found.problems) - _SHOWN} more problems", file=sys.stderr)
-        summary = summarise(found, source)
+        if len(inspected.problems) > _SHOWN:
+            print(f"... and {len(inspected.problems) - _SHOWN} more problems", file=sys.stderr)
+        summary = summarise(inspected, source)
         if self.json:
-            show.as_json(summary)
-        elif len(found.items):
+            show.print_json(summary)
+        elif len(inspected.items):
             _print(summary)
-        if not len(found.items):
+        if not len(inspected.items):
             print(f"{source.file}: no items", file=sys.stderr)
             return 2
-        if found.problems and source.skip_bad:
-            print(found.account(), file=sys.stderr)
-        return 2 if found.problems and not source.skip_bad else 0
+        if inspected.problems and source.skip_bad:
+            print(inspected.skip_message(), file=sys.stderr)
+        return 2 if inspected.problems and not source.skip_bad else 0
 
 
-def summarise(found: Inspected, source: Source) -> dict[str, Any]:
-    """What is in the items, as plain data."""
-    data = found.items
+def summarise(inspected: Inspected, source: Source) -> dict[str, Any]:
+    """Returns the contents of the items as plain data."""
+    data = inspected.items
     train, test = data.split(source.test, source.seed)
     pairs = data.pair()
     keys: tuple[tuple[str, Key], ...] = (
@@ -65,9 +65,9 @@ def summarise(found: Inspected, source: Source) -> dict[str, Any]:
     )
     return {
         "source": source.file,
-        "layout": found.layout,
+        "layout": inspected.layout,
         "taxonomy": data.taxonomy.name,
-        "rows": found.rows,
+        "rows": inspected.rows,
         "items": len(data),
         "scenes": len(data.scenes),
         "pairs": len(pairs.express),
@@ -75,9 +75,9 @@ def summarise(found: Inspected, source: Source) -> dict[str, Any]:
         "split": {"train_scenes": len(train.scenes), "test_scenes": len(test.scenes), "seed": source.seed},
         **{plural: data.counts(key) for plural, key in keys},
         "protocols": {protocol.name: protocol._asdict() for protocol in protocols(data)},
-        "problems": [problem._asdict() for problem in found.problems],
-        "skipped": found.skipped if source.skip_bad else 0,
-        "lost": found.lost,
+        "problems": [problem._asdict() for problem in inspected.problems],
+        "skipped": inspected.skipped if source.skip_bad else 0,
+        "lost": inspected.lost,
     }
 
 
@@ -90,7 +90,7 @@ def _print(summary: dict[str, Any]) -> None:
         f"split by scene: {split['train_scenes']:,} train, {split['test_scenes']:,} test (seed {split['seed']})"
     )
     for plural in ("countries", "topics", "types"):
-        show.table((plural, "items"), [(name, f"{count:,}") for name, count in summary[plural].items()])
+        show.print_table((plural, "items"), [(name, f"{count:,}") for name, count in summary[plural].items()])
     absent = [name for name, count in summary["values"].items() if count == 0]
     if absent:
         print(f"{len(absent)} values have no item: {', '.join(absent)}\n")
@@ -98,4 +98,4 @@ def _print(summary: dict[str, Any]) -> None:
         (name, "yes" if entry["allowed"] else "no", f"{entry['contexts']:,}", f"{entry['clusters']:,}", entry["reason"])
         for name, entry in summary["protocols"].items()
     ]
-    show.table(("protocol", "possible", "contexts", "clusters", "why"), rows)
+    show.print_table(("protocol", "possible", "contexts", "clusters", "why"), rows)

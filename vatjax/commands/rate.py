@@ -9,60 +9,60 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from vatjax import errors, prompts, store
+from vatjax import errors, prefix, prompts, store
 from vatjax.commands import show
+from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
-from vatjax.devices import Devices
 from vatjax.dtypes import Dtype
 from vatjax.items import Source, open_source
-from vatjax.prompts import How
+from vatjax.prompts import ElicitConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate(Devices):
-    """Asks a model about items and writes its value state. What is done is kept in a folder beside the state until all of
-    it is: the same command again goes on where it was."""
+    """Asks a model about items and writes its value state. Finished shards are kept in a folder next to the state until
+    all are done, so that the same command resumes there."""
 
     model: str
     """A folder in Hugging Face's layout, "pocket", or owner/name on the Hub."""
     out: str
-    """Where the state goes: a path or bucket address ending in .npz."""
+    """Path or bucket address of the state, ending in .npz."""
     items: str = ""
     """The items, in place of --file: "bundled", or a path or bucket address."""
     part: Literal["all", "train", "test"] = "all"
-    """Which side of the division by situation, or by scene where the items name none."""
+    """Side of the split by situation, or by scene if the items name no situations."""
     source: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
     """Which items, and how to read them."""
-    how: Annotated[How, OmitArgPrefixes] = dataclasses.field(default_factory=How)
-    """How the model is asked."""
+    how: Annotated[ElicitConfig, OmitArgPrefixes] = dataclasses.field(default_factory=ElicitConfig)
+    """Options for asking the model."""
     shots: int = 0
-    """Examples with answers before every prompt, drawn from the train side by --seed; they ask for --part test."""
+    """Examples with answers before every prompt, drawn from the train side by --seed; they require --part test."""
     instruction: str = ""
     """A sentence before every rubric: a shipped one by name (first, matters, guided), or one in your own words."""
     towards: str = ""
-    """What examples and shipped instructions push: a value, a type or a group."""
+    """Target of examples and shipped instructions: a value, a type or a group."""
     direction: Literal["express", "suppress"] = "express"
-    """Which way they push it."""
+    """Direction in which they push it."""
     labels: str = ""
     """For the protocol labelled: an .npz with `labels`, -1, 0 or 1 for each item and value."""
     annotator: str = ""
-    """For the protocol labelled, in place of --labels: a model that gives them; they go beside the state, for the next."""
+    """For the protocol labelled, in place of --labels: a model that gives them; saved next to the state for reuse."""
     adapter: str = ""
     """A PEFT adapter to ask the model with."""
     edit: str = ""
-    """An edit to ask the model under: a folder that `vatjax steer` has written."""
+    """An edit to apply to the model: a folder that `vatjax steer` wrote."""
     ignore: tuple[str, ...] = ()
-    """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    """Attributes of config.json that the port does not know, and that are assumed to have no effect."""
     context: int = 0
-    """The longest text that is read, in tokens; 0 is what the model's usual rotary positions allow. Phi 3 takes others for all
-    texts where more than 4,096 are asked for."""
+    """Longest text in tokens; 0 is the limit of the model's default rotary positions. If more than 4,096 are requested,
+    Phi 3 uses its long-context positions for all texts."""
     dtype: Dtype = "float32"
-    """Of the weights and of what flows between layers; mixed is bfloat16 weights with a float32 residual stream, auto what
-    suits the device."""
+    """Dtype of the weights and of the residual stream; mixed is bfloat16 weights with a float32 residual stream, auto
+    is chosen for the device."""
     tokens: int = 0
-    """Tokens of one pass; by default what suits the device. It decides the last bits of the numbers."""
+    """Tokens of one pass; by default chosen for the device. It affects the last bits of the numbers."""
     allow_low_mass: bool = False
-    """Go on with a model whose options have less than half of the probability on average."""
+    """Accept a model whose answer options have less than half of the probability on average."""
     json: bool = False
     """Print one JSON document about the state instead of a table."""
 
@@ -84,23 +84,23 @@ class Rate(Devices):
                 )
         shots, instruction = self._shots(whole, source), self._instruction(data)
         if self.labels and self.annotator:
-            raise errors.InputError("--labels and --annotator: labels come from one of them")
+            raise errors.InputError("--labels and --annotator: give only one of them")
         if (self.labels or self.annotator) and self.how.protocol != "labelled":
             raise errors.InputError(f"labels belong to the protocol labelled, not to {self.how.protocol}")
         from vatjax import elicit, models, states
         from vatjax.elicit import prefill
 
         if store.path(self.out).exists():
-            raise errors.InputError(f"{self.out}: a state is there already; remove it, or write to another file")
-        show.told(f"{self.model}: loading")
-        model = models.load(self.model, self.dtype, self.spread(), self.ignore, self.context)
-        how = prefill.answering(model, self.how, self.allow_low_mass, show.told)
-        edit = self._changed(model)
-        size = elicit.size_for(model, self.tokens)
+            raise errors.InputError(f"{self.out}: a state already exists; remove it, or write to another file")
+        show.print_message(f"{self.model}: loading")
+        model = models.load(self.model, self.dtype, self.device_mesh(), self.ignore, self.context)
+        how = prefill.ensure_option_mass(model, self.how, self.allow_low_mass, show.print_message)
+        edit = self._edit_or_adapter(model)
+        size = prefix.size_for(model, self.tokens)
         folder = f"{self.out}.shards"
         with warnings.catch_warnings(), Display() as display:
             warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
-            warnings.showwarning = _warned
+            warnings.showwarning = _print_warning
             if how.reading == "generate":
                 display.stage("writing answers")
             try:
@@ -111,7 +111,7 @@ class Rate(Devices):
                     shots=shots,
                     instruction=instruction,
                     edit=edit,
-                    labels=self._annotated(data, model) if self.annotator else _labels(self.labels),
+                    labels=self._annotator_labels(data, model) if self.annotator else _labels(self.labels),
                     size=size,
                     keep=folder,
                     on_cost=_on_cost(display, "ratings", model),
@@ -123,25 +123,27 @@ class Rate(Devices):
                     condition = elicit.Condition(shots, instruction, edit)
                     noise = elicit.numerical_noise(model, data, how, condition, size)
                     state = dataclasses.replace(
-                        state, meta={**state.meta, "numerical_noise": store.finite(noise._asdict())}
+                        state, meta={**state.meta, "numerical_noise": store.nonfinite_to_none(noise._asdict())}
                     )
                 states.save(state, self.out)
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
-                there = [name for name in (folder, self._label_shards) if store.path(name).exists()]
-                kept = f"; finished shards are kept in {there[0]}, and the same command goes on from there"
-                raise errors.InputError(f"{error.filename or self.out}: {reason}{kept if there else ''}") from None
-        elicit.drop(folder)
+                shard_folders = [name for name in (folder, self._label_shards) if store.path(name).exists()]
+                hint = f"; finished shards are kept in {shard_folders[0]}, and the same command continues from there"
+                raise errors.InputError(
+                    f"{error.filename or self.out}: {reason}{hint if shard_folders else ''}"
+                ) from None
+        elicit.drop_shards(folder)
         summary = _summary(self.out, state)
-        show.as_json(summary) if self.json else _print(summary)
+        show.print_json(summary) if self.json else _print(summary)
         return 0
 
-    def _changed(self, model: Any) -> Any:
-        """What the computation is changed by."""
+    def _edit_or_adapter(self, model: Any) -> Any:
+        """Returns the edit or the adapter that the model is asked with, or None."""
         from vatjax import models
 
         if self.adapter and self.edit:
-            raise errors.InputError("--adapter and --edit: a model is asked with one of them")
+            raise errors.InputError("--adapter and --edit: give only one of them")
         if self.edit:
             return models.load_edit(self.edit, model)
         return models.load_adapter(self.adapter, model.config) if self.adapter else None
@@ -150,22 +152,22 @@ class Rate(Devices):
     def _label_shards(self) -> str:
         return f"{self.out}.labels.shards"
 
-    def _annotated(self, data: Any, model: Any) -> Any:
-        """Labels from the annotator, written beside the state; those that it has given already for the same items."""
+    def _annotator_labels(self, data: Any, model: Any) -> Any:
+        """Returns the annotator's labels, written next to the state; reuses those that it gave for the same items."""
         from vatjax import elicit, models
 
-        where = f"{self.out.removesuffix('.npz')}.labels.npz"
+        path = f"{self.out.removesuffix('.npz')}.labels.npz"
         annotator = (
             model
             if self.annotator == self.model
-            else models.load(self.annotator, self.dtype, self.spread(), self.ignore, self.context)
+            else models.load(self.annotator, self.dtype, self.device_mesh(), self.ignore, self.context)
         )
         how = dataclasses.replace(self.how, protocol="dense", wording="", reading="expected")
-        if store.path(where).exists():
-            given = elicit.labels.load(where)
+        if store.path(path).exists():
+            given = elicit.labels.load(path)
             if not elicit.labels.given_by(given, annotator, data, how):
                 raise errors.InputError(
-                    f"{where}: labels of another annotator, of other items, or asked for otherwise are there; give them by "
+                    f"{path}: it has labels of another annotator, other items or other settings; give them by "
                     "--labels, or remove the file"
                 )
             return given
@@ -178,10 +180,10 @@ class Rate(Devices):
                 on_cost=_on_cost(display, "labels", annotator),
                 on_progress=display.progress,
             )
-        elicit.labels.save(given, where)
-        elicit.drop(self._label_shards)
+        elicit.labels.save(given, path)
+        elicit.drop_shards(self._label_shards)
         print(
-            f"{where}: {(given.labels != 0).mean():.0%} of the labels are not 0; {given.own:.0%} of the items have the label "
+            f"{path}: {(given.labels != 0).mean():.0%} of the labels are not 0; {given.polarity_agreement:.0%} of the items have the label "
             "of their own value and polarity",
             file=sys.stderr,
         )
@@ -203,42 +205,42 @@ class Rate(Devices):
             raise errors.InputError("--shots and --towards go together: how many examples, and what they push")
         if self.part != "test":
             raise errors.InputError(
-                "examples come from the train side, which they would be judged on: give --part test"
+                "examples come from the train side, which must not be rated with them: give --part test"
             )
         if self.how.protocol == "stated":
-            raise errors.InputError("examples show actions, and the protocol stated asks about none")
+            raise errors.InputError("shots cannot be used with protocol 'stated': they show actions")
         direction = 1 if self.direction == "express" else -1
         scale = prompts.Scale(self.how.low, self.how.high)
         return prompts.demonstrations(whole, self.towards, direction, self.shots, scale, source.test, source.seed)
 
 
-def _labels(where: str) -> Any:
-    """Labels from a file: what an annotator gave, or an array of the user's own."""
-    if not where:
+def _labels(path: str) -> Any:
+    """Loads labels from a file: those of an annotator, or an array of the user's own."""
+    if not path:
         return None
     from vatjax import elicit
 
-    return elicit.labels.load(where)
+    return elicit.labels.load(path)
 
 
-def _warned(message: Any, *_: Any, **__: Any) -> None:
+def _print_warning(message: Any, *_: Any, **__: Any) -> None:
     print(f"vatjax: {message}", file=sys.stderr)
 
 
 def _on_cost(display: Display, label: str, model: Any) -> Any:
-    """Returns the callback that says what ratings cost before they start."""
+    """Returns a callback that prints the cost of ratings before they start."""
 
-    def said(cost: Any, left: int, ready: int) -> None:
-        from vatjax.elicit import seconds_for
+    def show_cost(cost: Any, left: int, ready: int) -> None:
+        from vatjax.prefix import seconds_for
 
-        kept = f"; {ready:,} answers are kept already" if ready else ""
+        cached = f"; {ready:,} answers are cached" if ready else ""
         display.message(
             f"{cost.prompts:,} prompts: {cost.distinct:,} distinct tokens of {cost.full:,} in full "
-            f"({cost.full / cost.distinct:.1f} x), {cost.computed:,} computed{kept}"
+            f"({cost.full / cost.distinct:.1f} x), {cost.computed:,} computed{cached}"
         )
-        display.stage(label, f"about {show.duration(seconds_for(model, left))} and compiling")
+        display.stage(label, f"about {show.format_duration(seconds_for(model, left))} and compiling")
 
-    return said
+    return show_cost
 
 
 def _summary(out: str, state: Any) -> dict[str, Any]:
@@ -253,11 +255,11 @@ def _summary(out: str, state: Any) -> dict[str, Any]:
 
 
 def _noise(noise: Any) -> list[tuple[str, str]]:
-    """How far ratings depend on the size of a pass."""
+    """Returns the table row on how far ratings depend on the size of a pass."""
     if noise is None or noise["sd"] is None:
         return []
-    said = f"sd {noise['sd']:.4f} rating points, {noise['most']:.4f} at most, by the size of a pass"
-    return [("numerical noise", said)]
+    description = f"sd {noise['sd']:.4f} rating points, {noise['most']:.4f} at most, by the size of a pass"
+    return [("numerical noise", description)]
 
 
 def _print(summary: dict[str, Any]) -> None:
@@ -273,4 +275,4 @@ def _print(summary: dict[str, Any]) -> None:
         ("tokens", f"{cost['distinct'] / cost['computed']:.1%} of {cost['computed']:,} computed ones are distinct"),
         ("weights", meta["model"]["weights"]),
     ]
-    show.table((summary["state"], ""), rows)
+    show.print_table((summary["state"], ""), rows)

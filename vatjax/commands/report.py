@@ -18,7 +18,7 @@ class Report:
     folder: Annotated[str, tyro.conf.Positional]
     """The study's folder."""
     portraits: int = 24
-    """Of how many arms there are figures of their own."""
+    """Number of arms with figures of their own."""
     json: bool = False
     """Print one JSON document."""
 
@@ -27,6 +27,6 @@ class Report:
             raise errors.InputError(f"portraits: expected 0 or more, found {self.portraits}")
         from vatjax import report, study
 
-        where = report.write(study.open_study(self.folder), self.portraits)
-        show.as_json({"report": str(where)}) if self.json else print(where)
+        page = report.write(study.open_study(self.folder), self.portraits)
+        show.print_json({"report": str(page)}) if self.json else print(page)
         return 0

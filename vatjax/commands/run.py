@@ -11,145 +11,158 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from vatjax import store
+from vatjax import estimate, store
 from vatjax.commands import show
+from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
-from vatjax.devices import Cluster, Devices
+from vatjax.runtime import processes
+from vatjax.runtime.cluster import Cluster
 from vatjax.study.design import Design, Intervention
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Design, Devices):
-    """Runs a study: every model under every intervention, towards every target. What it takes is said first; what is done
-    is kept piece by piece, so that the same command goes on after a kill, and other studies take it again."""
+    """Runs a study: every model under every intervention, towards every target. Prints the cost first, and stores each
+    artifact when it is computed, so that the same command resumes after a kill, and other studies reuse it."""
 
     interventions: Annotated[Mapping[str, Intervention], tyro.conf.Suppress] = dataclasses.field(default_factory=dict)
     shard: str = ""
-    """Which of how many runs of this study, such as 3/16: started together, on as many machines as there are with one folder
-    or bucket, they share the work out among themselves, take over what a lost one had begun, and the last writes the report."""
+    """Index and number of this study's runs, such as 3/16: started together, on machines that share one folder or
+    bucket, they divide the work, take over the unfinished work of a lost one, and the last writes the report."""
     compile_only: str = ""
-    """Compile the rating and the trainings for a slice such as v5e-256, which need not be here (libtpu must), or for what is
-    here, say what each program needs of a device, and stop. Weights are not read."""
+    """Compile the rating and the trainings for a slice such as v5e-256, which need not be here (libtpu must), or for
+    `here`; print the memory that each program needs on a device, and stop. Weights are not read."""
     dry_run: bool = False
-    """Say which pieces there are and what they take, and stop."""
+    """Print the artifacts and their cost, and stop."""
     json: bool = False
     """Print one JSON document instead of tables."""
 
     resumes: ClassVar[bool] = True
 
-    def processes(self) -> Cluster:
-        """Of one shard those that are named; what a cluster starts beside it are other shards."""
-        alone = self.shard and self.distributed == Cluster()
-        return Cluster("off") if alone else self.distributed
+    def cluster(self) -> Cluster:
+        """Returns the cluster; a shard without --distributed is a single process: its cluster's others are shards."""
+        single_process = self.shard and self.distributed == Cluster()
+        return Cluster("off") if single_process else self.distributed
 
     def run(self) -> int:
-        from vatjax import models, report, study
+        from vatjax import report, study
 
         design = Design(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Design)})
         with warnings.catch_warnings():
             warnings.filterwarnings("always", category=UserWarning, module=r"vatjax\.")
-            warnings.showwarning = lambda message, *_, **__: show.told(str(message))
-            shard = study.shard(self.shard)
+            warnings.showwarning = lambda message, *_, **__: show.print_message(str(message))
+            shard = study.parse_shard(self.shard)
             if not self.compile_only:
-                models.hosts.on_first(lambda: study.check(design))
+                processes.run_on_first(lambda: study.check_folder(design))
             if self.compile_only:
                 return self._compile(design)
-            load = study.loader(design, self.spread())
+            load = study.loader(design, self.device_mesh())
             with Display() as display:
                 display.stage("opening the models")
                 planned = study.plan(design, load, on_message=display.message)
-                display.stage("counting the tokens of each piece")
-                costs = study.costs(planned, load, display.progress)
-            show.as_json(costs) if self.json and self.dry_run else _print_plan(costs)
+                display.stage("counting the tokens of each artifact")
+                costs = estimate.costs(planned, load, display.progress)
+            show.print_json(costs) if self.json and self.dry_run else _print_plan(costs)
             if self.dry_run:
                 return int(any(piece["fails"] for piece in costs["pieces"]))
             with Display() as display:
                 batches = _Batches(costs, display)
-                ran = study.run(planned, display.message, batches.done, load, shard, batches.start, display.progress)
+                ran = study.run(
+                    planned, display.message, batches.on_artifact, load, shard, batches.on_batch, display.progress
+                )
 
-            def written() -> None:
+            def write_report() -> None:
                 if shard is None:
                     report.write(study.write(ran))
                 else:
-                    study.once(store.path(self.out), ran.name(), lambda: report.write(study.write(ran)))
+                    study.run_once(store.path(self.out), ran.content_hash(), lambda: report.write(study.write(ran)))
 
             with Display() as display:
                 display.stage("writing the results and the report")
-                models.hosts.on_first(written)
+                processes.run_on_first(write_report)
             opened = study.open_study(self.out)
             page = opened.folder / report.PAGE
         content = {
             "out": self.out,
-            "made": ran.made,
+            "made": ran.computed,
             "reused": ran.reused,
             "failed": opened.failed,
             "report": str(page),
-            "rows": store.finite(opened.rows),
+            "rows": store.nonfinite_to_none(opened.rows),
         }
-        show.as_json(content) if self.json else _print(opened, ran, page, shard)
+        show.print_json(content) if self.json else _print(opened, ran, page, shard)
         return 1 if ran.failed else 0
 
     def _compile(self, design: Design) -> int:
-        from vatjax.study import compiling
+        from vatjax.estimate import compile
 
-        own = None if self.compile_only == compiling.HERE else compiling.devices(self.compile_only)
-        found = compiling.programs(design, self.spread(own), lambda one: show.told(f"{one.model}: {one.label}"))
+        devices = None if self.compile_only == compile.HERE else compile.topology_devices(self.compile_only)
+        programs = compile.compile_programs(
+            design, self.device_mesh(devices), lambda program: show.print_message(f"{program.model}: {program.label}")
+        )
         if self.json:
-            show.as_json([one._asdict() for one in found])
+            show.print_json([program._asdict() for program in programs])
         else:
-            names = show.shortened(one.model for one in found)
-            rows = [(names[one.model], one.label, *_sizes(one), show.duration(one.seconds)) for one in found]
-            show.table(("", "program", "GB held", "GB beside", "compiled in"), rows)
-        for one in found:
-            if one.why:
-                show.told(f"{one.model}: {one.label} does not fit: {one.why}")
-        return int(any(one.why for one in found))
+            names = show.short_names(program.model for program in programs)
+            rows = [
+                (names[program.model], program.label, *_sizes(program), show.format_duration(program.seconds))
+                for program in programs
+            ]
+            show.print_table(("", "program", "GB held", "GB working", "compiled in"), rows)
+        for program in programs:
+            if program.why:
+                show.print_message(f"{program.model}: {program.label} does not fit: {program.why}")
+        return int(any(program.why for program in programs))
 
 
-def _sizes(one: Any) -> tuple[str, ...]:
-    return ("no room", "-") if one.why else (f"{one.held / 1e9:.2f}", f"{one.working / 1e9:.2f}")
+def _sizes(program: Any) -> tuple[str, ...]:
+    return ("no room", "-") if program.why else (f"{program.held / 1e9:.2f}", f"{program.working / 1e9:.2f}")
 
 
 class _Batches:
-    """Shows each batch of pieces with its time left, and the time left of all.
+    """Display of each batch of artifacts with its time left, and the time left of all.
 
     Args:
-        costs: of `study.costs`; what finished pieces took corrects its seconds.
-        display: where it is shown.
+        costs: from `estimate.costs`; the times of finished artifacts correct its seconds.
+        display: the display of the command.
     """
 
     def __init__(self, costs: Mapping[str, Any], display: Display) -> None:
         self.display = display
         self.seconds = {piece["address"]: piece["seconds"] for piece in costs["pieces"] if not piece["there"]}
-        self.of, self.count = len(self.seconds), 0
+        self.total, self.count = len(self.seconds), 0
         self.expected = self.taken = 0.0
 
-    def start(self, pieces: Sequence[Any]) -> None:
-        """Shows a batch that is made next."""
-        own = sum(self.seconds.get(piece.address, 0.0) for piece in pieces)
+    def on_batch(self, pieces: Sequence[Any]) -> None:
+        """Shows the next batch."""
+        batch_seconds = sum(self.seconds.get(piece.address, 0.0) for piece in pieces)
         first, last = self.count + 1, self.count + len(pieces)
         numbers = f"{first}" if first == last else f"{first} to {last}"
         more = f" and {len(pieces) - 1} more" if len(pieces) > 1 else ""
-        estimate = f"{self._about(own)}; {self._about(sum(self.seconds.values()))} left in all" if own else ""
-        self.display.stage(f"{numbers} of {self.of}: {pieces[0].label}{more}", estimate, quiet=not own)
+        estimate = (
+            f"{self._about(batch_seconds)}; {self._about(sum(self.seconds.values()))} left in all"
+            if batch_seconds
+            else ""
+        )
+        self.display.stage(f"{numbers} of {self.total}: {pieces[0].label}{more}", estimate, quiet=not batch_seconds)
 
-    def done(self, progress: Any) -> None:
-        """Takes a piece that was made."""
+    def on_artifact(self, progress: Any) -> None:
+        """Records a finished artifact, and prints its time."""
         self.count = progress.done
-        expected = self.seconds.pop(progress.piece.address, 0.0)
+        expected = self.seconds.pop(progress.artifact.address, 0.0)
         if expected:
             self.expected, self.taken = self.expected + expected, self.taken + progress.seconds
         if not self.display.terminal:
-            took = show.duration(progress.seconds)
-            self.display.message(f"{progress.done} of {progress.of}: {progress.piece.label} ({took})")
+            took = show.format_duration(progress.seconds)
+            self.display.message(f"{progress.done} of {progress.of}: {progress.artifact.label} ({took})")
 
     def _about(self, seconds: float) -> str:
         pace = self.taken / self.expected if self.expected else 1.0
-        return f"about {show.duration(seconds * pace)}"
+        return f"about {show.format_duration(seconds * pace)}"
 
 
 def _print_plan(costs: Mapping[str, Any]) -> None:
-    """What is to be made, by kind; on standard error, since it is no result."""
+    """Prints the artifacts to compute, by kind; on standard error, apart from the results."""
     rows = []
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = collections.defaultdict(list)
     for piece in costs["pieces"]:
@@ -159,30 +172,34 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
         tokens = sum(piece["tokens"] for piece in pieces if not piece["there"])
         seconds = sum(piece["seconds"] for piece in pieces if not piece["there"])
         worth = (
-            (f"{tokens:,}", show.duration(seconds)) if kind in ("edit", "training", "state", "texts") else ("-", "-")
+            (f"{tokens:,}", show.format_duration(seconds))
+            if kind in ("edit", "training", "state", "texts")
+            else ("-", "-")
         )
         rows.append((group, kind, f"{len(pieces):,}", f"{ready:,}", *worth))
     ready, tokens, seconds = (sum(piece[key] for piece in costs["pieces"]) for key in ("there", "tokens", "seconds"))
-    rows.append(("in all", "", f"{len(costs['pieces']):,}", f"{ready:,}", f"{tokens:,}", show.duration(seconds)))
+    rows.append(("in all", "", f"{len(costs['pieces']):,}", f"{ready:,}", f"{tokens:,}", show.format_duration(seconds)))
     for why in dict.fromkeys(piece["fails"] for piece in costs["pieces"] if piece["fails"]):
-        show.told(f"sure to fail: {why}")
-    show.table(("", "piece", "how many", "there", "tokens to compute", "at least"), rows, sys.stderr)
-    show.told("at least: what the model's arithmetic takes; on a small model compiling and resampling take more")
-    show.told(show.power(costs["detectable"]))
+        show.print_message(f"will fail: {why}")
+    show.print_table(("", "artifact", "count", "cached", "tokens to compute", "at least"), rows, sys.stderr)
+    show.print_message(
+        "at least: the time of the model's arithmetic; on a small model compiling and resampling take more"
+    )
+    show.print_message(show.power_sentence(costs["detectable"]))
 
 
 def _print(opened: Any, ran: Any, page: Any, shard: Any) -> None:
     several = len(opened.design.models) > 1
-    rows = [_cells(own, several) for own in _groups(opened.rows)]
-    show.table(("", "amount", "gain", "others", "nVAT", "mass"), rows)
+    rows = [_cells(arm_rows, several) for arm_rows in _groups(opened.rows)]
+    show.print_table(("", "amount", "gain", "others", "nVAT", "mass"), rows)
     print("~ cannot be distinguished from 0   others: root mean square shift, in points   nVAT: debiased")
     print("* on the front of gain and shift, in so many of 100 draws   placebos: the range of their draws")
     for line in opened.failed:
         print(f"FAILED {line}")
-    others = "" if shard is None else " or were made by other shards"
-    print(f"\n{ran.made} pieces made, {ran.reused} were there{others}")
-    there = [name for name in _WRITTEN if (opened.folder / name).exists()]
-    print(f"{opened.folder}: {', '.join(there)}")
+    others = "" if shard is None else " or computed by other shards"
+    print(f"\n{ran.computed} artifacts computed, {ran.reused} reused{others}")
+    present = [name for name in _WRITTEN if (opened.folder / name).exists()]
+    print(f"{opened.folder}: {', '.join(present)}")
     print(f"the report: {page}")
 
 
@@ -190,17 +207,17 @@ _WRITTEN = ("results.csv", "columns.csv", "comparisons.csv", "texts.jsonl", "sta
 
 
 def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Each arm by itself, and behind it the draws of each of its placebos together."""
-    found: dict[Any, list[Mapping[str, Any]]] = {}
+    """Returns the rows of each arm, followed by those of each of its placebos, all draws together."""
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
     keys = ("model", "intervention", "target", "direction", "seed", "amount", "placebo")
     for row in rows:
         if row["headline"]:
-            found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return list(found.values())
+            groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return list(groups.values())
 
 
 def _cells(rows: Sequence[Mapping[str, Any]], several: bool) -> tuple[str, ...]:
-    from vatjax.report.chosen import front_mark
+    from vatjax.report.select import front_mark
     from vatjax.study.results import is_placebo
 
     first = rows[0]
@@ -226,10 +243,10 @@ def _cells(rows: Sequence[Mapping[str, Any]], several: bool) -> tuple[str, ...]:
 
 
 def _range(numbers: Sequence[float | None]) -> str:
-    there = [x for x in numbers if x is not None]
-    if not there:
+    present = [x for x in numbers if x is not None]
+    if not present:
         return "-"
-    low, high = (f"{x:.2f}" for x in (min(there), max(there)))
+    low, high = (f"{x:.2f}" for x in (min(present), max(present)))
     return low if low == high else f"{low} to {high}"
 
 

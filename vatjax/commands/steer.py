@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
-from vatjax import errors, prompts, store
+from vatjax import edits, errors, prefix, prompts, store
 from vatjax.commands import show, steer_tables
+from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
-from vatjax.devices import Devices
 from vatjax.dtypes import Dtype
 from vatjax.items import Source, open_source
-from vatjax.prompts import How
+from vatjax.prompts import ElicitConfig
 
 Place = tuple[int, ...]
 
@@ -24,64 +24,64 @@ _EDITS = ("mean", "pca", "probe", "conva", "split", "neurons", "conditional")
 @dataclasses.dataclass(frozen=True)
 class Steer(Devices):
     """Finds an edit that pushes a model towards a value or away from it: from the train side, in the layer and at the
-    strength that work best there. Measures it on the test side beside placebos, and writes the edit, its sweep and a plot."""
+    strength that work best there. Compares it with placebos on the test side; writes the edit, its sweep and a plot."""
 
     model: str
     """A folder in Hugging Face's layout, "pocket", or owner/name on the Hub."""
     target: str
-    """What is pushed: a value, a type or a group."""
+    """Target of the push: a value, a type or a group."""
     out: str
     """A folder for the edit, steer.json and sweep.png."""
     method: Literal["mean", "pca", "probe", "conva", "split", "neurons", "conditional", "shots"] = "mean"
-    """How it is found: a direction from contrast pairs (mean, pca, probe), controlled activation, a trained vector, neurons,
+    """Method: a direction from contrast pairs (mean, pca, probe), controlled activation, a trained vector, neurons,
     a direction with a condition, or examples in the prompt."""
     items: str = ""
     """The items, in place of --file: "bundled", or a path or bucket address."""
     source: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
     """Which items, and how to read them."""
-    how: Annotated[How, OmitArgPrefixes] = dataclasses.field(default_factory=How)
-    """How the model is asked."""
+    how: Annotated[ElicitConfig, OmitArgPrefixes] = dataclasses.field(default_factory=ElicitConfig)
+    """Options for asking the model."""
     allow_low_mass: bool = False
-    """Go on with a model whose options have less than half of the probability on average."""
+    """Accept a model whose answer options have less than half of the probability on average."""
     direction: Literal["express", "suppress"] = "express"
-    """Which way."""
+    """Direction of the push."""
     layers: str = ""
-    """Where: layers separated by commas, each tried by itself; 3+4 is both at once, -1 the last. By default up to six of
-    them; conva and conditional choose theirs."""
+    """Layers separated by commas, each tried by itself; 3+4 is both at once, -1 the last. By default up to six of them;
+    conva and conditional choose their own."""
     strengths: str = ""
     """Strengths to try, separated by commas; 0 is the model itself. By default nine from -4 to 4. A curve needs eight."""
     operator: Literal["add", "project", "set", "turn"] = "add"
-    """What mean, pca and probe do with a direction."""
+    """Operation that mean, pca and probe perform with a direction."""
     positions: Literal["all", "prompt", "last", "written"] = "all"
-    """Which tokens are changed."""
+    """Tokens that are changed."""
     way: Literal["acted", "asked", "instructed"] = "acted"
-    """What differs within a contrast pair: the action written, the action asked about, or the instruction."""
+    """Difference within a contrast pair: the action written, the action asked about, or the instruction."""
     pairs: int = 100
-    """Contrast pairs, where there are as many; at least 8."""
+    """Maximum number of contrast pairs; at least 8."""
     shots: str = "2,4,8"
-    """Of shots: how many examples, separated by commas."""
+    """For shots: numbers of examples, separated by commas."""
     top: int = 100
-    """Of neurons: how many of each value are looked at."""
+    """For neurons: number of neurons examined for each value."""
     gate: bool = False
-    """Of conva: leave states alone that are not about the target."""
+    """For conva: leave states unchanged that are not about the target."""
     probability: float = 0.99
-    """Of conva: the probability P0 that each layer's probe is brought to."""
+    """For conva: the probability P0 that each layer's probe is moved to."""
     gamma: float = 1.0
-    """Of split: what the margin weighs in its loss."""
+    """For split: weight of the margin in its loss."""
     theta: float = 5.0
-    """Of split: the margin, in nats."""
+    """For split: the margin, in nats."""
     scenes: int = 12
     """Scenes of the train side that the sweep asks about; 0 for all."""
     placebos: int = 4
     """Draws of each placebo."""
     ignore: tuple[str, ...] = ()
-    """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    """Attributes of config.json that the port does not know, and that are assumed to have no effect."""
     context: int = 0
-    """The longest text that is read, in tokens; 0 is what the model's usual rotary positions allow. Phi 3 takes others for all
-    texts where more than 4,096 are asked for."""
+    """Longest text in tokens; 0 is the limit of the model's default rotary positions. If more than 4,096 are requested,
+    Phi 3 uses its long-context positions for all texts."""
     dtype: Dtype = "float32"
-    """Of the weights and of what flows between layers; mixed is bfloat16 weights with a float32 residual stream, auto what
-    suits the device."""
+    """Dtype of the weights and of the residual stream; mixed is bfloat16 weights with a float32 residual stream, auto
+    is chosen for the device."""
     json: bool = False
     """Print one JSON document instead of tables."""
 
@@ -93,45 +93,45 @@ class Steer(Devices):
         data.taxonomy.mask(self.target)  # refused here where it is unknown
         folder = store.path(self.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise errors.InputError(f"{self.out}: something is there already; remove it, or write to another folder")
+            raise errors.InputError(f"{self.out}: already exists; remove it, or write to another folder")
         from vatjax import models, study
         from vatjax.elicit import prefill
 
-        for name, methods in study.WORKS.items():
+        for name, methods in edits.METHODS_BY_OPTION.items():
             if getattr(self, name) != _default(name) and self.method not in methods:
                 raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
-        show.told(f"{self.model}: loading")
-        model = models.load(self.model, self.dtype, self.spread(), self.ignore, self.context)
+        show.print_message(f"{self.model}: loading")
+        model = models.load(self.model, self.dtype, self.device_mesh(), self.ignore, self.context)
         named = tuple(part.strip() for part in self.layers.split(",") if part.strip())
-        places = study.places(named, model.config.layers)
+        places = study.parse_places(named, model.config.layers)
         _, test = data.split(source.test, source.seed)
         if not len(_of_target(test, self.target).pair().express):
             raise errors.InputError(
                 f"{source.file}: no pair of {self.target} among the {len(data):,} chosen items falls to the test side{source.filters()}"
             )
-        try:  # what can't be written to is said before anything is computed
+        try:  # a folder that can't be written is reported before anything is computed
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise errors.InputError(f"{self.out}: {store.reason(error)}") from None
-        how = prefill.answering(model, self.how, self.allow_low_mass, show.told)
+        how = prefill.ensure_option_mass(model, self.how, self.allow_low_mass, show.print_message)
         with Display() as display:
             if self.method == "shots":
                 content, chosen = self._shots(model, data, source, counts, how, display), None
             else:
                 content, chosen = self._edit(model, data, source, places, strengths, how, display)
-        said = {"model": self.model, "target": self.target, "direction": self.direction, "method": self.method}
-        content = store.finite({**said, **content})
+        settings = {"model": self.model, "target": self.target, "direction": self.direction, "method": self.method}
+        content = store.nonfinite_to_none({**settings, **content})
         store.commit_json(folder / "steer.json", content)
         if self.json:
-            show.as_json(content)
+            show.print_json(content)
         else:
-            steer_tables.report(content, chosen)
+            steer_tables.print_report(content, chosen)
             print(f"\n{self.out}: written")
         return 0
 
     @property
     def sign(self) -> int:
-        """+1 towards the target, -1 away from it."""
+        """Returns +1 towards the target, -1 away from it."""
         return 1 if self.direction == "express" else -1
 
     def _check(self) -> None:
@@ -145,21 +145,21 @@ class Steer(Devices):
                 raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
 
     def _counts(self) -> tuple[int, ...]:
-        found = _numbers(self.shots, "shots")
-        if not found or any(one != int(one) or one < 1 for one in found):
+        counts = _numbers(self.shots, "shots")
+        if not counts or any(count != int(count) or count < 1 for count in counts):
             raise errors.InputError(f"shots: expected numbers of examples such as 2,4,8, found {self.shots!r}")
-        return tuple(int(one) for one in found)
+        return tuple(int(count) for count in counts)
 
     # Examples -------------------------------------------------------------------------------------------------------
 
     def _shots(
-        self, model: Any, data: Any, source: Source, counts: tuple[int, ...], how: How, display: Display
+        self, model: Any, data: Any, source: Source, counts: tuple[int, ...], how: ElicitConfig, display: Display
     ) -> dict[str, Any]:
-        from vatjax import elicit, study
+        from vatjax import elicit
 
         drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
         pushes = {
-            f"{count} shot{'s' * (count > 1)}": study.Push(
+            f"{count} shot{'s' * (count > 1)}": edits.Push(
                 shots=prompts.demonstrations(data, self.target, self.sign, count, how.scales()[0], **drawn)
             )
             for count in counts
@@ -168,21 +168,20 @@ class Steer(Devices):
         for number in range(self.placebos):
             display.progress(number / self.placebos)
             shown = elicit.neutral_shots(model, data, max(counts), self.target, how, draw=number, **drawn)
-            pushes[f"neutral shots {number + 1}"] = study.Push(shots=shown, placebo="neutral shots")
+            pushes[f"neutral shots {number + 1}"] = edits.Push(shots=shown, placebo="neutral shots")
         _, test = data.split(**drawn)
-        found = self._trials(model, test, pushes, how, display)
+        trials = self._trials(model, test, pushes, how, display)
         most = max((push.shots for push in pushes.values() if not push.placebo), key=len)
-        return {**_trials(found), "shots": [{**shot.fields, "rating": shot.rating} for shot in most]}
+        return {**_trials(trials), "shots": [{**shot.fields, "rating": shot.rating} for shot in most]}
 
-    def _trials(self, model: Any, test: Any, pushes: Any, how: How, display: Display) -> Any:
+    def _trials(self, model: Any, test: Any, pushes: Any, how: ElicitConfig, display: Display) -> Any:
         """Rates the test side under every push."""
-        from vatjax import study
 
         display.stage(
             f"rating the test side {len(pushes) + 1} times: unedited, edited, and under placebos",
             _estimate(model, test, how, len(pushes) + 1),
         )
-        return study.trials(model, test, self.target, pushes, self.sign, how, on_progress=display.progress)
+        return edits.run_trials(model, test, self.target, pushes, self.sign, how, on_progress=display.progress)
 
     # Edits ----------------------------------------------------------------------------------------------------------
 
@@ -193,28 +192,28 @@ class Steer(Devices):
         source: Source,
         places: list[Place],
         strengths: tuple[float, ...],
-        how: How,
+        how: ElicitConfig,
         display: Display,
     ) -> tuple[dict[str, Any], Any]:
-        from vatjax import edits, models, study
+        from vatjax import edits, models
 
-        known = {field.name for field in dataclasses.fields(study.Finder)} - {"test", "seed", "draw"}
+        known = {field.name for field in dataclasses.fields(edits.Finder)} - {"test", "seed", "draw"}
         options: dict[str, Any] = {name: getattr(self, name) for name in known}
-        finder = study.Finder(**options, test=source.test, seed=source.seed)
+        finder = edits.Finder(**options, test=source.test, seed=source.seed)
         pairs = how.of_pairs()
         display.stage(f"finding an edit by {self.method} from up to {self.pairs} contrast pairs of the train side")
-        tried = study.candidate(model, data, self.target, self.sign, finder, places, pairs)
+        tried = edits.find_candidate(model, data, self.target, self.sign, finder, places, pairs)
         train, test = data.split(source.test, source.seed)
-        asked = study.some_scenes(train, self.target, self.scenes, source.seed)
+        sweep_items = edits.sample_target_scenes(train, self.target, self.scenes, source.seed)
         strengths = strengths or edits.STRENGTHS
         swept = len(tried.places) * len(strengths)
         display.stage(
             f"a sweep of {_counted(len(tried.places), 'place')} and {_counted(len(strengths), 'strength')}",
-            _estimate(model, asked, pairs, swept + 1),
+            _estimate(model, sweep_items, pairs, swept + 1),
         )
         points = edits.sweep(
             model,
-            asked,
+            sweep_items,
             self.target,
             tried.make,
             tried.places,
@@ -223,21 +222,27 @@ class Steer(Devices):
             how=pairs,
             on_progress=display.progress,
         )
-        chosen = edits.best(points)
+        chosen = edits.best_point(points)
         if chosen is None or chosen.outcome.gain <= 0:
             why = "every strength breaks the model" if chosen is None else "no strength gives a gain above 0"
-            steer_tables.sweep({"sweep": store.finite([_point(point) for point in points]), "curves": []}, chosen)
-            raise errors.InputError(f"{why}: give other ones by --strengths, or other --layers")
+            steer_tables.print_sweep(
+                {"sweep": store.nonfinite_to_none([_point(point) for point in points]), "curves": []}, chosen
+            )
+            raise errors.InputError(f"{why}: give other --strengths or other --layers")
         edit = chosen.strength * tried.make(chosen.layers)
-        curves = [edits.curve(own) for place in tried.places if len(own := _fit(points, place)) >= edits.LEAST]
+        curves = [
+            edits.fit_curve(fittable)
+            for place in tried.places
+            if len(fittable := _fittable(points, place)) >= edits.MIN_STRENGTHS
+        ]
         blind = []
         if self.placebos:
-            other = edits.random_like(tried.make(chosen.layers), self.placebos)  # none of the trials' own draws
+            other = edits.random_like(tried.make(chosen.layers), self.placebos)  # not among the draws of the trials
             places = [chosen.layers]
-            display.stage("a sweep of a random edit", _estimate(model, asked, pairs, len(strengths) + 1))
+            display.stage("a sweep of a random edit", _estimate(model, sweep_items, pairs, len(strengths) + 1))
             blind = edits.sweep(
                 model,
-                asked,
+                sweep_items,
                 self.target,
                 lambda _: other,
                 places,
@@ -246,44 +251,44 @@ class Steer(Devices):
                 how=pairs,
                 on_progress=display.progress,
             )
-        pushes: dict[str, study.Push] = {self.method: study.Push(edit)}
-        pushes |= study.placebos(tried, chosen.layers, chosen.strength, self.placebos, display.message)
-        found = self._trials(model, test, pushes, how, display)
+        pushes: dict[str, edits.Push] = {self.method: edits.Push(edit)}
+        pushes |= edits.placebo_pushes(tried, chosen.layers, chosen.strength, self.placebos, display.message)
+        trials = self._trials(model, test, pushes, how, display)
         facts = {**tried.facts(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
         folder = store.path(self.out)
         models.save_edit(edit, model, folder, facts)
         title = f"{self.target}, {self.direction}: {self.method}"
-        store.commit(folder / "sweep.png", study.sweep_figure(points, curves, title, blind))
+        store.commit(folder / "sweep.png", edits.sweep_figure(points, curves, title, blind))
         content = {
             "found": facts,
             "sweep": [_point(point) for point in points],
             "random": [_point(point) for point in blind],
             "curves": [_curve(curve) for curve in curves],
-            **_trials(found),
+            **_trials(trials),
         }
         return content, chosen
 
 
-def _estimate(model: Any, items: Any, how: How, times: int) -> str:
-    """About how long ratings of some items take, so many times."""
+def _estimate(model: Any, items: Any, how: ElicitConfig, times: int) -> str:
+    """Returns the expected tokens and time of rating the items so many times."""
     from vatjax import elicit
 
     if how.reading == "generate":
         return ""
     tokens = times * elicit.cost(model, items, how).computed
-    return f"about {tokens:,} tokens, {show.duration(elicit.seconds_for(model, tokens))} and compiling"
+    return f"about {tokens:,} tokens, {show.format_duration(prefix.seconds_for(model, tokens))} and compiling"
 
 
 def _default(name: str) -> Any:
     return next(field.default for field in dataclasses.fields(Steer) if field.name == name)
 
 
-def _fit(points: Any, place: Place) -> list[Any]:
-    """The points of a place that a curve can be fitted to."""
+def _fittable(points: Any, place: Place) -> list[Any]:
+    """Returns the points of a place that a curve can be fitted to."""
     return [
-        one
-        for one in points
-        if one.layers == place and np.isfinite([one.outcome.preference, one.outcome.utility]).all()
+        point
+        for point in points
+        if point.layers == place and np.isfinite([point.outcome.preference, point.outcome.utility]).all()
     ]
 
 
@@ -293,12 +298,12 @@ def _counted(count: int, what: str) -> str:
 
 def _numbers(text: str, name: str) -> tuple[float, ...]:
     try:
-        found = tuple(float(part) for part in text.split(",") if part.strip())
+        numbers = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        found = (float("nan"),)
-    if not np.isfinite(np.array(found, np.float32)).all():
+        numbers = (float("nan"),)
+    if not np.isfinite(np.array(numbers, np.float32)).all():
         raise errors.InputError(f"{name}: expected numbers separated by commas, found {text!r}")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(numbers))
 
 
 def _of_target(data: Any, target: str) -> Any:
@@ -321,10 +326,12 @@ def _curve(curve: Any) -> dict[str, Any]:
     return {key: np.asarray(value).tolist() for key, value in curve._asdict().items()}
 
 
-def _trials(found: Any) -> dict[str, Any]:
-    from vatjax import study
+def _trials(trials: Any) -> dict[str, Any]:
 
-    return {"trials": [_trial(one) for one in found], "placebos": [_plain(one) for one in study.blind(found)]}
+    return {
+        "trials": [_trial(record) for record in trials],
+        "placebos": [_plain(record) for record in edits.summarise_placebos(trials)],
+    }
 
 
 def _trial(trial: Any) -> dict[str, Any]:
@@ -332,11 +339,11 @@ def _trial(trial: Any) -> dict[str, Any]:
 
 
 def _plain(record: Any) -> dict[str, Any]:
-    """A record as JSON data."""
-    found: dict[str, Any] = {}
+    """Returns a record as JSON data."""
+    plain: dict[str, Any] = {}
     for key, value in record._asdict().items():
         if hasattr(value, "_asdict"):
-            found[key] = {part: np.asarray(x, float).tolist() for part, x in value._asdict().items()}
+            plain[key] = {part: np.asarray(x, float).tolist() for part, x in value._asdict().items()}
         else:
-            found[key] = value
-    return found
+            plain[key] = value
+    return plain

@@ -1,4 +1,4 @@
-"""What `vatjax steer` prints: the sweep, the trials beside their placebos, and how far the target is controlled."""
+"""Tables of `vatjax steer`: the sweep, the trials and their placebos, and the control of the target."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from typing import Any
 from vatjax.commands import show
 
 
-def report(content: dict[str, Any], chosen: Any) -> None:
-    """Everything that `steer.json` has.
+def print_report(content: dict[str, Any], chosen: Any) -> None:
+    """Prints the contents of `steer.json`.
 
     Args:
-        content: of that file.
-        chosen: the point of the sweep that was taken; None where there was no sweep.
+        content: the contents.
+        chosen: the point of the sweep that was selected; None without a sweep.
     """
     if chosen is not None:
-        _found(content["found"])
-        sweep(content, chosen)
-    _trials(content)
-    for one in content["placebos"]:
-        told = "told from 0: no placebo here" if one["resolved"] else "not told from 0"
-        print(f"{one['name']}, {one['draws']} draws together: gain {_interval(one['gain'])}, {told}")
+        _print_facts(content["found"])
+        print_sweep(content, chosen)
+    _print_trials(content)
+    for placebo in content["placebos"]:
+        verdict = "differs from 0: not a placebo here" if placebo["resolved"] else "cannot be distinguished from 0"
+        print(f"{placebo['name']}, {placebo['draws']} draws together: gain {_interval(placebo['gain'])}, {verdict}")
 
 
-def _found(facts: dict[str, Any]) -> None:
-    """How the edit was found, in a line or two."""
+def _print_facts(facts: dict[str, Any]) -> None:
+    """Prints facts on how the edit was found, in a line or two."""
     numbers = [(key, facts.get(key)) for key in ("pairs", "probability", "threshold", "f1", "loss", "margin")]
     print("   ".join(f"{key} {x:.3g}" for key, x in numbers if x is not None))
-    for key, what in (("accuracy", "kept pairs told apart"), ("gate_accuracy", "gate")):
+    for key, what in (("accuracy", "accuracy on held-out pairs"), ("gate_accuracy", "accuracy of the gate")):
         if facts.get(key) is not None:
             shares = " ".join("-" if x is None else f"{x:.0%}" for x in facts[key])
             print(textwrap.fill(f"{what}, by layer: {shares}", 99))
 
 
-def sweep(content: dict[str, Any], chosen: Any) -> None:
-    """Layers times strengths, and a random edit of the same norm beside them."""
+def print_sweep(content: dict[str, Any], chosen: Any) -> None:
+    """Prints layers times strengths, and below them a random edit of the same norm."""
     rows = []
     for point in content["sweep"]:
         mine = chosen is not None and (tuple(point["layers"]), point["strength"]) == (chosen.layers, chosen.strength)
         rows.append(_point(point, "", " *" if mine else ""))
     rows += [_point(point, "random ", "") for point in content.get("random", ())]
     columns = ("layers", "strength", "gain", "others", "nVAT", "preference", "utility", "mass", "perplexity", "")
-    show.table(columns, rows)
+    show.print_table(columns, rows)
     for curve in content["curves"]:
         low, high = curve["useful"]
         place = "+".join(map(str, curve["layers"]))
@@ -51,10 +51,10 @@ def sweep(content: dict[str, Any], chosen: Any) -> None:
             f"(preference), {_number(curve['utility_r2'])} (utility)"
         )
     if chosen is not None:
-        print("* the highest gain that leaves the model whole   others: their mean absolute shift, in points")
-        print("random: an edit of the same norm that knows nothing of the target")
+        print("* the highest gain that does not break the model   others: their mean absolute shift, in points")
+        print("random: a random edit of the same norm")
     if all(point["perplexity"] is None for point in content["sweep"]):
-        print("perplexity -: on neutral text no better than by chance; the mass alone tells a broken model")
+        print("perplexity -: no better than chance on neutral text; only the mass shows a broken model")
     print()
 
 
@@ -65,34 +65,35 @@ def _point(point: dict[str, Any], name: str, mark: str) -> tuple[str, ...]:
     return (place, f"{point['strength']:g}", *[_number(point[key]) for key in keys], mark.strip())
 
 
-def _trials(content: dict[str, Any]) -> None:
-    """What each push did on the test side, and how far it controls its target."""
+def _print_trials(content: dict[str, Any]) -> None:
+    """Prints the effect of each push on the test side, and its control of the target."""
     rows, control = [], []
-    for one in content["trials"]:
-        broken = " BROKEN" if one["broken"] else ""
+    for trial in content["trials"]:
+        broken = " BROKEN" if trial["broken"] else ""
         rows.append(
             (
-                one["name"],
-                _interval(one["gain"]) + ("" if one["resolved"] else " ~"),
-                _interval(one["off_target"]),
-                _number(one["nvat"]["estimate"]),
-                f"{one['mass']:.2f}",
-                _number(one["perplexity"]) + broken,
+                trial["name"],
+                _interval(trial["gain"]) + ("" if trial["resolved"] else " ~"),
+                _interval(trial["off_target"]),
+                _number(trial["nvat"]["estimate"]),
+                f"{trial['mass']:.2f}",
+                _number(trial["perplexity"]) + broken,
             )
         )
         control.append(
             (
-                one["name"],
-                "-" if one["success_before"] is None else f"{one['success_before']:.0%}",
-                _interval(one["success"], "{:.0%}"),
-                _interval(one["leakage"]),
-                _interval(one["utility_loss"], "{:.1%}"),
+                trial["name"],
+                "-" if trial["success_before"] is None else f"{trial['success_before']:.0%}",
+                _interval(trial["success"], "{:.0%}"),
+                _interval(trial["leakage"]),
+                _interval(trial["utility_loss"], "{:.1%}"),
             )
         )
-    show.table(("test side", "gain", "off target", "nVAT", "mass", "perplexity"), rows)
-    print("~ not told from 0   off target: mean absolute GND of the other types   perplexity: times unedited\n")
-    show.table(("control", "unedited", "success", "leak", "utility loss"), control)
-    print("success: where the target is leaned to as wanted   leak: rise of others' success over the target's")
+    show.print_table(("test side", "gain", "off target", "nVAT", "mass", "perplexity"), rows)
+    print("~ cannot be distinguished from 0   off target: mean absolute GND of the other types")
+    print("perplexity: times unedited\n")
+    show.print_table(("control", "unedited", "success", "leak", "utility loss"), control)
+    print("success: share of contexts that lean as requested   leak: rise of others' success over the target's")
 
 
 def _number(x: float | None) -> str:

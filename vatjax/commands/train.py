@@ -8,10 +8,11 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-from vatjax import errors, store
+from vatjax import errors, prefix, store
 from vatjax.commands import show
+from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
-from vatjax.devices import Devices
+from vatjax.runtime import processes
 from vatjax.train.settings import Training
 
 
@@ -25,23 +26,23 @@ _SETTINGS = PrimitiveConstructorSpec[Mapping[str, float]](
     nargs="*",
     metavar="NAME NUMBER ...",
     instance_from_str=_settings,
-    is_instance=lambda found: isinstance(found, Mapping),
-    str_from_instance=lambda found: [word for name, number in found.items() for word in (name, str(number))],
+    is_instance=lambda value: isinstance(value, Mapping),
+    str_from_instance=lambda value: [word for name, number in value.items() for word in (name, str(number))],
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Train(Training, Devices):
-    """Trains a model towards a value or away from it, by SFT or by preferences. What was trained, its log and the way of its
-    gain and tax go into a folder; the same command again goes on from the last checkpoint there."""
+    """Trains a model towards a value or away from it, by SFT or by preferences. Writes the trained weights, a log and
+    the trajectory of gain and tax to a folder; the same command resumes from the last checkpoint there."""
 
     settings: Annotated[Mapping[str, float], _SETTINGS] = dataclasses.field(default_factory=dict)
-    """Of the loss, in place of all that are given elsewhere: beta of dpo, cdpo, robust_dpo, ipo, hinge, simpo, orpo, apo_zero
+    """Loss settings, in place of all given elsewhere: beta of dpo, cdpo, robust_dpo, ipo, hinge, simpo, orpo, apo_zero
     and kto; flipped of cdpo and robust_dpo; margin of simpo; good and bad, their weights, of kto."""
     out: str = ""
-    """A folder for what was trained, checkpoints, the log and train.json; needed but for --dry-run."""
+    """Folder for the trained weights, checkpoints, the log and train.json; required without --dry-run."""
     dry_run: bool = False
-    """Read the data, compile a step, say what it takes, and stop."""
+    """Read the data, compile a step, print the cost, and stop."""
     json: bool = False
     """Print one JSON document instead of tables."""
 
@@ -49,106 +50,110 @@ class Train(Training, Devices):
 
     def run(self) -> int:
         if not self.out and not self.dry_run:
-            raise errors.InputError("out: a folder is needed for what is trained")
+            raise errors.InputError("out: a folder is needed for the trained weights")
         from vatjax import models, train
 
-        loss = self.made_loss()
+        loss = self.build_loss()
         folder = store.path(self.out) if self.out else None
         if folder is not None and (folder / "train.json").exists():
-            raise errors.InputError(f"{self.out}: a finished run is there already; remove it, or give another folder")
-        show.told(f"{self.model}: loading")
-        model = models.load(self.model, self.dtype, self.spread(), self.ignore, self.context)
-        made = train.prepared(model, self, None if folder is None else folder / "reference", self.dry_run, show.told)
-        plan = self._plan(model, made)
+            raise errors.InputError(f"{self.out}: a finished run already exists; remove it, or give another folder")
+        show.print_message(f"{self.model}: loading")
+        model = models.load(self.model, self.dtype, self.device_mesh(), self.ignore, self.context)
+        prepared = train.prepare(
+            model, self, None if folder is None else folder / "reference", self.dry_run, show.print_message
+        )
+        plan = self._plan(model, prepared)
         for line in self._remarks(model, plan, folder):
-            show.told(line)
+            show.print_message(line)
         if self.dry_run:
-            show.as_json(store.finite(plan)) if self.json else _print_plan(plan)
+            show.print_json(store.nonfinite_to_none(plan)) if self.json else _print_plan(plan)
             return 0
         assert folder is not None
-        show.told(
+        show.print_message(
             f"{plan['examples']:,} examples, {self.course.steps:,} steps of {loss.name}: {plan['tokens']:,} tokens"
         )
-        probe = self._probe(model, made, folder)
+        probe = self._probe(model, prepared, folder)
         with Display() as display:
             what = "rating before the first step, then training" if probe is not None else "training"
-            display.stage(what, f"about {show.duration(plan['seconds'])} of steps and compiling")
+            display.stage(what, f"about {show.format_duration(plan['seconds'])} of steps and compiling")
             ended = train.run(
-                made.state,
-                made.data,
-                made.loss,
+                prepared.state,
+                prepared.data,
+                prepared.loss,
                 self.course,
                 folder,
-                made.penalty,
-                made.validation,
+                prepared.penalty,
+                prepared.validation,
                 probe,
                 self.memory,
                 about={"target": self.target, "direction": self.direction},
-                done=_Steps(self.course, display).done,
-                told=display.message,
+                on_step=_Steps(self.course, display).on_step,
+                on_message=display.message,
             )
-        content = self._written(model, made, ended, probe, folder)
-        show.as_json(content) if self.json else _print(content)
+        content = self._write_results(model, prepared, ended, probe, folder)
+        show.print_json(content) if self.json else _print(content)
         return 0
 
-    def _plan(self, model: Any, made: Any) -> dict[str, Any]:
-        """What a run will take: texts, tokens, floating-point operations, and the memory of a step as it is compiled."""
+    def _plan(self, model: Any, prepared: Any) -> dict[str, Any]:
+        """Returns the cost of a run: texts, tokens, floating-point operations, and the memory of a compiled step."""
         import jax
 
-        from vatjax import elicit, train
+        from vatjax import train
 
-        course, data = self.course, made.data
+        course, data = self.course, prepared.data
         tokens = train.tokens_until(data, course.steps, course.seed)
         weights = sum(x.size for x in jax.tree.leaves(model.arrays))
-        own = sum(x.size for x in jax.tree.leaves(made.state.progress.trained))
-        # For each token 2 per weight forward, 2 backward, and 2 for its gradient; low-rank changes are weights beside others.
-        flops = tokens * (4 * weights + (6 if self.trained.what == "lora" else 2) * own)
+        trained_weights = sum(x.size for x in jax.tree.leaves(prepared.state.progress.trained))
+        # For each token 2 per weight forward, 2 backward, and 2 for its gradient; low-rank weights add to the others.
+        flops = tokens * (4 * weights + (6 if self.trained.what == "lora" else 2) * trained_weights)
         plan = {
             "model": self.model,
-            "loss": made.loss.name,
+            "loss": prepared.loss.name,
             "examples": len(data.examples),
-            "validation": 0 if made.validation is None else len(made.validation.examples),
+            "validation": 0 if prepared.validation is None else len(prepared.validation.examples),
             "rows": data.shape.rows,
             "length": data.shape.time,
             "filled": data.tokens / (len(data.rows) * data.shape.time),
             "epochs": course.steps / data.steps,
             "tokens": tokens,
             "weights": weights,
-            "trained": own,
+            "trained": trained_weights,
             "flops": flops,
-            "seconds": elicit.seconds_for(model, 3 * tokens),
+            "seconds": prefix.seconds_for(model, 3 * tokens),
         }
         if self.dry_run:
-            first = train.batch(data, train.at(data, 0, course.seed))
-            plan["memory"] = train.memory_of(made.state, first, made.loss, made.penalty, course.parts, self.memory)
+            first = train.batch(data, train.rows_at_step(data, 0, course.seed))
+            plan["memory"] = train.memory_of(
+                prepared.state, first, prepared.loss, prepared.penalty, course.parts, self.memory
+            )
         return plan
 
     def _remarks(self, model: Any, plan: dict[str, Any], folder: Any) -> list[str]:
-        """What is allowed, and seldom meant."""
-        found = []
+        """Returns remarks on settings that are allowed but seldom intended."""
+        remarks = []
         narrow = min(model.config.width, model.config.kv_heads * model.config.head_size)
         if self.trained.what == "lora" and self.trained.rank > narrow:
-            found.append(
+            remarks.append(
                 f"rank {self.trained.rank:,} is more than the {narrow:,} of the narrowest matrix that it changes"
             )
         if plan["rows"] > plan["examples"]:
-            found.append(
+            remarks.append(
                 f"a batch of {plan['rows']:,} rows has more than the {plan['examples']:,} examples: some twice"
             )
         if folder is not None and (folder / "checkpoints").exists():
-            found.append(
-                f"{self.out}: there are checkpoints of a run already; the same run goes on, another one is refused"
+            remarks.append(
+                f"{self.out}: checkpoints of a run already exist; the same run continues, another one is refused"
             )
-        return found
+        return remarks
 
     def _settings(self) -> dict[str, Any]:
-        """What decides a run, as plain data."""
+        """Returns the settings that determine a run, as plain data."""
         from vatjax import config
 
         plain: dict[str, Any] = config.to_dict(dataclasses.replace(self, out="", json=False))
         return {key: x for key, x in plain.items() if key not in {field.name for field in dataclasses.fields(Devices)}}
 
-    def _probe(self, model: Any, made: Any, folder: Any) -> Any:
+    def _probe(self, model: Any, prepared: Any, folder: Any) -> Any:
         import numpy as np
 
         from vatjax import train
@@ -156,46 +161,46 @@ class Train(Training, Devices):
 
         if not self.course.probe:
             return None
-        _, test = made.items.split(self.source.test, self.source.seed)
+        _, test = prepared.items.split(self.source.test, self.source.seed)
         scenes = np.random.default_rng(self.source.seed).permutation(np.unique(test.scene_of))
         scenes = scenes[: self.probe_scenes or None]
         about = {**self._settings(), "scenes": scenes.tolist()}
-        asked = test.take(np.flatnonzero(np.isin(test.scene_of, scenes)))
+        probe_items = test.take(np.flatnonzero(np.isin(test.scene_of, scenes)))
         # The base model's prefill: weights that change must not change how they are asked.
-        return train.Probes(asked, folder / "trajectory", about, prefill.resolved(model, self.how))
+        return train.Probes(probe_items, folder / "trajectory", about, prefill.resolve_prefill(model, self.how))
 
-    def _written(self, model: Any, made: Any, ended: Any, probe: Any, folder: Any) -> dict[str, Any]:
+    def _write_results(self, model: Any, prepared: Any, ended: Any, probe: Any, folder: Any) -> dict[str, Any]:
         from vatjax import models, train
 
-        result = train.result(ended.state)
+        result = train.export(ended.state)
         content: dict[str, Any] = {
             "target": self.target,
             "direction": self.direction,
             "steps": int(ended.state.progress.step),
-            "ended": ended.why,
+            "ended": ended.stop_reason,
             "reached": int(ended.metrics[-1]["step"]) if ended.metrics else int(ended.state.progress.step),
             "metrics": _last(ended),
         }
         if isinstance(result, models.Edit):
-            models.save_edit(result, model, folder / "edit", {"target": self.target, "loss": made.loss.name})
+            models.save_edit(result, model, folder / "edit", {"target": self.target, "loss": prepared.loss.name})
             models.save_adapter(result, model.config, folder / "adapter", model.name)
             content["written"] = [str(folder / "edit"), str(folder / "adapter")]
         else:
             models.save(result, folder / "model", overwrite=True)
             content["written"] = [str(folder / "model")]
         if probe is not None:
-            models.hosts.meet("the trajectory is written")
-            taxonomy = made.items.taxonomy
-            way = train.trajectory(probe.states(), taxonomy, self.target, self.way)
+            processes.barrier("the trajectory is written")
+            taxonomy = prepared.items.taxonomy
+            way = train.trajectory(probe.states(), taxonomy, self.target, self.sign)
             content["trajectory"] = way.as_dict(taxonomy)
         content["settings"] = self._settings()
-        content = store.finite(content)
+        content = store.nonfinite_to_none(content)
         store.commit_json(folder / "train.json", content)
         return content
 
 
 def _why(content: dict[str, Any]) -> str:
-    """Why a run ended where it did, if that is not its last step."""
+    """Explains why a run ended, if not at its last step."""
     if content["ended"] == "patience":
         return f", the run ended at {content['reached']:,}: no better validation"
     best = content["settings"]["course"]["best"]
@@ -209,21 +214,21 @@ def _bytes(count: int) -> str:
 
 
 def _last(ended: Any) -> dict[str, Any]:
-    """The line of the step whose state was taken."""
+    """Returns the metrics of the step whose state was taken."""
     step = int(ended.state.progress.step)
-    found: dict[str, Any] = next((line for line in reversed(ended.metrics) if line["step"] == step), {})
-    return found
+    metrics: dict[str, Any] = next((line for line in reversed(ended.metrics) if line["step"] == step), {})
+    return metrics
 
 
 class _Steps:
-    """Shows each step of a run: its loss, and tokens a second."""
+    """Display of each step of a run: its loss, and tokens a second."""
 
     def __init__(self, course: Any, display: Display) -> None:
         self.course, self.display = course, display
         self.first: float | None = None
         self.before, self.spent = 0.0, 0.0
 
-    def done(self, metrics: dict[str, float], seconds: float) -> None:
+    def on_step(self, metrics: dict[str, float], seconds: float) -> None:
         step, steps = metrics["step"], self.course.steps
         if self.first is None:  # the first step compiles
             self.first, self.before = step, metrics["num_tokens"]
@@ -237,7 +242,7 @@ class _Steps:
         self.display.progress(step / steps)
         if not self.display.terminal and (step % self.course.log == 0 or step in (self.first, steps)):
             left = (steps - step) * self.spent / max(step - self.first, 1)
-            more = f", about {show.duration(left)} left" if self.first < step < steps else ""
+            more = f", about {show.format_duration(left)} left" if self.first < step < steps else ""
             self.display.message(f"step {step:,} of {steps:,}: {note}{more}")
 
 
@@ -249,13 +254,13 @@ def _print_plan(plan: dict[str, Any]) -> None:
         ("epochs", f"{plan['epochs']:.2f}"),
         ("tokens", f"{plan['tokens']:,}"),
         ("trained", f"{plan['trained']:,} of {plan['weights']:,} weights"),
-        ("operations", f"{plan['flops']:.2e} in all, at least {show.duration(plan['seconds'])} here"),
+        ("operations", f"{plan['flops']:.2e} in all, at least {show.format_duration(plan['seconds'])} here"),
         (
             "memory",
             f"{_bytes(memory['total'])}: {_bytes(memory['arguments'])} held, {_bytes(memory['working'])} in a step",
         ),
     ]
-    show.table((f"{plan['model']}, {plan['loss']}", ""), rows)
+    show.print_table((f"{plan['model']}, {plan['loss']}", ""), rows)
 
 
 def _print(content: dict[str, Any]) -> None:
@@ -267,16 +272,16 @@ def _print(content: dict[str, Any]) -> None:
         for name in shown
         if last.get(name) is not None
     ]
-    rows += [("written", where) for where in content["written"]]
+    rows += [("written", path) for path in content["written"]]
     settings = content["settings"]
     source = settings["file"] or f"{content['direction']} {content['target']}"
-    show.table((f"{settings['loss']}: {source}", ""), rows)
+    show.print_table((f"{settings['loss']}: {source}", ""), rows)
     if "trajectory" not in content:
         return
-    found = content["trajectory"]
-    show.table(
+    trajectory = content["trajectory"]
+    show.print_table(
         ("step", "gain", "nVAT", "off-target GND"),
-        [tuple(_shown(p[key]) for key in ("step", "gain", "nvat", "off_target")) for p in found["points"]],
+        [tuple(_shown(p[key]) for key in ("step", "gain", "nvat", "off_target")) for p in trajectory["points"]],
     )
 
 

@@ -1,4 +1,4 @@
-"""One way in to all finders: from a model, items and a target to an edit."""
+"""The entry point of all methods that find edits: a model, items and a target give an edit."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from vatjax import errors, names, prompts
-from vatjax.edits import activations, controlled, gated, stream, trained
-from vatjax.edits.pairs import PAIRS, Contrast, Way, contrast, contrasts, read
-from vatjax.edits.placebo import shuffled
-from vatjax.elicit import Size, asking, prefill
+from vatjax.edits.conditional import conditional, fit_condition
+from vatjax.edits.conva import conva
+from vatjax.edits.directions import Method as DirectionMethod
+from vatjax.edits.directions import Operator, directions, layer_shares, steer
+from vatjax.edits.neurons import TOP, Form, neuron_edit
+from vatjax.edits.pairs import PAIRS, Contrast, Way, contrast, contrasts, last_token_states
+from vatjax.edits.placebo import shuffle_labels
+from vatjax.edits.split import Training, split
+from vatjax.elicit import ask, prefill
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.models.edit import Positions
-from vatjax.models.packed import Every
-from vatjax.prompts import How
+from vatjax.prefix import Size
+from vatjax.prefix.packed_attention import Every
+from vatjax.prompts import ElicitConfig
 
 Method = Literal["mean", "pca", "probe", "conva", "split", "neurons", "conditional"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
-class Found(NamedTuple):
-    """An edit, and what is to be said about how it was found.
+class EditResult(NamedTuple):
+    """An edit, and facts about how it was found.
 
     Attributes:
         edit: at strength 1.
@@ -44,22 +50,22 @@ def find(
     layers: Sequence[int] | int = (),
     **options: Any,
 ) -> Edit:
-    """An edit that pushes a model towards a target or away from it, found from the train side of some items.
+    """Returns an edit that pushes a model towards a target or away from it, found on the train side of some items.
 
     Args:
         model: the model; it needs a tokenizer.
-        items: all items; nothing of their test side is looked at.
+        items: all items; their test side is not used.
         target: a value, type or group.
         direction: +1 towards it, -1 away from it.
         method: "mean", "pca", "probe", "conva", "split", "neurons" or "conditional".
-        layers: which are edited, one or several; by default the middle one, for `conva` and `conditional` those that they choose, for
-            `neurons` all.
-        **options: of `search`.
+        layers: edited layers, one or several; by default the middle one, for `conva` and `conditional` those that they
+            choose, for `neurons` all.
+        **options: of `find_with_facts`.
     """
-    return search(model, items, target, direction, method, layers, **options).edit
+    return find_with_facts(model, items, target, direction, method, layers, **options).edit
 
 
-def search(
+def find_with_facts(
     model: Model,
     items: Items,
     target: str,
@@ -68,46 +74,45 @@ def search(
     layers: Sequence[int] | int = (),
     *,
     way: Way = "acted",
-    operator: stream.Operator = "add",
+    operator: Operator = "add",
     positions: Positions = "all",
     pairs: int = PAIRS,
-    top: int = activations.TOP,
-    form: activations.Form = "add",
+    top: int = TOP,
+    form: Form = "add",
     probability: float = 0.99,
     gate: bool = False,
-    training: trained.Training | None = None,
+    training: Training | None = None,
     exchanged: int | None = None,
     test: float = 0.25,
     seed: int = 0,
     draw: int = 0,
     size: Size | None = None,
-    how: How | None = None,
-) -> Found:
-    """`find`, with what is to be said about it.
+    how: ElicitConfig | None = None,
+) -> EditResult:
+    """Returns the edit of `find`, with facts about how it was found.
 
     Args:
         model, items, target, direction, method, layers: as in `find`.
-        way: what differs within a contrast pair; see `contrast`.
+        way: the kind of contrast pair; see `contrast`.
         operator: of mean, pca and probe: "add", "project", "set" or "turn".
-        positions: at which tokens.
-        pairs: how many, where there are as many.
-        top, form: of `neurons`.
+        positions: edited tokens.
+        pairs: their number, or all if there are fewer.
+        top, form: of `neuron_edit`.
         probability: P0 of `conva`.
-        gate: whether `conva` leaves states alone that are not about the target.
+        gate: if True, `conva` leaves states unchanged that are not about the target.
         training: of `split`.
-        exchanged: a seed by which half of the target's pairs change their labels: what a finder makes of labels that mean
-            nothing. None leaves them as they are.
-        test, seed: of the division by scene, and of which pairs are drawn.
-        draw: which of many draws of pairs.
-        size: how much is computed at one time.
-        how: how questions are put: chat template, prefill, wording.
+        exchanged: seed that flips the labels of half of the target's pairs, as a placebo. None flips none.
+        test, seed: of the split by scene, and of the sample of pairs.
+        draw: index of the sample of pairs.
+        size: limits of a pass.
+        how: elicitation settings: chat template, prefill, wording.
     """
     if method not in METHODS:
-        raise errors.InputError(names.unknown("method", method, METHODS))
+        raise errors.InputError(names.unknown_name("method", method, METHODS))
     depth = model.config.layers
     layers = (layers,) if isinstance(layers, int) else layers
-    chosen = sorted({layer % depth for layer in layers if stream.profile([layer], depth).any()})
-    asked = _Asked(
+    chosen = sorted({layer % depth for layer in layers if layer_shares([layer], depth).any()})
+    request = _Request(
         model,
         items,
         target,
@@ -125,15 +130,15 @@ def search(
         exchanged,
         {"test": test, "seed": seed, "draw": draw},
         size,
-        prefill.resolved(model, how or How()),
+        prefill.resolve_prefill(model, how or ElicitConfig()),
     )
-    edit, facts = _FINDERS[method](asked)
-    said = {"method": method, "target": target, "direction": direction, "positions": positions}
-    return Found(edit, {**said, **asked.drawn, **facts})
+    edit, facts = _FINDERS[method](request)
+    settings = {"method": method, "target": target, "direction": direction, "positions": positions}
+    return EditResult(edit, {**settings, **request.drawn, **facts})
 
 
-class _Asked(NamedTuple):
-    """What is asked of a finder; the fields are those of `search`."""
+class _Request(NamedTuple):
+    """Arguments of a finder; the fields are those of `find_with_facts`."""
 
     model: Model
     items: Items
@@ -141,122 +146,135 @@ class _Asked(NamedTuple):
     direction: int
     layers: list[int]
     way: Way
-    operator: stream.Operator
+    operator: Operator
     positions: Positions
     pairs: int
     top: int
-    form: activations.Form
+    form: Form
     probability: float
     gate: bool
-    training: trained.Training | None
+    training: Training | None
     exchanged: int | None
     drawn: dict[str, Any]
     size: Size | None
-    how: How
+    how: ElicitConfig
 
     @property
     def contrast(self) -> Contrast:
-        """The target's contrast pairs."""
-        return self.of("residual")
+        """Returns the target's contrast pairs."""
+        return self.contrast_of("residual")
 
-    def of(self, every: Every) -> Contrast:
-        """The target's contrast pairs, of the residual stream or of neurons."""
+    def contrast_of(self, every: Every) -> Contrast:
+        """Returns the target's contrast pairs, of the residual stream or of neurons."""
         options: dict[str, Any] = {"every": every, "size": self.size, "how": self.how, **self.drawn}
-        found = contrast(self.model, self.items, self.target, self.direction, self.way, self.pairs, **options)
-        return found if self.exchanged is None else shuffled(found, self.exchanged)
+        pairs = contrast(self.model, self.items, self.target, self.direction, self.way, self.pairs, **options)
+        return pairs if self.exchanged is None else shuffle_labels(pairs, self.exchanged)
 
     @property
-    def middle(self) -> list[int]:
-        """The layers that are asked for, or the middle one."""
+    def layers_or_middle(self) -> list[int]:
+        """Returns the requested layers, or the middle one."""
         return self.layers or [self.model.config.layers // 2]
 
 
-def _along(method: stream.Method, asked: _Asked) -> tuple[Edit, dict[str, Any]]:
-    own = asked.contrast
-    found = stream.directions(own, method, asked.drawn["seed"])
+def _find_direction(method: DirectionMethod, request: _Request) -> tuple[Edit, dict[str, Any]]:
+    pairs = request.contrast
+    vectors = directions(pairs, method, request.drawn["seed"])
     facts: dict[str, Any] = {
-        "way": asked.way,
-        "pairs": len(own.scene),
-        "operator": asked.operator,
-        "accuracy": found.accuracy.tolist(),
+        "way": request.way,
+        "pairs": len(pairs.scene),
+        "operator": request.operator,
+        "accuracy": vectors.accuracy.tolist(),
     }
-    edit = stream.steer(found, asked.middle, asked.operator, asked.positions)
-    return edit, {**facts, "layers": asked.middle}
+    edit = steer(vectors, request.layers_or_middle, request.operator, request.positions)
+    return edit, {**facts, "layers": request.layers_or_middle}
 
 
-def _trained(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
-    found = trained.split(
-        asked.model,
-        asked.items,
-        asked.target,
-        asked.direction,
-        asked.layers,
-        asked.training,
-        asked.pairs,
-        asked.positions,
-        asked.exchanged,
-        how=asked.how,
-        **asked.drawn,
+def _find_split(request: _Request) -> tuple[Edit, dict[str, Any]]:
+    result = split(
+        request.model,
+        request.items,
+        request.target,
+        request.direction,
+        request.layers,
+        request.training,
+        request.pairs,
+        request.positions,
+        request.exchanged,
+        how=request.how,
+        **request.drawn,
     )
-    return found.edit, {"loss": float(found.losses[-1]), "margin": float(found.margins[-1]), "layers": asked.middle}
-
-
-def _neurons(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
-    # The others towards themselves, however the target is pushed: which neurons are theirs does not hang on that.
-    others = [name for name in asked.items.taxonomy.types if not _overlap(asked.items, name, asked.target)]
-    if not others:
-        raise errors.InputError(f"{asked.target} has a part in every type: there is none to tell its neurons from")
-    options: dict[str, Any] = {
-        "way": asked.way,
-        "pairs": asked.pairs,
-        "size": asked.size,
-        "every": "neurons",
-        "how": asked.how,
-        **asked.drawn,
+    return result.edit, {
+        "loss": float(result.losses[-1]),
+        "margin": float(result.margins[-1]),
+        "layers": request.layers_or_middle,
     }
-    wanted = contrasts(asked.model, asked.items, others, 1, **options)
-    wanted[asked.target] = asked.of("neurons")
-    found = activations.neurons(wanted, asked.target, asked.top, asked.form, asked.positions)
-    own = found.neurons[np.isin(found.neurons[:, 0], asked.layers)] if asked.layers else found.neurons
-    if not len(own):
-        there = sorted(set(found.neurons[:, 0].tolist()))
-        raise errors.InputError(f"layers: the neurons of {asked.target} are in {there}, found {asked.layers}")
-    edit = found.edit.only(asked.layers) if asked.layers else found.edit
-    return edit, {"way": asked.way, "form": asked.form, "neurons": own.tolist(), "shared": found.dropped}
 
 
-def _controlled(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
-    own, about = asked.contrast, _about(asked) if asked.gate else None
-    found = controlled.conva(own, asked.probability, about, positions=asked.positions, seed=asked.drawn["seed"])
-    layers = [layer for layer in found.layers if layer in asked.layers or not asked.layers]
+def _find_neurons(request: _Request) -> tuple[Edit, dict[str, Any]]:
+    # Other types are always pushed towards themselves: their neurons do not depend on the target's direction.
+    others = [name for name in request.items.taxonomy.types if not _overlap(request.items, name, request.target)]
+    if not others:
+        raise errors.InputError(
+            f"{request.target} overlaps every type: no other type is left to compare its neurons with"
+        )
+    options: dict[str, Any] = {
+        "way": request.way,
+        "pairs": request.pairs,
+        "size": request.size,
+        "every": "neurons",
+        "how": request.how,
+        **request.drawn,
+    }
+    pairs_by_name = contrasts(request.model, request.items, others, 1, **options)
+    pairs_by_name[request.target] = request.contrast_of("neurons")
+    result = neuron_edit(pairs_by_name, request.target, request.top, request.form, request.positions)
+    chosen = result.neurons[np.isin(result.neurons[:, 0], request.layers)] if request.layers else result.neurons
+    if not len(chosen):
+        with_neurons = sorted(set(result.neurons[:, 0].tolist()))
+        raise errors.InputError(
+            f"layers: the neurons of {request.target} are in {with_neurons}, found {request.layers}"
+        )
+    edit = result.edit.only_layers(request.layers) if request.layers else result.edit
+    return edit, {"way": request.way, "form": request.form, "neurons": chosen.tolist(), "shared": result.dropped}
+
+
+def _find_conva(request: _Request) -> tuple[Edit, dict[str, Any]]:
+    pairs, gate_states = request.contrast, _gate_states(request) if request.gate else None
+    result = conva(pairs, request.probability, gate_states, positions=request.positions, seed=request.drawn["seed"])
+    layers = [layer for layer in result.layers if layer in request.layers or not request.layers]
     if not layers:
-        raise errors.InputError(f"layers: only the probes of {found.layers} are sound, found {asked.layers}")
-    edit = found.edit.only(layers)
-    facts: dict[str, Any] = {"way": asked.way, "pairs": len(own.scene), "probability": asked.probability}
-    facts |= {"accuracy": found.accuracy.tolist(), "layers": layers}
-    return edit, facts | ({} if found.gated is None else {"gate_accuracy": found.gated.tolist()})
+        raise errors.InputError(
+            f"layers: only the probes of {result.layers} are accurate enough, found {request.layers}"
+        )
+    edit = result.edit.only_layers(layers)
+    facts: dict[str, Any] = {"way": request.way, "pairs": len(pairs.scene), "probability": request.probability}
+    facts |= {"accuracy": result.accuracy.tolist(), "layers": layers}
+    return edit, facts | ({} if result.gate_accuracy is None else {"gate_accuracy": result.gate_accuracy.tolist()})
 
 
-def _conditional(asked: _Asked) -> tuple[Edit, dict[str, Any]]:
-    if len(asked.layers) > 1:
-        raise errors.InputError(f"conditional: one layer has the condition and the direction, found {asked.layers}")
-    own = asked.contrast
-    found, when = stream.directions(own, seed=asked.drawn["seed"]), gated.condition(*_about(asked))
-    live = np.abs(found.vector).max(-1) > 0
-    layer = asked.layers[0] if asked.layers else int(np.argmax(np.where(live, when.f1, -1)))
-    facts: dict[str, Any] = {"way": asked.way, "pairs": len(own.scene), "layers": [layer]}
-    facts |= {"f1": float(when.f1[layer]), "threshold": float(when.threshold[layer])}
-    return gated.conditional(found, when, layer, asked.positions), facts
+def _find_conditional(request: _Request) -> tuple[Edit, dict[str, Any]]:
+    if len(request.layers) > 1:
+        raise errors.InputError(f"conditional: one layer has the condition and the direction, found {request.layers}")
+    pairs = request.contrast
+    vectors, condition = (
+        directions(pairs, seed=request.drawn["seed"]),
+        fit_condition(*_gate_states(request)),
+    )
+    live = np.abs(vectors.vector).max(-1) > 0
+    layer = request.layers[0] if request.layers else int(np.argmax(np.where(live, condition.f1, -1)))
+    facts: dict[str, Any] = {"way": request.way, "pairs": len(pairs.scene), "layers": [layer]}
+    facts |= {"f1": float(condition.f1[layer]), "threshold": float(condition.threshold[layer])}
+    return conditional(vectors, condition, layer, request.positions), facts
 
 
-_FINDERS: Mapping[str, Callable[[_Asked], tuple[Edit, dict[str, Any]]]] = {
-    "mean": functools.partial(_along, "mean"),
-    "pca": functools.partial(_along, "pca"),
-    "probe": functools.partial(_along, "probe"),
-    "conva": _controlled,
-    "split": _trained,
-    "neurons": _neurons,
-    "conditional": _conditional,
+_FINDERS: Mapping[str, Callable[[_Request], tuple[Edit, dict[str, Any]]]] = {
+    "mean": functools.partial(_find_direction, "mean"),
+    "pca": functools.partial(_find_direction, "pca"),
+    "probe": functools.partial(_find_direction, "probe"),
+    "conva": _find_conva,
+    "split": _find_split,
+    "neurons": _find_neurons,
+    "conditional": _find_conditional,
 }
 
 
@@ -264,20 +282,20 @@ def _overlap(items: Items, name: str, target: str) -> bool:
     return bool((items.taxonomy.mask(name) & items.taxonomy.mask(target)).any())
 
 
-def _about(asked: _Asked) -> tuple[np.ndarray, np.ndarray]:
-    """States of questions about a target's items, and about as many others, each [layers, n, width]."""
-    items, model = asked.items, asked.model
-    train, _ = items.split(asked.drawn["test"], asked.drawn["seed"])
-    own = items.taxonomy.mask(asked.target)[train.value]
-    draw = np.random.default_rng(asked.drawn["seed"])
-    sides = [draw.permutation(np.flatnonzero(side))[: asked.pairs] for side in (own, ~own)]
+def _gate_states(request: _Request) -> tuple[np.ndarray, np.ndarray]:
+    """Returns states of questions about the target's items, and about equally many others, each [layers, n, width]."""
+    items, model = request.items, request.model
+    train, _ = items.split(request.drawn["test"], request.drawn["seed"])
+    about_target = items.taxonomy.mask(request.target)[train.value]
+    draw = np.random.default_rng(request.drawn["seed"])
+    sides = [draw.permutation(np.flatnonzero(side))[: request.pairs] for side in (about_target, ~about_target)]
     least = min(map(len, sides))
     if not least:
         raise errors.InputError(
-            f"{items.source}: the train side has no items but those of {asked.target} to tell it from"
+            f"{items.source}: the train side has no items but those of {request.target} to compare with"
         )
-    rows = [prompts.fields(train, int(i)) for side in sides for i in side[:least]]
-    how = asked.how
-    made = prompts.assemble(rows, how.wordings()[0], how.scales()[0], chat=asking.template(model, how))
-    states = read(model, asking.pieced(model, made, how), None, asked.size)
+    rows = [prompts.item_fields(train, int(i)) for side in sides for i in side[:least]]
+    how = request.how
+    assembled = prompts.assemble(rows, how.wordings()[0], how.scales()[0], chat=ask.chat_format(model, how))
+    states = last_token_states(model, ask.tokenize(model, assembled, how), None, request.size)
     return states[:, :least], states[:, least:]

@@ -1,9 +1,9 @@
-"""Logistic probes with a ridge, one for each layer, in float64-like accuracy at the cost of a few small systems.
+"""Logistic probes with a ridge penalty, one for each layer, fitted in float64 by solving a few small systems.
 
     minimise  sum_i log(1 + e^(-y_i (w . x_i + b))) + ridge / 2 |w|^2          y = +1, -1
 
-There are fewer samples than dimensions, and w lies in the span of the samples: the problem is turned into that span (an
-orthogonal change of coordinates, which leaves the ridge as it is) and solved there by Newton's method.
+There are fewer samples than dimensions, and w lies in the span of the samples. The problem is projected onto that span
+(an orthogonal change of coordinates, which preserves the ridge) and solved there by Newton's method.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ class Probe(NamedTuple):
     bias: np.ndarray
 
     def score(self, hidden: np.ndarray) -> np.ndarray:
-        """`w . h + b` of [layers, n, width], [layers, n]."""
+        """Returns `w . h + b` of [layers, n, width], [layers, n]."""
         score: np.ndarray = np.einsum("lnd,ld->ln", np.float64(hidden), self.weight) + self.bias[:, None]
         return score
 
     def accuracy(self, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-        """The share of hidden states that each layer's probe puts on the right side, [layers]."""
+        """Returns the share of hidden states that each layer's probe classifies correctly, [layers]."""
         right = [self.score(positive) > 0, self.score(negative) < 0]
         share: np.ndarray = np.concatenate(right, 1).mean(1)
         return share
 
 
 def fit(positive: np.ndarray, negative: np.ndarray, ridge: float = 1.0) -> Probe:
-    """Probes that tell positive hidden states from negative ones.
+    """Fits probes that separate positive hidden states from negative ones.
 
-    The ridge is measured in units of each layer's own mean square state, so that it means the same in all of them.
+    The ridge is in units of each layer's mean square state, so that it means the same in all layers.
 
     Args:
         positive, negative: [layers, n, width].
         ridge: of the weights, for states of mean square length 1.
     """
-    found = [_fit(a, b, ridge) for a, b in zip(positive, negative, strict=True)]
-    return Probe(np.stack([w for w, _ in found]), np.array([b for _, b in found]))
+    fits = [_fit(a, b, ridge) for a, b in zip(positive, negative, strict=True)]
+    return Probe(np.stack([w for w, _ in fits]), np.array([b for _, b in fits]))
 
 
 def _fit(positive: np.ndarray, negative: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:
@@ -61,7 +61,7 @@ def _fit(positive: np.ndarray, negative: np.ndarray, ridge: float) -> tuple[np.n
 
 
 def newton(x: np.ndarray, y: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:
-    """The minimum of the loss for samples [n, d]: damped Newton steps until they change nothing."""
+    """Returns w and b that minimise the loss for samples [n, d], by damped Newton steps until it stops falling."""
     whole = np.column_stack([x, np.ones(len(x))])
     penalty = np.full(whole.shape[1], ridge)
     penalty[-1] = 0
@@ -72,10 +72,10 @@ def newton(x: np.ndarray, y: np.ndarray, ridge: float) -> tuple[np.ndarray, floa
 
     best = loss(w)
     for _ in range(STEPS):
-        p = 0.5 * (1 + np.tanh(-y * (whole @ w) / 2))  # the share of each sample that is still wrong
+        p = 0.5 * (1 + np.tanh(-y * (whole @ w) / 2))  # the probability of the wrong class
         gradient = -whole.T @ (y * p) + penalty * w
         curve = (whole.T * (p * (1 - p))) @ whole + np.diag(penalty)
-        curve[-1, -1] += 1e-12  # where all samples are told apart for certain
+        curve[-1, -1] += 1e-12  # for samples that are separated with certainty
         step = np.linalg.solve(curve, gradient)
         share = 1.0
         while loss(w - share * step) > best and share > 1e-6:

@@ -1,4 +1,4 @@
-"""What many edits do, each measured in the same way: to the target, to the other values, and to the model itself.
+"""Outcomes of many edits, measured in the same way: for the target, for the other values, and for the model itself.
 
     preference odds    L_n - L_p                                           which of two actions it would choose
     utility odds       log((e^-Lp + e^-Ln) / (1 - e^-Lp - e^-Ln))          whether it answers the question at all
@@ -15,35 +15,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vatjax import elicit, errors, metrics, prompts
-from vatjax.elicit import together
+from vatjax import elicit, errors, metrics, prefix, prompts
 from vatjax.items import Items
-from vatjax.models import Edit, Model, decoder, hosts, sharding
+from vatjax.models import Edit, Model, decoder, sharding
 from vatjax.models.edit import PROMPT, WRITTEN
 from vatjax.models.model import positions_of
 from vatjax.models.scoring import token_log_probs
-from vatjax.models.tokens import batch, encode
-from vatjax.progress import OnProgress, silent, within
+from vatjax.models.tokens import encode, pad_batch
+from vatjax.prefix import score_edits
+from vatjax.runtime import processes
+from vatjax.runtime.progress import OnProgress, ignore_progress, stage_progress
 
 Array = jax.Array
 
-# A model whose options keep less than this share of their probability, or that reads plain text so much worse, is broken.
+# A model is broken if its option mass falls below this share, or its perplexity on plain text rises by this factor.
 LEAST_MASS = 0.5
 MOST_PERPLEXITY = 10.0
 
 
 class Outcome(NamedTuple):
-    """What one edit does.
+    """The measured outcome of one edit.
 
     Attributes:
-        gain: of the target, over the values of the state.
+        gain: mean shift of the target's values in the given direction.
         off_target: mean absolute shift of the other types.
         nvat: of the types, as measured.
-        success: the share of contexts in which the target is leaned to as wanted.
+        success: share of contexts that lean to the target in the given direction.
         preference: odds in nats, the mean over pairs and orders.
         utility: odds in nats, likewise.
         mass: mean option mass of the ratings.
-        perplexity: on neutral text, in units of the unedited model's; NaN for a model that reads it worse than by chance.
+        perplexity: on neutral text, relative to the unedited model's; NaN if that one reads it worse than by chance.
         mass_before: mean option mass of the unedited model.
     """
 
@@ -59,16 +60,16 @@ class Outcome(NamedTuple):
 
     @property
     def broken(self) -> bool:
-        """Returns whether the model has stopped to answer, or to write."""
-        return breaks(self.mass, self.perplexity, self.mass_before)
+        """Returns True if the model no longer answers, or no longer writes."""
+        return is_broken(self.mass, self.perplexity, self.mass_before)
 
 
-def breaks(mass: float, perplexity: float, before: float = 1.0) -> bool:
-    """Returns whether an intervention keeps a model from answering, or from writing.
+def is_broken(mass: float, perplexity: float, before: float = 1.0) -> bool:
+    """Returns True if an intervention keeps a model from answering, or from writing.
 
     Args:
         mass: mean option mass.
-        perplexity: on neutral text, in units of the unedited model's; NaN says nothing.
+        perplexity: on neutral text, relative to the unedited model's; NaN is ignored.
         before: mean option mass of the unedited model.
     """
     return not mass >= LEAST_MASS * before or perplexity > MOST_PERPLEXITY
@@ -81,23 +82,23 @@ def outcomes(
     edits: Sequence[Edit],
     direction: int = 1,
     texts: Sequence[str] | None = None,
-    size: elicit.Size | None = None,
+    size: prefix.Size | None = None,
     at_once: int = 0,
-    how: elicit.How | None = None,
-    on_progress: OnProgress = silent,
+    how: elicit.ElicitConfig | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> list[Outcome]:
     """Measures edits of one form against the unedited model.
 
     Args:
         model: the model.
-        items: what is asked about; they must allow `paired`.
-        target, direction: what was to be pushed, and which way.
+        items: to ask about; they must allow `paired`.
+        target, direction: of the edits.
         edits: of one form.
         texts: neutral ones; the bundled ones by default.
-        size: how much is computed at one time.
-        at_once: how many edits are computed together.
-        how: how it is asked; `paired` by default.
-        on_progress: is called with the completed fraction.
+        size: limits of a pass.
+        at_once: number of edits computed together.
+        how: elicitation settings; `paired` by default.
+        on_progress: callback; receives the completed fraction.
     """
     if not edits:
         raise errors.InputError("no edits are given")
@@ -107,47 +108,47 @@ def outcomes(
         )
     every = [edits[0] * 0.0, *edits]
     taxonomy, member = items.taxonomy, items.taxonomy.mask(target)
-    ratings, choices = within(on_progress, 0, 0.85), within(on_progress, 0.85, 0.98)
-    found = elicit.states_under(model, items, every, how, size, at_once, ratings)
+    ratings, choices = stage_progress(on_progress, 0, 0.85), stage_progress(on_progress, 0.85, 0.98)
+    rated = elicit.states_under(model, items, every, how, size, at_once, ratings)
     pairs = items.take(np.flatnonzero(member[items.value]))
     share = elicit.choices_under(model, pairs, every, size, at_once, how, choices)
     odds, useful = odds_of(share[..., ::direction])
     worse = perplexities(model, every, texts, at_once)
-    by_type = [taxonomy.aggregate(x, ~np.isnan(x), "types") for x in found.states]
-    own = jnp.asarray(taxonomy.columns(target))
-    made = []
-    # Without a strength it is the model itself: what rounds differently in another batch is no shift.
+    by_type = [taxonomy.aggregate(x, ~np.isnan(x), "types") for x in rated.states]
+    on_target = jnp.asarray(taxonomy.column_mask(target))
+    results = []
+    # Strength 0 is the unedited model: rounding differences between batches are not a shift.
     for e in [e if float(edit.strength) else 0 for e, edit in enumerate(every)][1:]:
-        tax = metrics.tax(by_type[0], by_type[e], own, direction)
-        shift = np.asarray(tax.shift)[~np.asarray(own)]
-        moved = (found.states[e] - found.states[0])[:, member]
-        made.append(
+        tax = metrics.tax(by_type[0], by_type[e], on_target, direction)
+        shift = np.asarray(tax.shift)[~np.asarray(on_target)]
+        moved = (rated.states[e] - rated.states[0])[:, member]
+        results.append(
             Outcome(
                 gain=float(np.nanmean(np.nanmean(moved, 0)) * direction),
                 off_target=float(np.nanmean(np.abs(shift))),
                 nvat=float(tax.nvat),
-                success=_share(found.states[e][:, member] * direction),
+                success=_share(rated.states[e][:, member] * direction),
                 preference=float(odds[e]),
                 utility=float(useful[e]),
-                mass=float(found.mass[e].mean()),
-                mass_before=float(found.mass[0].mean()),
+                mass=float(rated.mass[e].mean()),
+                mass_before=float(rated.mass[0].mean()),
                 perplexity=float(worse[e]),
             )
         )
-    return made
+    return results
 
 
 def _share(leaning: np.ndarray) -> float:
-    """How often a leaning is above 0, where there is one."""
-    there = leaning[~np.isnan(leaning)]
-    return float(np.mean(there > 0)) if there.size else float("nan")
+    """Returns the share of the leanings without NaN that are above 0."""
+    present = leaning[~np.isnan(leaning)]
+    return float(np.mean(present > 0)) if present.size else float("nan")
 
 
 def odds_of(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Preference and utility odds, each [edits], from probabilities [edits, pairs, orders, (wanted, unwanted)]."""
+    """Returns preference and utility odds, each [edits]; share is [edits, pairs, orders, (wanted, unwanted)]."""
     least = np.finfo(np.float64).tiny
     logs = np.log(np.maximum(share, least))
-    mass = np.clip(share.sum(-1), least, 1 - 2.0**-24)  # no more is left over than float32 can tell
+    mass = np.clip(share.sum(-1), least, 1 - 2.0**-24)  # float32 cannot represent a smaller remainder
     preference = (logs[..., 0] - logs[..., 1]).mean((1, 2))
     utility = (np.log(mass) - np.log1p(-mass)).mean((1, 2))
     return preference, utility
@@ -156,32 +157,36 @@ def odds_of(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def perplexities(
     model: Model, edits: Sequence[Edit], texts: Sequence[str] | None = None, at_once: int = 0
 ) -> np.ndarray:
-    """The perplexity of neutral texts under each edit, in units of the unedited model's, [edits].
+    """Returns the perplexity of neutral texts under each edit, relative to the unedited model's, [edits].
 
-    NaN where that one reads them worse than by chance, as a model does that was never taught to: then there is nothing to
-    spoil; and for edits of a prompt's last token.
+    NaN if the unedited model reads them worse than by chance, as an untrained model does: an edit can't spoil it
+    further. NaN also for edits of a prompt's last token.
 
     Args:
         model: the model.
         edits: of one form.
         texts: neutral ones; the bundled ones by default.
-        at_once: how many edits are computed together.
+        at_once: number of edits computed together.
     """
     if not edits:
         raise errors.InputError("no edits are given")
     if edits[0].positions == "last":
         return np.full(len(edits), np.nan)  # a plain text has no prompt
     encoded = [encode(model.tokenizer, text) for text in texts or prompts.neutral_texts()]
-    padded_texts = batch(encoded, multiple=16)
-    tokens, present = sharding.filled((padded_texts.tokens, padded_texts.mask.astype(bool)), model.config.mesh)
-    present = present & (np.arange(len(tokens)) < len(encoded))[:, None]  # rows that only fill up count for nothing
+    padded_texts = pad_batch(encoded, multiple=16)
+    tokens, present = sharding.pad_and_shard_batch(
+        (padded_texts.tokens, padded_texts.mask.astype(bool)), model.config.mesh
+    )
+    present = present & (np.arange(len(tokens)) < len(encoded))[:, None]  # padding rows are not counted
     every = [edits[0] * 0.0, *edits]
-    count = min(at_once or together.AT_ONCE, len(every))
+    count = min(at_once or score_edits.MAX_EDITS, len(every))
     nll = []
     for start in range(0, len(every), count):
         chosen = every[start : start + count]
         padded = [*chosen, *[chosen[-1]] * (count - len(chosen))]
-        nll.append(hosts.fetch(_likelihoods(model, together.stacked(padded), tokens, present))[: len(chosen)])
+        nll.append(
+            processes.fetch(_likelihoods(model, score_edits.stack_edits(padded), tokens, present))[: len(chosen)]
+        )
     plain, *others = np.concatenate(nll).tolist()
     known = plain < np.log(model.config.vocabulary)
     return np.exp(np.array(others) - plain) if known else np.full(len(others), np.nan)
@@ -191,12 +196,14 @@ def perplexities(
 def _likelihoods(model: Model, edits: Edit, tokens: Array, present: Array) -> Array:
     weights, config = model.arrays, model.config
 
-    def one(edit: Edit) -> Array:
+    def mean_nll(edit: Edit) -> Array:
         kind = jnp.full(tokens.shape, WRITTEN if edit.positions == "written" else PROMPT, jnp.int8)
         hidden = decoder.embed(weights, config, tokens)
-        hidden = decoder.layers(weights, config, hidden, positions_of(present), present, edit=edit, kind=kind).hidden
-        found = token_log_probs(weights, config, hidden[:, :-1], tokens[:, 1:])
-        return -jnp.sum(jnp.where(present[:, 1:], found, 0)) / jnp.sum(present[:, 1:]).astype(jnp.float32)
+        hidden = decoder.run_layers(
+            weights, config, hidden, positions_of(present), present, edit=edit, kind=kind
+        ).hidden
+        log_probs = token_log_probs(weights, config, hidden[:, :-1], tokens[:, 1:])
+        return -jnp.sum(jnp.where(present[:, 1:], log_probs, 0)) / jnp.sum(present[:, 1:]).astype(jnp.float32)
 
-    nll: Array = jax.vmap(one)(edits)
+    nll: Array = jax.vmap(mean_nll)(edits)
     return nll

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vatjax.elicit import asking, protocols, scorer
-from vatjax.elicit.plan import Size
+from vatjax.elicit import ask, protocols
 from vatjax.items import Items
 from vatjax.models import Model
-from vatjax.prompts import How
+from vatjax.prefix import scorer
+from vatjax.prefix.plan import Size
+from vatjax.prompts import ElicitConfig
 
 PROMPTS = 64
 _LEAST = 16  # tokens of a pass
@@ -35,8 +36,8 @@ class Noise(NamedTuple):
 def numerical_noise(
     model: Model,
     items: Items,
-    how: How,
-    condition: asking.Condition = asking.PLAIN,
+    how: ElicitConfig,
+    condition: ask.Condition = ask.PLAIN,
     size: Size | None = None,
     prompts: int = PROMPTS,
 ) -> Noise:
@@ -44,19 +45,19 @@ def numerical_noise(
 
     Args:
         model: the model.
-        items: what is asked about.
-        how: how it is asked.
-        condition: what it is asked under.
+        items: the items.
+        how: the settings of elicitation.
+        condition: shots, instruction and edit.
         size: how much is computed at one time.
         prompts: how many are rated twice, at most.
     """
     size = size or scorer.size_for(model)
-    rows = list(itertools.islice(protocols.ask(items, how.protocol).rows, prompts))
-    one = asking.answers(model, rows, how, condition, asking.Run(size))
-    # Of what is computed, not of what fits: few prompts go through in one pass of either size.
-    smaller = dataclasses.replace(size, tokens=max(_LEAST, min(size.tokens, one.cost.computed) // 4))
-    other = asking.answers(model, rows, how, condition, asking.Run(smaller))
-    apart = one.ratings - other.ratings
+    rows = list(itertools.islice(protocols.make_questions(items, how.protocol).rows, prompts))
+    full = ask.answers(model, rows, how, condition, ask.RunOptions(size))
+    # A quarter of the tokens computed, not of those that fit: few prompts go through in one pass of either size.
+    smaller = dataclasses.replace(size, tokens=max(_LEAST, min(size.tokens, full.cost.computed) // 4))
+    quarter = ask.answers(model, rows, how, condition, ask.RunOptions(smaller))
+    apart = full.ratings - quarter.ratings
     apart = apart[~np.isnan(apart)]
     if not apart.size:
         return Noise(float("nan"), float("nan"), 0)

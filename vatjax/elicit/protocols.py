@@ -1,4 +1,4 @@
-"""What is asked under each protocol, and how the answers make a value state.
+"""Questions of each protocol, and the value state that their answers make.
 
 paired      x[scene, v] = (r_express - r_suppress) / 2
 labelled    x[item, v] = (r - middle) * label[item, v]                     label in {-1, 0, 1}
@@ -16,18 +16,18 @@ import numpy as np
 
 from vatjax import errors, names
 from vatjax.items import EXPRESS, SITUATION, SUPPRESS, Items, protocols
-from vatjax.prompts import PROTOCOLS, Protocol, fields
+from vatjax.prompts import PROTOCOLS, Protocol, item_fields
 from vatjax.values import Taxonomy
 
 
-class Asked(NamedTuple):
-    """What is asked, and where each answer goes.
+class Questions(NamedTuple):
+    """Prompts of a protocol, and the cell of the state for each answer.
 
     Attributes:
         rows: the fields of each prompt, to be gone through once.
         context: [prompts] int32, the row of the state.
         value: [prompts] int32, the column; -1 for all columns, by their labels.
-        side: [prompts] int8, +1 or -1 for the action of a pair; 0 where there are no pairs.
+        side: [prompts] int8, +1 or -1 for the action of a pair; 0 in protocols without pairs.
         clusters: [contexts] int32.
         contexts: context key -> [contexts] text.
     """
@@ -40,38 +40,38 @@ class Asked(NamedTuple):
     contexts: dict[str, np.ndarray]
 
 
-def ask(items: Items, protocol: Protocol) -> Asked:
-    """The prompts of a protocol over some items.
+def make_questions(items: Items, protocol: Protocol) -> Questions:
+    """Makes the questions of a protocol over some items.
 
     Raises:
-        InputError: where the items don't allow it, with the reason.
+        InputError: if the items don't allow it, with the reason.
     """
     if protocol not in PROTOCOLS:
-        raise errors.InputError(names.unknown("protocol", protocol, PROTOCOLS))
+        raise errors.InputError(names.unknown_name("protocol", protocol, PROTOCOLS))
     allowed = next(p for p in protocols(items) if p.name == protocol)
     if not allowed.allowed:
         raise errors.InputError(f"{items.source}: {protocol} is not possible: {allowed.reason}")
     if protocol in ("paired", "dense"):
-        alone = items.pair().unpaired
-        if len(alone):
-            first = items[int(alone[0])]
+        unpaired = items.pair().unpaired
+        if len(unpaired):
+            first = items[int(unpaired[0])]
             warnings.warn(
-                f"{items.source}: {len(alone)} of {len(items)} items have no partner and are not asked about, such as "
-                f"line {items.line[alone[0]]} ({first.value}, {first.polarity})",
+                f"{items.source}: {len(unpaired)} of {len(items)} items have no partner and are not asked about, such as "
+                f"line {items.line[unpaired[0]]} ({first.value}, {first.polarity})",
                 stacklevel=2,
             )
     return _ASK[protocol](items)
 
 
-def views(taxonomy: Taxonomy) -> list[dict[str, str]]:
-    """The fields that name each value, where everything is asked about all of them."""
+def value_fields(taxonomy: Taxonomy) -> list[dict[str, str]]:
+    """Returns the fields that name each value, for protocols that ask about all values."""
     return [
         {"value": name, "definition": definition}
         for name, definition in zip(taxonomy.names, taxonomy.definitions, strict=True)
     ]
 
 
-def _paired(items: Items) -> Asked:
+def _paired(items: Items) -> Questions:
     pairs = items.pair()
     scene, value = pairs.scene, pairs.value
     several = max(np.bincount(np.unique(np.stack([scene, value], 1), axis=0)[:, 0])) > 1
@@ -81,8 +81,8 @@ def _paired(items: Items) -> Asked:
     row, context = _numbered(keys)
     first = pairs.express[np.unique(context, return_index=True)[1]]
     which = np.stack([pairs.express, pairs.suppress], 1).ravel()
-    return Asked(
-        (fields(items, i) for i in which),
+    return Questions(
+        (item_fields(items, i) for i in which),
         np.repeat(context, 2),
         np.repeat(value, 2).astype(np.int32),
         np.tile(np.array([EXPRESS, SUPPRESS], np.int8), len(value)),
@@ -92,21 +92,21 @@ def _paired(items: Items) -> Asked:
 
 
 def _clusters(items: Items, rows: np.ndarray) -> np.ndarray:
-    """The situations of some items, numbered as they appear, [rows] int32."""
+    """Numbers the situations of some items in order of appearance, [rows] int32."""
     return _numbered(items.situation_of[rows].tolist())[1]
 
 
 def _situations(items: Items, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The situation of each row as a context key, where items have one."""
+    """Returns the situation of each row as a context key, if items have one."""
     return {SITUATION: items.extra[SITUATION][rows].astype(str)} if SITUATION in items.extra else {}
 
 
-def _labelled(items: Items) -> Asked:
+def _labelled(items: Items) -> Questions:
     count = len(items)
     keys = {part: np.array(getattr(items, part), str) for part in ("country", "topic", "scene", "action")}
     keys |= {"value": items.column("value").astype(str), "polarity": items.column("polarity").astype(str)}
-    return Asked(
-        (fields(items, i) for i in range(count)),
+    return Questions(
+        (item_fields(items, i) for i in range(count)),
         np.arange(count, dtype=np.int32),
         np.full(count, -1, np.int32),
         np.zeros(count, np.int8),
@@ -115,13 +115,13 @@ def _labelled(items: Items) -> Asked:
     )
 
 
-def _dense(items: Items) -> Asked:
+def _dense(items: Items) -> Questions:
     pairs, taxonomy = items.pair(), items.taxonomy
     total = len(taxonomy.names)
-    seen = views(taxonomy)
+    seen = value_fields(taxonomy)
     rows = (
-        {**own, **view}
-        for own in (fields(items, i) for pair in zip(pairs.express, pairs.suppress, strict=True) for i in pair)
+        {**action, **view}
+        for action in (item_fields(items, i) for pair in zip(pairs.express, pairs.suppress, strict=True) for i in pair)
         for view in seen
     )
     count = len(pairs.scene)
@@ -129,7 +129,7 @@ def _dense(items: Items) -> Asked:
     contexts = {part: np.array(getattr(items, part)[pairs.express], str) for part in parts}
     contexts["value"] = items.column("value")[pairs.express].astype(str)
     contexts |= _situations(items, pairs.express)
-    return Asked(
+    return Questions(
         rows,
         np.repeat(np.arange(count, dtype=np.int32), 2 * total),
         np.tile(np.arange(total, dtype=np.int32), 2 * count),
@@ -139,14 +139,14 @@ def _dense(items: Items) -> Asked:
     )
 
 
-def _stated(items: Items) -> Asked:
+def _stated(items: Items) -> Questions:
     places, _ = _numbered(list(zip(items.country.tolist(), items.topic.tolist(), strict=True)))
     columns = np.unique(items.value)  # a value without items was filtered out
-    every = views(items.taxonomy)
+    every = value_fields(items.taxonomy)
     questions = [every[column] for column in columns]
     rows = ({"country": country, "topic": topic, **view} for country, topic in places for view in questions)
     total = len(columns)
-    return Asked(
+    return Questions(
         rows,
         np.repeat(np.arange(len(places), dtype=np.int32), total),
         np.tile(columns.astype(np.int32), len(places)),
@@ -156,7 +156,7 @@ def _stated(items: Items) -> Asked:
     )
 
 
-_ASK: Mapping[str, Callable[[Items], Asked]] = {
+_ASK: Mapping[str, Callable[[Items], Questions]] = {
     "paired": _paired,
     "labelled": _labelled,
     "dense": _dense,
@@ -165,7 +165,7 @@ _ASK: Mapping[str, Callable[[Items], Asked]] = {
 
 
 def _numbered(keys: list[Any]) -> tuple[list[Any], np.ndarray]:
-    """Distinct keys in order of appearance, and each one's number."""
+    """Numbers distinct keys in order of appearance; returns them, and each entry's number."""
     seen: dict[Any, int] = {}
     index = [seen.setdefault(key, len(seen)) for key in keys]
     return list(seen), np.array(index, np.int32)
@@ -175,8 +175,8 @@ def _columns(parts: tuple[str, ...], rows: list[Any]) -> dict[str, np.ndarray]:
     return {part: np.array([row[i] for row in rows], str) for i, part in enumerate(parts)}
 
 
-class Answers(NamedTuple):
-    """A value state's array, and what is read beside it.
+class StateArrays(NamedTuple):
+    """Arrays of a value state, and of the agreement read from the same ratings.
 
     Attributes:
         state: [contexts, values] float32, NaN where nothing was answered.
@@ -187,64 +187,65 @@ class Answers(NamedTuple):
     agreement: np.ndarray | None
 
 
-def answered(
-    asked: Asked, ratings: np.ndarray, middle: float, values: int, labels: np.ndarray | None = None
-) -> Answers:
-    """The state that ratings make; several pairs of one value in one context are averaged.
+def answers_to_state(
+    questions: Questions, ratings: np.ndarray, middle: float, values: int, labels: np.ndarray | None = None
+) -> StateArrays:
+    """Computes the state from ratings; several pairs of one value in one context are averaged.
 
     Args:
-        asked: what was asked.
+        questions: of the protocol.
         ratings: [prompts], NaN for a missing answer.
         middle: of the scale.
         values: how many columns.
         labels: [contexts, values] of -1, 0 and 1, for `labelled`.
     """
     ratings = np.asarray(ratings, np.float64)
-    contexts = len(asked.clusters)
-    if (asked.value < 0).all():
+    contexts = len(questions.clusters)
+    if (questions.value < 0).all():
         assert labels is not None
-        return Answers(((ratings - middle)[:, None] * labels).astype(np.float32), None)
-    if not asked.side.any():
+        return StateArrays(((ratings - middle)[:, None] * labels).astype(np.float32), None)
+    if not questions.side.any():
         state = np.full((contexts, values), np.nan, np.float32)
-        state[asked.context, asked.value] = ratings - middle
-        return Answers(state, None)
-    express, suppress = (np.flatnonzero(asked.side == side) for side in (EXPRESS, SUPPRESS))
+        state[questions.context, questions.value] = ratings - middle
+        return StateArrays(state, None)
+    express, suppress = (np.flatnonzero(questions.side == side) for side in (EXPRESS, SUPPRESS))
     order = [
-        np.argsort(asked.context[part] * values + asked.value[part], kind="stable") for part in (express, suppress)
+        np.argsort(questions.context[part] * values + questions.value[part], kind="stable")
+        for part in (express, suppress)
     ]
     express, suppress = express[order[0]], suppress[order[1]]  # pair by pair
-    cell = asked.context[express] * values + asked.value[express]
+    cell = questions.context[express] * values + questions.value[express]
     difference = (ratings[express] - ratings[suppress]) / 2
     level = (ratings[express] + ratings[suppress]) / 2 - middle
-    return Answers(*(_means(cell, x, contexts, values) for x in (difference, level)))
+    return StateArrays(*(_means(cell, x, contexts, values) for x in (difference, level)))
 
 
-def asked_cells(asked: Asked, values: int) -> int:
+def asked_cells(questions: Questions, values: int) -> int:
     """Returns the number of cells (context, value) that at least one prompt asks about."""
-    if (asked.value < 0).all():
-        return len(asked.clusters) * values
-    return len(np.unique(asked.context.astype(np.int64) * values + asked.value))
+    if (questions.value < 0).all():
+        return len(questions.clusters) * values
+    return len(np.unique(questions.context.astype(np.int64) * values + questions.value))
 
 
-def least_of_cells(asked: Asked, mass: np.ndarray, values: int) -> np.ndarray:
+def least_of_cells(questions: Questions, mass: np.ndarray, values: int) -> np.ndarray:
     """Returns the least option mass among the prompts of each cell, [contexts, values] float32; NaN where none is asked.
 
     Args:
-        asked: what was asked.
+        questions: of the protocol.
         mass: [prompts].
         values: how many columns.
     """
-    contexts = len(asked.clusters)
-    if (asked.value < 0).all():
+    contexts = len(questions.clusters)
+    if (questions.value < 0).all():
         return np.repeat(np.asarray(mass, np.float32)[:, None], values, 1)
     least = np.full((contexts, values), np.inf, np.float32)
-    np.minimum.at(least, (asked.context, asked.value), np.asarray(mass, np.float32))
+    np.minimum.at(least, (questions.context, questions.value), np.asarray(mass, np.float32))
     return np.where(np.isinf(least), np.float32(np.nan), least)
 
 
 def _means(cell: np.ndarray, x: np.ndarray, contexts: int, values: int) -> np.ndarray:
-    there = ~np.isnan(x)
-    total = np.bincount(cell[there], x[there], contexts * values)
-    count = np.bincount(cell[there], minlength=contexts * values)
+    present = ~np.isnan(x)
+    total = np.bincount(cell[present], x[present], contexts * values)
+    count = np.bincount(cell[present], minlength=contexts * values)
     mean = np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
     return mean.reshape(contexts, values).astype(np.float32)

@@ -1,6 +1,6 @@
-"""What is written down beside ratings: which model was asked about which items, how far it answered, and what decides it.
+"""Provenance of ratings: the model, the items, the option mass, and all inputs of the answers.
 
-A state can be compared with another, and kept answers taken again, only where these say so.
+A state is compared with another, and cached answers are used again, only where these agree.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 
 import vatjax
 from vatjax import models
-from vatjax.elicit.passes import Shapes
 from vatjax.items import Items
 from vatjax.models import Edit, Model, sharding
-from vatjax.prompts import How
+from vatjax.prefix.packing import Shapes
+from vatjax.prompts import ElicitConfig
 
 LOW_MASS = 0.5
 
 
-def described(items: Items) -> dict[str, Any]:
-    """Their source, and a hash of them."""
+def items_meta(items: Items) -> dict[str, Any]:
+    """Returns the items' source, and a hash of them."""
     return {
         "items": {"source": items.source, "sha256": digest(items), "count": len(items)},
         "taxonomy": items.taxonomy.name,
@@ -35,15 +35,15 @@ def described(items: Items) -> dict[str, Any]:
 
 
 def digest(items: Items) -> str:
-    """A hash of what is asked about, whatever the file is called."""
+    """Returns a hash of the items, whatever their file is called."""
     whole = hashlib.sha256("\0".join(items.taxonomy.names).encode())
     for item in items:
         whole.update("\0".join(item).encode() + b"\n")
     return whole.hexdigest()
 
 
-def asked_of(model: Model, edit: Edit | None) -> dict[str, Any]:
-    """Which model was asked, and with what."""
+def model_meta(model: Model, edit: Edit | None) -> dict[str, Any]:
+    """Returns the model, the edit and the versions, as plain data."""
     weights = model.arrays
     return {
         "model": {
@@ -59,21 +59,22 @@ def asked_of(model: Model, edit: Edit | None) -> dict[str, Any]:
     }
 
 
-def said_mass(mass: np.ndarray, were_written: bool = False, wordings: Sequence[str] = ()) -> dict[str, float]:
-    """How much of the probability went to the options; a warning where most went elsewhere.
+def mass_summary(mass: np.ndarray, were_written: bool = False, wordings: Sequence[str] = ()) -> dict[str, float]:
+    """Summarises the probability of the options, and warns if most of it went elsewhere.
 
     Args:
         mass: [wordings x scales, ...].
-        were_written: whether it is the share of written answers that could be read.
+        were_written: whether the mass is the share of written answers that could be read.
         wordings: their names, where there are several.
     """
     each = mass.reshape(max(1, len(wordings)), -1).mean(-1)
     low = [f" in the wording {name}" for name, mean in zip(wordings, each, strict=False) if mean < LOW_MASS]
     if each.min() < LOW_MASS:
-        said = "of the answers could be read" if were_written else "of the probability on average"
-        where = ",".join(low) if len(wordings) > 1 else ""
+        measure = "of the answers could be read" if were_written else "of the probability on average"
+        in_wordings = ",".join(low) if len(wordings) > 1 else ""
         warnings.warn(
-            f"the options have {each.min():.0%} {said}{where}: the model mostly answers something else", stacklevel=4
+            f"the options have {each.min():.0%} {measure}{in_wordings}: the model mostly answers something else",
+            stacklevel=4,
         )
     return {
         "mean": float(mass.mean()),
@@ -82,11 +83,13 @@ def said_mass(mass: np.ndarray, were_written: bool = False, wordings: Sequence[s
     }
 
 
-def decides(model: Model, how: How, edit: Edit | None, read_as: Sequence[str], shapes: Shapes) -> dict[str, Any]:
-    """All that decides the probabilities, down to the last bit."""
+def answer_inputs(
+    model: Model, how: ElicitConfig, edit: Edit | None, read_as: Sequence[str], shapes: Shapes
+) -> dict[str, Any]:
+    """Returns all inputs that the probabilities depend on, down to the last bit."""
     device, mesh = jax.devices()[0], sharding.mesh_of(model.arrays)
     return {
-        "model": {"weights": models.fingerprint(model.arrays), "config": models.computed_as(model)},
+        "model": {"weights": models.fingerprint(model.arrays), "config": models.computation_key(model)},
         "edit": None if edit is None else models.fingerprint(edit),
         "how": {"protocol": how.protocol, "wording": how.wording, "prior": how.prior},
         "tokens": list(read_as),
@@ -107,7 +110,7 @@ def decides(model: Model, how: How, edit: Edit | None, read_as: Sequence[str], s
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells: the same program may sum in another order on another one."""
+    """Returns the processor's name, if the system reports it: another processor may sum in another order."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

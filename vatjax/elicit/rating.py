@@ -1,4 +1,4 @@
-"""From items and a model to a value state: ask, and put each rating in its place."""
+"""Rates items with a model: asks, and puts each rating in its cell of a value state."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vatjax import errors, store
-from vatjax.elicit import asking, protocols, provenance, scorer
+from vatjax.elicit import ask, protocols, provenance
 from vatjax.elicit.labels import Labels
-from vatjax.elicit.plan import Cost, Size
-from vatjax.elicit.running import Part
 from vatjax.items import Items
 from vatjax.models import Edit, Model
-from vatjax.progress import OnProgress, silent
-from vatjax.prompts import How, Protocol, Scale, Shot
+from vatjax.prefix import scorer
+from vatjax.prefix.execute import Part
+from vatjax.prefix.plan import Cost, Size
+from vatjax.prompts import ElicitConfig, Protocol, Scale, Shot
+from vatjax.runtime.progress import OnProgress, ignore_progress
 from vatjax.states import ValueState
 
 
 class Rated(NamedTuple):
-    """A value state, and what it was made of.
+    """A value state, and the answers that it was made of.
 
     Attributes:
         state: the state.
-        agreement: where actions come in pairs, how far both are agreed with, whichever they are: a state of its own.
+        agreement: for actions in pairs, a second state: how far the model agrees with both actions.
         ratings: [prompts] float64.
         shares: [wordings x scales, prompts, options] float64, probabilities of the options, which sum to the mass; for
             written answers 1 for the one that was read.
@@ -42,23 +43,23 @@ class Rated(NamedTuple):
 
 
 def rate(model: Model, items: Items, protocol: Protocol = "paired", **options: Any) -> ValueState:
-    """A model's value state over some items.
+    """Returns a model's value state over some items.
 
     Args:
         model: the model; it needs a tokenizer.
-        items: what is asked about.
+        items: the items.
         protocol: "paired", "labelled", "dense" or "stated".
-        **options: of `ratings`, and fields of `How`.
+        **options: of `ratings`, and fields of `ElicitConfig`.
     """
-    names = {field.name for field in dataclasses.fields(How)}
-    how = How(protocol, **{name: options.pop(name) for name in list(options) if name in names})
+    names = {field.name for field in dataclasses.fields(ElicitConfig)}
+    how = ElicitConfig(protocol, **{name: options.pop(name) for name in list(options) if name in names})
     return ratings(model, items, how, **options).state
 
 
 def ratings(
     model: Model,
     items: Items,
-    how: How | None = None,
+    how: ElicitConfig | None = None,
     *,
     shots: Sequence[Shot] = (),
     instruction: str = "",
@@ -66,98 +67,98 @@ def ratings(
     labels: np.ndarray | Labels | None = None,
     size: Size | None = None,
     keep: store.Path | None = None,
-    on_cost: asking.OnCost = lambda *_: None,
-    on_progress: OnProgress = silent,
+    on_cost: ask.OnCost = lambda *_: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> Rated:
-    """A model's value state, with the probabilities behind it.
+    """Computes a model's value state, and the probabilities that it is read from.
 
     Args:
         model: the model; it needs a tokenizer.
-        items: what is asked about.
-        how: how it is asked.
+        items: the items.
+        how: the settings of elicitation.
         shots: examples with answers, before every prompt.
         instruction: a sentence before every rubric, such as `prompts.instruction` gives.
         edit: a change of the computation.
-        labels: for `labelled`, [items, values] of -1, 0 and 1: what each action violates, and what it supports; or what
-            `label` gave.
-        size, keep, on_cost, on_progress: how the run is carried out; see `asking.Run`.
+        labels: for `labelled`, [items, values] of -1, 0 and 1: the values that each action violates, and those that it
+            supports; or the result of `label`.
+        size, keep, on_cost, on_progress: the settings of the run; see `asking.RunOptions`.
 
     Raises:
-        InputError: where items, protocol, options and model don't go together.
+        InputError: if items, protocol, options and model don't go together.
     """
-    how = how or How()
+    how = how or ElicitConfig()
     if shots and how.protocol == "stated":
-        raise errors.InputError("examples show actions, and the protocol stated asks about none")
+        raise errors.InputError("shots cannot be used with protocol 'stated': they show actions")
     shown = {shot.fields.get("scene") for shot in shots} & set(items.scene)
     if shown:
         warnings.warn(
             f"{len(shown)} of the scenes in the examples are asked about too: ask about the test side alone",
             stacklevel=2,
         )
-    asked = protocols.ask(items, how.protocol)
+    questions = protocols.make_questions(items, how.protocol)
     signs = _signs(labels, items, how)
     decides = {"items": provenance.digest(items)}
-    found = asking.answers(
+    answers = ask.answers(
         model,
-        list(asked.rows),
+        list(questions.rows),
         how,
-        asking.Condition(shots, instruction, edit),
-        asking.Run(size, keep, on_cost, on_progress),
+        ask.Condition(shots, instruction, edit),
+        ask.RunOptions(size, keep, on_cost, on_progress),
         decides,
     )
-    count = protocols.asked_cells(asked, len(items.taxonomy.names))
-    meta = {**found.meta, **provenance.described(items), "asked_cells": count}
+    count = protocols.asked_cells(questions, len(items.taxonomy.names))
+    meta = {**answers.meta, **provenance.items_meta(items), "asked_cells": count}
     if signs is not None:
         meta["labels"] = {
             "sha256": hashlib.sha256(signs.astype(np.int8).tobytes()).hexdigest(),
             "annotator": labels.meta["model"] if isinstance(labels, Labels) else None,
         }
     middle = Scale(how.low, how.high).middle
-    state, agreement = protocols.answered(asked, found.ratings, middle, len(items.taxonomy.names), signs)
+    state, agreement = protocols.answers_to_state(questions, answers.ratings, middle, len(items.taxonomy.names), signs)
     mass = None
-    if found.meta["how"]["reading"] != "generate":
-        mass = protocols.least_of_cells(asked, found.shares.sum(-1).mean(0), len(items.taxonomy.names))
+    if answers.meta["how"]["reading"] != "generate":
+        mass = protocols.least_of_cells(questions, answers.shares.sum(-1).mean(0), len(items.taxonomy.names))
     return Rated(
-        state_of(state, asked, items, meta, signs, mass),
-        None if agreement is None else state_of(agreement, asked, items, {**meta, "reads": "agreement"}),
-        found.ratings,
-        found.shares,
-        found.cost,
+        state_of(state, questions, items, meta, signs, mass),
+        None if agreement is None else state_of(agreement, questions, items, {**meta, "reads": "agreement"}),
+        answers.ratings,
+        answers.shares,
+        answers.cost,
     )
 
 
 def cost(
     model: Model,
     items: Items,
-    how: How | None = None,
+    how: ElicitConfig | None = None,
     *,
     shots: Sequence[Shot] = (),
     instruction: str = "",
     size: Size | None = None,
 ) -> Cost:
-    """What `ratings` would take, without computing it; arguments as there."""
-    return asking.total(part.plan.cost for part in layout(model, items, how, shots, instruction, size))
+    """Returns the cost of `ratings` without computing it; arguments as there."""
+    return ask.total_cost(part.plan.cost for part in plan_ratings(model, items, how, shots, instruction, size))
 
 
-def layout(
+def plan_ratings(
     model: Model,
     items: Items,
-    how: How | None = None,
+    how: ElicitConfig | None = None,
     shots: Sequence[Shot] = (),
     instruction: str = "",
     size: Size | None = None,
 ) -> list[Part]:
-    """The passes by which `ratings` would be computed; arguments as there, of a model that may be an outline."""
-    how = how or How()
-    rows = list(protocols.ask(items, how.protocol).rows)
-    made = asking.posed(rows, how, asking.Condition(shots, instruction), asking.template(model, how))
-    read_as = [asking.tokenised(model, one, how) for one in made]
-    for found, options in read_as:
-        scorer.check(found, model, options, lambda prompt: asking.named(rows, prompt))
-    return scorer.plans(model, read_as, size or scorer.size_for(model))
+    """Plans the passes that compute `ratings`; arguments as there, of a model that may be abstract."""
+    how = how or ElicitConfig()
+    rows = list(protocols.make_questions(items, how.protocol).rows)
+    prompt_sets = ask.build_prompts(rows, how, ask.Condition(shots, instruction), ask.chat_format(model, how))
+    read_as = [ask.tokenize_with_spellings(model, prompt_set, how) for prompt_set in prompt_sets]
+    for tokenized, spellings in read_as:
+        scorer.check_prompts(tokenized, model, spellings, lambda prompt: ask.prompt_name(rows, prompt))
+    return scorer.plan_prompts(model, read_as, size or scorer.size_for(model))
 
 
-def _signs(labels: np.ndarray | Labels | None, items: Items, how: How) -> np.ndarray | None:
+def _signs(labels: np.ndarray | Labels | None, items: Items, how: ElicitConfig) -> np.ndarray | None:
     shape = (len(items), len(items.taxonomy.names))
     if how.protocol != "labelled":
         if labels is not None:
@@ -179,13 +180,13 @@ def _signs(labels: np.ndarray | Labels | None, items: Items, how: How) -> np.nda
 
 def state_of(
     array: np.ndarray,
-    asked: protocols.Asked,
+    questions: protocols.Questions,
     items: Items,
     meta: Mapping[str, Any],
     labels: np.ndarray | None = None,
     mass: np.ndarray | None = None,
 ) -> ValueState:
-    """Makes a value state of an array of answers."""
+    """Makes a value state from an array of answers."""
     names = tuple(items.taxonomy.names)
-    contexts = dict(asked.contexts)
-    return ValueState(array, ~np.isnan(array), asked.clusters, names, contexts, dict(meta), labels, mass)
+    contexts = dict(questions.contexts)
+    return ValueState(array, ~np.isnan(array), questions.clusters, names, contexts, dict(meta), labels, mass)

@@ -18,9 +18,9 @@ class Question:
     """One question.
 
     Attributes:
-        about: the scene, or the action in it.
-        asked: its words.
-        low, high: what the ends of the scale mean.
+        about: scene, or the action in it.
+        asked: wording of the question.
+        low, high: labels of the ends of the scale.
     """
 
     about: Literal["scene", "action"]
@@ -31,10 +31,10 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """All of them, by name.
+    """All questions, by name.
 
     Attributes:
-        version: of their words.
+        version: version of the wording.
         questions: in the order in which they are asked.
     """
 
@@ -43,11 +43,11 @@ class Questions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names in order."""
+        """Returns the questions' names in order."""
         return tuple(self.questions)
 
 
 @functools.cache
 def questions() -> Questions:
-    """The eight that are asked: four of the scene, four of the action."""
+    """Reads the eight questions: four about the scene, four about the action."""
     return config.read(Questions, pathlib.Path(__file__).parent / "questions.yaml")

@@ -1,4 +1,4 @@
-"""Which cases people look at: a sample of items in which every stratum has its share."""
+"""Draws the cases for human annotation: a stratified sample of items with proportional allocation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from vatjax import errors, names, store
 from vatjax.human.questions import questions
-from vatjax.human.shares import shares
+from vatjax.human.shares import proportional_allocation
 from vatjax.items import Items
 from vatjax.items.table import KEYS, Key
 
@@ -19,7 +19,7 @@ _FILE = "sample.json"
 
 
 class Case(NamedTuple):
-    """One item that is looked at, by a name of its own."""
+    """One item to annotate, with a unique name."""
 
     name: str
     country: str
@@ -32,11 +32,11 @@ class Case(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What annotators are given.
+    """The cases that annotators rate.
 
     Attributes:
         cases: in the order of the items.
-        meta: where they are from, and how they were drawn.
+        meta: source of the items, strata, seed and version of the questions.
     """
 
     cases: tuple[Case, ...]
@@ -44,41 +44,43 @@ class Sample(NamedTuple):
 
 
 def sample(items: Items, count: int, strata: Sequence[Key] = ("country", "topic", "polarity"), seed: int = 0) -> Sample:
-    """Draws items so that each stratum has its share.
+    """Draws a stratified sample with proportional allocation.
 
-    Of every combination of the keys the share is rounded down or up; which are rounded up is chosen so that every country,
-    every topic, every polarity and every two of them come as near to their shares as they can.
+    The share of each combination of keys is rounded down or up. The rounding is chosen so that each country, topic and
+    polarity, and each pair of these, comes as near to its exact share as possible.
 
     Args:
-        items: to draw from.
-        count: how many.
-        strata: what divides them.
-        seed: another seed, another draw.
+        items: the items to draw from.
+        count: number of cases.
+        strata: keys that divide the items into strata.
+        seed: seed of the draw.
 
     Raises:
-        InputError: for more cases than items, and for strata that there are not.
+        InputError: for more cases than items, and for an unknown stratum key.
     """
     if not 1 <= count <= len(items):
         raise errors.InputError(f"cases: expected 1 to {len(items):,}, found {count:,}")
     for key in strata:
         if key not in KEYS:
-            raise errors.InputError(names.unknown("stratum", key, KEYS))
+            raise errors.InputError(names.unknown_name("stratum", key, KEYS))
     if seed < 0:
         raise errors.InputError(f"draw: expected 0 or more, found {seed}")
     keys = list(zip(*(items.column(key).tolist() for key in strata), strict=True)) if strata else [()] * len(items)
     groups: dict[Any, list[int]] = collections.defaultdict(list)
-    for i, own in enumerate(keys):
-        groups[own].append(i)
+    for i, stratum in enumerate(keys):
+        groups[stratum].append(i)
     random = np.random.default_rng(seed)
     cells = sorted(groups, key=repr)
     chosen = [
         int(i)
-        for cell, share in zip(cells, shares(cells, [len(groups[cell]) for cell in cells], count, random), strict=True)
+        for cell, share in zip(
+            cells, proportional_allocation(cells, [len(groups[cell]) for cell in cells], count, random), strict=True
+        )
         for i in random.permutation(groups[cell])[:share]
     ]
     cases = tuple(_case(items, i) for i in sorted(chosen))
     if len({case.name for case in cases}) < len(cases):
-        raise errors.InputError(f"{items.source}: the same item stands there twice; `vatjax items check` names it")
+        raise errors.InputError(f"{items.source}: duplicate item; `vatjax items check` shows its lines")
     meta = {
         "items": {"source": items.source, "count": len(items), "sha256": store.address([list(item) for item in items])},
         "strata": list(strata),
@@ -89,36 +91,36 @@ def sample(items: Items, count: int, strata: Sequence[Key] = ("country", "topic"
 
 
 def _case(items: Items, index: int) -> Case:
-    """An item as a case; its name begins with a letter, since a spreadsheet takes 2168359e82 for a number."""
+    """Converts an item to a case; the name begins with a letter, since a spreadsheet reads 2168359e82 as a number."""
     item = items[index]
     definition = items.taxonomy.definitions[int(items.value[index])]
     return Case(f"c{store.address(list(item))[:10]}", definition=definition, **item._asdict())
 
 
 def save(drawn: Sample, folder: store.Path) -> None:
-    """Writes a sample, which sheets are read against."""
+    """Writes a sample to `folder`; sheets are later checked against it."""
     cases = [case._asdict() for case in drawn.cases]
     store.commit_json(store.path(folder) / _FILE, {**drawn.meta, "cases": cases})
 
 
 def load(folder: store.Path) -> Sample:
-    """Reads a sample.
+    """Reads the sample of a folder.
 
     Raises:
-        InputError: for a folder without one, and for a damaged one.
+        InputError: if the folder has no sample, or a damaged one.
     """
-    where = store.path(folder) / _FILE
-    if not where.exists():
-        raise errors.InputError(f"{folder}: no {_FILE} there; `vatjax human sample` writes it")
+    path = store.path(folder) / _FILE
+    if not path.exists():
+        raise errors.InputError(f"{folder}: {_FILE} not found; `vatjax human sample` writes it")
     try:
-        found = dict(json.loads(store.read_text(where)))
-        cases = tuple(Case(**{key: str(case[key]) for key in Case._fields}) for case in found.pop("cases"))
-        if found["questions"] != questions().version:
+        content = dict(json.loads(store.read_text(path)))
+        cases = tuple(Case(**{key: str(case[key]) for key in Case._fields}) for case in content.pop("cases"))
+        if content["questions"] != questions().version:
             raise errors.InputError(
-                f"{where}: asked with version {found['questions']} of the questions; this package has {questions().version}"
+                f"{path}: drawn with version {content['questions']} of the questions; this package has {questions().version}"
             )
     except errors.InputError:
         raise
     except (ValueError, KeyError, TypeError):
-        raise errors.InputError(f"{where}: no sample, or damaged") from None
-    return Sample(cases, found)
+        raise errors.InputError(f"{path}: not a sample, or damaged") from None
+    return Sample(cases, content)

@@ -16,22 +16,24 @@ from vatjax.human.sample import Case, Sample
 
 _ABOUT = ("case", "annotator", "country", "topic", "scene", "value", "definition", "polarity", "action")
 _NAME = re.compile(r"[\w][\w.-]{0,63}")
-FORMULA = ("=", "+", "-", "@")  # what spreadsheets take for the beginning of one
+FORMULA = ("=", "+", "-", "@")  # signs that begin a formula in spreadsheets
 _PAGE = pathlib.Path(__file__).parent / "page.html"
 
 
 def write(sample: Sample, annotators: Sequence[str], folder: store.Path, seed: int = 0) -> list[str]:
-    """Writes a sheet for each annotator, the cases in an order of their own; which files these are.
+    """Writes a sheet for each annotator, each with its own order of the cases; returns the files' paths.
 
     Raises:
-        InputError: for a name that no file can have, and one that is given twice.
+        InputError: for a name that is invalid in a file name, and for a duplicate name.
     """
     if not annotators or len({name.casefold() for name in annotators}) < len(annotators):
-        raise errors.InputError(f"annotators: expected at least one, and none twice, found {names.listed(annotators)}")
+        raise errors.InputError(
+            f"annotators: expected at least one, without duplicates, found {names.short_list(annotators)}"
+        )
     for name in annotators:
         if not _NAME.fullmatch(name):
             raise errors.InputError(
-                f"annotators: expected names of letters, digits and '._-', at most 64, found {names.shown(name)}"
+                f"annotators: expected names of letters, digits and '._-', at most 64, found {names.short_repr(name)}"
             )
     written = []
     for number, name in enumerate(annotators):
@@ -47,22 +49,22 @@ def write(sample: Sample, annotators: Sequence[str], folder: store.Path, seed: i
 
 
 def _cell(text: str) -> str:
-    """A text that a spreadsheet takes for none of its formulas; `answers` reads it back as it was."""
+    """Escapes a text so that a spreadsheet does not read it as a formula; `answers` removes the quote again."""
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _page(annotator: str, cases: Sequence[Case]) -> str:
-    """A page that holds everything it needs."""
-    own = questions()
+    """Renders a self-contained HTML page."""
+    all_questions = questions()
     content = {
         "annotator": annotator,
-        "columns": [*_ABOUT, *own.names],
+        "columns": [*_ABOUT, *all_questions.names],
         "formula": FORMULA,
         "low": LOW,
         "high": HIGH,
         "questions": [
-            {"name": name, "about": one.about, "asked": one.asked, "low": one.low, "high": one.high}
-            for name, one in own.questions.items()
+            {"name": name, "about": question.about, "asked": question.asked, "low": question.low, "high": question.high}
+            for name, question in all_questions.questions.items()
         ],
         "cases": [case._asdict() for case in cases],
     }

@@ -1,13 +1,13 @@
 """Items: (scene, action) pairs, read, checked, split by situation or scene, paired and written back.
 
-    items.bundled()                                  # 29,568 items of our own
+    items.bundled()                                  # the 29,568 bundled items
     data = items.read("actions.csv.gz", columns={"action": "text"})
-    train, test = data.split(test=0.25, seed=0)      # by situation, else by scene; adding data moves nothing
+    train, test = data.split(test=0.25, seed=0)      # by situation, else by scene; stable when data are added
     data.where(country="Egypt", type="Power")        # filters
-    data.pair()                                      # express and suppress of a value in a scene
-    items.protocols(data)                            # which elicitation protocols they allow, and why
+    data.pair()                                      # express and suppress actions of a value in a scene
+    items.protocols(data)                            # elicitation protocols that they allow, with reasons
 
-This package knows no model.
+This package is independent of models.
 """
 
 from vatjax.items.asset import bundled

@@ -1,7 +1,7 @@
-"""The items that come with the package: every scene crossed with every value and polarity, in plain English.
+"""The bundled items: every scene crossed with every value and polarity, in plain English.
 
-The asset holds the scenes and the action phrasings; the 29,568 items are made from them here, always the same ones.
-`scripts/build_items.py` makes the asset from hand-written parts.
+The asset holds the scenes and the action phrasings; this module expands them to 29,568 items, deterministically.
+`scripts/build_items.py` builds the asset from hand-written parts.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ SOURCE = "bundled"
 
 @functools.cache
 def bundled() -> Items:
-    """The bundled items: 12 countries, 11 topics, 2 scenes for each, 56 values, 2 polarities."""
-    return expand(parts())
+    """Returns the bundled items: 12 countries, 11 topics, 2 scenes for each, 56 values, 2 polarities."""
+    return expand_parts(load_parts())
 
 
-def parts() -> dict[str, Any]:
-    """What they are made of: `seed`, `scenes` and `actions`, as `expand` takes them."""
+def load_parts() -> dict[str, Any]:
+    """Reads the parts of the asset, `seed`, `scenes` and `actions`, for `expand_parts`.
+
+    Raises:
+        InputError: if the asset is missing or damaged.
+    """
     try:
         content = json.loads(ASSET.read_text(encoding="utf-8"))
         body: dict[str, Any] = content["parts"]
@@ -42,16 +46,16 @@ def parts() -> dict[str, Any]:
 
 
 def digest(body: object) -> str:
-    """The hash that the asset carries of its own parts."""
+    """Computes the content hash of the parts, which the asset stores as `sha256`."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def expand(body: Mapping[str, Any]) -> Items:
+def expand_parts(body: Mapping[str, Any]) -> Items:
     """Crosses every scene with every value and polarity.
 
     Args:
-        body: `seed`, `scenes` (country, topic, scene, the situation that it is a copy of, and the slots task, matter, people) and `actions` (value ->
-            polarity -> phrasings with those slots).
+        body: `seed`, `scenes` (country, topic, scene, the situation that it copies, and the slots task, matter, people)
+            and `actions` (value -> polarity -> phrasings with those slots).
     """
     taxonomy = schwartz()
     scenes, actions = body["scenes"], [body["actions"][name] for name in taxonomy.names]

@@ -1,4 +1,4 @@
-"""Which elicitation protocols a set of items allows, said up front and with the reason."""
+"""Checks which elicitation protocols a set of items allows, with the reason."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from vatjax.items.table import Items
 
 
 class Protocol(NamedTuple):
-    """Whether a protocol can be used with some items.
+    """Applicability of a protocol to a set of items.
 
     Attributes:
         name: "paired", "labelled", "dense" or "stated".
-        allowed: whether it can.
-        contexts: how many rows its value state would have.
-        clusters: how many independent scenes those rows come from.
-        reason: why, in a sentence.
+        allowed: True if the protocol can be used with the items.
+        contexts: number of rows of its value state.
+        clusters: number of independent scenes that the rows come from.
+        reason: explanation, in a sentence.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Protocol(NamedTuple):
 
 
 def protocols(items: Items) -> tuple[Protocol, ...]:
-    """The four protocols, each with what these items make of it."""
+    """Checks the four protocols against the items."""
     pairs = items.pair()
     places = {(scene.country, scene.topic) for scene in items.scenes}
     return (
@@ -40,7 +40,7 @@ def protocols(items: Items) -> tuple[Protocol, ...]:
             bool(places),
             len(places),
             len(places),
-            f"each country and topic is a context ({len(places)})" if places else "there are no items",
+            f"each country and topic is a context ({len(places)})" if places else "the set of items is empty",
         ),
     )
 
@@ -69,7 +69,7 @@ def _paired(items: Items, scene: np.ndarray, value: np.ndarray, unpaired: int) -
 
 def _labelled(items: Items) -> Protocol:
     if not len(items):
-        return Protocol("labelled", False, 0, 0, "there are no items")
+        return Protocol("labelled", False, 0, 0, "the set of items is empty")
     reason = "an item is a context; needs a label for each item and value: elicited once, or from a file"
     return Protocol("labelled", True, len(items), len(items.scenes), reason)
 

@@ -1,4 +1,4 @@
-"""Items from files: column maps, known layouts, and every check on the way in."""
+"""Reads items from files: column maps, known layouts and input validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vatjax import errors, names, store, tables
-from vatjax.items.table import EXPRESS, POLARITIES, SUPPRESS, Items, plain
+from vatjax.items.table import EXPRESS, POLARITIES, SUPPRESS, Items, normalise_text
 from vatjax.values import Taxonomy, schwartz
 
 COLUMNS = ("country", "topic", "scene", "value", "polarity", "action")
@@ -23,12 +23,12 @@ _POLARITY = {
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a data set writes items.
+    """The column layout of a data set.
 
     Attributes:
-        name: what a user calls it.
+        name: name of the layout in options.
         columns: our column -> the file's column.
-        scene: for data without a `scene` column, the sentence that stands for one.
+        scene: template of a scene for data without a `scene` column.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Layout:
 
 
 NATIVE = Layout("vatjax", {name: name for name in COLUMNS})
-VALUE_ACTIONS = Layout(  # published value-action data: no scenes, so country and topic stand for one
+VALUE_ACTIONS = Layout(  # published value-action data: without scenes; country and topic replace them
     "value-actions",
     {name: name for name in COLUMNS if name != "scene"},
     scene="A person in {country} faces an everyday decision that has to do with {topic}.",
@@ -46,14 +46,14 @@ LAYOUTS = {layout.name: layout for layout in (NATIVE, VALUE_ACTIONS)}
 
 
 class Inspected(NamedTuple):
-    """What reading a file gave: the good items and everything that was wrong with the others.
+    """The result of reading a file: the valid items and the problems of the other rows.
 
     Attributes:
-        items: what is good.
+        items: the valid items.
         layout: the name of the layout.
-        problems: everything that is wrong, by line.
-        rows: how many rows were seen, good or bad.
-        lost: whether the end of the file could not be reached.
+        problems: all problems, by line.
+        rows: number of rows read, valid or not.
+        lost: True if the end of the file could not be reached.
     """
 
     items: Items
@@ -64,17 +64,17 @@ class Inspected(NamedTuple):
 
     @property
     def skipped(self) -> int:
-        """How many rows are not among the items."""
+        """Returns the number of rows that are not among the items."""
         return len({problem.line for problem in self.problems})
 
-    def account(self) -> str:
-        """The sentence that says what was left out."""
+    def skip_message(self) -> str:
+        """Returns a message with the number of skipped rows."""
         rest = "; the rest of the file could not be read" if self.lost else ""
         return f"skipped {self.skipped} of {self.rows} rows{rest}"
 
 
 def read(
-    where: store.Path,
+    path: store.Path,
     taxonomy: Taxonomy | None = None,
     columns: Mapping[str, str] | None = None,
     layout: str | None = None,
@@ -86,39 +86,39 @@ def read(
     with composed accents and single spaces.
 
     Args:
-        where: local path or bucket URI.
+        path: local path or bucket URI.
         taxonomy: the values that the items are about; Schwartz's by default.
         columns: our column -> the file's, for a foreign schema, for example `{"action": "text"}`.
-        layout: "vatjax" or "value-actions"; told from the columns by default.
-        skip_bad: go on without bad rows and warn how many there were.
+        layout: "vatjax" or "value-actions"; inferred from the columns by default.
+        skip_bad: skip bad rows and warn with their number.
 
     Raises:
         InputError: with file and line of each problem, unless `skip_bad`.
     """
-    found = inspect(where, taxonomy, columns, layout)
-    if found.problems:
+    inspected = inspect(path, taxonomy, columns, layout)
+    if inspected.problems:
         if not skip_bad:
-            raise errors.all_of(found.problems, "Nothing was read. To go on without the bad rows: skip_bad.")
-        warnings.warn(f"{where}: {found.account()}", stacklevel=2)
-    if not len(found.items):
-        raise errors.InputError(f"{where}: no items")
-    return found.items
+            raise errors.all_of(inspected.problems, "Nothing was read. To skip the bad rows: skip_bad.")
+        warnings.warn(f"{path}: {inspected.skip_message()}", stacklevel=2)
+    if not len(inspected.items):
+        raise errors.InputError(f"{path}: no items")
+    return inspected.items
 
 
 def inspect(
-    where: store.Path,
+    path: store.Path,
     taxonomy: Taxonomy | None = None,
     columns: Mapping[str, str] | None = None,
     layout: str | None = None,
 ) -> Inspected:
-    """Reads what can be read and collects every problem, instead of stopping at one.
+    """Reads all valid rows and collects every problem, instead of stopping at the first.
 
     Raises:
-        InputError: only where the file as a whole can't be used: missing, not text, without the needed columns.
+        InputError: only if the file as a whole is unusable: missing, not text, without the required columns.
     """
     taxonomy = taxonomy or schwartz()
-    table = tables.read(where)
-    chosen = _layout(layout, columns or {}, table)
+    table = tables.read(path)
+    chosen = _resolve_layout(layout, columns or {}, table)
     checker = _Checker(taxonomy, chosen, table)
     rows = [checker.row(line, row) for line, row in zip(table.lines, table.rows, strict=True)]
     items = _items(taxonomy, [row for row in rows if row is not None], table, chosen)
@@ -126,18 +126,18 @@ def inspect(
     return Inspected(items, chosen.name, problems, len(table.rows) + len(table.problems), table.lost)
 
 
-def _layout(name: str | None, columns: Mapping[str, str], table: tables.Table) -> Layout:
-    """The layout by name or by the columns found, with the user's column map laid over it.
+def _resolve_layout(name: str | None, columns: Mapping[str, str], table: tables.Table) -> Layout:
+    """Returns the layout by name or inferred from the columns, overridden by the user's column map.
 
-    Columns are matched in any spelling. Data count as having no scenes only where nothing looks like one.
+    Columns are matched in any spelling. Data count as having no scenes only if no column resembles one.
     """
     for ours in columns:
         if ours not in COLUMNS:
-            raise errors.InputError(f"column map: {names.unknown('column', ours, COLUMNS)}")
+            raise errors.InputError(f"column map: {names.unknown_name('column', ours, COLUMNS)}")
     if name is not None and name not in LAYOUTS:
-        raise errors.InputError(names.unknown("layout", name, LAYOUTS))
-    own = {names.canonical(column): column for column in reversed(table.columns)}
-    spelt = {ours: own.get(names.canonical(ours), ours) for ours in COLUMNS}
+        raise errors.InputError(names.unknown_name("layout", name, LAYOUTS))
+    by_canonical_name = {names.canonical(column): column for column in reversed(table.columns)}
+    spelt = {ours: by_canonical_name.get(names.canonical(ours), ours) for ours in COLUMNS}
     chosen = NATIVE if name is None else LAYOUTS[name]
     spare = [column for column in table.columns if column not in (*columns.values(), *spelt.values())]
     sceneless = "scene" not in columns and spelt["scene"] not in table.columns
@@ -150,7 +150,7 @@ def _layout(name: str | None, columns: Mapping[str, str], table: tables.Table) -
         hints = ", ".join(f"{ours}: {theirs}" for ours, theirs in guesses.items() if theirs is not None)
         raise errors.InputError(
             f"{table.source}: missing column{'s' * (len(absent) > 1)} {', '.join(map(repr, absent.values()))}; "
-            f"found {names.listed(table.columns)}; map ours to theirs with `columns`{f' (perhaps {{{hints}}})' * bool(hints)}"
+            f"found {names.short_list(table.columns)}; map ours to theirs with `columns`{f' (perhaps {{{hints}}})' * bool(hints)}"
         )
     return chosen
 
@@ -167,7 +167,7 @@ class _Row(NamedTuple):
 
 
 class _Checker:
-    """Turns one row after the other into a checked one, remembering what it saw."""
+    """A stateful row validator: detects duplicates, spelling variants and scenes that cross the split."""
 
     def __init__(self, taxonomy: Taxonomy, layout: Layout, table: tables.Table):
         self.taxonomy, self.layout, self.source = taxonomy, layout, table.source
@@ -188,18 +188,18 @@ class _Checker:
             return None
         for key, known in self.spellings.items():
             text[key] = known.setdefault(names.canonical(text[key]) or text[key], text[key])
-        text["scene"] = plain(text.get("scene") or self.layout.scene.format_map(text))
+        text["scene"] = normalise_text(text.get("scene") or self.layout.scene.format_map(text))
         item = (text["country"], text["topic"], text["scene"], value, polarity, text["action"])
         first = self.items.setdefault(item, line)
         if first != line:
-            self.bad(line, f"the same item as on line {first}")
+            self.add_problem(line, f"the same item as on line {first}")
             return None
         if "split" in row and not self.on_one_side(line, text["scene"], row["split"]):
             return None
         rest = {name: entry for name, entry in row.items() if name not in self.layout.columns.values()}
         return _Row(line, text["country"], text["topic"], text["scene"], value, polarity, text["action"], rest)
 
-    def bad(self, line: int, message: str) -> None:
+    def add_problem(self, line: int, message: str) -> None:
         self.problems.append(errors.Problem(self.source, line, message))
 
     def text(self, line: int, row: dict[str, Any], column: str) -> str:
@@ -207,11 +207,11 @@ class _Checker:
         if isinstance(entry, str) and entry.strip():
             return entry.strip()
         if column not in row:
-            self.bad(line, f"no column {column!r}")
+            self.add_problem(line, f"no column {column!r}")
         elif isinstance(entry, str):
-            self.bad(line, f"{column}: empty text")
+            self.add_problem(line, f"{column}: empty text")
         else:
-            self.bad(line, f"{column}: expected text, found {names.shown(entry)}")
+            self.add_problem(line, f"{column}: expected text, found {names.short_repr(entry)}")
         return ""
 
     def value(self, line: int, name: str) -> int:
@@ -220,11 +220,11 @@ class _Checker:
                 self.values[name] = self.taxonomy.index(name)
             except errors.InputError as error:
                 self.values[name] = str(error)
-        found = self.values[name]
-        if isinstance(found, str):
-            self.bad(line, found)
+        index = self.values[name]
+        if isinstance(index, str):
+            self.add_problem(line, index)
             return -1
-        return found
+        return index
 
     def polarity(self, line: int, row: dict[str, Any], column: str) -> int:
         entry = row.get(column)
@@ -233,30 +233,35 @@ class _Checker:
             if sign is not None:
                 return sign
         if column not in row:
-            self.bad(line, f"no column {column!r}")
+            self.add_problem(line, f"no column {column!r}")
         else:
-            self.bad(line, f"{column}: expected 'express' or 'suppress' (or +1, -1), found {names.shown(entry)}")
+            self.add_problem(
+                line, f"{column}: expected 'express' or 'suppress' (or +1, -1), found {names.short_repr(entry)}"
+            )
         return 0
 
     def on_one_side(self, line: int, scene: str, split: Any) -> bool:
-        """Where the data bring their own `split`, a scene must lie on one side of it."""
+        """Checks that a scene lies on one side of the data's own `split` column."""
         side, first = self.splits.setdefault(scene, (split, line))
         if side != split:
-            self.bad(
-                line, f"the scene crosses the split: {names.shown(split)} here and {names.shown(side)} on line {first}"
+            self.add_problem(
+                line,
+                f"the scene crosses the split: {names.short_repr(split)} here and {names.short_repr(side)} on line {first}",
             )
         return bool(side == split)
 
 
 def polarity_of(text: str) -> str:
-    """Express or suppress, from any of the ways in which files say it.
+    """Returns "express" or "suppress" for any accepted spelling of a polarity.
 
     Raises:
         InputError: for any other text.
     """
     sign = _POLARITY.get(text.strip().lower())
     if sign is None:
-        raise errors.InputError(f"polarity: expected 'express' or 'suppress' (or +1, -1), found {names.shown(text)}")
+        raise errors.InputError(
+            f"polarity: expected 'express' or 'suppress' (or +1, -1), found {names.short_repr(text)}"
+        )
     return POLARITIES[sign]
 
 
@@ -271,7 +276,7 @@ def _items(taxonomy: Taxonomy, rows: list[_Row], table: tables.Table, layout: La
         if name not in layout.columns.values():
             column = np.empty(len(rows), object)
             column[:] = [row.fields.get(name) for row in rows]
-            extra[_spare_name(name, table.columns)] = column
+            extra[_unreserved_name(name, table.columns)] = column
     return Items(
         taxonomy=taxonomy,
         country=texts("country"),
@@ -286,8 +291,8 @@ def _items(taxonomy: Taxonomy, rows: list[_Row], table: tables.Table, layout: La
     )
 
 
-def _spare_name(name: str, taken: tuple[str, ...]) -> str:
-    """A further column's name, changed where it is one of ours: the file's own `action` beside the one that is mapped."""
+def _unreserved_name(name: str, taken: tuple[str, ...]) -> str:
+    """Renames a further column that has one of our names: the file's own `action` next to the mapped one."""
     if name not in COLUMNS:
         return name
     spare = f"other_{name}"
@@ -296,8 +301,8 @@ def _spare_name(name: str, taken: tuple[str, ...]) -> str:
     return spare
 
 
-def write(items: Items, where: store.Path) -> None:
+def write(items: Items, path: store.Path) -> None:
     """Writes items as JSONL, JSON, CSV or TSV, each also gzipped; `read` gives the same items back."""
     extra = list(items.extra)
     rows = ((*item, *(items.extra[name][i] for name in extra)) for i, item in enumerate(items))
-    tables.write(where, (*COLUMNS, *extra), rows)
+    tables.write(path, (*COLUMNS, *extra), rows)

@@ -1,4 +1,4 @@
-"""What a configuration says about items, and the items it stands for."""
+"""The configuration of an item source, and the items that it selects."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vatjax.items.table import Items
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where items come from and which of them are used."""
+    """A source of items, with filters and split."""
 
     file: str = SOURCE
     """The items: "bundled", or a path or bucket address of JSONL, JSON, CSV or TSV, each also gzipped."""
     taxonomy: str = "schwartz"
-    """The values they are about: "schwartz", or the path of a taxonomy in YAML, from the working folder."""
+    """The values of the items: "schwartz", or the path of a taxonomy in YAML, relative to the working folder."""
     layout: Literal["vatjax", "value-actions"] | None = None
-    """How the file is laid out; told from its columns if not given."""
+    """Column layout of the file; inferred from its columns by default."""
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """For a foreign schema: our column, then the file's column."""
     country: tuple[str, ...] = ()
@@ -33,17 +33,17 @@ class Source:
     value: tuple[str, ...] = ()
     """Only these values."""
     skip_bad: bool = False
-    """Go on without bad rows, and say how many there were."""
+    """Skip bad rows and report their number."""
     test: float = 0.25
-    """The share of scenes, on average, that is kept for testing."""
+    """Expected share of scenes in the test split."""
     seed: int = 0
-    """Which division into train and test."""
+    """Seed of the split into train and test."""
 
     def filters(self) -> str:
         """Returns the filters that leave items out, as a clause of a message; "" without any."""
         given = {name: getattr(self, name) for name in ("country", "topic", "type", "value")}
-        said = [f"{name} {', '.join(wanted)}" for name, wanted in given.items() if wanted]
-        return f"; only these are chosen: {'; '.join(said)}" if said else ""
+        clauses = [f"{name} {', '.join(chosen)}" for name, chosen in given.items() if chosen]
+        return f"; only these are chosen: {'; '.join(clauses)}" if clauses else ""
 
     def __post_init__(self) -> None:
         if not 0 < self.test < 1:
@@ -53,46 +53,46 @@ class Source:
 
 
 def taxonomy_of(source: Source) -> values.Taxonomy:
-    """The taxonomy that a source names."""
+    """Loads the taxonomy of a source."""
     if source.taxonomy == "schwartz":
         return values.schwartz()
     if names.nearest(source.taxonomy, ["schwartz"]) and not store.path(source.taxonomy).exists():
-        raise errors.InputError(f"taxonomy: {names.unknown('taxonomy', source.taxonomy, ['schwartz'])}")
+        raise errors.InputError(f"taxonomy: {names.unknown_name('taxonomy', source.taxonomy, ['schwartz'])}")
     return values.load(source.taxonomy)
 
 
 def open_source(source: Source) -> Items:
-    """The items that a source stands for, filtered.
+    """Reads the items of a source and applies its filters.
 
     Raises:
-        InputError: as `read` does, and where a filter names nothing or leaves nothing.
+        InputError: as `read` does; also for a filter with an unknown name, and for filters that match nothing.
     """
     if source.file == SOURCE:
         items = _bundled(source)
     else:
         items = read(source.file, taxonomy_of(source), source.columns, source.layout, source.skip_bad)
-    return filtered(items, source)
+    return apply_filters(items, source)
 
 
 def inspect_source(source: Source) -> Inspected:
-    """Like `open_source`, but with every problem collected."""
+    """Reads the items of a source like `open_source`, but collects every problem."""
     if source.file == SOURCE:
         items = _bundled(source)
-        return Inspected(filtered(items, source), "vatjax", [], len(items))
-    found = inspect(source.file, taxonomy_of(source), source.columns, source.layout)
-    if found.problems and not source.skip_bad:
-        return found  # a filter that finds nothing may itself be one of the problems' effects
-    return found._replace(items=filtered(found.items, source))
+        return Inspected(apply_filters(items, source), "vatjax", [], len(items))
+    inspected = inspect(source.file, taxonomy_of(source), source.columns, source.layout)
+    if inspected.problems and not source.skip_bad:
+        return inspected  # a filter may match nothing because of these problems
+    return inspected._replace(items=apply_filters(inspected.items, source))
 
 
-def filtered(items: Items, source: Source) -> Items:
-    """The items that a source's filters keep."""
-    wanted = {key: getattr(source, key) for key in ("country", "topic", "type", "value") if getattr(source, key)}
-    kept = items.where(**wanted)
-    if len(items) and not len(kept):
-        filters = "; ".join(f"{key} {', '.join(chosen)}" for key, chosen in wanted.items())
+def apply_filters(items: Items, source: Source) -> Items:
+    """Returns the items that match a source's filters."""
+    given = {key: getattr(source, key) for key in ("country", "topic", "type", "value") if getattr(source, key)}
+    matching = items.where(**given)
+    if len(items) and not len(matching):
+        filters = "; ".join(f"{key} {', '.join(chosen)}" for key, chosen in given.items())
         raise errors.InputError(f"{source.file}: no item matches all filters at once ({filters})")
-    return kept
+    return matching
 
 
 def _bundled(source: Source) -> Items:

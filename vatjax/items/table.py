@@ -1,4 +1,4 @@
-"""`Items`: (scene, action) pairs as columns, with the views that a study needs of them."""
+"""`Items`: (scene, action) pairs as columns, with filters, split and pairing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLARITIES = {EXPRESS: "express", SUPPRESS: "suppress"}
 Key = Literal["country", "topic", "value", "type", "group", "polarity"]
 KEYS: tuple[Key, ...] = get_args(Key)
 _LEVELS: dict[str, Level] = {"value": "values", "type": "types", "group": "groups"}
-# A further column that names what several scenes are copies of: they are split and clustered by it.
+# Optional column that names the situation that several scenes copy: they are split and clustered by it.
 SITUATION = "situation"
 _COLUMNS = ("country", "topic", "scene", "value", "polarity", "action", "line")
 
@@ -67,11 +67,11 @@ class Items:
     """Items as columns, in the order of their file.
 
     Attributes:
-        taxonomy: what `value` indexes.
+        taxonomy: the values that `value` indexes.
         country, topic, scene, action: [items] text.
         value: [items] int32, index into `taxonomy.names`.
         polarity: [items] int8, +1 express and -1 suppress.
-        line: [items] int32, where the item stands in its source.
+        line: [items] int32, line of the item in its source.
         source: the file's name.
         extra: further columns of the file, kept and written back.
     """
@@ -89,7 +89,7 @@ class Items:
 
     def __post_init__(self) -> None:
         for column in (*(getattr(self, name) for name in _COLUMNS), *self.extra.values()):
-            column.flags.writeable = False  # items are shared: nobody's change may reach somebody else
+            column.flags.writeable = False  # items are shared between callers, so they are read-only
 
     def __len__(self) -> int:
         return len(self.value)
@@ -111,7 +111,7 @@ class Items:
         return f"Items({len(self)} items, {len(self.scenes)} scenes, source={self.source!r})"
 
     def take(self, index: np.ndarray) -> Items:
-        """The items at these indices, or where this mask is true."""
+        """Returns the items at these indices, or where this mask is True."""
         return dataclasses.replace(
             self,
             **{name: getattr(self, name)[index] for name in _COLUMNS},
@@ -122,27 +122,27 @@ class Items:
 
     @functools.cached_property
     def _scenes(self) -> tuple[tuple[Scene, ...], np.ndarray]:
-        return _number(map(Scene, self.country, self.topic, self.scene))
+        return _index_distinct(map(Scene, self.country, self.topic, self.scene))
 
     @property
     def scenes(self) -> tuple[Scene, ...]:
-        """The distinct scenes in order of appearance, [scenes]."""
+        """Returns the distinct scenes in order of appearance, [scenes]."""
         return self._scenes[0]
 
     @property
     def scene_of(self) -> np.ndarray:
-        """The index of each item's scene, [items] int32."""
+        """Returns the index of each item's scene, [items] int32."""
         return self._scenes[1]
 
     @property
     def situation_of(self) -> np.ndarray:
-        """The situation that each item's scene copies, else its scene, [items] int32: the unit of independent sampling."""
+        """Returns the index of each item's situation, else scene, [items] int32: the unit of independent sampling."""
         if SITUATION not in self.extra:
             return self.scene_of
-        return _number(self.extra[SITUATION].tolist())[1]
+        return _index_distinct(self.extra[SITUATION].tolist())[1]
 
     def column(self, key: Key) -> np.ndarray:
-        """The name under which each item is counted and filtered, [items] text."""
+        """Returns each item's name under `key`, as counted and filtered by, [items] text."""
         if key == "country":
             return self.country
         if key == "topic":
@@ -158,9 +158,9 @@ class Items:
         return column
 
     def counts(self, key: Key) -> dict[str, int]:
-        """How many items each country, topic, value, type, group or polarity has; a value without items counts 0."""
+        """Counts the items of each country, topic, value, type, group or polarity; a value without items counts 0."""
         if key not in KEYS:
-            raise errors.InputError(names.unknown("key", key, KEYS))
+            raise errors.InputError(names.unknown_name("key", key, KEYS))
         known = self.taxonomy.level_names(_LEVELS[key]) if key in _LEVELS else ()
         counts = dict.fromkeys(known, 0)
         for name in self.column(key):
@@ -170,19 +170,19 @@ class Items:
 
     # Filters and the split ------------------------------------------------------------------------------------------
 
-    def where(self, **wanted: str | Iterable[str]) -> Items:
-        """The items that match every filter, for example `where(country="Egypt", type=["Power", "Security"])`.
+    def where(self, **filters: str | Iterable[str]) -> Items:
+        """Returns the items that match every filter, for example `where(country="Egypt", type=["Power", "Security"])`.
 
         Args:
-            **wanted: country, topic, value, type, group or polarity: one name or several, matched forgivingly.
+            **filters: country, topic, value, type, group or polarity: one name or several, in any spelling.
 
         Raises:
-            InputError: for a name that no item has; offers the nearest.
+            InputError: for a name that no item has, with the nearest name.
         """
         keep = np.ones(len(self), np.bool_)
-        for key, chosen in wanted.items():
+        for key, chosen in filters.items():
             if key not in KEYS:
-                raise errors.InputError(names.unknown("filter", key, KEYS))
+                raise errors.InputError(names.unknown_name("filter", key, KEYS))
             chosen = [chosen] if isinstance(chosen, str) else list(chosen)
             if key in _LEVELS:
                 masks = [self.taxonomy.mask(name, _LEVELS[key]) for name in chosen]
@@ -190,26 +190,26 @@ class Items:
             else:
                 known = list(self.counts(key))
                 table = {names.canonical(name): names.canonical(name) for name in known}
-                wanted_keys = {names.find(key, name, table, known) for name in chosen}
-                matches = {name for name in known if names.canonical(name) in wanted_keys}
+                chosen_keys = {names.find(key, name, table, known) for name in chosen}
+                matches = {name for name in known if names.canonical(name) in chosen_keys}
                 keep &= np.array([name in matches for name in self.column(key)], np.bool_)
         return self.take(keep)
 
     def split(self, test: float = 0.25, seed: int = 0) -> tuple[Items, Items]:
-        """Train and test items, divided by situation where the items name one, else by scene.
+        """Splits the items into train and test, by situation if the items name one, else by scene.
 
-        Each situation goes by a hash of its name, each scene without one by a hash of its text. Adding data moves nothing
-        from one side to the other, every machine divides alike, and a text that stands under two topics is not divided.
+        The side follows from a hash of the situation's name, or of the scene's text without one. So adding data moves
+        no item across the split, all machines split alike, and a scene under two topics stays on one side.
 
         Args:
-            test: the share of situations, on average, that goes to test.
-            seed: another seed, another division.
+            test: expected share of situations in the test split.
+            seed: seed of the split.
 
         Returns:
             (train, test), which share neither a scene nor a situation.
 
         Raises:
-            InputError: for a share outside (0, 1), and for a scene that is said to copy two situations.
+            InputError: for a share outside (0, 1), and for a scene with two situations.
         """
         if not 0 < test < 1:
             raise errors.InputError(f"the share of test scenes must be more than 0 and less than 1, found {test}")
@@ -219,15 +219,15 @@ class Items:
 
     @functools.cached_property
     def _units(self) -> tuple[str, ...]:
-        """The name that decides each scene's side: its situation, else its text."""
+        """Returns the key that decides each scene's side of the split: its situation, else its text."""
         if SITUATION not in self.extra:
             return tuple(scene.text for scene in self.scenes)
         situations: dict[str, str] = {}
         for text, situation in dict.fromkeys(zip(self.scene.tolist(), self.extra[SITUATION].tolist(), strict=True)):
             if situations.setdefault(text, situation) != situation:
                 raise errors.InputError(
-                    f"{SITUATION}: the scene {names.shown(text)} copies {names.shown(situations[text])} and "
-                    f"{names.shown(situation)}; a scene copies one situation"
+                    f"{SITUATION}: the scene {names.short_repr(text)} copies {names.short_repr(situations[text])} and "
+                    f"{names.short_repr(situation)}; a scene copies one situation"
                 )
         return tuple(situations[scene.text] or scene.text for scene in self.scenes)
 
@@ -236,8 +236,8 @@ class Items:
     def pair(self) -> Pairs:
         """Pairs the express and suppress actions of each value within its scene.
 
-        Where a scene has several actions of one value and polarity, the first express goes with the first suppress and
-        so on; what is left over is in `unpaired`.
+        If a scene has several actions of one value and polarity, the first express is paired with the first suppress,
+        and so on. The remaining ones are in `unpaired`.
         """
         waiting: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
         for i, (scene, value, polarity) in enumerate(
@@ -254,24 +254,24 @@ class Items:
         return Pairs(express_, suppress_, scene_, value_, np.array(sorted(unpaired), np.int32))
 
 
-def _number(keys: Iterable[Any]) -> tuple[tuple[Any, ...], np.ndarray]:
-    """Distinct keys in order of appearance, and each one's index."""
+def _index_distinct(keys: Iterable[Any]) -> tuple[tuple[Any, ...], np.ndarray]:
+    """Returns the distinct keys in order of appearance, and each key's index."""
     seen: dict[Any, int] = {}
     index = [seen.setdefault(key, len(seen)) for key in keys]
     return tuple(seen), np.array(index, np.int32)
 
 
-def plain(text: str) -> str:
-    """Text as it is compared and kept: composed accents, single spaces."""
+def normalise_text(text: str) -> str:
+    """Normalises text for comparison and storage: composed accents, single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def on_test_side(name: str, test: float = 0.25, seed: int = 0) -> bool:
-    """Returns whether `Items.split` puts a situation, or a scene without one, on the test side."""
+    """Returns True if `Items.split` puts a situation, or a scene without one, on the test side."""
     return _draw(name, seed) < test
 
 
 def _draw(text: str, seed: int) -> float:
-    """Returns a number in [0, 1) that depends on the words of a scene or situation and on the seed alone."""
-    digest = hashlib.blake2b(f"{seed}\0{plain(text).casefold()}".encode(), digest_size=8).digest()
+    """Returns a number in [0, 1) that depends only on the words of a scene or situation and on the seed."""
+    digest = hashlib.blake2b(f"{seed}\0{normalise_text(text).casefold()}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -1,21 +1,28 @@
-"""The Value Alignment Tax as pure functions over arrays, to import alone.
+"""The Value Alignment Tax as pure functions over arrays, usable on their own.
 
     from vatjax import metrics
 
-    metrics.gain(shift, target); metrics.gnd(shift, target)    # how far values moved
-    metrics.spearman(shift); metrics.vat(r); metrics.nvat(r)   # whether they moved together
+    metrics.gain(shift, target); metrics.gnd(shift, target)    # mean shifts of values
+    metrics.spearman(shift); metrics.vat(r); metrics.nvat(r)   # coupling of shifts
     metrics.tax(pre, post, target)                             # point estimates, one pytree
     metrics.infer(pre, post, target, clusters, key)            # with intervals, floor, debiased value and p
 
-Arrays in, arrays out: contexts x values, NaN for a missing rating. Every function works under `jit` and `vmap`, and under
-`grad` where it has a gradient; cluster labels are concrete.
+Inputs and outputs are arrays, contexts x values, with NaN for a missing rating. Every function works under `jit` and
+`vmap`, and under `grad` where it has a gradient. Cluster labels must be concrete.
 """
 
 from vatjax.metrics.circle import OrderTest, distance_profile, order_test
 from vatjax.metrics.circumplex import Circumplex, circumplex
 from vatjax.metrics.control import Control, control
 from vatjax.metrics.corrections import false_discovery, holm
-from vatjax.metrics.coupled import Coupled, Detectable, detectable, dominated, floor, freedom
+from vatjax.metrics.coupled import (
+    Coupled,
+    DetectableEffects,
+    degrees_of_freedom,
+    detectable_effects,
+    has_dominant_cluster,
+    noise_floor,
+)
 from vatjax.metrics.coupling import (
     READINGS,
     VAT_READINGS,
@@ -35,7 +42,7 @@ from vatjax.metrics.inference import EqualTypes, Inference, Tax, equal_size_coup
 from vatjax.metrics.intervals import Estimate
 from vatjax.metrics.mds import CircleFit, circle_fit, congruence, mds, procrustes
 from vatjax.metrics.moved import Moved
-from vatjax.metrics.network import NetworkComparison, compare_networks, excess
+from vatjax.metrics.network import NetworkComparison, compare_networks, excess_coupling
 from vatjax.metrics.null import Null
 from vatjax.metrics.regression import Regression, regress
 from vatjax.metrics.resample import bootstrap, bootstrap_weights, couplings, jackknife_weights, subsample_weights
@@ -43,17 +50,26 @@ from vatjax.metrics.robustness import (
     Amplification,
     Robustness,
     Stability,
-    agreement,
     amplification,
     disattenuate,
+    rank_agreement,
     reliability,
     robustness,
     stability,
     types_against_values,
 )
-from vatjax.metrics.shifts import gain, gnd, ipsatise, mean_shift, mechanical, off_target, shift, tied_shift
+from vatjax.metrics.shifts import (
+    gain,
+    gnd,
+    ipsatise,
+    mean_shift,
+    mechanical_gnd_complete,
+    off_target,
+    shift,
+    tied_shift,
+)
 from vatjax.metrics.soft import shift_levels, soft_midranks, soft_nvat, soft_spearman
-from vatjax.metrics.stated_vs_acted import Gap, gap
+from vatjax.metrics.stated_vs_acted import StatedActedGap, stated_acted_gap
 
 __all__ = [
     "READINGS",
@@ -63,11 +79,10 @@ __all__ = [
     "Circumplex",
     "Control",
     "Coupled",
-    "Detectable",
+    "DetectableEffects",
     "Difference",
     "EqualTypes",
     "Estimate",
-    "Gap",
     "Inference",
     "Moved",
     "NetworkComparison",
@@ -78,10 +93,10 @@ __all__ = [
     "Robustness",
     "SameGain",
     "Stability",
+    "StatedActedGap",
     "Tax",
     "TradeOff",
     "VatReading",
-    "agreement",
     "amplification",
     "as_reading",
     "bootstrap",
@@ -92,21 +107,19 @@ __all__ = [
     "congruence",
     "control",
     "couplings",
-    "detectable",
+    "degrees_of_freedom",
+    "detectable_effects",
     "difference",
     "disattenuate",
     "distance_profile",
-    "dominated",
     "equal_size_coupling",
-    "excess",
+    "excess_coupling",
     "false_discovery",
-    "floor",
-    "freedom",
     "front_shares",
     "gain",
-    "gap",
     "gini",
     "gnd",
+    "has_dominant_cluster",
     "holm",
     "hubs",
     "infer",
@@ -116,11 +129,13 @@ __all__ = [
     "kendall",
     "mds",
     "mean_shift",
-    "mechanical",
+    "mechanical_gnd_complete",
+    "noise_floor",
     "nvat",
     "off_target",
     "order_test",
     "procrustes",
+    "rank_agreement",
     "regress",
     "reliability",
     "robustness",
@@ -132,6 +147,7 @@ __all__ = [
     "soft_spearman",
     "spearman",
     "stability",
+    "stated_acted_gap",
     "subsample_weights",
     "tax",
     "tied_shift",

@@ -1,12 +1,12 @@
-"""Does co-movement alone rebuild the circle?
+"""Randomisation test of the circular order of types by their coupling.
 
-The randomisation test of hypothesised order relations (Hubert and Arabie 1987): the circle predicts that of any two pairs
-of types, the pair that lies closer together is coupled more strongly. The correspondence index counts how often it does,
+The test of hypothesised order relations (Hubert and Arabie 1987): the circle predicts that of any two pairs of types,
+the pair that lies closer together is coupled more strongly. The correspondence index counts how often this holds,
 
     CI = (agreements - violations) / comparisons               in [-1, 1]
 
-and the p-value is the share of all circular arrangements of the types that do as well, each counted once: 10 types have
-9! / 2 = 181,440 orders, and 10! / 4 = 907,200 arrangements where two of them share a sector.
+and the p-value is the share of all circular arrangements of the types with at least this index, each counted once: 10
+types have 9! / 2 = 181,440 orders, and 10! / 4 = 907,200 arrangements where two of them share a sector.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vatjax.metrics import ranks as rk
-from vatjax.metrics import resample as rs
+from vatjax.metrics import ranks, resample
 from vatjax.metrics.arrays import Arrayish
 
 Array = jax.Array
@@ -31,13 +30,13 @@ _AT_ONCE = 4096
 
 
 class OrderTest(NamedTuple):
-    """The randomisation test of a circular order.
+    """Randomisation test of a circular order.
 
     Attributes:
         correspondence: the correspondence index of the hypothesised order.
         p: the share of all arrangements whose index is at least as high.
-        comparisons: how many pairs of pairs were compared.
-        arrangements: how many arrangements there are.
+        comparisons: number of comparisons of two pairs of types.
+        arrangements: number of arrangements.
     """
 
     correspondence: Array
@@ -47,7 +46,7 @@ class OrderTest(NamedTuple):
 
 
 def order_test(coupling: Arrayish, sectors: Sequence[int] | None = None) -> OrderTest:
-    """Tests whether types that are neighbours on the circle are coupled more strongly, by every possible order.
+    """Tests whether neighbours on the circle are coupled more strongly, against every possible order.
 
     Args:
         coupling: R of the types in the hypothesised order, [types, types]; NaN pairs are left out.
@@ -55,14 +54,14 @@ def order_test(coupling: Arrayish, sectors: Sequence[int] | None = None) -> Orde
             one; by default each has its own.
 
     Returns:
-        The test, exact: no arrangement is drawn at random.
+        The exact test: arrangements are enumerated, not sampled.
     """
     types = coupling.shape[-1]
     slots = tuple(range(types)) if sectors is None else tuple(int(sector) for sector in sectors)
     if not 4 <= types <= MOST_TYPES:
         raise ValueError(f"the exact test takes 4 to {MOST_TYPES} types, found {types}; analyse types, not values")
     if len(slots) != types:
-        raise ValueError(f"one sector for each of {types} types is needed, found {len(slots)}")
+        raise ValueError(f"expected one sector for each of {types} types, found {len(slots)}")
     test: OrderTest = _order_test(jnp.asarray(coupling), slots)
     return test
 
@@ -79,14 +78,14 @@ def _order_test(coupling: Array, slots: tuple[int, ...]) -> OrderTest:
     steps = np.arange(distance[first, second].min(), distance.max(), dtype=distance.dtype)
 
     def index(places: Array) -> tuple[Array, Array]:
-        """Agreements minus violations, and comparisons, for the types at these places, [types].
+        """Returns agreements minus violations, and the number of comparisons, for types at these places, [types].
 
-        Each pair is held against those that lie one step further apart than `steps`: matrix products of zeros and ones.
+        Each pair is compared with the pairs that lie one step further apart than `steps`, by products of 0/1 matrices.
         """
         apart = jnp.asarray(distance)[places[first], places[second]]
         within = ((apart[None, :] <= steps[:, None]) & present[None, :]).astype(r.dtype)
         beyond = ((apart[None, :] == steps[:, None] + 1) & present[None, :]).astype(r.dtype)
-        won = jnp.einsum("si,ij->sj", within, stronger, precision=rk.EXACT)
+        won = jnp.einsum("si,ij->sj", within, stronger, precision=ranks.EXACT)
         count = jnp.sum(jnp.sum(within, 1) * jnp.sum(beyond, 1))
         return jnp.sum(won * beyond), count.astype(jnp.int32)
 
@@ -94,10 +93,10 @@ def _order_test(coupling: Array, slots: tuple[int, ...]) -> OrderTest:
         score, count = index(places)
         return score / jnp.where(count > 0, count, 1).astype(score.dtype)
 
-    places = rk.opaque(jnp.asarray(_arrangements(slots)))
+    places = ranks.hide_constant(jnp.asarray(_arrangements(slots)))
     observed = jnp.arange(types, dtype=places.dtype)
     hypothesised, comparisons = ratio(observed), index(observed)[1]
-    others = rs.chunked(ratio, places, _AT_ONCE)
+    others = resample.map_in_chunks(ratio, places, _AT_ONCE)
     as_good = jnp.mean((others >= hypothesised - 1e-6).astype(r.dtype))
     sound = comparisons > 0
     return OrderTest(
@@ -106,9 +105,9 @@ def _order_test(coupling: Array, slots: tuple[int, ...]) -> OrderTest:
 
 
 def distance_profile(coupling: Array, sectors: Sequence[int] | None = None) -> Array:
-    """The mean coupling of types at each distance on the circle, [distances], from neighbours to opposites.
+    """Computes the mean coupling of types at each distance on the circle, [distances], neighbours first.
 
-    With sectors that two types share the first entry is theirs, at distance 0.
+    If two types share a sector, the first entry is theirs, at distance 0.
     """
     types = coupling.shape[-1]
     slots = tuple(range(types)) if sectors is None else tuple(int(sector) for sector in sectors)
@@ -125,7 +124,7 @@ def distance_profile(coupling: Array, sectors: Sequence[int] | None = None) -> A
 
 
 def _distances(slots: tuple[int, ...]) -> np.ndarray:
-    """How many steps apart two places are along the circle, [types, types]."""
+    """Returns the number of steps between two places along the circle, [types, types]."""
     sectors = max(slots) + 1
     step = np.abs(np.subtract.outer(slots, slots))
     apart: np.ndarray = np.minimum(step, sectors - step).astype(np.int8)
@@ -134,17 +133,17 @@ def _distances(slots: tuple[int, ...]) -> np.ndarray:
 
 @functools.cache
 def _arrangements(slots: tuple[int, ...]) -> np.ndarray:
-    """Every arrangement of the types over the places that gives other distances, [arrangements, types] int8.
+    """Returns all arrangements of the types over the places with distinct distances, [arrangements, types] int8.
 
-    Turning and mirroring the circle, and swapping two types that share a sector, change no distance.
+    Rotating or mirroring the circle, or swapping two types that share a sector, does not change any distance.
     """
     types = len(slots)
     shared = [slot for slot in set(slots) if slots.count(slot) > 1]
     if not shared:
         places = np.array(list(itertools.permutations(range(1, types))), np.int8)
         places = np.concatenate([np.zeros((len(places), 1), np.int8), places], axis=1)
-        kept: np.ndarray = places[places[:, 1] < places[:, 2]]
-        return kept
+        unmirrored: np.ndarray = places[places[:, 1] < places[:, 2]]
+        return unmirrored
     if len(shared) > 1 or slots.count(shared[0]) > 2:
         raise ValueError("at most two types may share one sector")
     double = [place for place, slot in enumerate(slots) if slot == shared[0]]

@@ -2,9 +2,9 @@
 
     rho_ij = z_i z_j (b_0 + sum_k b_k cos k (a_i - a_j))       b >= 0, sum b = 1, 0 < z <= 1
 
-a are the angles, z^2 the communalities (how much of a type the circle accounts for), b the shape of the fall. It is
-fitted by least squares over the pairs of types, from the theory's angles and from random ones, by Levenberg's and
-Marquardt's method; a softmax and a sigmoid keep b and z within their bounds.
+a are the angles, z^2 the communalities (the share of a type that the circle accounts for), b the shape of the fall. The
+model is fitted by least squares over pairs of types with the Levenberg-Marquardt method, started at the theory's angles
+and at random ones. A softmax and a sigmoid keep b and z within their bounds.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Array = jax.Array
 
 
 class Circumplex(NamedTuple):
-    """The fitted model.
+    """Fitted circumplex model.
 
     Attributes:
-        angles: [types], radians in [0, 2 pi), turned and mirrored towards the theory's.
+        angles: [types], radians in [0, 2 pi), rotated and mirrored onto the theory's.
         communality: z^2, [types].
         weights: b_0 .. b_K.
         implied: the coupling that the model implies, [types, types].
         rmsr: the root mean square of the residual correlations.
         explained: the share of the squared correlations that the model reproduces.
-        spread: the standard deviation of rmsr over starts: large where the surface has several valleys.
+        spread: the standard deviation of rmsr over starts: large if the loss has several local minima.
     """
 
     angles: Array
@@ -49,15 +49,15 @@ def circumplex(
 
     Args:
         coupling: R of the types, [types, types]; NaN pairs are left out.
-        angles: the theory's angles, [types]: the first start, and what the result is turned towards.
+        angles: the theory's angles, [types]: the first start, and the angles that the result is aligned with.
         key: PRNG key, for the other starts.
         harmonics: K.
-        starts: how many starts in all; the best fit is returned.
-        steps: of each fit.
+        starts: number of starts in all; the best fit is returned.
+        steps: iterations of each fit.
     """
     coupling = jnp.asarray(coupling)
     if jnp.shape(angles) != coupling.shape[:1]:
-        raise ValueError(f"one angle for each of {coupling.shape[0]} types is needed, found {jnp.shape(angles)}")
+        raise ValueError(f"expected one angle for each of {coupling.shape[0]} types, found {jnp.shape(angles)}")
     fit: Circumplex = _circumplex(coupling, jnp.asarray(angles, coupling.dtype), key, harmonics, starts, steps)
     return fit
 
@@ -100,7 +100,7 @@ def _circumplex(coupling: Array, theory: Array, key: Array, harmonics: int, star
     pairs = jnp.where(pairs > 0, pairs, jnp.nan)
     total = jnp.sum(observed**2)
     return Circumplex(
-        turned(turn, theory),
+        align_angles(turn, theory),
         z**2,
         b,
         implied(best),
@@ -111,7 +111,7 @@ def _circumplex(coupling: Array, theory: Array, key: Array, harmonics: int, star
 
 
 def levenberg_marquardt(residual: Callable[[Array], Array], start: Array, steps: int) -> Array:
-    """Least squares by damped Gauss-Newton steps; a step that does not help raises the damping instead."""
+    """Minimises squares by damped Gauss-Newton steps; a step that does not help raises the damping instead."""
 
     def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         x, damping = carry
@@ -129,12 +129,12 @@ def levenberg_marquardt(residual: Callable[[Array], Array], start: Array, steps:
     return x
 
 
-def turned(angles: Array, towards: Array) -> Array:
-    """Angles turned, and mirrored where that brings them nearer, towards others; in [0, 2 pi)."""
+def align_angles(angles: Array, towards: Array) -> Array:
+    """Returns angles rotated onto others, and mirrored if that brings them nearer; in [0, 2 pi)."""
 
     def fit(a: Array) -> tuple[Array, Array]:
         real, imaginary = jnp.sum(jnp.cos(towards - a)), jnp.sum(jnp.sin(towards - a))
         return jnp.hypot(real, imaginary), a + jnp.arctan2(imaginary, real)
 
-    (own, plain), (other, mirrored) = fit(angles), fit(-angles)
-    return jnp.mod(jnp.where(own >= other, plain, mirrored), 2 * jnp.pi)
+    (plain_match, plain), (mirrored_match, mirrored) = fit(angles), fit(-angles)
+    return jnp.mod(jnp.where(plain_match >= mirrored_match, plain, mirrored), 2 * jnp.pi)

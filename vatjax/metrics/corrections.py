@@ -11,7 +11,7 @@ Array = jax.Array
 
 
 def holm(p: Arrayish) -> Array:
-    """Holm's correction: the i-th smallest of m p-values times m - i + 1, never below a smaller one's.
+    """Applies Holm's correction: the i-th smallest of m p-values times m - i + 1, never below a smaller p-value's.
 
     Args:
         p: [tests].
@@ -29,7 +29,7 @@ def holm(p: Arrayish) -> Array:
 
 
 def false_discovery(p: Arrayish) -> Array:
-    """Benjamini and Hochberg's q-values: `min over j >= i of p_(j) m / j`.
+    """Computes Benjamini and Hochberg's q-values: `min over j >= i of p_(j) m / j`.
 
     Args:
         p: [tests].

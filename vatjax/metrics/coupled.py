@@ -1,9 +1,9 @@
-"""Second order: whether values move together from context to context, with the noise floor, intervals and p.
+"""Second-order statistics: coupling of values over contexts, with noise floor, intervals and p.
 
-How each interval and each p is made:
+How each interval and each p is computed:
 
     coupling      jackknife over clusters on Fisher's z; `band` holds all pairs at once, by the largest draw of the null
-    vat           measured; floor and p from the null; `vat_together` is the p among all values, by the largest of each draw
+    vat           measured; floor and p from the null; `vat_together` corrects for all values by each draw's largest
     vat_debiased  root of the debiased mean square correlation, jackknife
     nvat          likewise: floor and p from the null, the interval is that of `debiased`
     gini          measured; floor and p from the null; no interval, since noise alone makes it larger than 0
@@ -22,38 +22,38 @@ import numpy as np
 from scipy import special
 
 from vatjax.metrics import corrections, coupling, intervals, null, pairs, ranks, resample, shifts
-from vatjax.metrics.arrays import lift, namespace
+from vatjax.metrics.arrays import namespace, prepend_axes
 from vatjax.metrics.intervals import LEVEL, Estimate
 
 Array = jax.Array
 
-# An effect is found in four of five data sets where it lies this many standard errors above the critical value.
+# Power of 80 %: an effect this many standard errors above the critical value is found in four of five data sets.
 POWER = 0.8416
-# A cluster with more than this share of the contexts, and three times its fair share, decides the null by itself.
+# A cluster with more than this share of the contexts, and three times its fair share, dominates the null.
 DOMINANT = 0.12
 
 
 class Coupled(NamedTuple):
-    """How values move together.
+    """Coupling of values, with noise floor, intervals and p.
 
     Attributes:
         coupling: R, [values, values]; its interval is pointwise.
         band: R with the interval that holds for all pairs at once, [values, values].
         vat: value-level tax as measured, the mean absolute correlation, [values].
-        vat_debiased: the root mean square correlation of each value without the noise's share, [values].
+        vat_debiased: the debiased root mean square correlation of each value, [values].
         nvat: system-level tax, reading "rms", as measured; its interval is that of `debiased`, up to what was measured.
-        debiased: nVAT after the noise's share is taken off its square.
+        debiased: nVAT with the noise variance subtracted from its square.
         gini: concentration of `vat`.
-        floor, vat_floor, gini_floor: what independent values show; scalar, [values], scalar.
-        floor_high, vat_floor_high, gini_floor_high: the 95th percentiles of that.
-        p, vat_p, gini_p: how often independent values reach the measured nVAT, VAT and Gini.
+        floor, vat_floor, gini_floor: means over draws of independent values; scalar, [values], scalar.
+        floor_high, vat_floor_high, gini_floor_high: the 95th percentiles of these draws.
+        p, vat_p, gini_p: share of these draws that reach the measured nVAT, VAT and Gini.
         vat_together: `vat_p` corrected for all values, [values].
         hub: the debiased mean square correlation of each value minus that of the others, [values].
         hub_p: two-sided, corrected for all values, [values].
-        detectable: the debiased nVAT that is told from noise in four of five data sets like this one.
+        detectable: the debiased nVAT that is distinguishable from noise in four of five data sets like this one.
         covariance: the root of the root mean square covariance off the diagonal, in rating points.
-        expected: what the null itself expects of R, [values, values]; taken off before everything but `coupling`, `band`
-            and `covariance`.
+        expected: R expected under the null, [values, values]; subtracted before everything but `coupling`, `band` and
+            `covariance`.
     """
 
     coupling: Estimate
@@ -81,10 +81,10 @@ class Coupled(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The arrays computed from the contexts themselves; every summary is read off them.
+    """Arrays computed from the contexts; every summary is computed from them alone.
 
     Attributes:
-        compared: each pair of columns, and without each group of clusters.
+        compared: statistics of each pair of columns, and without each group of clusters.
         null: draws of independent values.
     """
 
@@ -92,7 +92,7 @@ class Draws(NamedTuple):
     null: null.Null
 
 
-def draw(
+def draw_null(
     shift: Array,
     groups: pairs.Grouping,
     key: Array,
@@ -103,7 +103,7 @@ def draw(
     labels: Array | None = None,
     expected: Array | None = None,
 ) -> Draws:
-    """Compares columns, and draws from the null.
+    """Compares columns and draws from the null.
 
     Args:
         shift: [contexts, values].
@@ -112,31 +112,31 @@ def draw(
         resamples: draws of the null.
         missing: whether columns are compared pair by pair.
         deviation: shifts minus their mean, 0 where missing, [contexts, values].
-        ipsatised: whether each context's mean has been taken off.
+        ipsatised: whether each context's mean has been subtracted.
         labels: of a `labelled` state, [contexts, values].
         expected: `E0[R]` of ipsatised shifts, `null.ipsatised_coupling`.
     """
     ranked = ranks.rank(shift)
     z = ranks.midranks(ranked, jnp.ones(len(shift), shift.dtype))
     if labels is not None:
-        compared = pairs.compare(shift, ranked, z, groups, missing)
-        return Draws(compared, null.exchanges(shift, labels, groups.cluster[0], key, resamples))
+        compared = pairs.compare_columns(shift, ranked, z, groups, missing)
+        return Draws(compared, null.exchange_draws(shift, labels, groups.cluster[0], key, resamples))
     expected = jnp.zeros((shift.shape[1],) * 2, shift.dtype) if expected is None else jnp.where(ipsatised, expected, 0)
-    compared = pairs.compare(shift, ranked, z, groups, missing, expected)
+    compared = pairs.compare_columns(shift, ranked, z, groups, missing, expected)
     # The expectation's own noise is noise of R - E0[R].
     more = jnp.where(ipsatised, 1 + 1 / null.EXPECTED_DRAWS, 1)
     scale, variance = compared.flip_scale * jnp.sqrt(more), compared.null_variance * more
-    draws = null.flips(z, scale, variance, deviation, groups.cluster, expected, key, resamples)
+    draws = null.sign_flip_draws(z, scale, variance, deviation, groups.cluster, expected, key, resamples)
     return Draws(compared, draws)
 
 
-def summary(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> tuple[Coupled, Array]:
+def summarise_coupling(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> tuple[Coupled, Array]:
     """Summarises a comparison of columns.
 
-    Numbers of one kind go through one call: the compiler makes a program of each.
+    Statistics of one kind share a call, since the compiler builds a program for each call.
 
     Args:
-        compared: R, and without each group.
+        compared: R, and R without each group.
         draws: of the null.
         groups: of the contexts.
 
@@ -144,9 +144,9 @@ def summary(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> 
         (the summary; the 95th percentile of `null.Null.largest_mean`).
     """
     xp = namespace(compared.r)
-    r, without = (null.remove(x, draws.expected) for x in (compared.r, compared.r_without))
+    r, without = (null.remove_expected(x, draws.expected) for x in (compared.r, compared.r_without))
     used, values = groups.used, len(r)
-    freedom = freedom_of(groups.sizes)
+    freedom = satterthwaite_degrees(groups.sizes)
     stacked = xp.stack([compared.r_without, compared.covariance_without], 2)
     variance, variance_points = intervals.jackknife_variance(stacked, used)
     square, squares, sound = debiased_square(r, without, variance)
@@ -166,15 +166,15 @@ def summary(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> 
     shown = xp.column_stack([draws.nvat, draws.gini, draws.largest, draws.largest_mean, draws.vat])
     measured = xp.concatenate([xp.stack([nvat, gini, xp.zeros_like(nvat), xp.zeros_like(nvat)]), vat])
     floor, high, p = xp.mean(shown, 0), null.quantiles(shown, LEVEL), null.p_value(measured, shown)
-    unknown = dominated(groups.sizes)
+    unknown = has_dominant_cluster(groups.sizes)
     p = xp.where(unknown, np.nan, p)
     wide = intervals.t_quantile(freedom, xp.maximum(high[2], intervals.Z), r.dtype)
-    # Few clusters estimate the variance of a single pair badly: in the band none is below what all pairs have on Fisher's scale.
+    # Few clusters estimate the variance of one pair badly: the band has at least the pooled one, on Fisher's z.
     stretch = (1 - xp.clip(compared.r, -0.999999, 0.999999) ** 2) ** 2
     count = xp.sum(sound).astype(r.dtype)
     pooled = xp.sum(xp.where(sound, variance / stretch, 0)) / xp.where(count > 0, count, 1)
     spread = xp.stack([variance, xp.maximum(variance, pooled * stretch)])
-    low, top = intervals.fisher(compared.r, spread, xp.stack([t, wide])[:, None, None])
+    low, top = intervals.fisher_interval(compared.r, spread, xp.stack([t, wide])[:, None, None])
     result = Coupled(
         coupling=Estimate(compared.r, low[0], top[0]),
         band=Estimate(compared.r, low[1], top[1]),
@@ -203,39 +203,39 @@ def summary(compared: pairs.Pairs, draws: null.Null, groups: pairs.Grouping) -> 
     return result, high[3]
 
 
-def dominated(sizes: Array) -> Array:
-    """Returns whether one cluster has so many of the contexts that sign flips of clusters do not know its weight, scalar.
+def has_dominant_cluster(sizes: Array) -> Array:
+    """Returns whether one cluster holds too many of the contexts for the sign-flip null, scalar.
 
-    Centring puts the effect of such a cluster into all others, more than `1 / (1 - n_c / n)` corrects.
+    Centring spreads the effect of such a cluster over all others, by more than `1 / (1 - n_c / n)` corrects.
 
     Args:
         sizes: contexts in each group of the jackknife, [ways, groups].
     """
     xp = namespace(sizes)
-    own = sizes[:2]
-    share = xp.max(own, 1) / xp.maximum(xp.sum(own, 1), 1)
-    typical = 1 / xp.maximum(xp.sum(own > 0, 1), 1)
+    key_sizes = sizes[:2]
+    share = xp.max(key_sizes, 1) / xp.maximum(xp.sum(key_sizes, 1), 1)
+    typical = 1 / xp.maximum(xp.sum(key_sizes > 0, 1), 1)
     return xp.any((share > DOMINANT) & (share > xp.minimum(3 * typical, 0.6)))
 
 
-def freedom(clusters: Any) -> float:
-    """Returns the degrees of freedom of a mean over contexts in clusters, as `freedom_of`.
+def degrees_of_freedom(clusters: Any) -> float:
+    """Returns the degrees of freedom of a mean over contexts in clusters, as `satterthwaite_degrees`.
 
     Args:
         clusters: [contexts] labels, or [contexts, 2] of two crossed keys.
     """
     index = resample.clusters_of(clusters, len(np.asarray(clusters))).index
-    return float(freedom_of(pairs.grouping(np.asarray(index)).sizes))  # type: ignore[arg-type]
+    return float(satterthwaite_degrees(pairs.group_clusters(np.asarray(index)).sizes))  # type: ignore[arg-type]
 
 
-def freedom_of(counts: Array) -> Array:
+def satterthwaite_degrees(counts: Array) -> Array:
     """Returns Satterthwaite's degrees of freedom of a mean over clusters, `(sum n_c^2)^2 / sum n_c^4 - 1`, [...].
 
-    That is the number of clusters minus 1 where they have one size, and less where a few large ones decide; of two crossed
-    keys the smaller.
+    This is the number of clusters minus 1 if their sizes are equal, and less if a few large ones dominate. Two crossed
+    keys give the smaller number.
 
     Args:
-        counts: the contexts in each group, [ways, groups, ...].
+        counts: number of contexts in each group, [ways, groups, ...].
     """
     xp = namespace(counts)
     bottom = xp.sum(counts**4, 1)[:2]
@@ -244,9 +244,9 @@ def freedom_of(counts: Array) -> Array:
 
 
 def debiased_square(r: Array, without: Array, variance: Array) -> tuple[Array, Array, Array]:
-    """Returns the mean square correlation without the noise's share, `mean_off(r^2) - mean_off(jackknife variance of r)`.
+    """Returns the debiased mean square correlation, `mean_off(r^2) - mean_off(jackknife variance of r)`.
 
-    A pair of columns of which one varies in a single cluster has no variance; it is left out of both means.
+    A pair with a column that varies in a single cluster only has an undefined variance, and is left out of both means.
 
     Args:
         r: [values, values].
@@ -279,7 +279,7 @@ def row_squares(r: Array, without: Array, variance: Array, sound: Array) -> tupl
 
 
 def hub_excess(row: Array) -> Array:
-    """Returns how far each value's mean square correlation exceeds the mean of the others', [..., values]."""
+    """Returns each value's mean square correlation minus the mean of the others', [..., values]."""
     xp = namespace(row)
     present = ~xp.isnan(row)
     others = (xp.sum(present, -1, keepdims=True) - 1).astype(row.dtype)
@@ -288,7 +288,7 @@ def hub_excess(row: Array) -> Array:
 
 
 def _together(vat: Array, draws: Array) -> Array:
-    """Returns p of each VAT among all of them: how often the largest standardised VAT of a draw reaches it.
+    """Returns p of each VAT corrected for all values: the share of draws whose largest standardised VAT reaches it.
 
     Paper: Westfall and Young 1993, "Resampling-based multiple testing".
     """
@@ -296,8 +296,8 @@ def _together(vat: Array, draws: Array) -> Array:
     mean, spread = xp.mean(draws, 0), xp.std(draws, 0)
 
     def standard(x: Array) -> Array:
-        scale = lift(xp.where(spread > 0, spread, np.nan), x)
-        return (x - lift(mean, x)) / scale
+        scale = prepend_axes(xp.where(spread > 0, spread, np.nan), x)
+        return (x - prepend_axes(mean, x)) / scale
 
     measured = standard(vat)
     largest = xp.max(xp.nan_to_num(standard(draws), nan=-np.inf), 1, keepdims=True)
@@ -311,8 +311,8 @@ def _detectable(draws: Array, high: Array) -> Array:
     return xp.sqrt(xp.maximum(high**2 + POWER * xp.std(squares) - xp.mean(squares), 0))
 
 
-class Detectable(NamedTuple):
-    """Effects that four of five studies with so many contexts find, if contexts are independent.
+class DetectableEffects(NamedTuple):
+    """Smallest effects that four of five studies of this size detect, if contexts are independent.
 
     Attributes:
         gain: in standard deviations of the target's shift.
@@ -323,28 +323,28 @@ class Detectable(NamedTuple):
     nvat: float
 
 
-def detectable(contexts: int, values: int = 10) -> Detectable:
-    """Returns the least gain and nVAT that a study of independent contexts can tell from noise at 5 %, with a power of 80 %.
+def detectable_effects(contexts: int, values: int = 10) -> DetectableEffects:
+    """Returns the smallest gain and nVAT that a study of independent contexts detects at 5 % with a power of 80 %.
 
-    The mean square of M correlations of independent values is about `chi2(M) / (M (n - 1))`. Contexts that are alike count for
-    less: divide their number by the design effect.
+    The mean square of M correlations of independent values is about `chi2(M) / (M (n - 1))`. For dependent contexts
+    divide their number by the design effect.
 
     Args:
         contexts: n.
         values: V, with M = V (V - 1) / 2 pairs.
     """
     if contexts < 3 or values < 2:
-        return Detectable(float("nan"), float("nan"))
+        return DetectableEffects(float("nan"), float("nan"))
     pairs = values * (values - 1) / 2
     excess = special.chdtri(pairs, 1 - LEVEL) / pairs + POWER * np.sqrt(2 / pairs) - 1
     gain = (special.stdtrit(contexts - 1, (1 + LEVEL) / 2) + POWER) / np.sqrt(contexts)
-    return Detectable(float(gain), float(np.sqrt(excess / (contexts - 1))))
+    return DetectableEffects(float(gain), float(np.sqrt(excess / (contexts - 1))))
 
 
 # The null alone -----------------------------------------------------------------------------------------------------
 
 
-def floor(
+def noise_floor(
     shift: Array,
     clusters: Any,
     key: Array,
@@ -359,8 +359,8 @@ def floor(
         shift: [contexts, values]; raw, also for `ipsatised`.
         clusters: [contexts] labels, or [contexts, 2] of two crossed keys; None makes each context its own cluster.
         key: PRNG key.
-        resamples: how many draws.
-        ipsatised: take each context's mean off first.
+        resamples: number of draws.
+        ipsatised: subtract each context's mean first.
         labels: [contexts, values] of a `labelled` state, where the shift is agreement times label.
         missing: as in `spearman`.
     """
@@ -382,9 +382,9 @@ def _floor(
     ipsatised: bool,
     missing: bool,
 ) -> null.Null:
-    groups = pairs.grouping(cluster, shift.dtype)
+    groups = pairs.group_clusters(cluster, shift.dtype)
     expected = null.ipsatised_coupling(shift, key) if ipsatised and labels is None else None
     if ipsatised:
         shift = shifts.ipsatise(shift)
         labels = None if labels is None else shifts.ipsatise(labels)
-    return draw(shift, groups, key, resamples, missing, jnp.zeros_like(shift), ipsatised, labels, expected).null
+    return draw_null(shift, groups, key, resamples, missing, jnp.zeros_like(shift), ipsatised, labels, expected).null

@@ -1,10 +1,10 @@
-"""Coupling: do values move together from context to context?
+"""Coupling: rank correlation of the shifts of values over contexts.
 
     R[v, w]   = Spearman rank correlation of columns v and w of the shift, over contexts
     VAT(v)    = mean of abs(R[v, w]) over w != v                               value-level tax
     nVAT      = norm_F(R_off) / sqrt(V (V - 1))                                system-level tax, reading "rms"
 
-R does not see the gain: a shift that is the same in every context changes gain and GND and leaves R where it was.
+R does not depend on the gain: a shift that is equal in every context changes gain and GND, but not R.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vatjax.metrics import ranks as rk
-from vatjax.metrics.arrays import Arrayish, lift, namespace
+from vatjax.metrics import ranks
+from vatjax.metrics.arrays import Arrayish, namespace, prepend_axes
 from vatjax.metrics.shifts import as_matrix, is_concrete
 
 Array = jax.Array
@@ -31,7 +31,7 @@ KENDALL_LEVELS = 64
 
 
 def spearman(x: Array, weights: Array | None = None, missing: bool | None = None) -> Array:
-    """Spearman rank correlation (midranks) between the columns of x, [values, values].
+    """Computes Spearman's rank correlation (midranks) between the columns of x, [values, values].
 
     A constant column has no correlation: NaN. Missing ratings are NaN in x; a pair of columns is then ranked anew on
     the contexts that have both, as scipy does with `nan_policy="omit"`.
@@ -39,8 +39,8 @@ def spearman(x: Array, weights: Array | None = None, missing: bool | None = None
     Args:
         x: [contexts, values].
         weights: frequency weight of each context, [contexts]: 2 counts a context twice, 0 leaves it out.
-        missing: whether to look for missing ratings. By default a concrete array is looked at, and a traced one is
-            taken to be complete: its incomplete columns then give NaN. Pass True to treat them pair by pair.
+        missing: whether to rank each pair of columns anew. By default a concrete array is searched for NaN, and a
+            traced one is assumed complete: its incomplete columns then give NaN. Pass True to rank them pair by pair.
 
     Returns:
         R, symmetric, with a unit diagonal.
@@ -50,38 +50,40 @@ def spearman(x: Array, weights: Array | None = None, missing: bool | None = None
     """
     x = as_matrix(x, weights)
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else jnp.asarray(weights, x.dtype)
-    ranks = rk.rank(x)
+    ranked = ranks.rank(x)
     if has_missing(x) if missing is None else missing:
-        r: Array = pairwise(ranks, weights)
+        r: Array = spearman_pairwise(ranked, weights)
         return r
-    return complete(ranks, weights)
+    return spearman_complete(ranked, weights)
 
 
-def complete(ranks: rk.Ranks, weights: Array) -> Array:
-    """Spearman from ranks of complete columns; a column with a missing rating is NaN."""
-    r = rk.correlation(rk.midranks(ranks, weights), weights)
-    whole = jnp.all(ranks.present | (weights == 0)[:, None], axis=0)
-    return rk.among(r, whole)
+def spearman_complete(ranked: ranks.Ranks, weights: Array) -> Array:
+    """Computes Spearman's R from ranks of complete columns; a column with a missing rating is NaN."""
+    r = ranks.correlation(ranks.midranks(ranked, weights), weights)
+    whole = jnp.all(ranked.present | (weights == 0)[:, None], axis=0)
+    return ranks.mask_incomplete(r, whole)
 
 
 @jax.jit
-def pairwise(ranks: rk.Ranks, weights: Array) -> Array:
-    """Spearman over the contexts that both columns have.
+def spearman_pairwise(ranked: ranks.Ranks, weights: Array) -> Array:
+    """Computes Spearman's R over the contexts that both columns have.
 
-    Leaving out the contexts that a column lacks is a re-weighting like any other, so each column's pass costs no more
-    than a resample: all columns are ranked on the contexts shared with it, and it on the contexts shared with each.
+    Leaving out the contexts that a column lacks is a re-weighting, so each column's pass costs no more than a resample:
+    all columns are ranked on the contexts shared with that column, and that column on the contexts shared with each.
     """
-    present = ranks.present.astype(weights.dtype)
+    present = ranked.present.astype(weights.dtype)
 
     def row(w: Array) -> Array:
         shared = weights[:, None] * present * present[:, w][:, None]
         total = jnp.sum(shared, axis=0)
         share = shared / jnp.where(total > 0, total, 1)[None, :]
-        others = rk.midranks(ranks, shared)
-        own = rk.midranks(rk.Ranks(*(jnp.broadcast_to(part[:, w][:, None], present.shape) for part in ranks)), shared)
-        product, variance, own_variance = (jnp.sum(share * a * b, axis=0) for a, b in _products(others, own))
-        varies = (variance > rk.NO_VARIANCE) & (own_variance > rk.NO_VARIANCE)
-        scale = jnp.sqrt(jnp.where(varies, variance, 1)) * jnp.sqrt(jnp.where(varies, own_variance, 1))
+        others = ranks.midranks(ranked, shared)
+        column_z = ranks.midranks(
+            ranks.Ranks(*(jnp.broadcast_to(part[:, w][:, None], present.shape) for part in ranked)), shared
+        )
+        product, variance, column_variance = (jnp.sum(share * a * b, axis=0) for a, b in _products(others, column_z))
+        varies = (variance > ranks.NO_VARIANCE) & (column_variance > ranks.NO_VARIANCE)
+        scale = jnp.sqrt(jnp.where(varies, variance, 1)) * jnp.sqrt(jnp.where(varies, column_variance, 1))
         return jnp.where(varies, jnp.clip(product / scale, -1, 1), jnp.nan)
 
     r = lax.map(row, jnp.arange(present.shape[1]))
@@ -94,12 +96,12 @@ def _products(x: Array, y: Array) -> tuple[tuple[Array, Array], ...]:
 
 
 def has_missing(x: Array) -> bool:
-    """Returns whether a concrete array has a NaN; False for a traced one, or one that lies on other hosts too."""
+    """Returns whether a concrete array has a NaN; False for an array that is traced or spans several hosts."""
     return is_concrete(x) and bool(np.isnan(np.asarray(x)).any())
 
 
 def kendall(x: Array, weights: Array | None = None, levels: int | None = None) -> Array:
-    """Kendall's tau-b between the columns of x, [values, values], on the contexts that both columns have.
+    """Computes Kendall's tau-b between the columns of x, [values, values], on the contexts that both columns have.
 
         tau_b = (C - D) / sqrt((P - T_v) (P - T_w))
 
@@ -109,16 +111,16 @@ def kendall(x: Array, weights: Array | None = None, levels: int | None = None) -
     Args:
         x: [contexts, values].
         weights: frequency weight of each context, [contexts].
-        levels: the most distinct ratings that a column has. Found out for a concrete array; a traced one is given
-            64, and a column that has more is NaN. A concrete array with more than 64 goes to SciPy on the host, which
-            can't be compiled and takes no weights.
+        levels: the largest number of distinct ratings in a column. Counted for a concrete array; 64 for a traced one,
+            where a column with more is NaN. A concrete array with more than 64 is computed by SciPy on the host, which
+            cannot be compiled and does not take weights.
 
     Returns:
         tau-b, symmetric, with a unit diagonal; NaN for a constant column.
     """
     x = as_matrix(x, weights)
     if levels is None:
-        levels = distinct(x) if is_concrete(x) else KENDALL_LEVELS
+        levels = max_distinct(x) if is_concrete(x) else KENDALL_LEVELS
         if levels > KENDALL_LEVELS:
             if weights is not None:
                 raise ValueError(
@@ -133,15 +135,15 @@ def kendall(x: Array, weights: Array | None = None, levels: int | None = None) -
 
 @functools.partial(jax.jit, static_argnums=2)
 def _kendall_of_tables(x: Array, weights: Array, levels: int) -> Array:
-    ranks = rk.rank(x)
-    code = rk.dense_codes(ranks)
-    fits = jnp.max(jnp.where(ranks.present, code, 0), axis=0) < levels
+    ranked = ranks.rank(x)
+    code = ranks.dense_codes(ranked)
+    fits = jnp.max(jnp.where(ranked.present, code, 0), axis=0) < levels
     level = jnp.arange(levels, dtype=code.dtype)[None, None, :]
-    table = ((code[:, :, None] == level) & ranks.present[:, :, None]).astype(x.dtype)  # [n, V, L] one-hot
+    table = ((code[:, :, None] == level) & ranked.present[:, :, None]).astype(x.dtype)  # [n, V, L] one-hot
     share = weights / jnp.maximum(jnp.sum(weights), 1e-30)
 
     def row(v: Array) -> Array:
-        joint = jnp.einsum("n,nk,nwl->wkl", share, table[:, v], table, precision=rk.EXACT)  # [V, L, L]
+        joint = jnp.einsum("n,nk,nwl->wkl", share, table[:, v], table, precision=ranks.EXACT)  # [V, L, L]
         return jax.vmap(_tau_b)(joint)
 
     tau = lax.map(row, jnp.arange(x.shape[1]))
@@ -151,7 +153,7 @@ def _kendall_of_tables(x: Array, weights: Array, levels: int) -> Array:
 
 
 def _tau_b(joint: Array) -> Array:
-    """tau-b of one joint table of shares [L, L]."""
+    """Computes tau-b of one joint table of shares [L, L]."""
     total = jnp.sum(joint)
     joint = joint / jnp.where(total > 0, total, 1)
     above = jnp.cumsum(jnp.cumsum(joint, 0), 1)
@@ -162,14 +164,14 @@ def _tau_b(joint: Array) -> Array:
     difference = 2 * jnp.sum(joint * (agree - disagree))
     margins = [jnp.sum(joint, axis) for axis in (0, 1)]
     untied = [jnp.sum(margin * (jnp.sum(margin) - margin)) for margin in margins]
-    # A constant column is told by its levels: 1 minus a rounded sum of squares is not exactly 0.
+    # A constant column is detected by its levels: 1 minus a rounded sum of squares is not exactly 0.
     sound = (jnp.sum(margins[0] > 0) > 1) & (jnp.sum(margins[1] > 0) > 1)
     scale = jnp.sqrt(jnp.where(sound, untied[0], 1)) * jnp.sqrt(jnp.where(sound, untied[1], 1))
     return jnp.where(sound, jnp.clip(difference / scale, -1, 1), jnp.nan)
 
 
-def distinct(x: Array) -> int:
-    """The most distinct ratings that a column of a concrete array has."""
+def max_distinct(x: Array) -> int:
+    """Returns the largest number of distinct ratings in a column of a concrete array."""
     columns = np.asarray(x).T
     return max((len(np.unique(column[~np.isnan(column)])) for column in columns), default=1)
 
@@ -187,16 +189,16 @@ def _kendall_on_host(x: np.ndarray) -> Array:
     return jnp.asarray(tau)
 
 
-# What is read off a coupling matrix ---------------------------------------------------------------------------------
+# Summaries of a coupling matrix -------------------------------------------------------------------------------------
 
 
 def vat(coupling: Arrayish, reading: VatReading = "mean") -> Array:
     """Returns the value-level tax, [values].
 
         mean    mean of abs(R[v, w]) over w != v
-        l2      norm_2 of R[v, w] over w != v          as published, but for the diagonal: with it no Gini exceeds .02
+        l2      norm_2 of R[v, w] over w != v          as published, without the diagonal: with it no Gini exceeds .02
 
-    Pairs without a correlation (a constant column) are left out; a value that has none at all is NaN.
+    Pairs without a correlation (a constant column) are left out; a value without any correlation is NaN.
     """
     xp = namespace(coupling)
     off = off_diagonal(coupling)
@@ -204,18 +206,18 @@ def vat(coupling: Arrayish, reading: VatReading = "mean") -> Array:
     if reading not in VAT_READINGS:
         raise ValueError(f"reading must be one of {', '.join(VAT_READINGS)}, found {reading!r}")
     if reading == "l2":
-        return xp.where(count > 0, _root(xp.sum(xp.where(off, coupling, 0) ** 2, axis=-1)), np.nan)
+        return xp.where(count > 0, _safe_sqrt(xp.sum(xp.where(off, coupling, 0) ** 2, axis=-1)), np.nan)
     return xp.sum(xp.where(off, xp.abs(coupling), 0), axis=-1) / xp.where(count > 0, count, np.nan)
 
 
 def nvat(coupling: Arrayish, reading: Reading = "rms") -> Array:
-    """Returns the system-level tax: the size of a coupling matrix in one number; of a stack of them, [...].
+    """Returns the system-level tax, the size of a coupling matrix in one number; [...] for a stack.
 
         rms      norm_F(R_off) / sqrt(V (V - 1))    the root mean square correlation of two different values
         offdiag  norm_F(R_off) / sqrt(V)
-        full     norm_F(R) / sqrt(V)                as printed; can't be below 1, since the diagonal is 1
+        full     norm_F(R) / sqrt(V)                as printed; cannot be below 1, since the diagonal is 1
 
-    The published values (.09 to .15) can't come from the printed formula, so a report names the reading it used. V
+    The published values (.09 to .15) cannot come from the printed formula, so a report names the reading it used. V
     counts the values that have a correlation.
     """
     xp = namespace(coupling)
@@ -226,22 +228,22 @@ def nvat(coupling: Arrayish, reading: Reading = "rms") -> Array:
     values = xp.sum(xp.any(off, axis=-1), axis=-1).astype(coupling.dtype)
     if reading == "rms":
         count = xp.sum(off, axis=(-2, -1)).astype(coupling.dtype)
-        return _root(square / xp.where(count > 0, count, np.nan))
+        return _safe_sqrt(square / xp.where(count > 0, count, np.nan))
     if reading == "full":
         square = square + values
-    return _root(square / xp.where(values > 0, values, np.nan))
+    return _safe_sqrt(square / xp.where(values > 0, values, np.nan))
 
 
-def _root(x: Array) -> Array:
-    """A square root whose gradient at 0 is 0."""
+def _safe_sqrt(x: Array) -> Array:
+    """Computes the square root, with a gradient of 0 at 0."""
     xp = namespace(x)
     return xp.where(x == 0, 0, xp.sqrt(xp.where(x == 0, 1, x)))
 
 
 def as_reading(rms: Arrayish, values: int, reading: Reading) -> Array:
-    """Another reading of an nVAT that was read as "rms", for intervals and floors as well as estimates.
+    """Converts an nVAT of reading "rms" to another reading; also valid for intervals and floors.
 
-    It is that of a matrix without gaps among the `values` columns that have a correlation.
+    Assumes a matrix without missing pairs among the `values` columns that have a correlation.
     """
     xp = namespace(rms)
     if reading not in READINGS:
@@ -253,11 +255,11 @@ def as_reading(rms: Arrayish, values: int, reading: Reading) -> Array:
 
 
 def gini(x: Arrayish) -> Array:
-    """Returns how concentrated non-negative amounts are: `sum_ij abs(x_i - x_j) / (2 V^2 mean(x))`; 0 is even.
+    """Returns the Gini coefficient of non-negative amounts: `sum_ij abs(x_i - x_j) / (2 V^2 mean(x))`; 0 is even.
 
-    Of a stack, [..., values], one number for each row.
+    A stack, [..., values], gives one number for each row.
 
-    Value-level tax can reach at most `(V - 2) / V`, where two values are coupled and no others.
+    Value-level tax reaches at most `(V - 2) / V`, if only two values are coupled.
     """
     xp = namespace(x)
     present = ~xp.isnan(x)
@@ -269,14 +271,14 @@ def gini(x: Arrayish) -> Array:
 
 
 def hubs(vat: Array, top: int = 3) -> Array:
-    """Which values have the `top` highest value-level taxes, [values] bool; a value without one is never a hub."""
+    """Selects the values with the `top` highest value-level taxes, [values] bool; a NaN is never a hub."""
     order = jnp.argsort(jnp.where(jnp.isnan(vat), -jnp.inf, vat), descending=True)
     chosen = jnp.zeros(vat.shape, bool).at[order[:top]].set(True)
     return chosen & ~jnp.isnan(vat)
 
 
 def off_diagonal(coupling: Array) -> Array:
-    """Where a coupling matrix has a correlation of two different values, [values, values] bool."""
+    """Returns the mask of a coupling matrix's correlations of two different values, [values, values] bool."""
     xp = namespace(coupling)
     present = ~xp.isnan(coupling)
-    return lift(~xp.eye(coupling.shape[-1], dtype=bool), present) & present
+    return prepend_axes(~xp.eye(coupling.shape[-1], dtype=bool), present) & present

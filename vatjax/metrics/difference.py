@@ -1,10 +1,10 @@
-"""Two interventions on the same contexts: does the first do more than the second?
+"""Differences between two interventions on the same contexts.
 
-Both are left without the same clusters at a time, so that what they share cancels. Mean square quantities are compared
-without the noise's share: roots of debiased squares, as in `moved` and `coupled`.
+The jackknife leaves the same clusters out of both, so that their shared variation cancels. Mean square quantities are
+compared as roots of debiased squares, as in `moved` and `coupled`.
 
-Interventions that were measured at several levels are also compared where both have the same gain `a`. Between two levels
-the shift of a context is interpolated:
+Interventions measured at several levels are also compared at the same gain `a`. Between two levels the shift of a
+context is interpolated:
 
     d(w) = (1 - w) d_low + w d_high        w = (a - gain_low) / (gain_high - gain_low)
 
@@ -30,7 +30,7 @@ Array = jax.Array
 
 
 class Difference(NamedTuple):
-    """The first intervention minus the second.
+    """First intervention minus the second.
 
     Attributes:
         gain: scalar.
@@ -72,13 +72,16 @@ def difference(
     """
     first, second = (shifts.as_matrix(x) for x in (first, second))
     if first.shape != second.shape:
-        raise ValueError(f"two interventions on the same contexts are needed, found {first.shape} and {second.shape}")
+        raise ValueError(f"expected two interventions on the same contexts, found {first.shape} and {second.shape}")
     groups = resample.clusters_of(clusters, first.shape[0])
     missing = coupling.has_missing(first) or coupling.has_missing(second) if missing is None else missing
-    member, sign = shifts.target_mask(target, first.shape[1]), jnp.asarray(shifts.directed(direction), first.dtype)
+    member, sign = (
+        shifts.target_mask(target, first.shape[1]),
+        jnp.asarray(shifts.check_direction(direction), first.dtype),
+    )
     both = jnp.stack([first, second])
     compared = _compared(both, jnp.asarray(groups.index), missing)
-    both, compared, member, sign = shifts.on_host(both, compared, member, sign)
+    both, compared, member, sign = shifts.to_host(both, compared, member, sign)
     if namespace(both) is np:
         with np.errstate(all="ignore"):
             return _summary(both, compared, groups.index, member, sign)
@@ -89,11 +92,11 @@ class SameGain(NamedTuple):
     """Two interventions compared where both have the same gain.
 
     Attributes:
-        at: the gain: the highest that both reach; not above 0 where one of them has no gain.
-        difference: at that gain; None where one of them has no gain.
+        gain: the highest gain that both reach; not above 0 if either lacks a gain.
+        difference: at that gain; None if either lacks a gain.
     """
 
-    at: float
+    gain: float
     difference: Difference | None
 
 
@@ -107,40 +110,40 @@ def same_gain(
 ) -> SameGain:
     """Compares two interventions at the highest gain that both reach.
 
-    The gain that both reach is a maximum over levels, which noise makes larger: its choice of level is not resampled.
+    That gain is a maximum over levels, which noise biases upwards: the choice of level is not resampled.
 
     Args:
-        first, second: shifts at each level, the slightest first, [levels, contexts, values]; concrete.
+        first, second: shifts at each level, the weakest first, [levels, contexts, values]; concrete.
         target, clusters, direction, missing: as in `difference`.
     """
     paths: list[Arrayish] = [np.asarray(x, np.float32) for x in (first, second)]
     for path in paths:
         if path.ndim != 3 or path.shape[1:] != paths[0].shape[1:] or not len(path):
-            raise ValueError(f"[levels, contexts, values] of the same contexts are needed, found {path.shape}")
+            raise ValueError(f"expected [levels, contexts, values] of the same contexts, found {path.shape}")
     member: Arrayish = np.asarray(shifts.target_mask(target, paths[0].shape[2]))
-    sign: Arrayish = np.float32(shifts.directed(direction))
+    sign: Arrayish = np.float32(shifts.check_direction(direction))
     index: Arrayish = np.asarray(resample.clusters_of(clusters, paths[0].shape[1]).index)
-    groups = pairs.grouping(index, np.float32)
-    # The model alone is the level before the first.
+    groups = pairs.group_clusters(index, np.float32)
+    # The unmodified model is the level before the first.
     paths = [np.concatenate([np.zeros_like(path[:1]), path]) for path in paths]
     gains = [[_gain(d, member, sign, groups) for d in path] for path in paths]
     tops = [max(path, key=lambda gain: gain[0]) for path in gains]
     at, at_without = min(tops, key=lambda gain: gain[0])
     if not at > 0:
         return SameGain(float(at), None)
-    mixes = [_mix(path, own, at, at_without, groups) for path, own in zip(paths, gains, strict=True)]
+    mixes = [_mix(path, path_gains, at, at_without, groups) for path, path_gains in zip(paths, gains, strict=True)]
     stacked: Arrayish = np.concatenate([mix.shifts for mix in mixes])
     missing = bool(np.isnan(stacked).any()) if missing is None else missing
     compared = jax.tree.map(np.asarray, _compared(jnp.asarray(stacked), jnp.asarray(index), missing))
-    freedom = coupled.freedom_of(groups.sizes)
+    freedom = coupled.satterthwaite_degrees(groups.sizes)
     t = intervals.t_quantile(freedom, dtype=np.float32)
     with np.errstate(all="ignore"):
         arms = [
             _arm(stacked[i], jax.tree.map(lambda x, i=i: x[i], compared), member, sign, groups, t)
             for i in range(len(stacked))
         ]
-        one, other = (_drifted(arms[3 * i : 3 * i + 3], mix) for i, mix in enumerate(mixes))
-        return SameGain(float(at), _differences(one, other, groups.used, freedom, t))
+        first_arm, second_arm = (_drifted(arms[3 * i : 3 * i + 3], mix) for i, mix in enumerate(mixes))
+        return SameGain(float(at), _differences(first_arm, second_arm, groups.used, freedom, t))
 
 
 def _gain(d: Arrayish, member: Arrayish, sign: Arrayish, groups: pairs.Grouping) -> tuple[Any, Any]:
@@ -153,8 +156,8 @@ class _Mix(NamedTuple):
     """An intervention between two levels.
 
     Attributes:
-        shifts: at its weight, and one step of the weight above and below, [3, contexts, values].
-        step: of the weight.
+        shifts: at the weight between the levels, and one step of it above and below, [3, contexts, values].
+        step: size of that step.
         drift: weight without each group minus weight, [ways, groups].
     """
 
@@ -164,7 +167,7 @@ class _Mix(NamedTuple):
 
 
 def _mix(path: np.ndarray, gains: Sequence[tuple[Any, Any]], at: Any, at_without: Any, groups: pairs.Grouping) -> _Mix:
-    high = next(i for i, (gain, _) in enumerate(gains) if gain >= at)  # above 0: no gain is level 0
+    high = next(i for i, (gain, _) in enumerate(gains) if gain >= at)  # a gain above 0 is never at level 0
     (low_gain, low_without), (high_gain, high_without) = gains[high - 1 : high + 1]
     weight = (at - low_gain) / (high_gain - low_gain)
     span = np.where(high_without - low_without > 0, high_without - low_without, np.nan)
@@ -175,24 +178,26 @@ def _mix(path: np.ndarray, gains: Sequence[tuple[Any, Any]], at: Any, at_without
 
 
 def _drifted(arms: Sequence[_Arm], mix: _Mix) -> _Arm:
-    """The arm with replicates that have weights of their own."""
-    own, above, below = arms
+    """Returns the arm with each replicate moved to its own weight."""
+    center, above, below = arms
 
     def field(name: str) -> tuple[Any, Any]:
-        estimate, without = getattr(own, name)
+        estimate, without = getattr(center, name)
         slope = (getattr(above, name)[0] - getattr(below, name)[0]) / (2 * mix.step)
         return estimate, without + mix.drift.reshape(*mix.drift.shape, *(1,) * (without.ndim - 2)) * slope
 
     drifted: dict[str, Any] = {name: field(name) for name in _Arm._fields if name != "resolved"}
-    return own._replace(**drifted)
+    return center._replace(**drifted)
 
 
 def _summary(both: Array, compared: pairs.Pairs, cluster: Arrayish, member: Array, sign: Array) -> Difference:
-    groups = pairs.grouping(cluster, both.dtype)
-    freedom = coupled.freedom_of(groups.sizes)
+    groups = pairs.group_clusters(cluster, both.dtype)
+    freedom = coupled.satterthwaite_degrees(groups.sizes)
     t = intervals.t_quantile(freedom, dtype=both.dtype)
-    one, other = (_arm(both[i], jax.tree.map(lambda x, i=i: x[i], compared), member, sign, groups, t) for i in range(2))
-    return _differences(one, other, groups.used, freedom, t)
+    first, second = (
+        _arm(both[i], jax.tree.map(lambda x, i=i: x[i], compared), member, sign, groups, t) for i in range(2)
+    )
+    return _differences(first, second, groups.used, freedom, t)
 
 
 _compiled_summary = jax.jit(_summary)
@@ -200,17 +205,17 @@ _compiled_summary = jax.jit(_summary)
 
 @functools.partial(jax.jit, static_argnums=2)
 def _compared(both: Array, cluster: Array, missing: bool) -> pairs.Pairs:
-    groups = pairs.grouping(cluster, both.dtype)
+    groups = pairs.group_clusters(cluster, both.dtype)
 
-    def one(d: Array) -> pairs.Pairs:
+    def compare_shift(d: Array) -> pairs.Pairs:
         ranked = ranks.rank(d)
-        return pairs.compare(d, ranked, ranks.midranks(ranked, jnp.ones(len(d), d.dtype)), groups, missing)
+        return pairs.compare_columns(d, ranked, ranks.midranks(ranked, jnp.ones(len(d), d.dtype)), groups, missing)
 
-    return jax.vmap(one)(both)
+    return jax.vmap(compare_shift)(both)
 
 
 class _Arm(NamedTuple):
-    """One intervention: statistics, and the same without each group."""
+    """Statistics of one intervention, each paired with its replicates without each group."""
 
     gain: tuple[Array, Array]
     shift: tuple[Array, Array]
@@ -221,20 +226,20 @@ class _Arm(NamedTuple):
     resolved: Array
 
 
-def _differences(one: _Arm, other: _Arm, used: Array, freedom: Array, t: Array) -> Difference:
-    xp = namespace(one.nvat[0])
+def _differences(first: _Arm, second: _Arm, used: Array, freedom: Array, t: Array) -> Difference:
+    xp = namespace(first.nvat[0])
 
     def gap(name: str) -> Estimate:
-        (x, without), (y, other_without) = getattr(one, name), getattr(other, name)
+        (x, without), (y, other_without) = getattr(first, name), getattr(second, name)
         return intervals.jackknife_interval(x - y, without - other_without, used, t)
 
     def root(name: str) -> tuple[Estimate, Array]:
-        return intervals.root_difference(getattr(one, name), getattr(other, name), used, t)
+        return intervals.root_difference(getattr(first, name), getattr(second, name), used, t)
 
     nvat, error = root("nvat")
-    square = one.nvat[0] - other.nvat[0]
+    square = first.nvat[0] - second.nvat[0]
     gain = gap("gain")
-    resolved = one.resolved & other.resolved
+    resolved = first.resolved & second.resolved
     return Difference(
         gain=gain,
         p_gain=intervals.p_of_t(gain.estimate, (gain.high - gain.low) / (2 * t), freedom),
@@ -242,7 +247,7 @@ def _differences(one: _Arm, other: _Arm, used: Array, freedom: Array, t: Array) 
         off_target=Estimate(*(xp.where(resolved, part, np.nan) for part in root("off_target")[0])),
         off_target_shift=root("off_target_shift")[0],
         vat=root("vat")[0],
-        nvat=intervals.within(nvat, -1, 1),
+        nvat=intervals.clip_interval(nvat, -1, 1),
         p_nvat=intervals.p_of_t(square, error, freedom),
     )
 

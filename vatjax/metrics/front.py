@@ -1,4 +1,4 @@
-"""The front of gain against tax: which interventions is no other one better than, and how sure is that?"""
+"""Pareto front of gain against tax, and the probability that an intervention is on it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class TradeOff(NamedTuple):
 
     Attributes:
         gain: scalar.
-        square: mean square shift off target without the noise's share, scalar.
-        gain_without: for each way of clustering, [groups that there are].
+        square: debiased mean square shift off target, scalar.
+        gain_without: gain without each group, for each way of clustering, [groups in use].
         square_without: likewise.
     """
 
@@ -31,7 +31,7 @@ class TradeOff(NamedTuple):
 
 
 def trade_off(d: Arrayish, target: Arrayish, clusters: Any = None, direction: int = 1) -> TradeOff:
-    """Computes what a comparison of gains and taxes across interventions needs.
+    """Computes gain and tax with their jackknife replicates, for a comparison across interventions.
 
     Args:
         d: shifts, [contexts, values]; concrete.
@@ -41,11 +41,11 @@ def trade_off(d: Arrayish, target: Arrayish, clusters: Any = None, direction: in
     """
     d = np.asarray(d)
     index: Arrayish = np.asarray(resample.clusters_of(clusters, len(d)).index)
-    groups = pairs.grouping(index, d.dtype)
+    groups = pairs.group_clusters(index, d.dtype)
     member: Arrayish = np.asarray(shifts.target_mask(target, d.shape[1]))
     mean, without = pairs.means(d, groups)
     rated: Arrayish = ~np.isnan(mean)
-    sign: Arrayish = shifts.directed(direction)
+    sign: Arrayish = shifts.check_direction(direction)
     gain, gains = (sign * pairs.mean_over(x, member & rated) for x in (mean, without))
     variance = intervals.jackknife_variance(without, groups.used)
     square = pairs.mean_over(mean**2 - variance, ~member & rated)
@@ -55,14 +55,14 @@ def trade_off(d: Arrayish, target: Arrayish, clusters: Any = None, direction: in
 
 
 def front_shares(arms: Sequence[TradeOff], draws: int = 2000, seed: int = 0) -> np.ndarray:
-    """Returns how sure it is that an intervention is on the front: no other one has more gain at less tax, [interventions].
+    """Returns the probability that each intervention is on the front (none has more gain at less tax), [interventions].
 
-    Gains and taxes of all interventions are drawn from the normal distribution that the jackknife gives them together, so that
-    what they share by scene cancels; the share of draws in which an intervention is on the front.
+    Gains and taxes of all interventions are drawn from the joint normal distribution of the jackknife, so that their
+    shared variation by scene cancels. The probability is the share of draws that put the intervention on the front.
 
     Args:
         arms: of interventions on the same contexts and clusters.
-        draws: of the distribution.
+        draws: number of draws.
         seed: of the draws.
     """
     center = np.array([[float(arm.gain), float(arm.square)] for arm in arms]).ravel()
@@ -77,7 +77,7 @@ def front_shares(arms: Sequence[TradeOff], draws: int = 2000, seed: int = 0) -> 
     noise = np.random.default_rng(seed).normal(size=(draws, len(center)))
     drawn = (center + noise @ (axes * np.sqrt(np.maximum(size, 0))).T).reshape(draws, len(arms), 2)
     gain, tax = drawn[..., 0], np.maximum(drawn[..., 1], 0)
-    # Rounding must not break the ties of interventions that do the same.
+    # Rounding must not break the ties of equal interventions.
     more = gain[:, None, :] - gain[:, :, None]
     less = tax[:, :, None] - tax[:, None, :]
     slack = 1e-6 * np.abs(drawn).max(initial=0)

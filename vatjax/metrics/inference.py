@@ -1,12 +1,12 @@
-"""The tax with what makes it readable: intervals, the noise floor, the debiased value, p; raw and ipsatised.
+"""The tax with intervals, noise floor, debiased value and p, for raw and ipsatised shifts.
 
     result = metrics.infer(pre, post, target, clusters, key)
     result.gain.estimate, result.gain.low, result.gain.high
-    result.raw.debiased                      # nVAT without the noise's share, and its interval
+    result.raw.debiased                      # debiased nVAT and its interval
     result.raw.p, result.first.gain_p
 
-`moved` and `coupled` say how each interval and each p is made. All of it is one compiled program, whose shapes depend on
-the number of contexts, values and draws alone.
+`moved` and `coupled` document how each interval and each p is computed. All draws come from one compiled program, whose
+shapes depend on the number of contexts, values and draws alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from vatjax.metrics import corrections, coupling, intervals, moved, null, pairs, resample, shifts
 from vatjax.metrics import coupled as second_order
-from vatjax.metrics.arrays import Arrayish, lift, namespace, product
+from vatjax.metrics.arrays import Arrayish, matmul, namespace, prepend_axes
 from vatjax.metrics.coupled import Coupled
 from vatjax.metrics.intervals import Estimate
 from vatjax.metrics.moved import Moved
@@ -29,7 +29,7 @@ Array = jax.Array
 
 
 class Tax(NamedTuple):
-    """Point estimates of everything.
+    """Point estimates of the tax.
 
     Attributes:
         gain: scalar.
@@ -53,13 +53,13 @@ class Tax(NamedTuple):
 
 
 class EqualTypes(NamedTuple):
-    """The coupling of types as if each were the mean of equally many values.
+    """Coupling of types as if each were the mean of equally many values.
 
     The mean of many values is less noisy than that of few, so that large types look more coupled than small ones.
 
     Attributes:
         coupling: [types, types].
-        hub: the mean square correlation of each type minus that of the others, without the noise's share, [types].
+        hub: the debiased mean square correlation of each type minus that of the others, [types].
         hub_p: two-sided, corrected for all types, [types].
     """
 
@@ -69,15 +69,15 @@ class EqualTypes(NamedTuple):
 
 
 class Inference(NamedTuple):
-    """The tax of one intervention.
+    """Tax of one intervention.
 
     Attributes:
-        contexts, clusters: what the numbers rest on; of two crossed keys the smaller number of clusters.
-        first: how far values moved; its parts are also at hand as `gain`, `resolved`, `shift`, `gnd` and `off_target`.
-        ipsatised_first: the same after each context's mean is taken away.
-        mechanical: the off-target GND that ipsatising alone makes; against the target's own shift.
-        raw: coupling of the shifts as they are.
-        ipsatised: coupling after each context's mean is taken away, judged against its own null.
+        contexts, clusters: how many the numbers are based on; of two crossed keys the smaller number of clusters.
+        first: first-order statistics; also available as `gain`, `resolved`, `shift`, `gnd` and `off_target`.
+        ipsatised_first: the same after subtracting each context's mean.
+        mechanical: the off-target GND that ipsatising alone creates; opposite to the target's own shift.
+        raw: coupling of the raw shifts.
+        ipsatised: coupling after subtracting each context's mean, tested against its own null.
         equal: the raw coupling of types of equal size; None without `type_of`.
     """
 
@@ -92,45 +92,45 @@ class Inference(NamedTuple):
 
     @property
     def gain(self) -> Estimate:
-        """How far the target moved in the wanted direction, scalar."""
+        """Returns the mean shift of the target in the intended direction, scalar."""
         return self.first.gain
 
     @property
     def resolved(self) -> Array:
-        """Returns whether the gain's interval is clear of 0."""
+        """Returns whether the gain's interval excludes 0."""
         return self.first.resolved
 
     @property
     def shift(self) -> Estimate:
-        """Mean shift, [values]."""
+        """Returns the mean shift, [values]."""
         return self.first.shift
 
     @property
     def gnd(self) -> Estimate:
-        """Gain-normalised deviation, [values]."""
+        """Returns the gain-normalised deviation, [values]."""
         return self.first.gnd
 
     @property
     def off_target(self) -> Estimate:
-        """Root mean square GND off target, scalar."""
+        """Returns the root mean square GND off target, scalar."""
         return self.first.off_target
 
     @property
     def nvat(self) -> Estimate:
-        """System-level tax of the raw shifts as measured, scalar; `raw.debiased` is without the noise's share."""
+        """Returns the system-level tax of the raw shifts as measured, scalar; `raw.debiased` is the debiased one."""
         return self.raw.nvat
 
     @property
     def p(self) -> Array:
-        """How often independent values reach the nVAT of the raw shifts, scalar."""
+        """Returns the p of the nVAT of the raw shifts under independent values, scalar."""
         return self.raw.p
 
     def __repr__(self) -> str:
         if isinstance(self.gain.estimate, jax.core.Tracer) or jnp.ndim(self.gain.estimate):
             return f"Inference({jnp.shape(self.raw.vat)} values)"
         gain, debiased = (
-            f"{float(one.estimate):.3f} [{float(one.low):.3f}, {float(one.high):.3f}]"
-            for one in (self.gain, self.raw.debiased)
+            f"{float(interval.estimate):.3f} [{float(interval.low):.3f}, {float(interval.high):.3f}]"
+            for interval in (self.gain, self.raw.debiased)
         )
         return (
             f"Inference({self.contexts} contexts in {self.clusters} clusters, gain {gain}, nVAT "
@@ -167,7 +167,7 @@ def infer(pre: Arrayish, post: Arrayish, target: Arrayish, clusters: Any, key: A
         options: of `infer_shift`.
     """
     for state in (pre, post):
-        shifts.finite(jnp.asarray(state))
+        shifts.check_finite(jnp.asarray(state))
     return infer_shift(shifts.tied_shift(pre, post), target, clusters, key, **options)
 
 
@@ -184,27 +184,27 @@ def infer_shift(
     first_order: Arrayish = None,
     type_of: Any = None,
 ) -> Inference:
-    """Computes the tax of shifts that are at hand, as `infer` does of two states.
+    """Computes the tax of given shifts, as `infer` does for two states.
 
     Args:
         shift: post state minus pre state, [contexts, values]; NaN is missing. Equal shifts should be equal numbers: see
-            `shifts.tied_shift`.
+            `metrics.tied_shift`.
         target: membership mask [values] or the index of one value.
         clusters: as in `infer`.
         key: PRNG key; 0 by default.
         direction: +1 or -1.
         resamples: draws of the null.
-        labels: [contexts, values] of a `labelled` state, whose labels alone create coupling; real where types are means.
+        labels: [contexts, values] of a `labelled` state, whose labels alone create coupling; real if types are means.
         missing: whether to couple columns pair by pair, as in `spearman`: traced data with missing ratings need True.
-        first_order: contexts that count for gain, shift and GND, [contexts] bool; all by default. In a `dense` state they
-            are those whose own value is in the target.
+        first_order: contexts used for gain, shift and GND, [contexts] bool; all by default. In a `dense` state they are
+            the contexts whose own value is in the target.
         type_of: [values], each value's type, concrete; adds the coupling of types of equal size.
     """
-    d = shifts.finite(shifts.as_matrix(shift))
+    d = shifts.check_finite(shifts.as_matrix(shift))
     if resamples < 1:
-        raise ValueError(f"at least one resample is needed, found {resamples}")
+        raise ValueError(f"expected at least one resample, found {resamples}")
     groups = resample.clusters_of(clusters, d.shape[0])
-    member, sign = shifts.target_mask(target, d.shape[1]), jnp.asarray(shifts.directed(direction), d.dtype)
+    member, sign = shifts.target_mask(target, d.shape[1]), jnp.asarray(shifts.check_direction(direction), d.dtype)
     key = jax.random.key(0) if key is None else key
     if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)) and jnp.shape(key) != (2,):
         raise TypeError(f"expected a PRNG key such as jax.random.key(0), found {key!r}")
@@ -225,7 +225,7 @@ def infer_shift(
     counted = jnp.asarray(counted, bool)
     drawn = _drawn(d, jnp.asarray(groups.index), key, labels, counted, expected, resamples, missing)
     # Small arrays are summarised on the host: compiling hundreds of operations on them would take seconds.
-    both, draws, member, sign = shifts.on_host(*drawn, member, sign)
+    both, draws, member, sign = shifts.to_host(*drawn, member, sign)
     if namespace(both) is np:
         with np.errstate(all="ignore"):
             summary = _summary(both, draws, groups.index, member, sign, types)
@@ -242,17 +242,17 @@ def _summary(
     sign: Array,
     type_of: tuple[int, ...] | None,
 ) -> tuple[Moved, Moved, Array, Coupled, Coupled, EqualTypes | None]:
-    """The parts of an inference, raw and ipsatised, from what `_drawn` computes."""
-    xp, groups = namespace(both), pairs.grouping(cluster, both.dtype)
+    """Returns the parts of an inference, raw and ipsatised, from the output of `_drawn`."""
+    xp, groups = namespace(both), pairs.group_clusters(cluster, both.dtype)
 
-    def one(d: Array, drawn: second_order.Draws) -> tuple[Moved, Coupled]:
-        second, largest = second_order.summary(drawn.compared, drawn.null, groups)
-        return moved.moved(d, member, sign, groups, largest), second
+    def summarise(d: Array, drawn: second_order.Draws) -> tuple[Moved, Coupled]:
+        second, largest = second_order.summarise_coupling(drawn.compared, drawn.null, groups)
+        return moved.summarise_shifts(d, member, sign, groups, largest), second
 
     if xp is np:
-        parts = [one(d, jax.tree.map(lambda x, i=i: x[i], draws)) for i, d in enumerate(both)]
+        parts = [summarise(d, jax.tree.map(lambda x, i=i: x[i], draws)) for i, d in enumerate(both)]
     else:
-        stacked = jax.vmap(one)(both, draws)
+        stacked = jax.vmap(summarise)(both, draws)
         parts = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(2)]
     (first, raw), (ipsatised_first, ipsatised) = parts
     mechanical = shifts.mechanical_gnd(~xp.isnan(both[0]), member) * xp.sign(sign * first.gain.estimate)
@@ -276,19 +276,21 @@ def _drawn(
     resamples: int,
     missing: bool,
 ) -> tuple[Array, second_order.Draws]:
-    """Draws for raw and ipsatised shifts, and the shifts that count for the first order, each [2, ...]."""
-    groups = pairs.grouping(cluster, d.dtype)
-    plain = shifts.tied(shifts.ipsatise(d), shifts.largest(d))
+    """Returns the shifts used for the first order, and draws, each of raw and of ipsatised shifts, [2, ...]."""
+    groups = pairs.group_clusters(cluster, d.dtype)
+    plain = shifts.round_to_ties(shifts.ipsatise(d), shifts.largest_rating(d))
     if expected is None and labels is None:
         expected = null.ipsatised_coupling(d, key)
     both_labels = None if labels is None else jnp.stack([labels, shifts.ipsatise(labels)])
 
-    def one(d: Array, ipsatised: Array, labels: Array | None) -> tuple[Array, second_order.Draws]:
-        own = jnp.where(counted[:, None], d, jnp.nan)
-        deviation = jnp.nan_to_num(own - shifts.mean_shift(own)[None])
-        return own, second_order.draw(d, groups, key, resamples, missing, deviation, ipsatised, labels, expected)
+    def draw_shift(d: Array, ipsatised: Array, labels: Array | None) -> tuple[Array, second_order.Draws]:
+        counted_shift = jnp.where(counted[:, None], d, jnp.nan)
+        deviation = jnp.nan_to_num(counted_shift - shifts.mean_shift(counted_shift)[None])
+        return counted_shift, second_order.draw_null(
+            d, groups, key, resamples, missing, deviation, ipsatised, labels, expected
+        )
 
-    return jax.vmap(one)(jnp.stack([d, plain]), jnp.array([False, True]), both_labels)
+    return jax.vmap(draw_shift)(jnp.stack([d, plain]), jnp.array([False, True]), both_labels)
 
 
 def _equal_types(compared: pairs.Pairs, type_of: tuple[int, ...], groups: pairs.Grouping) -> EqualTypes:
@@ -301,14 +303,14 @@ def _equal_types(compared: pairs.Pairs, type_of: tuple[int, ...], groups: pairs.
         second_order.hub_excess(row),
         xp.sqrt(intervals.jackknife_variance(second_order.hub_excess(rows), used)),
     )
-    freedom = second_order.freedom_of(groups.sizes)
+    freedom = second_order.satterthwaite_degrees(groups.sizes)
     half = intervals.t_quantile(freedom, dtype=r.dtype) * error
     p = corrections.holm(intervals.p_of_t(hub, error, freedom))
     return EqualTypes(r, Estimate(hub, hub - half, hub + half), p)
 
 
 def equal_size_coupling(r: Arrayish, type_of: Any) -> Array:
-    """Returns the coupling of types as if each were the mean of as many values as the smallest type has.
+    """Computes the coupling of types as if each were the mean of as many values as the smallest type has.
 
         R(a, b) = mean_{v in a, w in b} R_vw / sqrt(var_a var_b)        var_a = (1 + (m - 1) mean_{v != v' in a} R_vv') / m
 
@@ -322,16 +324,16 @@ def equal_size_coupling(r: Arrayish, type_of: Any) -> Array:
     member = xp.asarray(type_of[None, :] == np.arange(types)[:, None])
     known = xp.any(coupling.off_diagonal(r), -1)  # [..., values]
     known = known[..., None, :]
-    inside = (lift(member, known) & known).astype(r.dtype)
+    inside = (prepend_axes(member, known) & known).astype(r.dtype)
     sizes = xp.sum(inside, -1)
     members = xp.min(xp.where(sizes > 0, sizes, np.inf), -1, keepdims=True)
     clean = xp.where(xp.isnan(r), 0, r)
-    total = product(product(inside, clean), xp.swapaxes(inside, -1, -2))
-    own = xp.diagonal(total, axis1=-2, axis2=-1) - sizes
-    within = own / xp.where(sizes > 1, sizes * (sizes - 1), 1)
+    total = matmul(matmul(inside, clean), xp.swapaxes(inside, -1, -2))
+    within_sum = xp.diagonal(total, axis1=-2, axis2=-1) - sizes
+    within = within_sum / xp.where(sizes > 1, sizes * (sizes - 1), 1)
     variance = (1 + (members - 1) * within) / members
     scale = sizes * xp.sqrt(xp.maximum(variance, 0))
     scale = scale[..., :, None] * scale[..., None, :]
     equal = xp.where(scale > 0, xp.clip(total / xp.where(scale > 0, scale, 1), -1, 1), np.nan)
     identity = xp.eye(types, dtype=bool)
-    return xp.where(lift(identity, equal) & ~xp.isnan(equal), 1, equal)
+    return xp.where(prepend_axes(identity, equal) & ~xp.isnan(equal), 1, equal)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from scipy import special
 
-from vatjax.metrics.arrays import lift, namespace, special_functions
+from vatjax.metrics.arrays import namespace, prepend_axes, special_functions
 
 Array = jax.Array
 
@@ -44,7 +44,7 @@ class Estimate(NamedTuple):
 
 @functools.cache
 def _student_table() -> np.ndarray:
-    """Log of 1 plus Student's quantile at the tail of each normal quantile, [freedom, grid]."""
+    """Returns `log(1 + quantile)` of Student's t at the tail of each normal quantile, [freedom, grid]."""
     quantile = -special.stdtrit(_FREEDOM_GRID[:, None], special.ndtr(-_Z_GRID)[None, :])
     return np.log1p(np.maximum(quantile, 0))
 
@@ -92,7 +92,7 @@ def t_tail(t: Array, freedom: Array | int) -> Array:
 def p_of_t(estimate: Array, error: Array, freedom: Array) -> Array:
     """Returns the two-sided p of `estimate / error` under Student's t.
 
-    An error of 0 is certainty: p is 0 for any estimate but 0, where it is 1.
+    If the error is 0, p is 1 for an estimate of 0 and 0 for any other.
     """
     xp = namespace(estimate, error, freedom)
     t = xp.abs(estimate) / xp.where(error > 0, error, 1)
@@ -101,8 +101,8 @@ def p_of_t(estimate: Array, error: Array, freedom: Array) -> Array:
     return xp.where(xp.isnan(estimate) | xp.isnan(error) | (xp.asarray(freedom) < 1), np.nan, p)
 
 
-def rounding(x: Array) -> Array:
-    """Returns how far two equal numbers of this size may differ after one rounding."""
+def rounding_error(x: Array) -> Array:
+    """Returns the largest difference of two equal numbers of this size after one rounding."""
     return abs(x) * float(np.finfo(x.dtype).eps)
 
 
@@ -114,7 +114,7 @@ def way_variances(left_out: Array, used: Array) -> Array:
 
     Args:
         left_out: the statistic without each group, [ways, groups, ...].
-        used: which groups there are, [ways, groups] or as `left_out`, bool: arrays are filled up to one shape.
+        used: groups that exist, [ways, groups] or as `left_out`, bool: arrays are padded to one shape.
     """
     xp = namespace(left_out)
     used = used.reshape(*used.shape, *(1,) * (left_out.ndim - used.ndim))
@@ -153,22 +153,22 @@ def jackknife_interval(estimate: Array, left_out: Array, used: Array, t: Array) 
     return Estimate(estimate, estimate - half, estimate + half)
 
 
-def within(estimate: Estimate, low: float, high: float) -> Estimate:
-    """Returns an estimate whose interval ends where the quantity itself does, such as a share in [0, 1]."""
+def clip_interval(estimate: Estimate, low: float, high: float) -> Estimate:
+    """Clips the interval of an estimate to the range of the quantity, such as [0, 1] for a share."""
     xp = namespace(estimate.low)
     return Estimate(estimate.estimate, *(xp.clip(end, low, high) for end in (estimate.low, estimate.high)))
 
 
-def fisher(r: Array, variance: Array, t: Array) -> tuple[Array, Array]:
-    """Returns intervals of correlations on Fisher's z scale, where their spread does not depend on their size."""
+def fisher_interval(r: Array, variance: Array, t: Array) -> tuple[Array, Array]:
+    """Returns intervals of correlations on Fisher's z scale, on which their spread does not depend on their size."""
     xp = namespace(r)
     inside = xp.clip(r, -0.999999, 0.999999)
     half = t * xp.sqrt(variance)
-    half = half / lift(1 - inside**2, half)
-    z = lift(xp.arctanh(inside), half)
+    half = half / prepend_axes(1 - inside**2, half)
+    z = prepend_axes(xp.arctanh(inside), half)
     identity = xp.eye(r.shape[-1], dtype=bool)
     low, high = (xp.where(identity, r, xp.tanh(end)) for end in (z - half, z + half))
-    return xp.minimum(low, lift(r, low)), xp.maximum(high, lift(r, high))
+    return xp.minimum(low, prepend_axes(r, low)), xp.maximum(high, prepend_axes(r, high))
 
 
 def root_interval(square: Array, error: Array, t: Array, most: Array | float = np.inf) -> Estimate:
@@ -189,7 +189,7 @@ def root_interval(square: Array, error: Array, t: Array, most: Array | float = n
 # Ratios -------------------------------------------------------------------------------------------------------------
 
 
-def fieller(
+def fieller_interval(
     top: Array, bottom: Array, top_left_out: Array, bottom_left_out: Array, used: Array, t: Array
 ) -> tuple[Array, Array]:
     """Returns Fieller's interval of `top / abs(bottom)`; NaN where the bottom cannot be distinguished from 0.
@@ -213,12 +213,12 @@ def fieller(
     q = top / xp.where(bottom == 0, 1, bottom)
     u = top_left_out - q[None, None] * bottom_left_out[..., None]
     below = xp.broadcast_to(bottom_left_out[..., None], u.shape)
-    own, variance, sums, gaps = jackknife_variance(xp.stack([u, below, u + below, u - below], 2), used)
+    u_variance, variance, sums, gaps = jackknife_variance(xp.stack([u, below, u + below, u - below], 2), used)
     shared = (sums - gaps) / 4
     a = bottom**2 - t**2 * variance
     sound = a > 0
     middle = top * bottom - t**2 * (shared + q * variance)
-    inside = xp.maximum(bottom**2 * own - t**2 * (own * variance - shared**2), 0)
+    inside = xp.maximum(bottom**2 * u_variance - t**2 * (u_variance * variance - shared**2), 0)
     # A root whose gradient at 0 is 0: the target's own ratio is 1 without any error.
     root = t * xp.where(inside > 0, xp.sqrt(xp.where(inside > 0, inside, 1)), 0)
     scale = xp.where(sound, a, 1)
@@ -231,10 +231,10 @@ def fieller(
 def root_difference(
     first: tuple[Array, Array], second: tuple[Array, Array], used: Array, t: Array
 ) -> tuple[Estimate, Array]:
-    """Returns the difference of two roots of debiased squares on the same clusters, and the error of the squares' difference.
+    """Returns the difference of two roots of debiased squares on shared clusters, and the error of that of the squares.
 
-    Where both squares are clear of 0 the error is that of `a^2 / 2 a - b^2 / 2 b`; else the roots differ by no more than the
-    root of the squares' error.
+    If both squares can be distinguished from 0 the error is that of `a^2 / 2 a - b^2 / 2 b`; else the roots differ by
+    no more than the root of the squares' error.
 
     Args:
         first, second: a debiased square, [...], and its replicates, [ways, groups, ...].
@@ -248,7 +248,9 @@ def root_difference(
         x > t * xp.sqrt(jackknife_variance(replicates, used)) for x, replicates in ((square, squares), (other, others))
     ]
     a, b = (xp.where(sure, root, 1) for sure, root in zip(clear, roots, strict=True))
-    along = xp.sqrt(jackknife_variance(squares / lift(2 * a, squares) - others / lift(2 * b, others), used))
+    along = xp.sqrt(
+        jackknife_variance(squares / prepend_axes(2 * a, squares) - others / prepend_axes(2 * b, others), used)
+    )
     error = xp.sqrt(jackknife_variance(squares - others, used))
     bottom = xp.maximum(roots[0] + roots[1], xp.sqrt(error))
     half = t * xp.where(clear[0] & clear[1], along, error / xp.where(bottom > 0, bottom, 1))

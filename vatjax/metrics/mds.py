@@ -1,9 +1,9 @@
-"""Where types come to lie in the plane when only their coupling is known, and how well that matches the theory's circle.
+"""Multidimensional scaling of types by their coupling, and its fit to the theory's circle.
 
-Multidimensional scaling by majorisation (SMACOF) starts from the theory's circle and moves points until their distances
-fit the dissimilarities `sqrt(2 (1 - R))`: the dissimilarities themselves (metric) or any monotone transform (ordinal).
-A theory-based start and a free rotation make even noise look somewhat circular, so that a congruence means nothing
-without that of noise beside it: `circle_fit` gives both.
+Majorisation (SMACOF) starts from the theory's circle and moves points until their distances fit the dissimilarities
+`sqrt(2 (1 - R))`: the dissimilarities themselves (metric) or any monotone transform (ordinal). A theory-based start and
+a free rotation make even noise look somewhat circular, so a congruence must be compared with that of noise:
+`circle_fit` gives both.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vatjax.metrics import ranks as rk
-from vatjax.metrics import resample as rs
+from vatjax.metrics import ranks, resample
 
 Array = jax.Array
 
@@ -24,19 +23,19 @@ _TINY = 1e-12
 
 
 def _product(x: Array, y: Array) -> Array:
-    return jnp.matmul(x, y, precision=rk.EXACT)
+    return jnp.matmul(x, y, precision=ranks.EXACT)
 
 
 class CircleFit(NamedTuple):
-    """Measured positions beside the theory's.
+    """Measured positions compared with the theory's.
 
     Attributes:
-        positions: [types, 2], rotated, mirrored and scaled onto the theory's circle of radius 1; NaN for a type that has
-            no correlation with any other.
+        positions: [types, 2], rotated, mirrored and scaled onto the theory's circle of radius 1; NaN for a type without
+            a correlation with another.
         stress: Kruskal's stress-1: 0 where distances fit perfectly.
         congruence: how well positions match the theory's, 0 to 1.
         null: the congruence of the same coupling with its types relabelled at random, [draws].
-        null_95: the 95th percentile of that.
+        null_95: the 95th percentile of `null`.
     """
 
     positions: Array
@@ -51,20 +50,20 @@ def circle_fit(
 ) -> CircleFit:
     """Scales a coupling matrix into the plane and compares it with the theory's circle.
 
-    Scaling starts at the theory's circle, so that a coupling without any structure stays there: read the congruence only
-    beside its null.
+    Scaling starts at the theory's circle, so a coupling without any structure stays there: compare the congruence with
+    its null.
 
     Args:
-        coupling: R of the types, [types, types]; NaN pairs have no say.
+        coupling: R of the types, [types, types]; NaN pairs are ignored.
         angles: the theory's places in radians, [types] (`taxonomy.angles`).
         key: PRNG key, for the relabellings.
         ordinal: fit the order of the dissimilarities only.
-        draws: how many relabellings.
-        steps: of the majorisation.
+        draws: number of relabellings.
+        steps: iterations of the majorisation.
     """
     coupling = jnp.asarray(coupling)
     if jnp.shape(angles) != coupling.shape[:1]:
-        raise ValueError(f"one angle for each of {coupling.shape[0]} types is needed, found {jnp.shape(angles)}")
+        raise ValueError(f"expected one angle for each of {coupling.shape[0]} types, found {jnp.shape(angles)}")
     fit: CircleFit = _circle_fit(coupling, jnp.asarray(angles, coupling.dtype), key, ordinal, draws, steps)
     return fit
 
@@ -79,7 +78,7 @@ def _circle_fit(coupling: Array, angles: Array, key: Array, ordinal: bool, draws
         order = jax.random.permutation(key, coupling.shape[0])
         return congruence(mds(coupling[order][:, order], theory, ordinal, steps)[0], theory, placed[order])
 
-    null = rs.chunked(relabelled, jax.random.split(key, draws), 50)
+    null = resample.map_in_chunks(relabelled, jax.random.split(key, draws), 50)
     return CircleFit(
         jnp.where(placed[:, None], procrustes(positions, theory, placed), jnp.nan),
         stress,
@@ -90,13 +89,13 @@ def _circle_fit(coupling: Array, angles: Array, key: Array, ordinal: bool, draws
 
 
 def _placed(coupling: Array) -> Array:
-    """Which types have a correlation with another, [types] bool: the others could lie anywhere."""
+    """Returns which types have a correlation with another, [types] bool: positions of the others are arbitrary."""
     return jnp.any(~jnp.isnan(coupling) & ~jnp.eye(coupling.shape[0], dtype=bool), axis=1)
 
 
 @functools.partial(jax.jit, static_argnames=("ordinal", "steps"))
 def mds(coupling: Array, start: Array, ordinal: bool = False, steps: int = 200) -> tuple[Array, Array]:
-    """Multidimensional scaling from a given start.
+    """Runs multidimensional scaling from a given start.
 
         X <- V^+ B(X) X      B_ij = -w_ij delta_ij / d_ij(X),  rows summing to 0
 
@@ -104,7 +103,7 @@ def mds(coupling: Array, start: Array, ordinal: bool = False, steps: int = 200) 
         coupling: R, [types, types]; NaN pairs get the weight 0.
         start: [types, 2].
         ordinal: replace the dissimilarities by their best monotone fit to the distances before each step.
-        steps: how many.
+        steps: number of iterations.
 
     Returns:
         (positions [types, 2], stress-1).
@@ -118,8 +117,8 @@ def mds(coupling: Array, start: Array, ordinal: bool = False, steps: int = 200) 
     laplacian = jnp.diag(jnp.sum(weight, 1)) - weight
     inverse = jnp.linalg.pinv(laplacian)
 
-    def wanted(distance: Array) -> Array:
-        """What the distances should be."""
+    def disparities(distance: Array) -> Array:
+        """Returns the disparities, the distances to be fitted."""
         target = delta
         if ordinal:
             pairs = isotonic(distance[first, second][order], weight[first, second][order])
@@ -130,27 +129,27 @@ def mds(coupling: Array, start: Array, ordinal: bool = False, steps: int = 200) 
 
     def step(x: Array, _: None) -> tuple[Array, None]:
         distance = distances(x)
-        ratio = jnp.where(distance > _TINY, weight * wanted(distance) / jnp.maximum(distance, _TINY), 0)
+        ratio = jnp.where(distance > _TINY, weight * disparities(distance) / jnp.maximum(distance, _TINY), 0)
         return _product(_product(inverse, jnp.diag(jnp.sum(ratio, 1)) - ratio), x), None
 
     x, _ = lax.scan(step, start - jnp.mean(start, 0, keepdims=True), None, length=steps)
     distance = distances(x)
-    error = jnp.sum(weight * (wanted(distance) - distance) ** 2)
+    error = jnp.sum(weight * (disparities(distance) - distance) ** 2)
     stress = jnp.sqrt(error / jnp.maximum(jnp.sum(weight * distance**2), _TINY))
     return x, jnp.where(jnp.sum(weight) > 0, stress, jnp.nan)
 
 
 def distances(x: Array) -> Array:
-    """Euclidean distances between rows, [types, types]."""
+    """Computes Euclidean distances between rows, [types, types]."""
     square = jnp.sum((x[:, None, :] - x[None, :, :]) ** 2, -1)
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
 def isotonic(y: Array, weight: Array) -> Array:
-    """The rising sequence nearest to y in weighted squares: `max over i <= k of min over j >= k of mean(y[i..j])`.
+    """Fits a rising sequence to y by weighted squares: `max over i <= k of min over j >= k of mean(y[i..j])`.
 
-    The minimax formula takes a table of all ranges' means; for the 45 pairs of ten types that is small.
+    The minimax formula uses a table of all ranges' means; for the 45 pairs of ten types that is small.
     """
     total = jnp.concatenate([jnp.zeros_like(y[:1]), jnp.cumsum(weight * y)])
     size = jnp.concatenate([jnp.zeros_like(y[:1]), jnp.cumsum(weight)])
@@ -165,7 +164,7 @@ def isotonic(y: Array, weight: Array) -> Array:
 
 
 def congruence(x: Array, y: Array, where: Array | None = None) -> Array:
-    """How alike two configurations are after the best rotation, mirroring and scaling, 0 to 1.
+    """Computes the similarity of two configurations after the best rotation, mirroring and scaling, 0 to 1.
 
     sum of singular values of X'Y / (norm X norm Y)              = sqrt(1 - disparity) of scipy.spatial.procrustes
 
@@ -180,14 +179,14 @@ def congruence(x: Array, y: Array, where: Array | None = None) -> Array:
 
 
 def _centred(x: Array, where: Array | None) -> tuple[Array, Array]:
-    """Points around their centre, those that don't count on it; and the centre."""
+    """Returns centred points, 0 where they do not count, and the centre."""
     weight = jnp.ones((x.shape[0], 1), x.dtype) if where is None else where[:, None].astype(x.dtype)
     centre = jnp.sum(weight * x, 0, keepdims=True) / jnp.maximum(jnp.sum(weight), 1)
     return weight * (x - centre), centre
 
 
 def procrustes(x: Array, onto: Array, where: Array | None = None) -> Array:
-    """x rotated, mirrored, scaled and moved as near as it gets to another configuration; `where` as in `congruence`."""
+    """Moves x as near as possible to `onto` by rotation, mirroring and scaling; `where` as in `congruence`."""
     (x, _), (y, centre) = _centred(x, where), _centred(onto, where)
     left, size, right = jnp.linalg.svd(_product(x.T, y))
     scale = jnp.sum(size) / jnp.maximum(jnp.sum(x**2), _TINY)

@@ -1,9 +1,9 @@
-"""First order with its uncertainty: how far values moved, from sums over clusters.
+"""First-order statistics with their uncertainty: mean shifts, gain and GND, from sums over clusters.
 
-How each interval and each p is made:
+How each interval and each p is computed:
 
     gain, shift       jackknife over clusters, Student's t
-    shift band        all values at once: the largest studentised mean over sign flips of the clusters' deviations
+    shift band        all values at once: the largest studentised mean under normal multipliers of whole clusters
     gnd               Fieller: a ratio of two estimated means, with the clusters' covariance
     off target        root of the debiased mean square shift off target, jackknife
     off-target p      the smallest of the other values' p, by Holm's method
@@ -17,31 +17,31 @@ import jax
 import numpy as np
 
 from vatjax.metrics import corrections, intervals, pairs, shifts
-from vatjax.metrics.arrays import lift, namespace, special_functions
-from vatjax.metrics.coupled import POWER, freedom_of
+from vatjax.metrics.arrays import namespace, prepend_axes, special_functions
+from vatjax.metrics.coupled import POWER, satterthwaite_degrees
 from vatjax.metrics.intervals import LEVEL, Estimate
 
 Array = jax.Array
 
 
 class Moved(NamedTuple):
-    """How far values moved.
+    """First-order statistics of the shifts, with intervals and p.
 
     Attributes:
         gain: scalar.
         gain_p: two-sided.
-        resolved: whether the gain's interval is clear of 0; where it is not, every GND is NaN.
+        resolved: whether the gain's interval excludes 0; if not, every GND is NaN.
         shift: mean shift, [values]; its interval is pointwise.
         shift_p: two-sided, [values].
         shift_holm: `shift_p` of the values off target, corrected for all of them, [values]; NaN for the target.
         band: mean shift with the interval that holds for all values at once, [values].
         gnd: gain-normalised deviation, [values].
-        off_target: the root mean square GND off target without the noise's share, scalar.
-        off_target_shift: the root mean square shift off target without the noise's share, in points, scalar.
-        off_target_p: of no shift off target at all.
-        bound: no value off target moved by more than this, 95 %, all together.
-        detectable: the gain that is told from 0 in four of five data sets like this one.
-        design_effect: how many times the variance of each mean is what it would be if no two contexts were alike, [values].
+        off_target: the debiased root mean square GND off target, scalar.
+        off_target_shift: the debiased root mean square shift off target, in points, scalar.
+        off_target_p: p of the hypothesis that every shift off target is 0.
+        bound: simultaneous 95 % upper bound of the absolute shifts off target.
+        detectable: the gain that is distinguishable from 0 in four of five data sets like this one.
+        design_effect: variance of each mean over its variance if contexts were independent, [values].
     """
 
     gain: Estimate
@@ -60,7 +60,7 @@ class Moved(NamedTuple):
     design_effect: Array
 
 
-def moved(d: Array, member: Array, sign: Array, groups: pairs.Grouping, largest: Array) -> Moved:
+def summarise_shifts(d: Array, member: Array, sign: Array, groups: pairs.Grouping, largest: Array) -> Moved:
     """Computes gain, mean shifts and GND with their uncertainty.
 
     Args:
@@ -78,20 +78,20 @@ def moved(d: Array, member: Array, sign: Array, groups: pairs.Grouping, largest:
     mean, without = pairs.means(d, groups)
     resting, resting_gain = _freedom(counts, member)
     t, t_gain = (intervals.t_quantile(freedom, dtype=d.dtype) for freedom in (resting, resting_gain))
-    # What was summed up, without signs: rounding is relative to it.
+    # Mean absolute shift: rounding is relative to it.
     span = xp.sum(xp.where(present, xp.abs(d), 0), 0) / xp.where(number > 0, number, 1)
     gain, gain_without = (sign * pairs.mean_over(x, member & ~xp.isnan(mean)) for x in (mean, without))
     # All means and the gain at once: each call is compiled anew.
     spans = xp.append(span, xp.max(xp.where(member, span, 0)))
     both = xp.concatenate([without, gain_without[..., None]], -1)
-    # The standard error is never below what rounding makes of equal numbers.
+    # The standard error is never below the rounding error of equal numbers.
     rated = counts > 0
-    rated = xp.concatenate([rated, xp.any(rated & lift(member, rated), -1, keepdims=True)], -1)
-    errors = xp.sqrt(intervals.jackknife_variance(both, rated) + (4 * intervals.rounding(spans)) ** 2)
+    rated = xp.concatenate([rated, xp.any(rated & prepend_axes(member, rated), -1, keepdims=True)], -1)
+    errors = xp.sqrt(intervals.jackknife_variance(both, rated) + (4 * intervals.rounding_error(spans)) ** 2)
     error, gain_error = errors[:-1], errors[-1]
     p = intervals.p_of_t(xp.append(mean, gain), errors, xp.append(resting, resting_gain))
     resolved = xp.abs(gain) > t_gain * gain_error
-    low, high = intervals.fieller(mean, gain, without, gain_without, used, xp.fmax(t, t_gain))
+    low, high = intervals.fieller_interval(mean, gain, without, gain_without, used, xp.fmax(t, t_gain))
     holm = corrections.holm(xp.where(member, np.nan, p[:-1]))
     wide = intervals.t_quantile(resting, _band_z(number, used, largest), d.dtype) * error
     off, off_gain = _off_target(mean, without, gain, gain_without, member, used, t_gain)
@@ -115,16 +115,16 @@ def moved(d: Array, member: Array, sign: Array, groups: pairs.Grouping, largest:
 
 
 def _freedom(counts: Array, member: Array) -> tuple[Array, Array]:
-    """Degrees of freedom of each column, [values], and of the gain: those of the clusters that rate it."""
+    """Returns the degrees of freedom of each column, [values], and of the gain, from the clusters that rate it."""
     xp = namespace(counts)
-    rated = xp.where(lift(member, counts), counts, 0)
-    return freedom_of(counts), freedom_of(xp.max(rated, 2))
+    rated = xp.where(prepend_axes(member, counts), counts, 0)
+    return satterthwaite_degrees(counts), satterthwaite_degrees(xp.max(rated, 2))
 
 
 def _off_target(
     mean: Array, without: Array, gain: Array, gain_without: Array, member: Array, used: Array, t: Array
 ) -> tuple[Estimate, Estimate]:
-    """The root mean square shift off target, in points and for each point of gain, both without the noise's share."""
+    """Returns the debiased root mean square shift off target, in points and per point of gain."""
     xp = namespace(mean)
     off = ~member & ~xp.isnan(mean)
     square = pairs.mean_over(mean**2 - intervals.jackknife_variance(without, used), off)
@@ -138,10 +138,10 @@ def _off_target(
 
 
 def _band_z(number: Array, used: Array, largest: Array) -> Array:
-    """The normal quantile that holds for all means at once.
+    """Returns the normal quantile that holds for all means at once.
 
-    It is that of the largest studentised mean when clusters change their sign together for all values. Few clusters have too
-    few sign patterns: there Bonferroni's quantile stands.
+    It is that of the largest studentised mean under one normal multiplier per cluster for all values. With fewer than
+    `FEW_CLUSTERS` clusters Bonferroni's quantile is used.
     """
     xp = namespace(number)
     count = xp.maximum(xp.sum(number > 0), 1).astype(number.dtype)
@@ -151,7 +151,7 @@ def _band_z(number: Array, used: Array, largest: Array) -> Array:
 
 
 def _least(x: Array) -> Array:
-    """The smallest number; NaN where there is none."""
+    """Returns the smallest number; NaN if all are NaN."""
     xp = namespace(x)
     least = xp.min(xp.where(xp.isnan(x), np.inf, x))
     return xp.where(xp.isinf(least), np.nan, least)

@@ -1,8 +1,9 @@
-"""Does an intervention change how values hang together in the states themselves?
+"""Comparison of the correlation structure of the states before and after an intervention.
 
-R of the shift says whether values move together. This compares R of the states before with R of the states after, as the
-Network Comparison Test does for two groups: the largest change of a pair, the change of global strength `sum |R|`, and each
-pair with a correction for all of them. The null exchanges the states before and after within whole clusters.
+R of the shift measures whether values move together. This compares R of the states before with R of the states after,
+as the Network Comparison Test does for two groups: the largest change of a pair, the change of global strength
+`sum |R|`, and each pair with a correction for all of them. The null exchanges the states before and after within
+whole clusters.
 
 Paper: van Borkulo et al. 2022, "Comparing network structures on three aspects: a permutation test".
 """
@@ -21,12 +22,12 @@ Array = jax.Array
 
 
 class NetworkComparison(NamedTuple):
-    """The correlation structure after an intervention against that before.
+    """Correlation structure after an intervention compared with that before.
 
     Attributes:
         pre, post: R of the states, [values, values].
         largest: the largest absolute change of a pair.
-        largest_p: of no change of any pair.
+        largest_p: p of the hypothesis that no pair changed.
         strength: change of the sum of absolute correlations over pairs, after minus before.
         strength_p: two-sided.
         change_p: of each pair, corrected for all pairs, [values, values]; NaN on the diagonal.
@@ -50,7 +51,7 @@ def compare_networks(
         pre, post: value states of the same contexts, [contexts, values].
         clusters: [contexts] labels, concrete; None makes each context its own cluster.
         key: PRNG key.
-        resamples: exchanges.
+        resamples: number of exchanges.
         missing: as in `spearman`.
     """
     pre, post = (shifts.as_matrix(x) for x in (pre, post))
@@ -59,7 +60,7 @@ def compare_networks(
     groups = resample.clusters_of(clusters, pre.shape[0])
     if len(groups.index) > 1:
         raise ValueError("states are exchanged within clusters of one key; choose one of the crossed keys")
-    # An exchange mixes rows of both states: a mean that shifts must not look like another structure.
+    # An exchange mixes rows of both states: a shifted mean must not look like a changed structure.
     pre, post = _standardised(pre), _standardised(post)
     missing = coupling.has_missing(pre) or coupling.has_missing(post) if missing is None else missing
     both = jnp.concatenate([pre, post])
@@ -70,7 +71,7 @@ def compare_networks(
 
 
 def _standardised(x: Array) -> Array:
-    """Columns with mean 0 and deviation 1, which leaves their order as it is."""
+    """Scales columns to mean 0 and standard deviation 1, which keeps their order."""
     spread = jnp.nanstd(x, 0, keepdims=True)
     return (x - jnp.nanmean(x, 0, keepdims=True)) / jnp.where(spread > 0, spread, 1)
 
@@ -99,7 +100,7 @@ def _compare(
     ones = jnp.ones(count, bool)
     gap, largest, strength = change(ones)
     stays = jax.random.bernoulli(key, 0.5, (resamples, count))
-    largest_draws, strength_draws = resample.over(stays, lambda stay: change(stay)[1:], 2 * both.size)
+    largest_draws, strength_draws = resample.map_resamples(stays, lambda stay: change(stay)[1:], 2 * both.size)
     flat = jnp.abs(gap).reshape(-1)
     each = null.p_value(flat, jnp.broadcast_to(largest_draws[:, None], (resamples, flat.size)))
     pre, post = networks(ones)
@@ -115,10 +116,10 @@ def _compare(
     )
 
 
-def excess(shift_coupling: Array, pre_coupling: Array) -> Array:
+def excess_coupling(shift_coupling: Array, pre_coupling: Array) -> Array:
     """Returns the coupling of the shift beyond that of the states before it, `R(shift) - R(pre)` off the diagonal.
 
-    Values whose states go together before anything is done may move together for the same reason.
+    Values whose states correlate before the intervention may move together for the same reason.
     """
     identity = jnp.eye(shift_coupling.shape[0], dtype=bool)
     return jnp.where(identity, shift_coupling, shift_coupling - jnp.where(identity, 0, pre_coupling))

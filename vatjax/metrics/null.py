@@ -1,13 +1,14 @@
 """The noise floor: the coupling that independent values show with as many contexts, clustered in the same way.
 
-The null is one: the centred ranks of each cluster change their sign, independently for each value. A flip keeps how strongly
-a cluster reacts, so that a mixture of reacting and inert scenes does not count as coupling. The order of rows does not
-matter, and clusters may differ in size. Each pair of columns is scaled so that its draws have the variance that independent
-columns have under these clusters (`pairs.Pairs.null_variance`), over both keys where two crossed ones cluster the contexts.
+The null flips the sign of each cluster's centred ranks, independently for each value. A flip keeps the strength of a
+cluster's reaction, so a mixture of reacting and inert scenes does not count as coupling. The order of rows does not
+matter, and clusters may differ in size. Each pair of columns is scaled so that its draws have the variance of
+independent columns under these clusters (`pairs.Pairs.null_variance`), over both keys if two crossed ones cluster the
+contexts.
 
-Ipsatised shifts and labelled ones have a coupling of their own under independence, `E0[R]`, and statistics are of
-`R - E0[R]`. For ipsatised shifts E0 is drawn: raw cells change their signs before they are ipsatised. A `labelled` state is one agreement a
-context times fixed labels: there the agreement shifts are exchanged between contexts and the labels stay.
+Ipsatised and labelled shifts have a nonzero coupling under independence, `E0[R]`, and statistics are computed from
+`R - E0[R]`. For ipsatised shifts E0 is drawn: raw cells change their signs before they are ipsatised. A `labelled`
+state is one agreement per context times fixed labels: the null exchanges the agreement shifts between contexts.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import numpy as np
 from jax import lax
 
 from vatjax.metrics import coupling, ranks, resample
-from vatjax.metrics.arrays import lift, namespace
+from vatjax.metrics.arrays import namespace, prepend_axes
 from vatjax.metrics.shifts import ipsatise
 
 Array = jax.Array
 
 _BITS = 32
-# Draws that `ipsatised_coupling` averages: their own noise adds a share of 1 / 64 to the null's variance.
+# Draws that `ipsatised_coupling` averages: their noise adds a share of 1 / 64 to the null's variance.
 EXPECTED_DRAWS = 64
 
 
@@ -41,7 +42,7 @@ class Null(NamedTuple):
         gini: [resamples].
         largest: [resamples], the largest correlation of each draw, each pair's in units of its standard error.
         largest_mean: [resamples], the largest mean of each draw, each value's in units of its standard error.
-        expected: [values, values], `E0[R]`: what ipsatising or labels make of independent columns; 0 otherwise.
+        expected: [values, values], `E0[R]`: the coupling that ipsatising or labels create; 0 otherwise.
     """
 
     nvat: Array
@@ -52,7 +53,7 @@ class Null(NamedTuple):
     expected: Array
 
 
-def flips(
+def sign_flip_draws(
     z: Array,
     scale: Array,
     variance: Array,
@@ -64,8 +65,8 @@ def flips(
 ) -> Null:
     """Draws the statistics of independent columns by sign flips of whole clusters.
 
-    Deviations from the means are multiplied by one normal number for all values of a cluster: their sums are noise that is as
-    much alike between values as the data are.
+    Deviations from the means are multiplied by one normal number for all values of a cluster: their sums are noise with
+    the correlation between values that the data have.
 
     Args:
         z: centred midranks, 0 where a rating is missing, [contexts, values].
@@ -73,7 +74,7 @@ def flips(
         variance: of `pairs.Pairs.null_variance`.
         deviation: shifts minus their mean, 0 where missing, [contexts, values].
         cluster: [ways, contexts] int32, numbered from 0.
-        expected: `E0[R]`, which is taken off the measured R.
+        expected: `E0[R]`, which is subtracted from the measured R.
         key: PRNG key.
         resamples: how many draws.
     """
@@ -96,7 +97,7 @@ def flips(
         # Normal multipliers for the means: signs of few large clusters have lighter tails than Student's t.
         normal = jax.random.normal(jax.random.fold_in(key, 1), (_BITS, len(ways), contexts), z.dtype)
         mean = jnp.einsum("bwn,wnv->bv", normal, sums, precision=ranks.EXACT)
-        correlated = resample.chunked(draw, jnp.arange(_BITS, dtype=jnp.uint32), resample.chunk_of(4 * z.size))
+        correlated = resample.map_in_chunks(draw, jnp.arange(_BITS, dtype=jnp.uint32), resample.chunk_size(4 * z.size))
         return *correlated, jnp.max(jnp.abs(mean), 1)
 
     parts = lax.map(drawn, jax.random.split(key, -(-resamples // _BITS)))
@@ -111,31 +112,31 @@ def _statistics(r: Array, error: Array) -> tuple[Array, Array, Array, Array]:
     return coupling.nvat(r), tax, coupling.gini(tax), largest
 
 
-def remove(r: Array, expected: Array) -> Array:
+def remove_expected(r: Array, expected: Array) -> Array:
     """Returns `R - E0[R]` off the diagonal; the diagonal stays 1."""
     xp = namespace(r)
     identity = xp.eye(expected.shape[0], dtype=bool)
-    return xp.where(identity, r, r - lift(xp.where(identity, 0, expected), r))
+    return xp.where(identity, r, r - prepend_axes(xp.where(identity, 0, expected), r))
 
 
 # Ipsatised shifts ---------------------------------------------------------------------------------------------------
 
 
 def ipsatised_coupling(shift: Array, key: Array, draws: int = EXPECTED_DRAWS) -> Array:
-    """Returns the coupling that ipsatising makes of independent columns that are distributed as these are.
+    """Returns the coupling that ipsatising creates between independent columns with these distributions.
 
-    Each context's median and then each column's median is taken off, so that neither a common style nor a mean shift is
-    left. Every cell changes its sign at random, which keeps how far each value and each context moves; then the draw is
-    ipsatised and ranked. About -1 / (k - 1) for k columns with like spreads, and positive where most shifts are 0: there
-    all that did not move share the little that was taken off.
+    Each context's median and then each column's median is subtracted, which removes a common style and mean shifts.
+    Every cell changes its sign at random, which keeps the size of each value's and each context's movement; then the
+    draw is ipsatised and ranked. The result is about -1 / (k - 1) for k columns of equal spread, and positive where
+    most shifts are 0: there all values that did not move share the small mean that was subtracted.
 
     Args:
         shift: raw, NaN where missing, [contexts, values].
         key: PRNG key.
-        draws: how many are averaged.
+        draws: number of draws averaged.
     """
-    apart = shift - jnp.nanmedian(ranks.opaque(shift), axis=1, keepdims=True)
-    apart = apart - jnp.nanmedian(ranks.opaque(apart), axis=0, keepdims=True)
+    apart = shift - jnp.nanmedian(ranks.hide_constant(shift), axis=1, keepdims=True)
+    apart = apart - jnp.nanmedian(ranks.hide_constant(apart), axis=0, keepdims=True)
 
     def draw(key: Array) -> Array:
         plain = ipsatise(apart * jax.random.rademacher(key, shift.shape, shift.dtype))
@@ -147,14 +148,14 @@ def ipsatised_coupling(shift: Array, key: Array, draws: int = EXPECTED_DRAWS) ->
         scale = jnp.sqrt(square * square.T)
         return jnp.where(scale > 0, product / jnp.where(scale > 0, scale, 1), 0)
 
-    return jnp.mean(resample.chunked(draw, jax.random.split(key, draws), resample.chunk_of(4 * shift.size)), 0)
+    return jnp.mean(resample.map_in_chunks(draw, jax.random.split(key, draws), resample.chunk_size(4 * shift.size)), 0)
 
 
 def ipsatised_coupling_on_host(shift: np.ndarray, key: Array, draws: int = EXPECTED_DRAWS) -> np.ndarray:
-    """Returns the same as `ipsatised_coupling`, from the same signs, in NumPy: compiling one more sort takes a second.
+    """Computes `ipsatised_coupling` from the same signs in NumPy: compiling one more sort takes a second.
 
     Args:
-        shift, key, draws: as there; concrete.
+        shift, key, draws: as in `ipsatised_coupling`; concrete.
     """
     apart = shift - _median(shift, 1)
     apart = apart - _median(apart, 0)
@@ -173,12 +174,12 @@ def ipsatised_coupling_on_host(shift: np.ndarray, key: Array, draws: int = EXPEC
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _signs(key: Array, draws: int, shape: tuple[int, ...]) -> Array:
-    """The signs that `ipsatised_coupling` draws, [draws, ...] int8."""
-    return jax.vmap(lambda one: jax.random.rademacher(one, shape, jnp.int8))(jax.random.split(key, draws))
+    """Draws the signs of `ipsatised_coupling`, [draws, ...] int8."""
+    return jax.vmap(lambda draw_key: jax.random.rademacher(draw_key, shape, jnp.int8))(jax.random.split(key, draws))
 
 
 def _median(x: np.ndarray, axis: int) -> np.ndarray:
-    """The median over what is there, 0 where nothing is."""
+    """Returns the median of the entries that are not NaN, 0 if all are."""
     ordered, count = np.sort(x, axis), (~np.isnan(x)).sum(axis, keepdims=True)
     low, high = (np.take_along_axis(ordered, np.maximum(place, 0), axis) for place in ((count - 1) // 2, count // 2))
     half = np.asarray(0.5, x.dtype)
@@ -186,8 +187,8 @@ def _median(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _centred_midranks(x: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Midranks minus their mean, 0 where missing, [contexts, values] float64."""
-    order = np.argsort(x, 0, kind="stable")  # what is missing comes last
+    """Computes midranks minus their mean, 0 where missing, [contexts, values] float64."""
+    order = np.argsort(x, 0, kind="stable")  # NaN comes last
     ordered, place = np.take_along_axis(x, order, 0), np.arange(len(x))[:, None]
     new = np.ones(x.shape, bool)
     new[1:] = ordered[1:] != ordered[:-1]
@@ -202,15 +203,15 @@ def _centred_midranks(x: np.ndarray, present: np.ndarray) -> np.ndarray:
 # Labelled states ----------------------------------------------------------------------------------------------------
 
 
-def exchanges(shift: Array, labels: Array, cluster: Array, key: Array, resamples: int) -> Null:
-    """Draws the statistics of labelled shifts whose agreement has nothing to do with their labels.
+def exchange_draws(shift: Array, labels: Array, cluster: Array, key: Array, resamples: int) -> Null:
+    """Draws the statistics of labelled shifts whose agreement is independent of their labels.
 
-    Clusters of equal size exchange their agreement shifts, in a random order within each; a cluster whose size is its own
+    Clusters of equal size exchange their agreement shifts, in a random order within each; a cluster of unique size
     keeps them. E0[R] is the mean of the draws.
 
     Args:
         shift: agreement times label, NaN where missing, [contexts, values].
-        labels: how far each context supports (+) or violates (-) each value, [contexts, values].
+        labels: degree to which each context supports (+) or violates (-) each value, [contexts, values].
         cluster: [contexts] int32, numbered from 0.
         key: PRNG key.
         resamples: how many draws.
@@ -226,25 +227,25 @@ def exchanges(shift: Array, labels: Array, cluster: Array, key: Array, resamples
     def couple(key: Array) -> Array:
         drawn = agreement[exchange(key)][:, None] * labels
         ranked = ranks.rank(jnp.where(present, drawn, jnp.nan))
-        return coupling.complete(ranked, jnp.ones(len(drawn), drawn.dtype))
+        return coupling.spearman_complete(ranked, jnp.ones(len(drawn), drawn.dtype))
 
     keys = jax.random.split(key, resamples)
-    expected = jnp.mean(resample.chunked(couple, keys, resample.chunk_of(4 * shift.size)), 0)
+    expected = jnp.mean(resample.map_in_chunks(couple, keys, resample.chunk_size(4 * shift.size)), 0)
 
     def draw(key: Array) -> tuple[Array, ...]:
-        r = remove(couple(key), expected)
+        r = remove_expected(couple(key), expected)
         return *_statistics(r, jnp.ones_like(r))[:3], jnp.where(coupling.off_diagonal(r), r, 0)
 
-    nvat, vat, gini, r = resample.chunked(draw, keys, resample.chunk_of(4 * shift.size))
+    nvat, vat, gini, r = resample.map_in_chunks(draw, keys, resample.chunk_size(4 * shift.size))
     error = jnp.sqrt(jnp.mean(r**2, 0))
     largest = jnp.max(jnp.abs(r) / jnp.where(error > 0, error, 1)[None], (1, 2))
     return Null(nvat, vat, gini, largest, jnp.full_like(largest, jnp.inf), expected)
 
 
 def _exchange(cluster: Array, labelled: Array) -> Callable[[Array], Array]:
-    """Returns a function of a key that gives each context the place whose agreement it takes, [contexts]."""
+    """Returns a function from a key to the context whose agreement each context takes, [contexts]."""
     n = len(cluster)
-    # Contexts without a label have no agreement: they form clusters of their own kind, which are exchanged among them.
+    # Contexts without a label lack an agreement: they form a separate kind and are exchanged among themselves.
     size = jnp.zeros(n, jnp.int32).at[cluster].add(labelled.astype(jnp.int32))
     kind = jnp.where(labelled, size[cluster], 0)
 
@@ -252,7 +253,8 @@ def _exchange(cluster: Array, labelled: Array) -> Callable[[Array], Array]:
         first, second = jax.random.split(key)
         order = jax.random.uniform(first, (n,))[cluster]
         within = jax.random.uniform(second, (n,))
-        # Sorted by size, then by a cluster's random place, then by a context's: row i of one order takes from row i of another.
+        # Sorted by size, then by a cluster's random place, then by a context's: row i of one order takes from
+        # row i of the other.
         goes = jnp.lexsort((jnp.arange(n), cluster, kind))
         comes = jnp.lexsort((within, order, kind))
         return jnp.zeros(n, comes.dtype).at[goes].set(comes)
@@ -261,18 +263,18 @@ def _exchange(cluster: Array, labelled: Array) -> Callable[[Array], Array]:
 
 
 def quantiles(draws: Array, share: float) -> Array:
-    """Returns the upper quantile of each statistic's draws, [...]; NaN where they have no value."""
+    """Returns the upper quantile of each statistic's draws, [...]; NaN if it has too many NaN draws."""
     xp = namespace(draws)
     ordered = xp.sort(draws, axis=0)
     return ordered[min(len(draws) - 1, int(np.ceil(share * len(draws))) - 1)]
 
 
 def p_value(observed: Array, draws: Array) -> Array:
-    """Returns how often the null reaches what was observed, `(1 + #) / (1 + draws)`.
+    """Returns the share of the null's draws that reach the observed statistic, `(1 + #) / (1 + draws)`.
 
     Args:
         observed: [...].
-        draws: [resamples, ...]; draws within rounding of what was observed have reached it.
+        draws: [resamples, ...]; a draw within rounding of the observed statistic reaches it.
     """
     xp = namespace(observed)
     close = 16 * float(xp.finfo(observed.dtype).eps)

@@ -1,4 +1,4 @@
-"""One pass over pairs of columns: Spearman's R, what it is without each cluster, and how much it varies under independence.
+"""One pass over pairs of columns: Spearman's R, R without each cluster, and its variance under independence.
 
 With `S_v[i, j] = sign(x_jv - x_iv) / 2`, a centred midrank is `z_v[j] = mean_i S_v[i, j]`, and without a cluster g it is
 `(n z_v[j] - sum_{i in g} S_v[i, j]) / (n - n_g)`. The covariance of two columns without g, with m = n - n_g, is then
@@ -7,9 +7,10 @@ With `S_v[i, j] = sign(x_jv - x_iv) / 2`, a centred midrank is `z_v[j] = mean_i 
 
     h_vw[i] = sum_j S_v[i, j] z_w[j]         A = sum_{i in g} z_v[i] z_w[i]         s_v = sum_{i in g} z_v[i]
 
-where the terms of second order take `S_v[i, j]` to be `z_v[j] - z_v[i]`: variances come out 0 to 2 % larger than those of
-ranking anew without each cluster, the most with 12 clusters. Every h of a row v comes from one cumulative sum in the order of column v, so that all leave-one-cluster-out matrices cost as much
-as a few correlation matrices, also where each pair of columns rests on contexts of its own.
+where the second-order terms approximate `S_v[i, j]` by `z_v[j] - z_v[i]`: variances are 0 to 2 % larger than those from
+ranking anew without each cluster, the most with 12 clusters. Every h of a row v comes from one cumulative sum in the
+order of column v, so all leave-one-cluster-out matrices cost as much as a few correlation matrices, even if each pair
+of columns has its own contexts.
 
 Axes: contexts n, values V, ways W of clustering, groups G of the jackknife.
 """
@@ -24,12 +25,12 @@ import numpy as np
 from jax import lax
 
 from vatjax.metrics import ranks
-from vatjax.metrics.arrays import lift, namespace, product
+from vatjax.metrics.arrays import matmul, namespace, prepend_axes
 from vatjax.metrics.resample import JACKKNIFE_GROUPS
 
 Array = jax.Array
 
-# Less than this share of a column's variance is left without a group: the column varies in that group alone.
+# If less than this share of a column's variance is left without a group, the column varies in that group alone.
 _VARIES = 1e-3
 
 
@@ -48,12 +49,12 @@ class Grouping(NamedTuple):
 
     @property
     def sizes(self) -> Array:
-        """The contexts in each group, [ways, groups]."""
+        """Returns the number of contexts in each group, [ways, groups]."""
         return self.member.sum(2)
 
     def sums(self, x: Array) -> Array:
         """Sums [contexts, values] by group of the jackknife, [ways, groups, values]."""
-        sums: Array = product(self.member, x[None])
+        sums: Array = matmul(self.member, x[None])
         return sums
 
 
@@ -61,7 +62,7 @@ def _segment_sums(x: Array, index: Array, count: int) -> Array:
     return jnp.zeros((count, *x.shape[1:]), x.dtype).at[index].add(x)
 
 
-def grouping(cluster: Array, dtype: Any = float) -> Grouping:
+def group_clusters(cluster: Array, dtype: Any = float) -> Grouping:
     """Assigns clusters to at most 256 groups of the jackknife.
 
     Args:
@@ -97,7 +98,7 @@ def means(d: Array, groups: Grouping) -> tuple[Array, Array]:
 
 
 def mean_over(x: Array, chosen: Array) -> Array:
-    """Returns the mean over some columns, [...]; NaN where none is chosen.
+    """Returns the mean over the chosen columns, [...]; NaN if none is chosen.
 
     Args:
         x: [..., values].
@@ -105,7 +106,7 @@ def mean_over(x: Array, chosen: Array) -> Array:
     """
     xp = namespace(x)
     count = xp.sum(chosen).astype(x.dtype)
-    return xp.sum(xp.where(lift(chosen, x), x, 0), -1) / xp.where(count > 0, count, np.nan)
+    return xp.sum(xp.where(prepend_axes(chosen, x), x, 0), -1) / xp.where(count > 0, count, np.nan)
 
 
 class Pairs(NamedTuple):
@@ -116,7 +117,7 @@ class Pairs(NamedTuple):
         r_without: R without each group, [ways, groups, values, values].
         covariance: of the shifts themselves, [values, values].
         covariance_without: [ways, groups, values, values].
-        null_variance: of R where the two columns are independent and clusters are not alike, [values, values].
+        null_variance: of R if the two columns are independent and clusters differ, [values, values].
         flip_scale: turns the product of flipped ranks into a correlation with that variance, [values, values].
     """
 
@@ -128,7 +129,7 @@ class Pairs(NamedTuple):
     flip_scale: Array
 
 
-def compare(
+def compare_columns(
     x: Array, ranked: ranks.Ranks, z: Array, groups: Grouping, missing: bool, expected: Array | None = None
 ) -> Pairs:
     """Compares each column with all others.
@@ -138,7 +139,7 @@ def compare(
         ranked: the order of each column.
         z: centred midranks of whole columns, 0 where a rating is missing, [contexts, values].
         groups: of the contexts.
-        missing: whether each pair is ranked on the contexts that both columns have; else an incomplete column is NaN.
+        missing: whether each pair is ranked on the contexts that both columns have; else incomplete columns are NaN.
         expected: R of independent columns, [values, values], where it is not 0.
     """
     expected = jnp.zeros((x.shape[1],) * 2, x.dtype) if expected is None else expected
@@ -152,19 +153,19 @@ def compare(
         if missing:
             others = ranks.midranks(ranked, shared) * shared
             column = ranks.Ranks(*(jnp.broadcast_to(part[:, v, None], shared.shape) for part in ranked))
-            own = ranks.midranks(column, shared) * shared
-            own_spread = _Spread.of_one_order(own, ranked, v, shared, groups)
+            column_z = ranks.midranks(column, shared) * shared
+            column_spread = _Spread.of_one_order(column_z, ranked, v, shared, groups)
             others_spread = _Spread.of_columns(others, ranked, shared, groups)
         else:
-            others, own = z, jnp.broadcast_to(z[:, v, None], z.shape)
-            own_spread, others_spread = spread.column(v), spread
-        joint = own * others
-        h = _h_one_order(others, ranked, v) + _h_columns(own, ranked)
-        covariance, without = _moment(joint, h * shared, own, others, shared, groups)
-        varies = (own_spread.variance > ranks.NO_VARIANCE) & (others_spread.variance > ranks.NO_VARIANCE)
-        scale = jnp.where(varies, own_spread.variance * others_spread.variance, 1)
-        sound = own_spread.left() & others_spread.left() & varies[None, None]
-        scale_without = jnp.where(sound, own_spread.without * others_spread.without, 1)
+            others, column_z = z, jnp.broadcast_to(z[:, v, None], z.shape)
+            column_spread, others_spread = spread.column(v), spread
+        joint = column_z * others
+        h = _h_one_order(others, ranked, v) + _h_columns(column_z, ranked)
+        covariance, without = _moment(joint, h * shared, column_z, others, shared, groups)
+        varies = (column_spread.variance > ranks.NO_VARIANCE) & (others_spread.variance > ranks.NO_VARIANCE)
+        scale = jnp.where(varies, column_spread.variance * others_spread.variance, 1)
+        sound = column_spread.still_varies() & others_spread.still_varies() & varies[None, None]
+        scale_without = jnp.where(sound, column_spread.without * others_spread.without, 1)
         r = jnp.where(varies, jnp.clip(covariance * lax.rsqrt(scale), -1, 1), jnp.nan)
         r_without = jnp.where(sound, jnp.clip(without * lax.rsqrt(scale_without), -1, 1), jnp.nan)
         count = jnp.sum(shared, 0)
@@ -196,14 +197,14 @@ def compare(
 
 
 class _Spread(NamedTuple):
-    """The variance of ranks, [values], and without each group, [ways, groups, values]."""
+    """Variance of ranks, [values], and without each group, [ways, groups, values]."""
 
     variance: Array
     without: Array
 
     @classmethod
     def of_columns(cls, z: Array, ranked: ranks.Ranks, shared: Array, groups: Grouping) -> _Spread:
-        """Returns the variances of columns that are each in their own order."""
+        """Returns the variances of columns, each in its own order."""
         return cls(*_moment(z * z, 2 * _h_columns(z, ranked) * shared, z, z, shared, groups))
 
     @classmethod
@@ -211,53 +212,55 @@ class _Spread(NamedTuple):
         """Returns the variances of column v, ranked on the contexts shared with each other column."""
         return cls(*_moment(z * z, 2 * _h_one_order(z, ranked, v) * shared, z, z, shared, groups))
 
-    def left(self) -> Array:
+    def still_varies(self) -> Array:
         """Returns where a column still varies without a group."""
         return self.without > _VARIES * self.variance[None, None]
 
     def column(self, v: Array) -> _Spread:
-        """Returns one column's, to be compared with all."""
+        """Returns the spread of one column, in a shape that broadcasts against all columns."""
         return _Spread(self.variance[v, None], self.without[:, :, v, None])
 
 
 def _h_columns(z: Array, ranked: ranks.Ranks) -> Array:
-    """`h[i, w] = sum_j S_w[i, j] z[j, w]`, each column in its own order."""
+    """Computes `h[i, w] = sum_j S_w[i, j] z[j, w]`, each column in its own order."""
     table = _table(jnp.take_along_axis(z, ranked.order, axis=0))
     below = jnp.take_along_axis(table, ranked.low, axis=0) + jnp.take_along_axis(table, ranked.high, axis=0)
     return (table[-1:] - below) / 2
 
 
 def _h_one_order(z: Array, ranked: ranks.Ranks, v: Array) -> Array:
-    """`h[i, w] = sum_j S_v[i, j] z[j, w]`, all columns in the order of column v."""
+    """Computes `h[i, w] = sum_j S_v[i, j] z[j, w]`, all columns in the order of column v."""
     table = _table(z[ranked.order[:, v]])
     return (table[-1:] - table[ranked.low[:, v]] - table[ranked.high[:, v]]) / 2
 
 
 def _table(ordered: Array) -> Array:
-    return jnp.concatenate([jnp.zeros_like(ordered[:1]), ranks.cumulative(ordered)])
+    return jnp.concatenate([jnp.zeros_like(ordered[:1]), ranks.blocked_cumsum(ordered)])
 
 
-def _moment(joint: Array, h: Array, own: Array, others: Array, shared: Array, groups: Grouping) -> tuple[Array, Array]:
+def _moment(
+    joint: Array, h: Array, column: Array, others: Array, shared: Array, groups: Grouping
+) -> tuple[Array, Array]:
     """Returns the mean of a product of centred ranks, [values], and without each group, [ways, groups, values]."""
     n = jnp.sum(shared, 0)
     mean = jnp.sum(joint, 0) / jnp.where(n > 0, n, 1)
-    inside, changed, first, second, count = (groups.sums(part) for part in (joint, h, own, others, shared))
+    inside, changed, first, second, count = (groups.sums(part) for part in (joint, h, column, others, shared))
     total = n[None, None]
     left = total - count
     outside = jnp.sum(joint, 0)[None, None] - inside
     top = total**2 * outside - total * changed
-    # Of the terms within the group: S_v[i, j] is taken to be z_v[j] - z_v[i].
+    # The terms within the group approximate S_v[i, j] by z_v[j] - z_v[i].
     top = top + 2 * total * count * inside - left * first * second + count**2 * outside
     return mean, jnp.where(left > 0, top / jnp.where(left > 0, left, 1) ** 3, jnp.nan)
 
 
 def _null_variance(joint: Array, shared: Array, groups: Grouping) -> Array:
-    """The variance of a sum of products of centred ranks whose columns are independent, [values].
+    """Computes the variance of a sum of products of centred ranks of independent columns, [values].
 
         sum_c (sum_{i in c} z_v z_w)^2 / (1 - n_c / n)
 
-    The divisor makes up for ranks that are centred within the sample, which makes cluster sums negatively correlated. Under
-    two crossed keys it is `V(a) + V(b) - V(a and b)`, which can be negative for a single pair.
+    The divisor corrects for centring ranks within the sample, which makes cluster sums negatively correlated. Under two
+    crossed keys it is `V(a) + V(b) - V(a and b)`, which can be negative for a single pair.
     """
     n = jnp.sum(shared, 0)
     parts = []
@@ -270,7 +273,7 @@ def _null_variance(joint: Array, shared: Array, groups: Grouping) -> Array:
 
 
 def _positive(variance: Array) -> Array:
-    """Variances of pairs without negative ones, their mean as it was: none is below a tenth of it."""
+    """Floors variances of pairs at a tenth of their mean, and rescales them to keep that mean."""
     off = ~jnp.eye(len(variance), dtype=bool) & ~jnp.isnan(variance)
     count = jnp.maximum(jnp.sum(off), 1).astype(variance.dtype)
     mean = jnp.maximum(jnp.sum(jnp.where(off, variance, 0)) / count, 1e-12)

@@ -5,9 +5,9 @@ centred and divided by the total weight N, is
 
     z = (W(x) + w(x) / 2) / N - 1/2                        in [-1/2, 1/2]
 
-so all that a resample needs is the cumulative weight at two places of the sorted column. There are two ways to get the
-cumulative weights, with one result: from the weights laid out in sorted order (any number of distinct ratings), or from
-counts of each level in each cluster (few distinct ratings: Likert differences), where they are one matrix product.
+so a resample needs only the cumulative weight at two places of the sorted column. There are two equivalent ways to get
+it: from the weights in sorted order (any number of distinct ratings), or from counts of each level in each cluster (few
+distinct ratings: Likert differences), as one matrix product.
 
 Axes: contexts n, values V, clusters C, levels L.
 """
@@ -32,7 +32,7 @@ _BLOCK = 32
 
 
 class Ranks(NamedTuple):
-    """The order of each column.
+    """Sort order of each column.
 
     Attributes:
         order: [contexts, values] int32; the contexts in rising order of their rating, missing ones last.
@@ -62,7 +62,7 @@ class Levels(NamedTuple):
 def rank(x: Array) -> Ranks:
     """Sorts each column of [contexts, values] once."""
     n = x.shape[0]
-    x = opaque(x)
+    x = hide_constant(x)
     order = jnp.argsort(x, axis=0)  # NaN goes last
     ordered = jnp.take_along_axis(x, order, axis=0)
     place = lax.broadcasted_iota(jnp.int32, x.shape, 0)
@@ -79,8 +79,8 @@ def rank(x: Array) -> Ranks:
     )
 
 
-def opaque(x: Array) -> Array:
-    """Hides that an array is a constant: XLA would sort it while compiling, a hundred times slower than running."""
+def hide_constant(x: Array) -> Array:
+    """Hides that an array is a constant: XLA would sort it at compile time, a hundred times slower than at run time."""
     hidden: Array = lax.optimization_barrier(x)  # type: ignore[no-untyped-call]
     return hidden
 
@@ -121,33 +121,33 @@ def level_codes(x: Array, levels: int) -> Array:
 
 
 def midranks(ranks: Ranks, weights: Array) -> Array:
-    """Centred weighted midranks z [contexts, values]; 0 where a rating is missing.
+    """Computes centred weighted midranks z [contexts, values]; 0 where a rating is missing.
 
     Args:
         ranks: of the columns.
-        weights: [contexts] or, where each column has its own, [contexts, values].
+        weights: [contexts], or [contexts, values] if each column has its own.
     """
     z = midranks_at(ranks, weights, ranks.low, ranks.high)
     return jnp.where(ranks.present, z, 0)
 
 
 def midranks_at(ranks: Ranks, weights: Array, low: Array, high: Array) -> Array:
-    """Centred weighted midranks at chosen places of the order: rows of `ranks.low` and `ranks.high`, [rows, values]."""
+    """Computes centred weighted midranks at rows of `ranks.low` and `ranks.high`, [rows, values]."""
     per_value = jnp.broadcast_to(weights[:, None], ranks.order.shape) if weights.ndim == 1 else weights
     weight = jnp.take_along_axis(jnp.where(ranks.present, per_value, 0), ranks.order, axis=0)
-    table = jnp.concatenate([jnp.zeros_like(weight[:1]), cumulative(weight)])
+    table = jnp.concatenate([jnp.zeros_like(weight[:1]), blocked_cumsum(weight)])
     total = table[-1:]
     middle = jnp.take_along_axis(table, low, axis=0) + jnp.take_along_axis(table, high, axis=0)
     return middle / (2 * jnp.where(total > 0, total, 1)) - 0.5
 
 
 def level_midranks(counts: Array, weights: Array, code: Array) -> Array:
-    """Centred weighted midranks z [rows, values] from cluster weights [clusters].
+    """Computes centred weighted midranks z [rows, values] from cluster weights [clusters].
 
     Args:
         counts: [clusters, values, levels], of all contexts.
         weights: [clusters].
-        code: [rows, values], the level of each rating that is wanted.
+        code: [rows, values], the level of each requested rating.
     """
     count = jnp.einsum("c,cvl->vl", weights, counts, precision=EXACT)
     total = jnp.sum(count, axis=-1, keepdims=True)
@@ -155,8 +155,8 @@ def level_midranks(counts: Array, weights: Array, code: Array) -> Array:
     return jnp.take_along_axis(middle.T, code, axis=0)
 
 
-def cumulative(x: Array) -> Array:
-    """The running sum over the first axis, in blocks: a triangular product within, a short sum across."""
+def blocked_cumsum(x: Array) -> Array:
+    """Computes the running sum over the first axis in blocks: a triangular product within, a short sum across."""
     n, columns = x.shape
     blocks = -(-n // _BLOCK)
     x = jnp.pad(x, ((0, blocks * _BLOCK - n), (0, 0))).reshape(blocks, _BLOCK, columns)
@@ -167,7 +167,7 @@ def cumulative(x: Array) -> Array:
 
 
 def correlation(z: Array, weights: Array) -> Array:
-    """The weighted correlation of centred columns, [values, values]; a constant column has none: NaN.
+    """Computes the weighted correlation of centred columns, [values, values]; NaN for a constant column.
 
     Args:
         z: [contexts, values], each column's weighted mean 0.
@@ -178,13 +178,13 @@ def correlation(z: Array, weights: Array) -> Array:
     return normalise(product, jnp.diagonal(product))
 
 
-def among(r: Array, whole: Array) -> Array:
-    """A coupling matrix among the columns that are whole; others have no correlation: NaN."""
+def mask_incomplete(r: Array, whole: Array) -> Array:
+    """Returns a coupling matrix with NaN for every column that is not whole."""
     return jnp.where(whole[:, None] & whole[None, :], r, jnp.nan)
 
 
 def normalise(product: Array, variance: Array) -> Array:
-    """`product / sqrt(var_v var_w)` with an exact unit diagonal, NaN for columns without variance."""
+    """Computes `product / sqrt(var_v var_w)` with an exact unit diagonal, NaN for columns without variance."""
     varies = variance > NO_VARIANCE
     scale = jnp.where(varies, 1 / jnp.sqrt(jnp.where(varies, variance, 1)), jnp.nan)
     r = jnp.clip(product * (scale[:, None] * scale[None, :]), -1, 1)

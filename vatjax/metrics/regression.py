@@ -1,4 +1,4 @@
-"""Which values move with the target when the others are held: regression with errors that are honest with few clusters."""
+"""Regression of one value's shifts on those of others, with standard errors that hold for few clusters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 class Regression(NamedTuple):
-    """Multiple regression of one column on others, with errors that allow contexts of a cluster to be alike.
+    """Multiple regression of one column on others, with cluster-robust errors.
 
     Attributes:
         coefficient: with its interval, [regressors].
@@ -23,8 +23,8 @@ class Regression(NamedTuple):
         freedom: degrees of freedom of each error, [regressors].
         p: two-sided, [regressors].
         p_holm: corrected for the number of regressors by Holm's method, [regressors].
-        inflation: variance inflation factor: how much the others' likeness widens each error, [regressors]. After
-            ipsatising columns add up to 0, and it is undefined.
+        inflation: variance inflation factor, by which correlation with the others widens each error, [regressors].
+            Undefined after ipsatising, since columns then add up to 0.
         r_squared: the share of variance explained.
     """
 
@@ -43,8 +43,8 @@ def regress(y: Array, x: Array, clusters: Any = None) -> Regression:
     Errors are CR2, `(X'X)^-1 (sum_c X_c' A_c e_c e_c' A_c X_c) (X'X)^-1` with `A_c = (I - H_cc)^(-1/2)`, and Student's t
     has Satterthwaite's degrees of freedom, about (sum l)^2 / sum l^2 over the spectrum of each error. With few clusters
     the usual errors with C - 1 degrees of freedom give 10 to 20 % false alarms at 5 %. Contexts with a missing rating are
-    left out. Where a column is a combination of the others (ipsatised shifts are) or constant, or there are not enough
-    contexts, everything is NaN.
+    left out. Everything is NaN if a column is constant or a combination of the others (as in ipsatised shifts), or if
+    contexts are too few.
 
     Args:
         y: [contexts].
@@ -101,10 +101,10 @@ def regress(y: Array, x: Array, clusters: Any = None) -> Regression:
 def _robust(
     straight: Array, residual: Array, weight: Array, index: Array, count: int, back: Array
 ) -> tuple[Array, Array]:
-    """The CR2 variance of each coefficient, and its Satterthwaite degrees of freedom.
+    """Computes the CR2 variance of each coefficient, and its Satterthwaite degrees of freedom.
 
-    With X in an orthonormal basis, `(I - H_cc)^(-1/2) X_c = X_c B_c` for `B_c = (I - X_c' X_c)^(-1/2)`: matrices of the size
-    of the regressors, and not of a cluster.
+    With X in an orthonormal basis, `(I - H_cc)^(-1/2) X_c = X_c B_c` for `B_c = (I - X_c' X_c)^(-1/2)`: the size of
+    these matrices depends on the regressors, not on the cluster.
     """
     n = jnp.maximum(jnp.sum(weight), 1)
     basis = jnp.concatenate([(weight / jnp.sqrt(n))[:, None], straight], 1)  # the intercept is a regressor too
@@ -121,7 +121,7 @@ def _robust(
     b = jnp.einsum("cij,cj,ckj->cik", vectors, inverse, vectors, precision=ranks.EXACT)
     score = jnp.zeros((count, k), basis.dtype).at[index].add(basis * residual[:, None])
     score = jnp.einsum("cij,cj->ci", b, score, precision=ranks.EXACT)
-    # A coefficient is a row of L^-T times the loadings; the intercept's loading has no part in it.
+    # A coefficient is a row of L^-T times the loadings; the intercept's loading does not enter.
     rows = jnp.concatenate([jnp.zeros((back.shape[1], 1), basis.dtype), back.T], 1)
     variance = jnp.sum(jnp.einsum("ci,vi->cv", score, rows, precision=ranks.EXACT) ** 2, 0)
     moved = jnp.einsum("cij,vj->vci", b, rows, precision=ranks.EXACT)

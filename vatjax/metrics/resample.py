@@ -1,10 +1,10 @@
-"""Resampling whole clusters without touching the data again: a resample is a vector of cluster weights.
+"""Resampling of whole clusters by re-weighting: a resample is a vector of cluster weights, and data are ranked once.
 
     bootstrap       multinomial counts: C clusters drawn from C with replacement
     jackknife       1 everywhere but 0 for the clusters left out
     subsample       1 for a random share of clusters, 0 for the rest
 
-Resamples run in chunks, so that memory beyond their weights and the kept statistics does not grow with their number.
+Resamples run in chunks, so that memory, apart from their weights and statistics, does not grow with their number.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from vatjax.metrics.shifts import as_matrix, is_concrete
 
 Array = jax.Array
 
-# Columns with at most this many distinct ratings are resampled from counts of levels, in tables of one of these sizes: the
+# Columns with few distinct ratings are resampled from counts of levels, in tables of one of these sizes: the
 # first are those of shifts of one 1..5 rating, of half the difference of two, and of the same on 1..7 and 1..9.
 LEVEL_COUNTS = (9, 17, 25, 33, 48, 64)
 # Delete-a-group jackknife beyond this many clusters: the variance estimate then has more than enough groups.
 JACKKNIFE_GROUPS = 256
-# A chunk of resamples holds about this many ratings at once; more makes a CPU wait for its memory.
+# A chunk of resamples holds about this many ratings at once; more is bound by memory bandwidth on a CPU.
 _CHUNK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clusters:
-    """The contexts that belong together, by one key or by two crossed ones.
+    """Clusters of contexts, by one key or by two crossed ones.
 
     Attributes:
         index: [ways, contexts] int32, numbered from 0. One way, or three: each key and the intersection of both.
@@ -46,12 +46,12 @@ class Clusters:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """The number of clusters under each way."""
+        """Returns the number of clusters under each way of clustering."""
         return tuple(int(way.max(initial=-1)) + 1 for way in self.index)
 
     @property
     def count(self) -> int:
-        """The number of independent clusters: of two crossed keys the smaller number."""
+        """Returns the number of independent clusters; for two crossed keys the smaller number."""
         return min(self.counts[:2])
 
 
@@ -60,10 +60,10 @@ def clusters_of(clusters: Any, contexts: int) -> Clusters:
 
     Args:
         clusters: [contexts] labels; [contexts, 2] labels of two crossed keys; None makes each context its own cluster.
-        contexts: how many there are.
+        contexts: number of contexts.
     """
     if contexts == 0:
-        raise ValueError("there are no contexts")
+        raise ValueError("expected at least one context, found no contexts")
     if clusters is None:
         return Clusters(np.arange(contexts, dtype=np.int32)[None])
     if isinstance(clusters, Clusters):
@@ -89,7 +89,7 @@ def clusters_of(clusters: Any, contexts: int) -> Clusters:
 
 
 def _numbered(labels: np.ndarray) -> np.ndarray:
-    """Numbers labels as they appear, so that their names change nothing."""
+    """Numbers labels in order of appearance, so that their names do not matter."""
     _, first, index = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[index].astype(np.int32)
 
@@ -104,7 +104,7 @@ def bootstrap_weights(key: Array, count: int, resamples: int, dtype: Any = float
     def draw(key: Array) -> Array:
         return jnp.zeros(count, dtype).at[jax.random.randint(key, (count,), 0, count)].add(1)
 
-    weights: Array = chunked(draw, jax.random.split(key, resamples), 64)
+    weights: Array = map_in_chunks(draw, jax.random.split(key, resamples), 64)
     return weights
 
 
@@ -118,12 +118,12 @@ def jackknife_weights(count: int, dtype: Any = float, groups: int = JACKKNIFE_GR
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def subsample_weights(key: Array, count: int, resamples: int, share: float = 0.8, dtype: Any = float) -> Array:
     """Returns a random share of the clusters without replacement, [resamples, clusters]."""
-    kept = max(1, round(share * count))
+    size = max(1, round(share * count))
 
     def draw(key: Array) -> Array:
-        return (jax.random.permutation(key, count) < kept).astype(dtype)
+        return (jax.random.permutation(key, count) < size).astype(dtype)
 
-    weights: Array = chunked(draw, jax.random.split(key, resamples), 64)
+    weights: Array = map_in_chunks(draw, jax.random.split(key, resamples), 64)
     return weights
 
 
@@ -150,12 +150,12 @@ class Reweighter:
         """Returns Spearman R [values, values] under cluster weights [clusters]."""
         per_context = weights[self.index]
         if self.missing:
-            r: Array = coupling.pairwise(self.ranks, per_context)
+            r: Array = coupling.spearman_pairwise(self.ranks, per_context)
             return r
         if self.levels is None:
-            return coupling.complete(self.ranks, per_context)
+            return coupling.spearman_complete(self.ranks, per_context)
         z = ranks.level_midranks(self.levels.counts, weights, self.levels.code)
-        return ranks.among(ranks.correlation(z, per_context), jnp.all(self.ranks.present, axis=0))
+        return ranks.mask_incomplete(ranks.correlation(z, per_context), jnp.all(self.ranks.present, axis=0))
 
 
 def prepare(x: Array, index: Array, count: int, levels: int = 0, missing: bool = False) -> Reweighter:
@@ -164,7 +164,7 @@ def prepare(x: Array, index: Array, count: int, levels: int = 0, missing: bool =
     Args:
         x: [contexts, values].
         index: the cluster of each context, [contexts].
-        count: how many clusters there are.
+        count: number of clusters.
         levels: an upper bound on the distinct ratings of a column; 0 for many.
         missing: as in `spearman`.
     """
@@ -175,33 +175,33 @@ def prepare(x: Array, index: Array, count: int, levels: int = 0, missing: bool =
 
 
 def level_count(x: Array) -> int:
-    """Returns the most distinct ratings of a column, rounded up, so that calls share compilations; 0 for many, or unknown."""
+    """Returns the maximum number of distinct ratings per column, rounded up to a shared size; 0 if many or unknown."""
     if not is_concrete(x):
         return 0
-    most = coupling.distinct(x)
+    most = coupling.max_distinct(x)
     return next((size for size in LEVEL_COUNTS if most <= size), 0)
 
 
-def over(weights: Array, statistic: Callable[[Array], Any], ratings: int) -> Any:
+def map_resamples(weights: Array, statistic: Callable[[Array], Any], ratings: int) -> Any:
     """Computes `statistic(weights[b])` for every resample b, stacked; a chunk at a time.
 
     Args:
         weights: [resamples, clusters].
         statistic: a function of cluster weights [clusters].
-        ratings: contexts x values, which decides how many resamples run at once.
+        ratings: contexts x values, which sets the number of resamples that run at once.
     """
-    return chunked(statistic, weights, chunk_of(ratings))
+    return map_in_chunks(statistic, weights, chunk_size(ratings))
 
 
-def chunk_of(ratings: int) -> int:
-    """Returns how many resamples of so many ratings run at once."""
+def chunk_size(ratings: int) -> int:
+    """Returns the number of resamples that run at once, each with this many ratings."""
     return int(min(64, max(1, _CHUNK // max(1, ratings))))
 
 
-def chunked(function: Callable[[Any], Any], xs: Any, size: int) -> Any:
+def map_in_chunks(function: Callable[[Any], Any], xs: Any, size: int) -> Any:
     """Maps `function` over every entry of xs, `size` of them at a time.
 
-    Unlike `lax.map(batch_size=)` it fills the last chunk up by repeating entries, so that only one body is compiled.
+    Unlike `lax.map(batch_size=)` it pads the last chunk by repeating entries, so that only one body is compiled.
     """
     count = jax.tree.leaves(xs)[0].shape[0]
     size = min(size, count)
@@ -233,7 +233,7 @@ def couplings(x: Array, weights: Array, clusters: Any = None, missing: bool | No
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _couplings(x: Array, weights: Array, index: Array, levels: int, missing: bool) -> Array:
     prepared = prepare(x, index, weights.shape[1], levels, missing)
-    stacked: Array = over(weights, prepared.coupling, x.size)
+    stacked: Array = map_resamples(weights, prepared.coupling, x.size)
     return stacked
 
 
@@ -251,7 +251,7 @@ def bootstrap(
         shift: [contexts, values].
         clusters: [contexts] labels, concrete; None makes each context its own cluster.
         key: PRNG key.
-        resamples: how many.
+        resamples: number of resamples.
 
     Returns:
         The statistic of every resample, stacked along a leading axis.
@@ -264,4 +264,4 @@ def bootstrap(
     if statistic is coupling.spearman:
         return couplings(shift, weights, groups)
     index = jnp.asarray(groups.index[0])
-    return over(weights, lambda w: statistic(shift, w[index]), shift.size)
+    return map_resamples(weights, lambda w: statistic(shift, w[index]), shift.size)

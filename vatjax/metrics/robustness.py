@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vatjax.metrics import coupling, intervals, ranks, resample, shifts
-from vatjax.metrics.arrays import Arrayish, lift, namespace
+from vatjax.metrics.arrays import Arrayish, namespace, prepend_axes
 from vatjax.metrics.intervals import Estimate
 
 Array = jax.Array
@@ -21,10 +21,10 @@ _DROPPED = tuple(round(0.05 * step, 2) for step in range(1, 16))
 
 
 class Amplification(NamedTuple):
-    """How far values move for each unit of the target's movement, and whether coupled values move farther.
+    """Movement of values per unit of the target's movement, compared between more and less coupled values.
 
     Attributes:
-        ratio: `sum_s abs(d[s, w]) / sum_s abs(d[s, t])`, [values]; means in place of sums, which is the same where
+        ratio: `sum_s abs(d[s, w]) / sum_s abs(d[s, t])`, [values]; with means in place of sums, which is equal if
             nothing is missing.
         high, low: the mean ratio of the half of the other values with the higher and with the lower VAT.
         difference: high minus low, with its jackknife interval, given the groups.
@@ -39,9 +39,9 @@ class Amplification(NamedTuple):
 def amplification(
     shift: Array, target: Array | int, clusters: Any, key: Array, splits: int = 50, missing: bool | None = None
 ) -> Amplification:
-    """Computes amplification with its safeguard: groups are chosen on one half of the scenes and compared on the other.
+    """Computes cross-validated amplification: groups are chosen on one half of the scenes and compared on the other.
 
-    Choosing and comparing on the same contexts would let noise choose the winners. The difference is the mean over
+    Choosing and comparing on the same contexts would select on noise. The difference is the mean over
     `splits` random halvings, each used both ways.
 
     Args:
@@ -49,7 +49,7 @@ def amplification(
         target: membership mask [values] or the index of one value.
         clusters: [contexts] labels, concrete.
         key: PRNG key.
-        splits: random halvings.
+        splits: number of random halvings.
         missing: as in `spearman`.
     """
     shift, index, count, levels, missing = _prepared(shift, clusters, missing)
@@ -77,26 +77,26 @@ def _amplification(
         return size / jnp.where(bottom > 0, bottom, jnp.nan)
 
     def chosen(half: Array) -> tuple[Array, Array]:
-        """The more and the less coupled half of the values that are not the target and have a coupling at all."""
+        """Returns the more and the less coupled half of the values off target that have a coupling."""
         tax = jnp.where(member, jnp.nan, coupling.vat(prepared.coupling(half)))
         middle = jnp.nanmedian(tax)
         return tax > middle, tax <= middle
 
-    high, low = resample.over(jnp.concatenate([halves, 1 - halves]), chosen, shift.size)
+    high, low = resample.map_resamples(jnp.concatenate([halves, 1 - halves]), chosen, shift.size)
     others = jnp.concatenate([1 - halves, halves])
 
     def compared(w: Array) -> tuple[Array, Array]:
-        def one(high: Array, low: Array, other: Array) -> tuple[Array, Array]:
+        def compare_half(high: Array, low: Array, other: Array) -> tuple[Array, Array]:
             ratio = ratios(w * other)
             return _mean(ratio, high), _mean(ratio, low)
 
-        top, bottom = jax.vmap(one)(high, low, others)
+        top, bottom = jax.vmap(compare_half)(high, low, others)
         return jnp.nanmean(top), jnp.nanmean(bottom)
 
     ones = jnp.ones(count, shift.dtype)
     top, bottom = compared(ones)
     left_out = resample.jackknife_weights(count, shift.dtype)
-    without = resample.over(left_out, lambda w: jnp.subtract(*compared(w)), shift.shape[1] * splits * 8)
+    without = resample.map_resamples(left_out, lambda w: jnp.subtract(*compared(w)), shift.shape[1] * splits * 8)
     t = intervals.t_quantile(len(left_out) - 1, dtype=shift.dtype)
     used = jnp.ones((1, len(left_out)), bool)
     return Amplification(ratios(ones), top, bottom, intervals.jackknife_interval(top - bottom, without[None], used, t))
@@ -109,7 +109,7 @@ def _mean(x: Array, where: Array) -> Array:
 
 
 def _prepared(shift: Array, clusters: Any, missing: bool | None) -> tuple[Array, Array, int, int, bool]:
-    """Columns, their clusters, the number of clusters, the number of levels, and whether ratings are missing."""
+    """Returns columns, their clusters, the numbers of clusters and of levels, and whether ratings are missing."""
     shift = shifts.as_matrix(shift)
     groups = resample.clusters_of(clusters, shift.shape[0])
     if len(groups.index) > 1:
@@ -123,16 +123,16 @@ def _prepared(shift: Array, clusters: Any, missing: bool | None) -> tuple[Array,
 
 
 @jax.jit
-def agreement(x: Array, y: Array) -> Array:
-    """Computes Spearman's correlation of two rankings of the same things, such as VAT by Spearman and by Kendall, [values].
+def rank_agreement(x: Array, y: Array) -> Array:
+    """Computes Spearman's correlation of two rankings, such as VAT by Spearman and by Kendall, [values].
 
-    Entries that either lacks are left out.
+    Entries that are NaN in either are left out.
     """
     return coupling.spearman(jnp.stack([x, y], axis=1), missing=True)[0, 1]
 
 
 def types_against_values(vat_types: Array, vat_values: Array, type_of: np.ndarray) -> Array:
-    """Computes how well the ranking of types by their own VAT agrees with that by the mean VAT of their member values.
+    """Computes the rank agreement of the types' own VAT with the mean VAT of their member values.
 
     Args:
         vat_types: [types], from the analysis of types.
@@ -143,7 +143,7 @@ def types_against_values(vat_types: Array, vat_values: Array, type_of: np.ndarra
         raise TypeError("types decide shapes and must be concrete: close over them instead of passing them in")
     member = jnp.asarray(np.asarray(type_of)[None, :] == np.arange(vat_types.shape[0])[:, None])
     means = jax.vmap(lambda mask: _mean(vat_values, mask))(member)
-    agreed: Array = agreement(vat_types, means)
+    agreed: Array = rank_agreement(vat_types, means)
     return agreed
 
 
@@ -151,11 +151,11 @@ def types_against_values(vat_types: Array, vat_values: Array, type_of: np.ndarra
 
 
 class Robustness(NamedTuple):
-    """A result repeated without a fifth of the scenes.
+    """Coupling repeated on random subsamples of the scenes.
 
     Attributes:
-        nvat: on all scenes, and the range that holds 95 % of the subsamples. The range does not estimate a confidence interval: subsamples
-            of 80 % vary half as much as samples do.
+        nvat: on all scenes, and the range that holds 95 % of the subsamples. The range does not estimate a confidence
+            interval: subsamples of 80 % vary half as much as samples do.
         nvat_sd: the standard deviation over subsamples, as published.
         agreement: the mean rank agreement of value-level taxes with those on all scenes.
         least: the 5th percentile of that agreement.
@@ -195,12 +195,12 @@ def _robustness(
     whole = prepared.coupling(jnp.ones(count, shift.dtype))
     tax = coupling.vat(whole)
 
-    def one(w: Array) -> tuple[Array, Array]:
+    def subsampled(w: Array) -> tuple[Array, Array]:
         r = prepared.coupling(w)
-        return coupling.nvat(r), agreement(tax, coupling.vat(r))
+        return coupling.nvat(r), rank_agreement(tax, coupling.vat(r))
 
     weights = resample.subsample_weights(key, count, draws, share, shift.dtype)
-    nvat, agreed = resample.over(weights, one, shift.size)
+    nvat, agreed = resample.map_resamples(weights, subsampled, shift.size)
     low, high = jnp.nanquantile(nvat, jnp.asarray([0.025, 0.975], nvat.dtype))
     return Robustness(
         Estimate(coupling.nvat(whole), low, high), jnp.nanstd(nvat), jnp.nanmean(agreed), jnp.nanquantile(agreed, 0.05)
@@ -208,7 +208,7 @@ def _robustness(
 
 
 class Stability(NamedTuple):
-    """How far the coupling repeats itself on other scenes.
+    """Stability of the coupling across scenes.
 
     Attributes:
         split_half: correlation of R from one half of the scenes with R from the other, over pairs of values, stepped up to all
@@ -222,13 +222,13 @@ class Stability(NamedTuple):
 
 
 def stability(shift: Array, clusters: Any, key: Array, draws: int = 100, missing: bool | None = None) -> Stability:
-    """Computes the split-half reliability of R, and how many scenes can be left out before the order of VAT changes.
+    """Computes the split-half reliability of R, and the share of scenes that can be dropped with the same order of VAT.
 
     Args:
         shift: [contexts, values].
         clusters: [contexts] labels, concrete; None makes each context its own cluster.
         key: PRNG key.
-        draws: subsamples of each share, and halvings.
+        draws: number of subsamples of each share, and of halvings.
         missing: as in `spearman`.
 
     Paper: Epskamp, Borsboom and Fried 2018, "Estimating psychological networks and their accuracy".
@@ -242,14 +242,14 @@ def stability(shift: Array, clusters: Any, key: Array, draws: int = 100, missing
 def _stability(shift: Array, index: Array, key: Array, count: int, levels: int, missing: bool, draws: int) -> Stability:
     prepared = resample.prepare(shift, index, count, levels, missing)
     tax = coupling.vat(prepared.coupling(jnp.ones(count, shift.dtype)))
-    kept = jnp.asarray([max(2, round((1 - share) * count)) for share in (*_DROPPED, 0.5)])
+    sizes = jnp.asarray([max(2, round((1 - share) * count)) for share in (*_DROPPED, 0.5)])
     places = jax.vmap(lambda key: jax.random.permutation(key, count))(jax.random.split(key, draws))
-    weights = (places[None] < kept[:, None, None]).astype(shift.dtype)  # [shares, draws, clusters]
+    weights = (places[None] < sizes[:, None, None]).astype(shift.dtype)  # [shares, draws, clusters]
 
     def agrees(w: Array) -> Array:
-        return agreement(tax, coupling.vat(prepared.coupling(w)))
+        return rank_agreement(tax, coupling.vat(prepared.coupling(w)))
 
-    agreed = resample.over(weights[:-1].reshape(-1, count), agrees, shift.size).reshape(len(_DROPPED), draws)
+    agreed = resample.map_resamples(weights[:-1].reshape(-1, count), agrees, shift.size).reshape(len(_DROPPED), draws)
     stable = jnp.mean((agreed >= STABLE).astype(shift.dtype), 1) >= 0.95
     shares = jnp.asarray(_DROPPED, shift.dtype)
     dropped = jnp.max(jnp.where(jnp.cumprod(stable.astype(jnp.int32)) > 0, shares, 0), initial=0)
@@ -259,12 +259,12 @@ def _stability(shift: Array, index: Array, key: Array, count: int, levels: int, 
         sound = coupling.off_diagonal(first) & coupling.off_diagonal(second)
         return pearson(first, second, sound)
 
-    half = jnp.nanmean(resample.over(weights[-1], halves, shift.size))
+    half = jnp.nanmean(resample.map_resamples(weights[-1], halves, shift.size))
     return Stability(spearman_brown(half), dropped)
 
 
 def pearson(x: Array, y: Array, where: Array) -> Array:
-    """Computes Pearson's correlation of two arrays over the entries chosen, scalar."""
+    """Computes Pearson's correlation of two arrays over the chosen entries, scalar."""
     x, y = (jnp.where(where, part - _mean(part, where), 0) for part in (x, y))
     bottom = jnp.sqrt(jnp.sum(x**2) * jnp.sum(y**2))
     return jnp.where(bottom > 0, jnp.sum(x * y) / jnp.where(bottom > 0, bottom, 1), jnp.nan)
@@ -297,12 +297,12 @@ def reliability(replicates: Arrayish) -> Array:
     count = xp.sum(present, 0).astype(x.dtype)
 
     def variance(y: Array) -> Array:
-        """Over contexts, [..., values]."""
-        where = lift(present, y)
-        number = lift(xp.maximum(count, 1)[None], y)
+        """Computes the variance over contexts, [..., values]."""
+        where = prepend_axes(present, y)
+        number = prepend_axes(xp.maximum(count, 1)[None], y)
         mean = xp.sum(xp.where(where, y, 0), -2, keepdims=True) / number
         square = xp.sum(xp.where(where, y - mean, 0) ** 2, -2)
-        return square / lift(xp.maximum(count - 1, 1), square)
+        return square / prepend_axes(xp.maximum(count - 1, 1), square)
 
     total, parts = variance(xp.sum(x, 0)), xp.sum(variance(x), 0)
     k = x.shape[0]
@@ -313,7 +313,7 @@ def reliability(replicates: Arrayish) -> Array:
 def disattenuate(r: Arrayish, reliability: Arrayish) -> Array:
     """Returns R without the attenuation by noise in both scores, `R_vw / sqrt(rel_v rel_w)`, within [-1, 1].
 
-    NaN where a score is not reliable at all. Noise that both scores share is not taken off.
+    NaN where a reliability is not above 0. Noise that both scores share is not removed.
 
     Args:
         r: [values, values].

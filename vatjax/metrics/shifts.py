@@ -1,4 +1,4 @@
-"""First order: how far each value moved, and how far it moved for each unit of gain on the target.
+"""First-order statistics: the shift of each value, and its shift per unit of gain on the target.
 
 Axes: contexts s (n), values v (V). A missing rating is NaN and is left out of every mean; nothing else is.
 """
@@ -19,7 +19,7 @@ Array = jax.Array
 
 
 def shift(pre: ArrayLike, post: ArrayLike) -> Array:
-    """What an intervention did: `d = post - pre`, [contexts, values], NaN where either is missing.
+    """Computes the shift `d = post - pre`, [contexts, values], NaN where either is missing.
 
     Args:
         pre, post: value states of the same contexts and values, [..., contexts, values].
@@ -28,7 +28,7 @@ def shift(pre: ArrayLike, post: ArrayLike) -> Array:
         shapes = f"{jnp.shape(pre)} and {jnp.shape(post)}"
         raise ValueError(f"pre and post must have one shape, found {shapes}; join the states first")
     if isinstance(pre, np.ndarray) and isinstance(post, np.ndarray):
-        # On the host a difference of float64 is taken before it becomes float32.
+        # On the host float64 is subtracted before conversion to float32.
         return as_floating(np.subtract(post, pre, dtype=np.result_type(pre, post, np.float32)))
     return as_floating(post) - as_floating(pre)
 
@@ -38,22 +38,24 @@ def tied_shift(pre: ArrayLike, post: ArrayLike) -> Array:
 
     3.3 - 3.1 and 2.3 - 2.1 differ in the last digit of float32, and a rank correlation would break that tie.
     """
-    return tied(shift(pre, post), jnp.maximum(largest(as_floating(pre)), largest(as_floating(post))))
+    return round_to_ties(
+        shift(pre, post), jnp.maximum(largest_rating(as_floating(pre)), largest_rating(as_floating(post)))
+    )
 
 
-def tied(x: Array, scale: Array) -> Array:
+def round_to_ties(x: Array, scale: Array) -> Array:
     """Rounds to a millionth of a scale; gradients pass through."""
     step = jnp.where(scale > 0, jnp.asarray(scale, x.dtype) * 1e-6, 1)
     return x + lax.stop_gradient(jnp.round(x / step) * step - x)
 
 
-def largest(x: Array) -> Array:
-    """Returns the largest absolute rating, 0 where there is none."""
+def largest_rating(x: Array) -> Array:
+    """Returns the largest absolute rating, 0 if all are missing."""
     return lax.stop_gradient(jnp.max(jnp.where(jnp.isnan(x), 0, jnp.abs(x)), initial=0))
 
 
 def mean_shift(shift: Array, weights: Array | None = None) -> Array:
-    """The mean shift of each value over contexts, `mean_s d[s, v]`, [values]. NaN for a value that was never rated.
+    """Computes the mean shift of each value over contexts, `mean_s d[s, v]`, [values]; NaN for a value never rated.
 
     Args:
         shift: [contexts, values].
@@ -70,7 +72,7 @@ def mean_shift(shift: Array, weights: Array | None = None) -> Array:
 
 
 def gain(shift: Array, target: Array | int, direction: int = 1, weights: Array | None = None) -> Array:
-    """How far the target moved in the wanted direction: `D * mean_s d[s, t]`, for several target values their mean.
+    """Computes the mean shift of the target in the intended direction, `D * mean_s d[s, t]`, averaged over its values.
 
     Args:
         shift: [contexts, values].
@@ -82,11 +84,11 @@ def gain(shift: Array, target: Array | int, direction: int = 1, weights: Array |
 
 
 def gain_of(mean: Array, target: Array | int, direction: Array | int = 1) -> Array:
-    """The gain from mean shifts [values]: the mean over the members that have one."""
+    """Computes the gain from mean shifts [values]: the mean over the target's values that have one."""
     member = target_mask(target, mean.shape[-1]) & ~jnp.isnan(mean)
     count = jnp.sum(member).astype(mean.dtype)
     total = jnp.sum(jnp.where(member, mean, 0))
-    return jnp.asarray(directed(direction), mean.dtype) * total / jnp.where(count > 0, count, jnp.nan)
+    return jnp.asarray(check_direction(direction), mean.dtype) * total / jnp.where(count > 0, count, jnp.nan)
 
 
 def gnd(
@@ -96,22 +98,22 @@ def gnd(
     weights: Array | None = None,
     resolved: Array | bool = True,
 ) -> Array:
-    """Gain-normalised deviation, `GND(w) = mean_s d[s, w] / abs(gain)`, signed, [values].
+    """Computes the gain-normalised deviation, `GND(w) = mean_s d[s, w] / abs(gain)`, signed, [values].
 
     Args:
         shift: [contexts, values].
         target: membership mask [values] or the index of one value.
         direction: +1 or -1.
         weights: frequency weight of each context, [contexts].
-        resolved: whether the gain's interval is clear of 0 (`infer` finds out). Dividing by a gain that can't be told
-            from 0 gives a large number without meaning, so that everything is NaN where this is False.
+        resolved: whether the gain's interval excludes 0 (`infer` computes it). Dividing by a gain that cannot be
+            distinguished from 0 gives a large number without meaning, so everything is NaN where this is False.
     """
     mean = mean_shift(shift, weights)
     return gnd_of(mean, gain_of(mean, target, direction), resolved)
 
 
 def gnd_of(mean: Array, gain: Array, resolved: Array | bool = True) -> Array:
-    """GND from mean shifts [values] and the gain."""
+    """Computes GND from mean shifts [values] and the gain."""
     xp = namespace(mean)
     size = xp.abs(gain)
     sound = xp.asarray(resolved) & (size > 0)
@@ -119,17 +121,17 @@ def gnd_of(mean: Array, gain: Array, resolved: Array | bool = True) -> Array:
 
 
 def off_target(gnd: Array, target: Array | int) -> Array:
-    """The side effect in one number: the mean of `abs(GND(w))` over values w that are not in the target."""
+    """Computes the side effect in one number: the mean of `abs(GND(w))` over values w that are not in the target."""
     off = ~target_mask(target, gnd.shape[-1]) & ~jnp.isnan(gnd)
     count = jnp.sum(off).astype(gnd.dtype)
     return jnp.sum(jnp.where(off, jnp.abs(gnd), 0)) / jnp.where(count > 0, count, jnp.nan)
 
 
 def ipsatise(shift: Arrayish) -> Array:
-    """Takes each context's own mean away, `d[s, v] - mean_v d[s, v]`: what is left can't be a uniform response style.
+    """Subtracts each context's mean, `d[s, v] - mean_v d[s, v]`, which removes a uniform response style.
 
-    It has effects of its own: independent columns then correlate by `-1 / (V - 1)` on average, and where only the
-    target moved, every other value moves the other way by `mechanical(...)` of the gain.
+    This has side effects: independent columns then correlate by `-1 / (V - 1)` on average, and where only the target
+    moved, every other value moves the other way by `mechanical_gnd_complete(...)` of the gain.
     """
     shift = as_floating(shift)
     present = ~jnp.isnan(shift)
@@ -140,18 +142,18 @@ def ipsatise(shift: Arrayish) -> Array:
 
 
 def mechanical_gnd(present: Array, target: Array) -> Array:
-    """Returns `mechanical` where ratings are missing: the share of the target among the values rated differs by context.
+    """Returns `mechanical_gnd_complete` for missing ratings: the target's share of the rated values differs by context.
 
     Args:
         present: where there are ratings, [contexts, values] bool.
         target: membership mask [values].
     """
     xp = namespace(present)
-    there = present.astype(float)
-    rated = xp.sum(there, 1)
-    share = xp.sum(xp.where(target, there, 0), 1) / xp.where(rated > 0, rated, 1)
-    count = xp.sum(there, 0)
-    taken = xp.sum(share[:, None] * there, 0) / xp.where(count > 0, count, np.nan)
+    weight = present.astype(float)
+    rated = xp.sum(weight, 1)
+    share = xp.sum(xp.where(target, weight, 0), 1) / xp.where(rated > 0, rated, 1)
+    count = xp.sum(weight, 0)
+    taken = xp.sum(share[:, None] * weight, 0) / xp.where(count > 0, count, np.nan)
 
     def over(chosen: Array) -> Array:
         sound = chosen & ~xp.isnan(taken)
@@ -162,17 +164,17 @@ def mechanical_gnd(present: Array, target: Array) -> Array:
     return -over(~target) / xp.where(rest > 0, rest, np.nan)
 
 
-def mechanical(target: Array | int, values: int) -> Array:
-    """The off-target GND that ipsatising alone makes where only the k target values moved, up: `-k / (V - k)`.
+def mechanical_gnd_complete(target: Array | int, values: int) -> Array:
+    """Returns the off-target GND that ipsatising alone creates if only the k target values moved up: `-k / (V - k)`.
 
-    Where they moved down it has the other sign.
+    If they moved down, the sign is opposite.
     """
     k = jnp.sum(target_mask(target, values)).astype(float)
     return -k / jnp.where(k < values, values - k, jnp.nan)
 
 
 def target_mask(target: Any, values: int) -> Array:
-    """A target as a membership mask [values] bool."""
+    """Converts a target to a membership mask [values] bool."""
     if isinstance(target, str):
         raise TypeError(f"a target is a mask or an index here; write taxonomy.mask({target!r})")
     concrete = None if isinstance(target, jax.core.Tracer) else np.asarray(target)
@@ -191,43 +193,41 @@ def target_mask(target: Any, values: int) -> Array:
     return member
 
 
-def directed(direction: Array | int) -> Array | int:
-    """A direction, which is +1 or -1."""
+def check_direction(direction: Array | int) -> Array | int:
+    """Returns the direction; raises ValueError unless it is +1 or -1."""
     if not isinstance(direction, jax.core.Tracer) and not np.isin(np.asarray(direction), (-1, 1)).all():
         raise ValueError(f"a direction is 1 (express) or -1 (suppress), found {direction!r}")
     return direction
 
 
 def as_matrix(x: ArrayLike, weights: ArrayLike | None = None) -> Array:
-    """Columns of ratings, [contexts, values], whose weights fit."""
+    """Returns floating ratings; raises ValueError unless they are [contexts, values] and weights [contexts]."""
     x = as_floating(x)
     if x.ndim != 2:
         raise ValueError(f"expected [contexts, values], found the shape {x.shape}")
     if weights is not None and jnp.shape(weights) != x.shape[:1]:
-        raise ValueError(
-            f"one weight for each of {x.shape[0]} contexts is needed, found the shape {jnp.shape(weights)}"
-        )
+        raise ValueError(f"expected one weight for each of {x.shape[0]} contexts, found the shape {jnp.shape(weights)}")
     return x
 
 
-def finite(x: Array) -> Array:
-    """Refuses infinities in a concrete array: a missing rating is NaN, and no rating is infinite."""
+def check_finite(x: Array) -> Array:
+    """Returns `x`; raises ValueError if it is concrete and has an infinity. A missing rating is NaN."""
     if is_concrete(x) and bool(np.isinf(np.asarray(x)).any()):
         raise ValueError("ratings must be finite, or NaN where they are missing; found an infinity")
     return x
 
 
 def is_concrete(x: Any) -> bool:
-    """Returns whether the content of an array can be looked at: it is not traced, and lies on this host's devices."""
+    """Returns whether the content of an array can be read: it is not traced, and is on devices of this host."""
     if isinstance(x, jax.core.Tracer):
         return False
     return not isinstance(x, jax.Array) or x.is_fully_addressable
 
 
-def on_host(*arrays: Any) -> tuple[Any, ...]:
-    """Returns arrays as NumPy's where all of them can be looked at, and as they are otherwise.
+def to_host(*arrays: Any) -> tuple[Any, ...]:
+    """Returns NumPy arrays if all arrays are concrete, and the arrays unchanged otherwise.
 
-    What follows a compiled program is small: on the host it needs no program of its own.
+    The computation after a compiled program is small: on the host it does not need another program.
     """
     if all(is_concrete(leaf) for leaf in jax.tree.leaves(arrays)):
         return tuple(jax.device_get(arrays))
@@ -235,7 +235,7 @@ def on_host(*arrays: Any) -> tuple[Any, ...]:
 
 
 def as_floating(x: ArrayLike) -> Array:
-    """Integers become the default float, halves float32: a bfloat16 counts no further than 256."""
+    """Converts integers to the default float, and half precision to float32: a bfloat16 counts only to 256."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x.astype(float)

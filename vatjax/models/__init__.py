@@ -9,50 +9,48 @@ models.generate(model, tokens, mask)                 # .tokens, .log_probs, .len
 models.save(model, "folder")                         # what transformers loads
 """
 
-from vatjax.models import hosts
+from vatjax.models.abstract import abstract_model, stand_in_tokenizer
 from vatjax.models.adapters import load_adapter, save_adapter
-from vatjax.models.checkpoint import Found, load, look
+from vatjax.models.checkpoint import Checkpoint, load, open_checkpoint
 from vatjax.models.config import Config, Rope
 from vatjax.models.edit import Edit, LowRank, Step
 from vatjax.models.edit_files import edit_facts, load_edit, save_edit
 from vatjax.models.families import register_family
 from vatjax.models.fingerprint import fingerprint
-from vatjax.models.generation import Sampling, Written, generate, stop_tokens
-from vatjax.models.model import Model, computed_as, dtype_of, logits, positions_of
-from vatjax.models.outline import outline, stand_in
+from vatjax.models.generation import Completions, Sampling, generate, stop_tokens
+from vatjax.models.model import Model, computation_key, dtype_of, logits, positions_of
 from vatjax.models.saving import save
 from vatjax.models.scoring import log_probs
 from vatjax.models.sharding import mesh
 
 __all__ = [
+    "Checkpoint",
+    "Completions",
     "Config",
     "Edit",
-    "Found",
     "LowRank",
     "Model",
     "Rope",
     "Sampling",
     "Step",
-    "Written",
-    "computed_as",
+    "abstract_model",
+    "computation_key",
     "dtype_of",
     "edit_facts",
     "fingerprint",
     "generate",
-    "hosts",
     "load",
     "load_adapter",
     "load_edit",
     "log_probs",
     "logits",
-    "look",
     "mesh",
-    "outline",
+    "open_checkpoint",
     "positions_of",
     "register_family",
     "save",
     "save_adapter",
     "save_edit",
-    "stand_in",
+    "stand_in_tokenizer",
     "stop_tokens",
 ]

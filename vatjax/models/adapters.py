@@ -1,4 +1,4 @@
-"""LoRA in PEFT's layout, out and in: what was trained here runs under `peft`, and the other way round.
+"""LoRA adapters in PEFT's layout, written and read: adapters trained here run under `peft`, and the other way round.
 
     adapter_config.json          rank, alpha, which projections
     adapter_model.safetensors    lora_A [rank, in] and lora_B [out, rank] of each projection in each layer
@@ -19,16 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from vatjax import errors, names, store
-from vatjax.models import hosts, safetensors
-from vatjax.models import weights as wt
+from vatjax.models import safetensors
+from vatjax.models import weights as weights
 from vatjax.models.config import Config
 from vatjax.models.edit import PROJECTIONS, Edit, LowRank
 from vatjax.models.safetensors import Pending, Tensor
+from vatjax.runtime import processes
 
 _PREFIX = "base_model.model."
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-# Options that change nothing in what the two factors do: names, versions, how they were drawn at first and trained.
+# Options without an effect on the two factors: names, versions, initialisation, training.
 _HARMLESS = frozenset(
     [
         "alpha_pattern",
@@ -55,7 +56,7 @@ _HARMLESS = frozenset(
         "use_rslora",
     ]
 )
-# Others, and the values at which they do nothing; initialisations that change the model's own weights are not among them.
+# Options without an effect at these values. Initialisations that change the model's own weights are not listed.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "fan_in_fan_out": (False,),
@@ -63,28 +64,28 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def save_adapter(edit: Edit, config: Config, where: store.Path, base: str = "") -> None:
+def save_adapter(edit: Edit, config: Config, path: store.Path, base: str = "") -> None:
     """Writes an edit's low-rank changes as a PEFT adapter.
 
     Args:
-        edit: with low-rank changes alone.
+        edit: an edit with low-rank changes only.
         config: of the model that it changes.
-        where: a folder, local or in a bucket; an adapter that is there is replaced.
+        path: a folder, local or in a bucket; an existing adapter is replaced.
         base: the model's folder or name on the Hub, for PEFT to find it.
 
     Raises:
-        InputError: for an edit that PEFT has no form for.
+        InputError: for an edit that PEFT cannot represent.
     """
     other = [name for name in ("residual", "neurons", "gains") if getattr(edit, name) is not None]
     other += ["steps"] if edit.steps else []
     other += [f"{edit.positions} tokens alone"] if edit.positions != "all" else []
     if other or not edit.lora:
-        found = " and ".join(other) or "nothing"
-        raise errors.InputError(f"a PEFT adapter holds low-rank changes alone; this edit has {found}")
+        contents = " and ".join(other) or "nothing"
+        raise errors.InputError(f"a PEFT adapter holds low-rank changes alone; this edit has {contents}")
     if jnp.ndim(edit.strength):
         raise errors.InputError("an adapter is one edit; this is a stack of them")
-    wt.check_edit(edit, config)
-    edit = hosts.fetch(edit)
+    weights.check_edit(edit, config)
+    edit = processes.fetch(edit)
     pending, ranks = [], {}
     for source, parts in _sources(config).items():
         chosen = [part for part in parts if part.name in edit.lora]
@@ -96,7 +97,7 @@ def save_adapter(edit: Edit, config: Config, where: store.Path, base: str = "") 
             factors = _factors(edit, parts, chosen, layer)
             for name, factor in zip(_pair(_PREFIX + module.format(layer)), factors, strict=True):
                 pending.append(Pending(name, factor.dtype, factor.shape, functools.partial(np.asarray, factor)))
-    folder = store.path(where)
+    folder = store.path(path)
     if folder.exists() and not folder.is_dir():
         raise errors.InputError(f"{folder}: an adapter is a folder, and this is a file")
     safetensors.write(folder / _WEIGHTS, pending)
@@ -121,47 +122,47 @@ def save_adapter(edit: Edit, config: Config, where: store.Path, base: str = "") 
     )
 
 
-def _sources(config: Config) -> dict[str, list[wt.Parameter]]:
-    """The checkpoint's projections, each with the parameters that it holds: several where a family fuses them."""
-    found: dict[str, list[wt.Parameter]] = {}
-    for parameter in wt.parameters(config):
+def _sources(config: Config) -> dict[str, list[weights.Parameter]]:
+    """Returns the checkpoint's projections, each with the parameters that it holds: several if a family fuses them."""
+    projections: dict[str, list[weights.Parameter]] = {}
+    for parameter in weights.parameters(config):
         if parameter.name in PROJECTIONS:
-            found.setdefault(parameter.source, []).append(parameter)
-    return found
+            projections.setdefault(parameter.source, []).append(parameter)
+    return projections
 
 
 def _factors(
-    edit: Edit, parts: list[wt.Parameter], chosen: list[wt.Parameter], layer: int
+    edit: Edit, parts: list[weights.Parameter], chosen: list[weights.Parameter], layer: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """lora_A and lora_B of one module: of fused projections each has its own ranks and its own rows."""
+    """Returns lora_A and lora_B of one module. Each part of a fused projection has its own ranks and its own rows."""
     downs, ups, row = [], [], 0
     total = sum(part.shape[1] for part in parts)
     for part in parts:
         size = part.shape[1]
         if part in chosen:
-            own = edit.lora[part.name]
-            downs.append(np.asarray(own.down[layer], np.float32).T)
-            up = np.zeros((total, own.up.shape[-2]), np.float32)
-            up[row : row + size] = np.asarray(own.up[layer] * edit.strength, np.float32).T
+            change = edit.lora[part.name]
+            downs.append(np.asarray(change.down[layer], np.float32).T)
+            up = np.zeros((total, change.up.shape[-2]), np.float32)
+            up[row : row + size] = np.asarray(change.up[layer] * edit.strength, np.float32).T
             ups.append(up)
         row += size
     return np.concatenate(downs), np.concatenate(ups, axis=1)
 
 
-def load_adapter(where: str | Path, config: Config) -> Edit:
+def load_adapter(path: str | Path, config: Config) -> Edit:
     """Reads a PEFT adapter as an edit of strength 1.
 
     Args:
-        where: a local folder.
-        config: of the model that it is for.
+        path: a local folder.
+        config: of the model that the adapter is for.
 
     Raises:
-        InputError: for a folder that holds none, for options that this port does not implement, and for factors that
+        InputError: for a folder without an adapter, for options that this port does not implement, and for factors that
             are missing, surplus or do not fit the model.
     """
-    folder = Path(where).expanduser()
+    folder = Path(path).expanduser()
     options = _options(folder)
-    found = safetensors.tensors(folder / _WEIGHTS)
+    stored = safetensors.read_tensors(folder / _WEIGHTS)
     lora: dict[str, LowRank] = {}
     problems, known = [], set()
     for source, parts in _sources(config).items():
@@ -169,7 +170,7 @@ def load_adapter(where: str | Path, config: Config) -> Edit:
         sizes = parts[0].shape[0], sum(part.shape[1] for part in parts)
         pairs: dict[int, tuple[Tensor, Tensor]] = {}
         for layer in range(config.layers):
-            pair = {name: found.get(name) for name in _pair(place.format(layer))}
+            pair = {name: stored.get(name) for name in _pair(place.format(layer))}
             known |= set(pair)
             down, up = pair.values()
             if down is not None and up is not None:
@@ -179,9 +180,9 @@ def load_adapter(where: str | Path, config: Config) -> Edit:
                 problems += _misfits(folder, pair, *sizes, rank)
         if pairs and not problems:
             lora |= _stack(pairs, parts, config.layers, functools.partial(_scale, options, place))
-    surplus = sorted(set(found) - known)
+    surplus = sorted(set(stored) - known)
     problems += [
-        errors.Problem(str(folder), None, f"{name} is no projection of this {config.family}") for name in surplus
+        errors.Problem(str(folder), None, f"{name} is not a projection of this {config.family}") for name in surplus
     ]
     if problems:
         raise errors.all_of(problems, "The adapter and the model do not belong together.")
@@ -195,28 +196,28 @@ def _options(folder: Path) -> dict[str, Any]:
         options = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         kind = options.get("peft_type")
     except FileNotFoundError:
-        raise errors.InputError(f"{folder}: no {_CONFIG} there, so it is no adapter") from None
+        raise errors.InputError(f"{folder}: no {_CONFIG} there, so it is not an adapter") from None
     except (ValueError, AttributeError, RecursionError):
         raise errors.InputError(f"{folder / _CONFIG}: not a JSON object") from None
     if not (folder / _WEIGHTS).exists():
-        raise errors.InputError(f"{folder}: no {_WEIGHTS} there; adapters of other kinds of files are not read")
+        raise errors.InputError(f"{folder}: no {_WEIGHTS} there; adapters in other file formats are not read")
     if kind != "LORA":
         raise errors.InputError(f"{folder / _CONFIG}: expected peft_type LORA, found {kind!r}")
-    wrong = _wrong(options)
+    wrong = _wrong_options(options)
     if wrong:
         raise errors.InputError("\n  ".join([f"{folder / _CONFIG}: this adapter can't be read:", *wrong]))
     strange = [
         f"{name}: {value!r}"
         for name, value in options.items()
-        if name not in _HARMLESS and value not in _PLAIN.get(name, ()) and (name in _PLAIN or _set(value))
+        if name not in _HARMLESS and value not in _PLAIN.get(name, ()) and (name in _PLAIN or _has_effect(value))
     ]
     if strange:
-        raise errors.InputError(f"{folder / _CONFIG}: not implemented: {names.listed(strange)}")
+        raise errors.InputError(f"{folder / _CONFIG}: not implemented: {names.short_list(strange)}")
     return dict(options)
 
 
-def _wrong(options: Mapping[str, Any]) -> list[str]:
-    """Options whose value is of another kind than theirs."""
+def _wrong_options(options: Mapping[str, Any]) -> list[str]:
+    """Returns messages about options whose value is not of the expected type."""
 
     def positive(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**31
@@ -231,12 +232,12 @@ def _wrong(options: Mapping[str, Any]) -> list[str]:
         ("alpha_pattern", None, pattern, "alphas by module"),
         ("use_rslora", False, lambda value: isinstance(value, bool), "true or false"),
     )
-    found = [(name, options.get(name, absent), fits, kind) for name, absent, fits, kind in kinds]
-    return [f"{name}: expected {kind}, found {value!r}" for name, value, fits, kind in found if not fits(value)]
+    entries = [(name, options.get(name, absent), fits, kind) for name, absent, fits, kind in kinds]
+    return [f"{name}: expected {kind}, found {value!r}" for name, value, fits, kind in entries if not fits(value)]
 
 
-def _set(value: Any) -> bool:
-    """Whether an option that is not known says anything: null, false and nothing at all do not."""
+def _has_effect(value: Any) -> bool:
+    """Returns True if an unknown option has an effect: null, false and empty values do not."""
     return value not in (None, False, [], {}, "")
 
 
@@ -245,7 +246,7 @@ def _pair(place: str) -> tuple[str, str]:
 
 
 def _misfits(folder: Path, pair: Mapping[str, Tensor | None], width: int, out: int, rank: int) -> list[errors.Problem]:
-    """A must be [rank, in] and B [out, rank], and both must be there."""
+    """Returns the problems of one module: A must be [rank, in], B must be [out, rank], and neither may be missing."""
     messages = [f"{name} is missing" for name, tensor in pair.items() if tensor is None]
     if not messages:
         (first, down), (second, up) = [(name, tensor.shape) for name, tensor in pair.items() if tensor is not None]
@@ -258,40 +259,40 @@ def _misfits(folder: Path, pair: Mapping[str, Tensor | None], width: int, out: i
 
 
 def _scale(options: Mapping[str, Any], place: str, layer: int, rank: int) -> float:
-    """PEFT's factor: alpha / rank, or alpha / sqrt(rank) of rsLoRA; alphas may differ by module."""
+    """Returns PEFT's factor: alpha / rank, or alpha / sqrt(rank) for rsLoRA. Alphas may differ by module."""
     alpha = _by_module(options, "alpha_pattern", options.get("lora_alpha", 8), place.format(layer))
     return float(alpha) / (rank**0.5 if options.get("use_rslora") else rank)
 
 
 def _by_module(options: Mapping[str, Any], patterns: str, otherwise: Any, place: str) -> Any:
-    """What an option says for one module: the first pattern that fits it, as PEFT reads them."""
+    """Returns an option's value for one module: that of the first matching pattern, as PEFT reads them."""
     module = place.removeprefix(_PREFIX)
-    for pattern, own in (options.get(patterns) or {}).items():
+    for pattern, value in (options.get(patterns) or {}).items():
         try:
             if re.match(pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})$", module):
-                return own
+                return value
         except re.error:
-            raise errors.InputError(f"{_CONFIG}: {patterns}: {pattern!r} is no pattern") from None
+            raise errors.InputError(f"{_CONFIG}: {patterns}: {pattern!r} is not a valid pattern") from None
     return otherwise
 
 
 def _stack(
     pairs: Mapping[int, tuple[Tensor, Tensor]],
-    parts: list[wt.Parameter],
+    parts: list[weights.Parameter],
     layers: int,
     scale: Callable[[int, int], float],
 ) -> dict[str, LowRank]:
-    """One module's factors of all layers; a layer without any, and ranks below the largest, are filled with zeros."""
+    """Stacks one module's factors over layers. Layers without factors, and lower ranks, are filled with zeros."""
     rank = max(down.shape[0] for down, _ in pairs.values())
-    found: dict[str, LowRank] = {}
+    stacked: dict[str, LowRank] = {}
     row = 0
     for part in parts:
         width, size = part.shape
         downs, ups = np.zeros((layers, width, rank), np.float32), np.zeros((layers, rank, size), np.float32)
         for layer, (down, up) in pairs.items():
-            own = down.shape[0]
-            downs[layer, :, :own] = down.open().astype(np.float32).T
-            ups[layer, :own] = up.open()[row : row + size].astype(np.float32).T * scale(layer, own)
-        found[part.name] = LowRank(jnp.asarray(downs), jnp.asarray(ups))
+            layer_rank = down.shape[0]
+            downs[layer, :, :layer_rank] = down.open().astype(np.float32).T
+            ups[layer, :layer_rank] = up.open()[row : row + size].astype(np.float32).T * scale(layer, layer_rank)
+        stacked[part.name] = LowRank(jnp.asarray(downs), jnp.asarray(ups))
         row += size
-    return found
+    return stacked

@@ -1,4 +1,4 @@
-"""Attention of grouped query heads over keys that a mask allows, in float32 where it matters.
+"""Grouped-query attention over the keys that a mask allows, in float32 where it matters.
 
 softmax(cap(scale * q k) + mask) v               cap(x) = c tanh(x / c)
 """
@@ -15,17 +15,18 @@ from jax import lax
 
 Array = jax.Array
 
-# Finite, so that a token that may see nothing gets no NaN.
+# Finite, so that a token without a visible key does not get NaN.
 _LOWEST = -2.3819763e38
 
 
 def attend(
-    query: Array, key: Array, value: Array, allowed: Array, scale: float, cap: float = 0.0, apart: bool = False
+    query: Array, key: Array, value: Array, allowed: Array, scale: float, cap: float = 0.0, separate_axes: bool = False
 ) -> Array:
-    """One layer's attention, [batch, time, heads, head size]; some mixture for a token that may see nothing: padding.
+    """Computes one layer's attention, [batch, time, heads, head size].
 
-    Where a device has a fused kernel for it, that is `jax.nn.dot_product_attention`. Elsewhere the formula is written
-    out: JAX's own form knows no cap, multiplies float32 in less than float32, and sums halves in halves.
+    Rows without a visible key (padding) are arbitrary but finite. Where a device has a fused kernel, the computation is
+    `jax.nn.dot_product_attention`. Elsewhere the formula is written out: JAX's own form has no cap, multiplies float32
+    in less than float32, and sums halves in halves.
 
     Args:
         query: [batch, time, heads, head size].
@@ -33,18 +34,20 @@ def attend(
         allowed: [batch, time, keys] bool.
         scale: of the products.
         cap: of the scaled products, 0 for none.
-        apart: keep texts and heads on axes of their own, as in `partial`.
+        separate_axes: keep texts and heads on separate axes, as in `partial_attention`.
     """
     if backend(query, key, cap) == "cudnn":
         with jax.numpy_dtype_promotion("standard"):  # it multiplies halves by a float32 scale
             return jax.nn.dot_product_attention(
                 query, key, value, mask=allowed[:, None], scale=scale, implementation="cudnn"
             )
-    return merge([partial(query, key, value, allowed, scale, cap, apart)]).astype(query.dtype)
+    return merge_partials([partial_attention(query, key, value, allowed, scale, cap, separate_axes)]).astype(
+        query.dtype
+    )
 
 
 class Partial(NamedTuple):
-    """Attention over one of several sets of keys, not yet divided.
+    """Attention over one of several sets of keys, not yet normalised.
 
     Attributes:
         top: the highest score, [batch, kv heads, group, time].
@@ -57,27 +60,26 @@ class Partial(NamedTuple):
     mixed: Array
 
 
-def partial(
-    query: Array, key: Array, value: Array, allowed: Array, scale: float, cap: float = 0.0, apart: bool = False
+def partial_attention(
+    query: Array, key: Array, value: Array, allowed: Array, scale: float, cap: float = 0.0, separate_axes: bool = False
 ) -> Partial:
-    """Attention over one set of keys, for `merge`.
+    """Computes attention over one set of keys, for `merge_partials`.
 
-    Heads that share keys, and texts that share them, are rows of one plain product: on a CPU that is twice as fast as a
-    product with the axes where they are. On a mesh the axes stay apart: one that is merged from texts and heads can't be cut
-    by both.
+    Texts and heads that share keys are rows of one matrix product: on a CPU that is twice as fast as a product over the
+    original axes. On a mesh the axes stay separate: an axis merged from texts and heads can't be cut by both.
 
     Args:
         query: [batch, time, heads, head size].
         key, value: [batch or 1, keys, kv heads, head size]; 1 is a set that the whole batch shares.
         allowed: [batch, time, keys] bool.
         scale, cap: as in `attend`.
-        apart: keep texts and heads on axes of their own.
+        separate_axes: keep texts and heads on separate axes.
     """
-    if apart:
-        return _partial_apart(query, key, value, allowed, scale, cap)
+    if separate_axes:
+        return _partial_separate(query, key, value, allowed, scale, cap)
     batch, time, heads, size = query.shape
     shared, keys, groups = key.shape[:3]
-    # [batch, groups, each, time, size], or with the batch behind the groups where it shares the keys
+    # [batch, groups, each, time, size], or with the batch after the groups if it shares the keys
     front = (2, 0, 3, 1, 4) if shared == 1 else (0, 2, 3, 1, 4)
     rows = query.reshape(batch, time, groups, heads // groups, size).transpose(front)
     shape, products = rows.shape[:-1], shared * groups
@@ -90,12 +92,12 @@ def partial(
     top = lax.stop_gradient(jnp.max(score, axis=-1))
     share = jnp.exp(score - top[..., None])
     mixed = jnp.einsum("nms,nsd->nmd", share.astype(value.dtype).reshape(products, -1, keys), value, **wide)
-    found = Partial(top, jnp.sum(share, axis=-1), mixed.reshape(*shape, size))
-    return Partial(*(x.swapaxes(0, 1) for x in found)) if shared == 1 else found
+    sums = Partial(top, jnp.sum(share, axis=-1), mixed.reshape(*shape, size))
+    return Partial(*(x.swapaxes(0, 1) for x in sums)) if shared == 1 else sums
 
 
-def _partial_apart(query: Array, key: Array, value: Array, allowed: Array, scale: float, cap: float) -> Partial:
-    """`partial` with texts b and key heads g on axes of their own: products of [b, t, g, u, d] and [b, s, g, d]."""
+def _partial_separate(query: Array, key: Array, value: Array, allowed: Array, scale: float, cap: float) -> Partial:
+    """Computes `partial_attention` with separate axes of texts b and key heads g: [b, t, g, u, d] by [b, s, g, d]."""
     batch, time, heads, size = query.shape
     groups = key.shape[2]
     rows = query.reshape(batch, time, groups, heads // groups, size)
@@ -111,8 +113,8 @@ def _partial_apart(query: Array, key: Array, value: Array, allowed: Array, scale
     return Partial(top, jnp.sum(share, axis=-1), mixed)
 
 
-def merge(parts: Sequence[Partial]) -> Array:
-    """Attention over all sets together, [batch, time, heads, head size] float32; a token that sees nothing gets some mixture."""
+def merge_partials(parts: Sequence[Partial]) -> Array:
+    """Merges attention over all sets, [batch, time, heads, head size] float32; arbitrary where no key is visible."""
     top = functools.reduce(jnp.maximum, [part.top for part in parts])
     weight = [jnp.exp(part.top - top) for part in parts]
     total = functools.reduce(jnp.add, [w * part.total for w, part in zip(weight, parts, strict=True)])
@@ -123,7 +125,7 @@ def merge(parts: Sequence[Partial]) -> Array:
 
 
 def backend(query: Array, key: Array, cap: float = 0.0) -> Literal["xla", "cudnn"]:
-    """cuDNN's fused attention on a GPU, for what it takes: halves, no cap, heads of up to 128, even lengths."""
+    """Selects cuDNN's fused attention on a GPU where it applies: halves, no cap, heads of up to 128, even lengths."""
     time, size = query.shape[1], query.shape[3]
     half = query.dtype in (jnp.bfloat16, jnp.float16)
     even = time % 2 == 0 and key.shape[1] % 2 == 0
@@ -132,22 +134,22 @@ def backend(query: Array, key: Array, cap: float = 0.0) -> Literal["xla", "cudnn
 
 
 def precision(x: Array) -> jax.lax.Precision | None:
-    """float32 products in full, which a TPU would make of bfloat16 passes; others as they are."""
+    """Returns full precision for float32 products, which a TPU would compute in bfloat16 passes; else the default."""
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
-def allowed(present: Array, time: int, start: Array | int = 0, gaps: bool = False) -> tuple[Array, Array]:
-    """Which keys each of the last tokens may see: those before it that are no padding.
+def causal_mask(present: Array, time: int, start: Array | int = 0, gaps: bool = False) -> tuple[Array, Array]:
+    """Computes which keys each of the last tokens may see: those before it that are not padding.
 
     Args:
         present: [batch, keys] bool, False for padding and for places not yet filled.
-        time: how many query tokens there are.
+        time: the number of query tokens.
         start: the place of the first of them among the keys.
-        gaps: whether there may be padding inside of a text; a place of padding is no step back.
+        gaps: whether there may be padding inside a text; padding does not count as a step back.
 
     Returns:
-        (allowed [batch, time, keys] bool; how far back each key lies, for windows, [1, time, keys], or with gaps [batch,
-        time, keys]).
+        (allowed [batch, time, keys] bool; how far back each key lies, for windows, [1, time, keys], or with gaps
+        [batch, time, keys]).
     """
     if gaps:
         order = jnp.cumsum(present.astype(jnp.int32), axis=1)
@@ -159,26 +161,26 @@ def allowed(present: Array, time: int, start: Array | int = 0, gaps: bool = Fals
 
 
 class Tree(NamedTuple):
-    """Texts that lie beside one another in a row, or share a beginning: each token belongs to a segment.
+    """Texts that lie next to one another in a row, or share a beginning: each token belongs to a segment.
 
     Attributes:
         segment: [batch, time] int, the segment of each token; 0 is padding.
-        sees: [batch, segments, segments] bool: whether tokens of the first may see those of the second that stand before
-            them. A text sees itself and what it continues; segment 0 sees nothing and is not seen.
+        sees: [batch, segments, segments] bool: whether tokens of the first segment may see preceding tokens of the
+            second. A text sees itself and what it continues; segment 0 sees nothing and is not seen.
     """
 
     segment: Array
     sees: Array
 
 
-def within(tree: Tree, positions: Array) -> tuple[Array, Array]:
-    """Which keys each token of a tree may see, [batch, time, keys] bool, and how far back each lies, of the same shape.
+def tree_mask(tree: Tree, positions: Array) -> tuple[Array, Array]:
+    """Computes which keys each token of a tree may see, and how far back each lies, both [batch, time, keys].
 
     Args:
         tree: of a row.
         positions: [batch, time], of each token in its own text.
     """
-    own = jax.nn.one_hot(tree.segment, tree.sees.shape[1], dtype=jnp.float32)
-    seen = jnp.einsum("bti,bij,bsj->bts", own, tree.sees.astype(jnp.float32), own) > 0.5
+    one_hot = jax.nn.one_hot(tree.segment, tree.sees.shape[1], dtype=jnp.float32)
+    seen = jnp.einsum("bti,bij,bsj->bts", one_hot, tree.sees.astype(jnp.float32), one_hot) > 0.5
     places = jnp.arange(tree.segment.shape[1])
     return seen & (places[:, None] >= places[None, :])[None], positions[:, :, None] - positions[:, None, :]

@@ -1,4 +1,4 @@
-"""What a decoder computes: one configuration for all families, with every quirk as a field.
+"""Decoder configuration: one class for all families, with every quirk as a field.
 
 A `Config` is hashable and holds no array, so that it can be a static argument of a compiled function.
 """
@@ -28,7 +28,7 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A decoder's shape and quirks. Lengths are named: vocabulary, width, layers, heads, ...
+    """Shape and quirks of a decoder. Lengths are named: vocabulary, width, layers, heads, ...
 
     Attributes:
         family: Hugging Face's `model_type`.
@@ -45,9 +45,9 @@ class Config:
         qkv_bias, output_bias, mlp_bias: which projections have a bias.
         attention_scale: factor on the products of queries and keys.
         attention_cap, logit_cap: `cap * tanh(x / cap)` on those products and on the logits; 0 is none.
-        windows: for each layer how many positions back it looks, its own included; 0 is no limit.
+        windows: for each layer how many positions back it looks, its own included; 0 for unlimited.
         ropes: the kinds of rotary positions.
-        rope_of: for each layer which of them it has.
+        rope_of: for each layer the index of its kind.
         embedding_scale, residual_scale, logit_scale: factors on embeddings, on what a block adds, and on the logits.
         embedding_scale_rounded: whether that factor is itself rounded to the model's dtype.
         tied: whether the head is the embedding table.

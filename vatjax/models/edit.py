@@ -1,4 +1,4 @@
-"""What an edit of a model's computation is, and how one layer takes it.
+"""Edits of a model's computation, and how one layer applies them.
 
 A linear layer computes `W h + b`; an intervention makes it `(W + dW) h + (b + db)`: a steering vector is a `db`, LoRA a
 low-rank `dW`. So an edit is data: a pytree whose arrays have a leading layer axis, scanned along with the layers, and a
@@ -8,9 +8,9 @@ strength. Strength 0 goes through `where`, and so is bit for bit the unedited mo
     neurons     a <- a + s n                       inside the MLP, before its down projection
     gains       a <- a + s g a                     likewise
     lora        W x <- W x + s (x A) B             in any projection
-    steps       after these, one by one, what is no plain sum; see `Step`
+    steps       after these, one by one, changes that are not plain sums; see `Step`
 
-An edit touches all tokens, or those that `positions` says: of the prompt, the prompt's last one, or what is written behind
+An edit touches all tokens, or those that `positions` names: the prompt's, the prompt's last one, or those written after
 it.
 """
 
@@ -44,8 +44,8 @@ class LowRank:
     down: Array
     up: Array
 
-    def beside(self, other: LowRank) -> LowRank:
-        """The sum of both: their ranks side by side."""
+    def concat_ranks(self, other: LowRank) -> LowRank:
+        """Returns the sum of both changes: their ranks are concatenated."""
         down = jnp.concatenate([self.down, other.down], axis=-1)
         return LowRank(down, jnp.concatenate([self.up, other.up], axis=-2))
 
@@ -55,7 +55,7 @@ Positions = Literal["all", "prompt", "last", "written"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
-# What a token is to a prompt: part of it, its last one, or written behind it.
+# The role of a token: part of the prompt, its last token, or written after it.
 PROMPT, LAST, WRITTEN = 0, 1, 2
 
 
@@ -65,21 +65,21 @@ class Step:
     """A change of the residual stream along a unit vector u after some layers, c = u . h.
 
         add        h + s a u
-        project    h - s c u                               what h says along u is taken away
-        set        h + s (a - c) u                         and a put in its place
-        raise      h + s max(0, a - c) u                   only where it is less
-        turn       (h + s a u) |h| / |h + s a u|           the length stays
+        project    h - s c u                               removes the component along u
+        set        h + s (a - c) u                         replaces that component by a
+        raise      h + s max(0, a - c) u                   only if the component is less
+        turn       (h + s a u) |h| / |h + s a u|           keeps the length
 
-    Where there is a gate, only tokens whose hidden state passes it are changed: `g . h >= threshold`, or its cosine.
+    With a gate, only tokens whose hidden state passes it are changed: `g . h >= threshold`, or its cosine.
 
     Attributes:
         direction: u, [layers, width].
         amount: a, [layers].
-        share: [layers], factor on the edit's strength; 0 in layers that are left alone.
+        share: [layers], factor on the edit's strength; 0 in unchanged layers.
         gate: g, [layers, width]; None lets every token pass.
         threshold: [layers], with a gate.
         kind: which of the five; static.
-        cosine: whether the gate is judged by its cosine; static.
+        cosine: whether the threshold applies to the cosine; static.
     """
 
     direction: Array
@@ -92,7 +92,7 @@ class Step:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise errors.InputError(names.unknown("kind of step", self.kind, KINDS))
+            raise errors.InputError(names.unknown_name("kind of step", self.kind, KINDS))
         if (self.gate is None) != (self.threshold is None):
             raise errors.InputError("a gate and its threshold go together")
 
@@ -108,7 +108,7 @@ class Edit:
         neurons: [layers, hidden], added to the MLP's inner activations.
         lora: low-rank changes by the name of the projection.
         gains: [layers, hidden], factors by which inner activations grow.
-        steps: changes of the residual stream that follow one another.
+        steps: changes of the residual stream, applied in order.
         positions: which tokens are touched; static.
     """
 
@@ -122,17 +122,26 @@ class Edit:
 
     def __post_init__(self) -> None:
         if self.positions not in POSITIONS:
-            raise errors.InputError(names.unknown("positions", self.positions, POSITIONS))
+            raise errors.InputError(names.unknown_name("positions", self.positions, POSITIONS))
+
+    def __repr__(self) -> str:
+        arrays = {name: getattr(self, name) for name in ("residual", "neurons", "gains")}
+        parts = [f"{name} {jnp.shape(array)}" for name, array in arrays.items() if array is not None]
+        parts += [f"LoRA on {', '.join(self.lora)}"] if self.lora else []
+        parts += [f"{len(self.steps)} steps"] if self.steps else []
+        known = jnp.ndim(self.strength) == 0 and not isinstance(self.strength, jax.core.Tracer)
+        strength = f"{float(self.strength):g}" if known else f"of shape {jnp.shape(self.strength)}"
+        return f"Edit(strength {strength}: {'; '.join(parts) or 'nothing'}; on {self.positions} tokens)"
 
     # A vector space, and an order -----------------------------------------------------------------------------------
 
     @property
     def additive(self) -> bool:
-        """Whether it is a sum, which scales, adds and has a negative."""
+        """Returns True if the edit is a sum, which can be scaled, added and negated."""
         return not self.steps
 
     def __mul__(self, factor: float | Array) -> Edit:
-        """The same edit at another strength."""
+        """Returns the edit with its strength multiplied by `factor`."""
         return dataclasses.replace(self, strength=self.strength * factor)
 
     __rmul__ = __mul__
@@ -141,20 +150,20 @@ class Edit:
         return self * -1.0
 
     def __add__(self, other: Edit) -> Edit:
-        """Both at once. Of edits with steps there is no sum, since their order matters: `then`."""
+        """Adds two edits. Edits with steps have no sum, since their order matters: use `then`."""
         if not (self.additive and other.additive):
             raise errors.InputError("edits that gate, project or turn have no sum: give their order with `then`")
         return self._joined(other)
 
     def then(self, other: Edit) -> Edit:
-        """This edit's steps, and after them the other's; what is additive is added."""
+        """Returns this edit's steps followed by the other's, and the sum of their additive parts."""
         return self._joined(other)
 
     def __sub__(self, other: Edit) -> Edit:
         return self + -other
 
-    def only(self, layers: Sequence[int]) -> Edit:
-        """The same edit in some layers alone.
+    def only_layers(self, layers: Sequence[int]) -> Edit:
+        """Restricts the edit to some layers.
 
         Args:
             layers: by number; negative ones count from the last.
@@ -175,7 +184,7 @@ class Edit:
 
     @property
     def depth(self) -> int:
-        """How many layers the model has that it is for."""
+        """Returns the number of layers of the model that the edit is for."""
         parts = (self.residual, self.neurons, self.gains, self.lora, self.steps)
         return int(jax.tree.leaves(parts)[0].shape[0])
 
@@ -185,7 +194,7 @@ class Edit:
         mine, theirs = self._at_one(), other._at_one()
         lora = dict(mine.lora)
         for name, change in theirs.lora.items():
-            lora[name] = lora[name].beside(change) if name in lora else change
+            lora[name] = lora[name].concat_ranks(change) if name in lora else change
         return dataclasses.replace(
             mine,
             residual=_sum(mine.residual, theirs.residual),
@@ -196,7 +205,7 @@ class Edit:
         )
 
     def _at_one(self) -> Edit:
-        """The same edit with its strength within its parts."""
+        """Returns the same edit at strength 1, with its strength multiplied into its parts."""
         s = self.strength
         plain = jax.tree.map(lambda x: s * x, (self.residual, self.neurons, self.gains))
         lora = {name: LowRank(change.down, s * change.up) for name, change in self.lora.items()}
@@ -209,7 +218,7 @@ class Edit:
     # For the decoder ------------------------------------------------------------------------------------------------
 
     def touched(self, kind: Array) -> Array | None:
-        """Which tokens it touches, by what they are to the prompt; None for all.
+        """Returns which tokens the edit touches, by their role in the prompt; None for all.
 
         Args:
             kind: [batch, time] of PROMPT, LAST and WRITTEN.
@@ -221,45 +230,45 @@ class Edit:
         return kind == (LAST if self.positions == "last" else WRITTEN)
 
     def check(self, layers: int, width: int, hidden: int, projections: Mapping[str, tuple[int, int]]) -> None:
-        """Refuses an edit that does not fit a model.
+        """Raises an error if the edit does not fit a model.
 
         Args:
             layers, width, hidden: of the model.
             projections: [in, out] of each projection.
 
         Raises:
-            InputError: with what was found, and what the model has.
+            InputError: with the shape of the part that does not fit, and the model's.
         """
-        wanted: list[tuple[str, Array, tuple[int, ...]]] = [("strength", self.strength, ())]
-        wanted += [("residual", self.residual, (layers, width))] if self.residual is not None else []
-        wanted += [("neurons", self.neurons, (layers, hidden))] if self.neurons is not None else []
-        wanted += [("gains", self.gains, (layers, hidden))] if self.gains is not None else []
+        expected: list[tuple[str, Array, tuple[int, ...]]] = [("strength", self.strength, ())]
+        expected += [("residual", self.residual, (layers, width))] if self.residual is not None else []
+        expected += [("neurons", self.neurons, (layers, hidden))] if self.neurons is not None else []
+        expected += [("gains", self.gains, (layers, hidden))] if self.gains is not None else []
         for number, step in enumerate(self.steps):
-            where = f"step {number} ({step.kind})"
-            wanted += [(f"{where}: {key}", getattr(step, key), (layers,)) for key in ("amount", "share")]
-            wanted.append((f"{where}: direction", step.direction, (layers, width)))
+            label = f"step {number} ({step.kind})"
+            expected += [(f"{label}: {key}", getattr(step, key), (layers,)) for key in ("amount", "share")]
+            expected.append((f"{label}: direction", step.direction, (layers, width)))
             if step.gate is not None and step.threshold is not None:
-                wanted += [(f"{where}: gate", step.gate, (layers, width))]
-                wanted += [(f"{where}: threshold", step.threshold, (layers,))]
+                expected += [(f"{label}: gate", step.gate, (layers, width))]
+                expected += [(f"{label}: threshold", step.threshold, (layers,))]
         for name, factors in self.lora.items():
             if name not in projections:
-                raise errors.InputError(f"lora: {names.unknown('projection', name, list(projections))}")
+                raise errors.InputError(f"lora: {names.unknown_name('projection', name, list(projections))}")
             rank = jnp.shape(factors.down)[-1] if jnp.ndim(factors.down) else 0
-            before, behind = projections[name]
-            wanted.append((f"lora of {name}: down", factors.down, (layers, before, rank)))
-            wanted.append((f"lora of {name}: up", factors.up, (layers, rank, behind)))
-        for what, found, shape in wanted:
-            if jnp.shape(found) != shape:
+            size_in, size_out = projections[name]
+            expected.append((f"lora of {name}: down", factors.down, (layers, size_in, rank)))
+            expected.append((f"lora of {name}: up", factors.up, (layers, rank, size_out)))
+        for what, value, shape in expected:
+            if jnp.shape(value) != shape:
                 raise errors.InputError(
-                    f"the edit does not fit the model: {what} has the shape {list(jnp.shape(found))}, expected {list(shape)}"
+                    f"the edit does not fit the model: {what} has the shape {list(jnp.shape(value))}, expected {list(shape)}"
                 )
 
-    def layers(self, first: int, last: int) -> Edit:
-        """What the layers from `first` to before `last` take."""
+    def slice_layers(self, first: int, last: int) -> Edit:
+        """Returns the parts of the layers from `first` to before `last`."""
         return self._at(slice(first, last))
 
-    def layer(self, number: Array | int) -> Edit:
-        """What one layer takes; its number may be traced."""
+    def take_layer(self, number: Array | int) -> Edit:
+        """Returns the part of one layer; its number may be traced."""
         return self._at(number)
 
     def _at(self, place: Any) -> Edit:
@@ -272,16 +281,16 @@ def _sum(a: Array | None, b: Array | None) -> Array | None:
     return b if a is None else a if b is None else a + b
 
 
-# What one layer does with its part of an edit ----------------------------------------------------------------------
+# One layer's part of an edit -----------------------------------------------------------------------------------------
 
 
-def moved(h: Array, edit: Edit, touched: Array | None) -> Array:
-    """The residual stream behind a layer, with what the edit adds to it and then each of its steps.
+def edit_residual(h: Array, edit: Edit, touched: Array | None) -> Array:
+    """Applies one layer's part of an edit to the residual stream after the layer: what it adds, then each of its steps.
 
     Args:
         h: [batch, time, width].
         edit: one layer's part.
-        touched: [batch, time]; None is all.
+        touched: [batch, time]; None for all.
     """
     if edit.residual is not None:
         change = _row(edit.strength * edit.residual).astype(h.dtype)
@@ -307,7 +316,7 @@ def _stepped(h: Array, step: Step, s: Array) -> Array:
 
 
 def _passed(h: Array, step: Step) -> Array | None:
-    """Which tokens a step's gate lets through, [batch, time]; None is all."""
+    """Returns which tokens a step's gate lets through, [batch, time]; None for all."""
     gate, threshold = step.gate, step.threshold
     if gate is None or threshold is None:
         return None
@@ -318,8 +327,8 @@ def _passed(h: Array, step: Step) -> Array | None:
     return score >= threshold
 
 
-def inner(a: Array, edit: Edit, touched: Array | None) -> Array:
-    """The MLP's inner activations with an edit's neurons, [batch, time, hidden]; one layer's part."""
+def edit_neurons(a: Array, edit: Edit, touched: Array | None) -> Array:
+    """Applies one layer's part of an edit to the MLP's inner activations, [batch, time, hidden]."""
     change = None
     if edit.neurons is not None:
         change = _row(edit.strength * edit.neurons)
@@ -332,7 +341,7 @@ def inner(a: Array, edit: Edit, touched: Array | None) -> Array:
 
 
 def _row(x: Array) -> Array:
-    """A vector as one for every token, [1, 1, width] float32."""
+    """Reshapes a vector to broadcast over tokens, [1, 1, width] float32."""
     return x.astype(jnp.float32)[None, None, :]
 
 
@@ -342,7 +351,7 @@ def _where(touched: Array | None, plain: Array, changed: Array) -> Array:
 
 @jax.custom_jvp
 def unless_zero(strength: Array, unmoved: Array, moved: Array) -> Array:
-    """`moved`, and bit for bit `unmoved` at strength 0; its derivative is that of `moved`, also there."""
+    """Returns `moved`, or bit for bit `unmoved` at strength 0; its derivative is always that of `moved`."""
     return jnp.where(strength == 0, unmoved, moved)
 
 
@@ -351,8 +360,8 @@ def _unless_zero_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return unless_zero(*primals), tangents[2]
 
 
-def low_rank(product: Array, x: Array, change: LowRank | None, strength: Array, touched: Array | None) -> Array:
-    """`product + strength * (x A) B`, and exactly the product at strength 0; one layer's A and B.
+def add_low_rank(product: Array, x: Array, change: LowRank | None, strength: Array, touched: Array | None) -> Array:
+    """Returns `product + strength * (x A) B`, and exactly the product at strength 0; one layer's A and B.
 
     Both products are of plain matrices: on a CPU their gradients are faster than those of products with three axes.
     """

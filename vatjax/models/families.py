@@ -1,7 +1,7 @@
-"""From a Hugging Face `config.json` to what the port computes, family by family.
+"""Conversion of a Hugging Face `config.json` to a decoder's `Config`, family by family.
 
 Configurations written by transformers 4.x and 5.x are both read; an attribute that is absent has the default that
-transformers gives it. `reader` says what becomes of attributes that no family reads.
+transformers gives it. `reader` decides about attributes that no family reads.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from vatjax import errors, names
 from vatjax.models import rope
 from vatjax.models.config import Activation, Config, Rope
-from vatjax.models.reader import Reader, kind_of, positive, refused
+from vatjax.models.config_reader import Reader, describe_number, is_positive, unimplemented_attributes
 
-# What the options of rotary positions may say; of any other it is not known what it does.
+# Known options of rotary positions; the effect of any other is unknown.
 _ROPE_OPTIONS = frozenset(
     [
         "attention_factor",
@@ -40,7 +40,7 @@ _ROPE_OPTIONS = frozenset(
     ]
 )
 
-_MOST_LAYERS = 10_000  # a damaged number must not be what everything is sized by
+_MOST_LAYERS = 10_000  # a damaged number must not decide the size of everything
 
 
 def content_of(folder: Path | str, ignore: Sequence[str] = ()) -> tuple[dict[str, Any], bool]:
@@ -51,13 +51,13 @@ def content_of(folder: Path | str, ignore: Sequence[str] = ()) -> tuple[dict[str
         ignore: attributes to leave out.
 
     Raises:
-        InputError: with everything that is wrong, or not implemented.
+        InputError: lists everything that is wrong, or not implemented.
     """
     path = Path(folder) / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise errors.InputError(f"{folder}: no config.json there, so it is no checkpoint") from None
+        raise errors.InputError(f"{folder}: no config.json there, so it is not a checkpoint") from None
     except (ValueError, RecursionError) as error:
         raise errors.InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
@@ -66,7 +66,7 @@ def content_of(folder: Path | str, ignore: Sequence[str] = ()) -> tuple[dict[str
     content = _text_of(content, str(path))
     for name in ignore:
         if name not in content:
-            raise errors.InputError(f"{path}: ignore: {names.unknown('attribute', name, list(content))}")
+            raise errors.InputError(f"{path}: ignore: {names.unknown_name('attribute', name, list(content))}")
     return {name: value for name, value in content.items() if name not in ignore}, nested
 
 
@@ -75,62 +75,64 @@ def as_text(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def read(folder: Path | str, ignore: Sequence[str] = (), context: int = 0) -> Config:
+def read_config(folder: Path | str, ignore: Sequence[str] = (), context: int = 0) -> Config:
     """Reads the configuration in a folder; arguments as in `content_of` and `parse`.
 
     Raises:
-        InputError: with everything that is wrong, or not implemented.
+        InputError: lists everything that is wrong, or not implemented.
     """
     return parse(content_of(folder, ignore)[0], str(Path(folder) / "config.json"), context)
 
 
-def _text_of(content: dict[str, Any], where: str) -> dict[str, Any]:
-    """The text decoder's configuration, where it is nested beside that of pictures."""
+def _text_of(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """Returns the text decoder's configuration if it is nested next to that of pictures, else the content itself."""
     outer, nested = content.get("model_type"), content.get("text_config")
     if outer not in NESTED or not isinstance(nested, dict):
         return content
-    kept = {key: content[key] for key in ("torch_dtype", "dtype", "eos_token_id", "bos_token_id") if key in content}
+    inherited = {
+        key: content[key] for key in ("torch_dtype", "dtype", "eos_token_id", "bos_token_id") if key in content
+    }
     tied = {"tie_word_embeddings": content["tie_word_embeddings"]} if "tie_word_embeddings" in content else {}
     family = nested.get("model_type", NESTED[outer])
     if family not in FAMILIES:
-        raise errors.InputError(f"{where}: text_config: {names.unknown('model_type', family, list(FAMILIES))}")
-    return {**kept, **nested, **tied, "model_type": family}
+        raise errors.InputError(f"{path}: text_config: {names.unknown_name('model_type', family, list(FAMILIES))}")
+    return {**inherited, **nested, **tied, "model_type": family}
 
 
-def parse(content: Mapping[str, Any], where: str = "config.json", context: int = 0) -> Config:
-    """A configuration from plain data.
+def parse(content: Mapping[str, Any], path: str = "config.json", context: int = 0) -> Config:
+    """Parses a configuration from plain data.
 
     Args:
         content: of a `config.json`.
-        where: stands in messages.
+        path: names the file in messages.
         context: the longest text that will be read, in tokens; by default as long as the model's usual rotary positions
             allow.
     """
     family = str(content.get("model_type"))
     if family not in FAMILIES:
-        raise errors.InputError(f"{where}: {names.unknown('model_type', family, list(FAMILIES))}")
+        raise errors.InputError(f"{path}: {names.unknown_name('model_type', family, list(FAMILIES))}")
     reader = Reader(content, context)
     config = FAMILIES[family](reader)
-    problems = reader.problems + refused(reader)
+    problems = reader.problems + unimplemented_attributes(reader)
     if problems:
-        raise errors.InputError("\n  ".join([f"{where}: this {family} configuration can't be run:", *problems]))
+        raise errors.InputError("\n  ".join([f"{path}: this {family} configuration can't be run:", *problems]))
     if context > config.context:
-        raise errors.InputError(f"{where}: context: the model reads {config.context:,} tokens, found {context:,}")
+        raise errors.InputError(f"{path}: context: the model reads {config.context:,} tokens, found {context:,}")
     return config
 
 
-# What all families share --------------------------------------------------------------------------------------------
+# Shared by all families ---------------------------------------------------------------------------------------------
 
 
 def _shape(reader: Reader, kv_heads: int | None = None, head_size: int | None = None) -> dict[str, Any]:
-    """Lengths, which every family has under the same names; what a family has where two of them are absent."""
+    """Reads the lengths, which all families name alike; `kv_heads` and `head_size` are the family's defaults."""
     width, heads = reader.number("hidden_size"), reader.number("num_attention_heads")
     kv_heads = reader.optional("num_key_value_heads", kv_heads) or heads
     size = reader.optional("head_dim", head_size)
     if heads % kv_heads:
         reader.problems.append(f"num_key_value_heads: {heads} heads can't share {kv_heads} of them evenly")
     if size is None and width % heads:
-        reader.problems.append(f"hidden_size: {width} is no multiple of {heads} heads, and there is no head_dim")
+        reader.problems.append(f"hidden_size: {width} is not a multiple of {heads} heads, and head_dim is missing")
     size = size or max(1, width // heads)
     if size % 2:
         reader.problems.append(f"head_dim: the {size} dimensions of a head can't turn in pairs")
@@ -156,7 +158,7 @@ def _layers(reader: Reader) -> int:
     return layers
 
 
-# What each type of rotary positions needs.
+# Options that each type of rotary positions needs.
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -167,14 +169,14 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 
 
 def _rope(reader: Reader, size: int, options: Mapping[str, Any], context: int, part: float = 1.0) -> Rope:
-    """One kind of rotary positions.
+    """Builds one kind of rotary positions.
 
     Args:
-        reader: takes down what is wrong.
+        reader: collects problems.
         size: dimensions of a head.
         options: of 4.x (`rope_scaling`) or 5.x (`rope_parameters`), with `rope_theta` among them.
         context: of the model.
-        part: which share of the dimensions turns.
+        part: the share of the dimensions that turns.
     """
     kind = options.get("rope_type", options.get("type", "default"))
     options = {"original_max_position_embeddings": context, **options}
@@ -185,18 +187,18 @@ def _rope(reader: Reader, size: int, options: Mapping[str, Any], context: int, p
     theta, size = float(options["rope_theta"]), int(size * part)
     try:
         if kind == "default":
-            return Rope(tuple(float(f) for f in rope.plain(theta, size)))
+            return Rope(tuple(float(f) for f in rope.base_frequencies(theta, size)))
         if kind == "longrope":
             return rope.longrope(theta, size, options, context, reader.context)
         return {"linear": rope.linear, "llama3": rope.llama3, "yarn": rope.yarn}[kind](theta, size, options)
     except ArithmeticError:  # a logarithm of 1 in a denominator
-        reader.problems.append(f"rope of type {kind}: nothing can turn by {options!r}")
+        reader.problems.append(f"rope of type {kind}: frequencies cannot be computed from {options!r}")
         return Rope((0.0,) * (size // 2))
 
 
 def _rope_problems(kind: Any, options: Mapping[str, Any], pairs: int) -> list[str]:
     if not isinstance(kind, str) or kind not in _NEEDED:
-        return [f"rope_type: {names.unknown('rope type', str(kind), list(_NEEDED))}"]
+        return [f"rope_type: {names.unknown_name('rope type', str(kind), list(_NEEDED))}"]
     given = {key: value for key, value in options.items() if value is not None}
     strange = sorted(set(given) - _ROPE_OPTIONS)
     problems = [f"rope options: {', '.join(strange)} is not known to this port"] if strange else []
@@ -207,25 +209,25 @@ def _rope_problems(kind: Any, options: Mapping[str, Any], pairs: int) -> list[st
         problems.append(f"rope of type {kind}: {', '.join(lacking)} is missing")
     for key, value in given.items():
         if key in ("short_factor", "long_factor"):
-            fits = isinstance(value, list) and len(value) == pairs and all(positive(x, whole=False) for x in value)
-            wanted = f"{pairs} factors"
+            fits = isinstance(value, list) and len(value) == pairs and all(is_positive(x, whole=False) for x in value)
+            expected = f"{pairs} factors"
         elif key in ("rope_type", "type", "truncate"):
             continue
         else:
-            fits, wanted = positive(value, whole=False), kind_of(whole=False)
+            fits, expected = is_positive(value, whole=False), describe_number(whole=False)
         if not fits and key in _ROPE_OPTIONS:
-            problems.append(f"rope options: {key}: expected {wanted}, found {value!r}")
+            problems.append(f"rope options: {key}: expected {expected}, found {value!r}")
     return problems
 
 
 def _rope_options(reader: Reader, theta: float) -> dict[str, Any]:
-    """Of 4.x (`rope_scaling`) before those of 5.x (`rope_parameters`), as transformers takes them."""
+    """Reads the options of 4.x (`rope_scaling`) before those of 5.x (`rope_parameters`), as transformers does."""
     scaling, parameters = reader.mapping("rope_scaling"), reader.mapping("rope_parameters")
     return {"rope_theta": reader.number("rope_theta", theta, whole=False), **(scaling or parameters)}
 
 
 def _one_rope(reader: Reader, shape: Mapping[str, Any], theta: float = 10_000.0) -> dict[str, Any]:
-    """The same rotary positions in every layer, in all dimensions of a head."""
+    """Returns the same rotary positions for every layer, in all dimensions of a head."""
     options = _rope_options(reader, theta)
     for place, part in (
         ("partial_rotary_factor", reader.get("partial_rotary_factor")),
@@ -233,12 +235,12 @@ def _one_rope(reader: Reader, shape: Mapping[str, Any], theta: float = 10_000.0)
     ):
         if part not in (None, 1):
             reader.problems.append(f"{place}: {part!r} is not implemented for this family (which dimensions turn)")
-    found = _rope(reader, shape["head_size"], options, shape["context"])
-    return {"ropes": (found,), "rope_of": (0,) * shape["layers"]}
+    rotary = _rope(reader, shape["head_size"], options, shape["context"])
+    return {"ropes": (rotary,), "rope_of": (0,) * shape["layers"]}
 
 
 def _windows(reader: Reader, layers: int, otherwise: Callable[[int], bool], window: int | None) -> tuple[int, ...]:
-    """Each layer's window, from `layer_types` where 5.x wrote them, else by the family's rule."""
+    """Returns each layer's window, from `layer_types` where 5.x wrote them, else by the family's rule."""
     kinds = reader.sequence("layer_types", layers) or [
         "sliding_attention" if window and otherwise(layer) else "full_attention" for layer in range(layers)
     ]
@@ -258,7 +260,7 @@ def _scale(shape: Mapping[str, Any]) -> float:
 
 
 def _llama(reader: Reader) -> Config:
-    """Llama 2, 3, 3.1, 3.2 and SmolLM2: the plain form."""
+    """Reads Llama 2, 3, 3.1, 3.2 and SmolLM2: the plain form."""
     shape = _shape(reader)
     bias = reader.flag("attention_bias", False)
     return Config(
@@ -275,7 +277,7 @@ def _llama(reader: Reader) -> Config:
 
 
 def _mistral(reader: Reader) -> Config:
-    """Every layer looks back over one window, where there is one."""
+    """Reads Mistral: every layer looks back over one window, if there is one."""
     shape = _shape(reader, kv_heads=8)
     window = reader.optional("sliding_window", 4096)
     return Config(
@@ -289,7 +291,7 @@ def _mistral(reader: Reader) -> Config:
 
 
 def _qwen(reader: Reader, head_norm: bool) -> Config:
-    """Qwen 2, 2.5 have a bias on queries, keys and values; Qwen 3 norms queries and keys instead."""
+    """Reads Qwen 2, 2.5 with a bias on queries, keys and values, or Qwen 3, which norms queries and keys instead."""
     shape = _shape(reader, kv_heads=32, head_size=128 if head_norm else None)
     window = reader.optional("sliding_window", 4096)
     window = window if reader.flag("use_sliding_window", False) else None
@@ -312,7 +314,7 @@ def _qwen(reader: Reader, head_norm: bool) -> Config:
 
 
 def _gemma2(reader: Reader) -> Config:
-    """Soft caps, windows in every second layer, norms before and after each block, scaled embeddings."""
+    """Reads Gemma 2: soft caps, windows in every second layer, norms before and after each block, scaled embeddings."""
     shape = _shape(reader, kv_heads=4, head_size=256)
     bias = reader.flag("attention_bias", False)
     window = reader.number("sliding_window", 4096)
@@ -338,7 +340,7 @@ def _gemma2(reader: Reader) -> Config:
 
 
 def _gemma3(reader: Reader) -> Config:
-    """Five layers with a window and slow rotary positions to one without, which turn by another base."""
+    """Reads Gemma 3: five layers with a window to one without, which has another rotary base."""
     shape = _shape(reader, kv_heads=4, head_size=256)
     layers, size = shape["layers"], shape["head_size"]
     every = reader.number("sliding_window_pattern", 6)
@@ -365,12 +367,12 @@ def _gemma3(reader: Reader) -> Config:
 
 
 def _gemma3_ropes(reader: Reader) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of layers without a window, and of those with one: 5.x nests them, 4.x scales the first kind alone."""
+    """Reads rope options of layers without a window, and with one: 5.x nests them, 4.x scales the first kind."""
     return _ropes_by_kind(reader, 1e6, reader.number("rope_local_base_freq", 1e4, whole=False))
 
 
 def _ropes_by_kind(reader: Reader, theta: float, near_theta: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of layers without a window, and of those with one, from nested ones or from those of all layers."""
+    """Reads rope options of layers without a window, and with one, from nested options or from those of all layers."""
     nested, scaling = reader.mapping("rope_parameters"), reader.mapping("rope_scaling")
     stray = sorted(set(nested) - {"full_attention", "sliding_attention"})
     if stray:
@@ -387,13 +389,13 @@ def _ropes_by_kind(reader: Reader, theta: float, near_theta: float) -> tuple[dic
 
 
 def _gemma_activation(reader: Reader) -> Activation:
-    """`hidden_activation`; early files say `hidden_act: gelu` and mean the tanh form."""
+    """Reads `hidden_activation`; early files say `hidden_act: gelu` and mean the tanh form."""
     reader.seen.add("hidden_act")
     return reader.activation("hidden_activation", "gelu_pytorch_tanh")
 
 
 def _olmo2(reader: Reader) -> Config:
-    """Norms after each block instead of before, and over all queries and all keys as one vector."""
+    """Reads OLMo 2: norms after each block instead of before, and over all queries and all keys as one vector."""
     shape = _shape(reader)
     bias = reader.flag("attention_bias", False)
     return Config(
@@ -413,7 +415,7 @@ def _olmo2(reader: Reader) -> Config:
 
 
 def _phi3(reader: Reader) -> Config:
-    """Fused projections, which loading takes apart; some heads turn in part; long texts have factors of their own."""
+    """Reads Phi 3: fused projections, which loading splits; partial rotation in some heads; factors for long texts."""
     shape = _shape(reader)
     options = _rope_options(reader, 10_000.0)
     kind = options.pop("type", None)
@@ -424,7 +426,7 @@ def _phi3(reader: Reader) -> Config:
     part = options.pop("partial_rotary_factor", reader.optional("partial_rotary_factor", 1.0, whole=False))
     reader.seen.add("partial_rotary_factor")
     part = 1.0 if part is None else part
-    if not positive(part, whole=False) or part > 1:
+    if not is_positive(part, whole=False) or part > 1:
         reader.problems.append(f"partial_rotary_factor: expected a number above 0 and up to 1, found {part!r}")
         part = 1.0
     options["original_max_position_embeddings"] = reader.number("original_max_position_embeddings", 4096)
@@ -444,7 +446,7 @@ def _phi3(reader: Reader) -> Config:
 
 
 def _smollm3(reader: Reader) -> Config:
-    """Every fourth layer has no positions at all."""
+    """Reads SmolLM3: every fourth layer has no positions at all."""
     shape = _shape(reader, kv_heads=4)
     layers = shape["layers"]
     every = reader.number("no_rope_layer_interval", 4)
@@ -457,11 +459,11 @@ def _smollm3(reader: Reader) -> Config:
         reader.problems.append("layer_types: sliding_attention, and use_sliding_window is false")
     window = window if used else None
     reader.seen.add("max_window_layers")
-    found = _one_rope(reader, shape, 2_000_000.0)["ropes"][0]
+    rotary = _one_rope(reader, shape, 2_000_000.0)["ropes"][0]
     bias = reader.flag("attention_bias", False)
     return Config(
         **shape,
-        ropes=(found, Rope((0.0,) * len(found.frequencies))),
+        ropes=(rotary, Rope((0.0,) * len(rotary.frequencies))),
         rope_of=tuple(0 if yes else 1 for yes in turned),
         windows=_windows(reader, layers, lambda layer: not turned[layer], window),
         attention_scale=_scale(shape),
@@ -474,7 +476,7 @@ def _smollm3(reader: Reader) -> Config:
 
 
 def _olmo3(reader: Reader) -> Config:
-    """OLMo 2 with a window in three layers of four; only layers without one have scaled rotary positions."""
+    """Reads OLMo 3: OLMo 2 with a window in three layers of four; only the others have scaled rotary positions."""
     inner = Reader({k: v for k, v in reader.content.items() if k not in ("rope_parameters", "rope_scaling")})
     plain = _olmo2(inner)
     shape = _shape(reader)
@@ -491,7 +493,7 @@ def _olmo3(reader: Reader) -> Config:
     )
 
 
-# What transformers takes where nothing is said.
+# Defaults of transformers.
 _MINISTRAL3_ROPE: Mapping[str, Any] = {
     "rope_type": "yarn",
     "factor": 16.0,
@@ -505,7 +507,7 @@ _MINISTRAL3_ROPE: Mapping[str, Any] = {
 
 
 def _ministral3(reader: Reader) -> Config:
-    """Mistral whose queries grow with the logarithm of their position; the context ends where that begins."""
+    """Reads Ministral 3: queries grow with the logarithm of their position, and the context ends where that begins."""
     shape = _shape(reader, kv_heads=8, head_size=128)
     options = _rope_options(reader, 1e6)
     if len(options) == 1:  # nothing but a base
@@ -526,7 +528,7 @@ def _ministral3(reader: Reader) -> Config:
 
 
 def _granite(reader: Reader) -> Config:
-    """Llama with four factors: on embeddings, on what blocks add, on attention, and one that divides the logits."""
+    """Reads Granite: Llama with factors on embeddings, block outputs and attention, and one that divides the logits."""
     return dataclasses.replace(
         _llama(reader),
         attention_scale=float(reader.number("attention_multiplier", 1.0, whole=False)),
@@ -555,15 +557,15 @@ NESTED: dict[str, str] = {"gemma3": "gemma3_text", "mistral3": "mistral"}
 
 
 def register_family(model_type: str, read: Callable[[Reader], Config]) -> None:
-    """Adds a family, for the running process: a function that reads its configuration, as those in this file do.
+    """Registers a family for the running process: a function that reads its configuration, as those in this file do.
 
     Args:
         model_type: as `config.json` names it.
-        read: from a `Reader` to what the decoder computes; attributes that it does not read are refused.
+        read: maps a `Reader` to the `Config` of the decoder; attributes that it does not read are refused.
 
     Raises:
-        ValueError: for a family that is there already.
+        ValueError: for a family that is registered already.
     """
     if model_type in FAMILIES:
-        raise ValueError(f"the family {model_type!r} is there already")
+        raise ValueError(f"the family {model_type!r} is registered already")
     FAMILIES[model_type] = read

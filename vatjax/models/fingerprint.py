@@ -1,7 +1,7 @@
-"""A name for weights by their bits: the same on every mesh and machine, and another one for any other bits.
+"""Content hash of weights: the same on every mesh and machine, and another one for any other bits.
 
 Each array is hashed where it lies: every entry is mixed with its index, and the mixed words are summed modulo 2^32, in
-four lanes. Sums of whole numbers don't depend on their order, so that nothing has to leave the devices.
+four lanes. Integer sums do not depend on their order, so that no array has to leave the devices.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vatjax.models import hosts
+from vatjax.runtime import processes
 
 Array = jax.Array
 
@@ -21,23 +21,23 @@ _LANES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F)
 
 
 def fingerprint(tree: Any) -> str:
-    """32 hexadecimal digits that name a pytree of arrays: a model's weights, or an edit."""
+    """Returns 32 hexadecimal digits that identify a pytree of arrays: a model's weights, or an edit."""
     whole = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for (path, leaf), lanes in zip(leaves, hosts.fetch(_every([leaf for _, leaf in leaves])), strict=True):
+    for (path, leaf), lanes in zip(leaves, processes.fetch(_all_lanes([leaf for _, leaf in leaves])), strict=True):
         whole.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} ".encode())
         whole.update(np.asarray(lanes).tobytes())
     return whole.hexdigest()[:32]
 
 
 @jax.jit
-def _every(leaves: list[Array]) -> list[Array]:
-    """One program for a whole tree: a run compiles few."""
+def _all_lanes(leaves: list[Array]) -> list[Array]:
+    """Hashes a whole tree in one program, so that a run compiles few."""
     return [_lanes(leaf) for leaf in leaves]
 
 
 def _lanes(x: Array) -> Array:
-    """Four sums over all entries, [4] uint32."""
+    """Computes four sums over all entries, [4] uint32."""
     x = x.astype(jnp.uint16) if x.dtype == jnp.bool_ else x
     wide = jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint16
     bits = jax.lax.bitcast_convert_type(x, wide).astype(jnp.uint32)

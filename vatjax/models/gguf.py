@@ -1,8 +1,8 @@
-"""GGUF files in: a checkpoint of llama.cpp as the configuration, tensors and tokenizer of a Hugging Face one.
+"""Reading of GGUF files: a checkpoint of llama.cpp as the configuration, tensors and tokenizer of a Hugging Face one.
 
-Tensors are dequantised when they are read, one at a time. llama.cpp stores three things in another form than a Hugging Face
-checkpoint, and they are turned back: rows of queries and keys whose rotary pairs are neighbours (Llama), norm weights with
-their 1 added (Gemma), and rotary factors as tensors.
+Tensors are dequantised when they are read, one at a time. llama.cpp stores three things in another form than a Hugging
+Face checkpoint, and they are converted back: rows of queries and keys whose rotary pairs are neighbours (Llama), norm
+weights with 1 added (Gemma), and rotary factors as tensors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAMILIES: Mapping[str, str] = {
 }
 _QUANTISATIONS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 
-# Names of tensors there and here, for blocks with `{}` for the layer.
+# llama.cpp's names of tensors -> Hugging Face's, outside of blocks and within them.
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BLOCK = {
     "attn_norm": "input_layernorm",
@@ -68,13 +68,13 @@ class Contents(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """A tensor of a GGUF file, which reads like one of a safetensors file.
+    """A tensor of a GGUF file, with the interface of one of a safetensors file.
 
     Attributes:
         file: the path.
         dtype: the name of its quantisation.
-        shape: of the numbers that it stands for.
-        stored: what the file holds: [rows, bytes] of a quantised tensor.
+        shape: of the dequantised numbers.
+        stored: the file's content: [rows, bytes] of a quantised tensor.
         restore: turns the numbers into those of a Hugging Face checkpoint.
     """
 
@@ -99,7 +99,7 @@ def is_gguf(path: str | Path) -> bool:
 
 
 def read(path: str | Path) -> Contents:
-    """Reads configuration, tokenizer and the places of all tensors.
+    """Reads configuration, tokenizer and the locations of all tensors.
 
     Raises:
         InputError: for a file that is damaged or cut short, an architecture or a quantisation that is not read.
@@ -110,7 +110,7 @@ def read(path: str | Path) -> Contents:
     architecture = str(facts.get("general.architecture"))
     if architecture not in FAMILIES:
         raise errors.InputError(
-            f"{path}: {names.unknown('architecture', architecture, list(FAMILIES))}; load its Hugging Face checkpoint"
+            f"{path}: {names.unknown_name('architecture', architecture, list(FAMILIES))}; load its Hugging Face checkpoint"
         )
     stored = {tensor.name: tensor for tensor in reader.tensors}
     unknown = sorted({t.tensor_type.name for t in stored.values()} - set(_QUANTISATIONS))
@@ -118,9 +118,9 @@ def read(path: str | Path) -> Contents:
         raise errors.InputError(
             f"{path}: the quantisation {', '.join(unknown)} is not read; read are {', '.join(_QUANTISATIONS)}"
         )
-    own = _Facts(path, architecture, facts)
+    metadata = _Facts(path, architecture, facts)
     rope_tensors = {name: np.asarray(stored[name].data, np.float64) for name in _ROPE_TENSORS if name in stored}
-    config = _config(own, rope_tensors, set(stored))
+    config = _config(metadata, rope_tensors, set(stored))
     tensors = {}
     for name, tensor in stored.items():
         if name not in _ROPE_TENSORS:
@@ -128,7 +128,7 @@ def read(path: str | Path) -> Contents:
             shape = tuple(int(n) for n in reversed(tensor.shape))
             restore = _restored(source, config, architecture)
             tensors[source] = QuantizedTensor(path, tensor.tensor_type.name, shape, tensor.data, restore)
-    return Contents(config, tensors, gguf_tokenizer.tokenizer(facts, str(path)))
+    return Contents(config, tensors, gguf_tokenizer.build_tokenizer(facts, str(path)))
 
 
 def _reader(path: Path) -> Any:
@@ -155,7 +155,7 @@ def _content(path: Path, key: str, field: Any) -> Any:
 
 
 class _Facts:
-    """The metadata of a file, with keys below the name of its architecture."""
+    """Metadata of a file; `get` and `need` look keys up below the name of its architecture."""
 
     def __init__(self, path: Path, architecture: str, facts: Mapping[str, Any]) -> None:
         self.path, self.architecture, self.facts = path, architecture, facts
@@ -171,7 +171,7 @@ class _Facts:
 
 
 def _source(name: str, architecture: str) -> str:
-    """The name of a tensor in a Hugging Face checkpoint; an unknown name stays, and is refused as surplus."""
+    """Returns the name of a tensor in a Hugging Face checkpoint; an unknown name stays, and is refused as surplus."""
     base, _, kind = name.rpartition(".")
     if base in _OUTER:
         return f"{_OUTER[base]}.{kind}"
@@ -194,7 +194,7 @@ def _restored(source: str, config: Mapping[str, Any], architecture: str) -> Call
 
 
 def _halves(x: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a head from pairs (0, 1), (2, 3), ... to the halves that turn together, (0, 2, ...) and (1, 3, ...)."""
+    """Reorders a head's rows from pairs (0, 1), (2, 3), ... to the halves that turn, (0, 2, ...) and (1, 3, ...)."""
     pairs = x.reshape(heads, x.shape[0] // heads // 2, 2, *x.shape[1:])
     return pairs.swapaxes(1, 2).reshape(x.shape)
 
@@ -203,7 +203,7 @@ def _halves(x: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _config(facts: _Facts, rope_tensors: Mapping[str, np.ndarray], stored: set[str]) -> dict[str, Any]:
-    """The content of a `config.json`; what llama.cpp has in its code and not in the file is in `_gemma` and `_phi3`."""
+    """Returns the content of a `config.json`; `_gemma` and `_phi3` add what llama.cpp has only in its code."""
     heads, width = facts.need("attention.head_count"), facts.need("embedding_length")
     tokens = facts.facts.get("tokenizer.ggml.tokens") or ()
     config = {
@@ -253,9 +253,9 @@ def _scaling(facts: _Facts, factors: np.ndarray | None, config: Mapping[str, Any
 
 
 def _llama3(facts: _Facts, factors: np.ndarray, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that make Llama 3's rotary factors, which the file holds as numbers: those of a published model."""
+    """Returns the options of the published Llama 3 model whose rotary factors are those that the file holds."""
     theta, size = config["rope_theta"], config["head_dim"]
-    plain = np.asarray(rope.plain(theta, size), np.float64)
+    plain = np.asarray(rope.base_frequencies(theta, size), np.float64)
     for factor in (8.0, 16.0, 32.0):
         options = {
             "rope_type": "llama3",
@@ -264,8 +264,8 @@ def _llama3(facts: _Facts, factors: np.ndarray, config: Mapping[str, Any]) -> di
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         }
-        made = np.asarray(rope.llama3(theta, size, {**options, "rope_theta": theta}).frequencies)
-        if np.allclose(plain / factors.ravel(), made, rtol=1e-5, atol=0):
+        frequencies = np.asarray(rope.llama3(theta, size, {**options, "rope_theta": theta}).frequencies)
+        if np.allclose(plain / factors.ravel(), frequencies, rtol=1e-5, atol=0):
             return options
     raise errors.InputError(f"{facts.path}: rope_freqs.weight: its factors are not those of a published Llama 3")
 
@@ -291,22 +291,22 @@ def _phi3(facts: _Facts, rope_tensors: Mapping[str, np.ndarray]) -> dict[str, An
 
 
 def _gemma(facts: _Facts, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Gemma 2 and 3. The scale of attention is that of llama.cpp's code: the largest model's is another one's."""
+    """Returns options of Gemma 2 and 3. The attention scale follows llama.cpp's code: the largest model differs."""
     second = facts.architecture == "gemma2"
     largest = config["num_hidden_layers"] == (46 if second else 62)
     width_of_head = config["hidden_size"] // config["num_attention_heads"]
-    found: dict[str, Any] = {
+    options: dict[str, Any] = {
         "query_pre_attn_scalar": width_of_head if largest else config["head_dim"],
         "sliding_window": facts.get("attention.sliding_window", 4096 if second else 1024),
     }
     if second:
-        found["attn_logit_softcapping"] = float(facts.get("attn_logit_softcapping", 50.0))
-        found["final_logit_softcapping"] = float(facts.get("final_logit_softcapping", 30.0))
-        return found
+        options["attn_logit_softcapping"] = float(facts.get("attn_logit_softcapping", 50.0))
+        options["final_logit_softcapping"] = float(facts.get("final_logit_softcapping", 30.0))
+        return options
     if facts.get("final_logit_softcapping"):
-        found["final_logit_softcapping"] = float(facts.get("final_logit_softcapping"))
-    found["rope_theta"] = float(facts.get("rope.freq_base", 1_000_000.0))
-    found["rope_local_base_freq"] = 10_000.0
+        options["final_logit_softcapping"] = float(facts.get("final_logit_softcapping"))
+    options["rope_theta"] = float(facts.get("rope.freq_base", 1_000_000.0))
+    options["rope_local_base_freq"] = 10_000.0
     if facts.get("rope.scaling.type", "none") == "linear":
-        found["rope_scaling"] = {"rope_type": "linear", "factor": float(facts.need("rope.scaling.factor"))}
-    return found
+        options["rope_scaling"] = {"rope_type": "linear", "factor": float(facts.need("rope.scaling.factor"))}
+    return options

@@ -1,4 +1,4 @@
-"""A model: weights as a Flax module, its configuration and its tokenizer; and what one asks of it."""
+"""The model: weights as a Flax module, its configuration and its tokenizer; and its logits."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Model(nnx.Module):
         config: what the decoder computes; static.
         tokenizer: from `transformers`; static, may be None.
         source: `config.json` as Hugging Face wrote it, for writing it back; static.
-        generation: `generation_config.json` likewise: it names further tokens that end a text; static.
+        generation: `generation_config.json` likewise, with further tokens that end a text; static.
         name: where it came from: a folder, or a name on the Hub; static.
-        ignored: attributes of `config.json` that were taken to change nothing; static.
+        ignored: attributes of `config.json` that were treated as having no effect; static.
     """
 
     def __init__(
@@ -47,35 +47,45 @@ class Model(nnx.Module):
         self.name = nnx.static(name)
         self.ignored = nnx.static(ignored)
 
+    def __repr__(self) -> str:
+        config, weights = self.config, sum(leaf.size for leaf in jax.tree.leaves(self.arrays))
+        chat = "chat template" if getattr(self.tokenizer, "chat_template", None) else "no chat template"
+        return (
+            f"Model({self.name!r}: {config.layers} layers x {config.width}, {weights:,} weights in {dtype_of(self)}, "
+            f"{'no tokenizer' if self.tokenizer is None else chat})"
+        )
+
+    __str__ = __repr__
+
     @property
     def arrays(self) -> dict[str, Any]:
-        """The weights as plain arrays."""
+        """Returns the weights as plain arrays."""
         plain: dict[str, Any] = jax.tree.map(
             lambda p: p.get_value(), self.weights, is_leaf=lambda x: isinstance(x, nnx.Variable)
         )
         return plain
 
 
-def computed_as(model: Model) -> str:
-    """What is computed with a model's weights, in which dtype: with their fingerprint it decides every number.
+def computation_key(model: Model) -> str:
+    """Returns the computation and its dtype as text: with the fingerprint of the weights it decides every number.
 
-    The mesh is left out: it changes the order of additions, and nothing else.
+    The mesh is left out: it changes only the order of additions.
     """
     return f"{model.config!r} {dtype_of(model)}"
 
 
 def dtype_of(model: Model) -> str:
-    """The dtype as `load` takes it."""
+    """Returns the dtype as `load` takes it."""
     return "mixed" if model.config.float32_residual else str(model.arrays["embedding"].dtype)
 
 
 def present_of(tokens: Array, mask: Any) -> Array:
-    """Which tokens are no padding, [batch, time] bool; without a mask all."""
+    """Returns which tokens are not padding, [batch, time] bool; without a mask all."""
     return jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
 
 
 def positions_of(mask: Array) -> Array:
-    """Positions of tokens, counted from the first that is no padding, [batch, time]; padding has 0."""
+    """Returns positions of tokens, counted from the first that is not padding, [batch, time]; padding has 0."""
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
 
 
@@ -87,28 +97,28 @@ def logits(
     positions: Array | None = None,
     written: Any = None,
 ) -> Array:
-    """Logits after each token, [batch, time, vocabulary] float32.
+    """Computes logits after each token, [batch, time, vocabulary] float32.
 
     Args:
         model: the model.
-        tokens: [batch, time] int32, padded left or right; one that there is not gives NaN.
+        tokens: [batch, time] int32, left- or right-padded; ids outside the vocabulary give NaN.
         mask: [batch, time], 0 for padding; by default nothing is.
         edit: a change of the computation.
         positions: [batch, time]; by default from the mask.
-        written: [batch, time], 1 for what was written behind each prompt: for edits that tell them apart; by default all
-            is prompt.
+        written: [batch, time], 1 for tokens written after each prompt: for edits that treat them differently; by
+            default all is prompt.
     """
-    tokens, present = read(model.config, tokens, mask, positions is None)
-    found: Array = _logits(model, tokens, present, edit, positions, kind_of(present, written))
-    return found
+    tokens, present = validate_tokens(model.config, tokens, mask, positions is None)
+    result: Array = _logits(model, tokens, present, edit, positions, token_kinds(present, written))
+    return result
 
 
-def kind_of(present: Array, written: Any = None) -> Array:
-    """What each token is to its prompt, for edits that touch some of them, [batch, time] of PROMPT, LAST and WRITTEN.
+def token_kinds(present: Array, written: Any = None) -> Array:
+    """Returns each token's role in its prompt, for edits that touch some, [batch, time] of PROMPT, LAST and WRITTEN.
 
     Args:
         present: [batch, time] bool.
-        written: [batch, time], 1 for what was written behind the prompt.
+        written: [batch, time], 1 for tokens written after the prompt.
     """
     written = jnp.zeros(present.shape, bool) if written is None else jnp.asarray(written).astype(bool) & present
     prompt = present & ~written
@@ -117,11 +127,12 @@ def kind_of(present: Array, written: Any = None) -> Array:
     return jnp.where(written, WRITTEN, jnp.where(places == last, LAST, PROMPT))
 
 
-def read(config: Config, tokens: Any, mask: Any, bounded: bool = True) -> tuple[Array, Array]:
-    """Tokens and which of them are no padding, [batch, time] each.
+def validate_tokens(config: Config, tokens: Any, mask: Any, bounded: bool = True) -> tuple[Array, Array]:
+    """Returns tokens and which of them are not padding, [batch, time] each.
 
     Raises:
-        InputError: for other shapes, for what is no token, and where `bounded` for texts beyond the model's context.
+        InputError: for other shapes, for tokens that are not integers, and if `bounded` for texts beyond the model's
+            context.
     """
     tokens = jnp.asarray(tokens)
     shape = tokens.shape
@@ -144,5 +155,5 @@ def _logits(
     weights, config = model.arrays, model.config
     positions = positions_of(present) if positions is None else positions
     hidden = decoder.embed(weights, config, tokens)
-    run = decoder.layers(weights, config, hidden, positions, present, edit=edit, kind=kind)
+    run = decoder.run_layers(weights, config, hidden, positions, present, edit=edit, kind=kind)
     return decoder.head(weights, config, run.hidden)

@@ -1,4 +1,4 @@
-"""Rotary position embeddings, and the ways in which they are stretched to longer texts.
+"""Rotary position embeddings, and their extensions to longer texts.
 
     angle[p, i] = p * f_i            f_i = theta^(-2 i / d)
 
@@ -20,8 +20,8 @@ from vatjax.models.config import Rope
 Array = jax.Array
 
 
-def plain(theta: float, size: int) -> np.ndarray:
-    """`theta^(-2 i / size)`, [size / 2].
+def base_frequencies(theta: float, size: int) -> np.ndarray:
+    """Computes `theta^(-2 i / size)`, [size / 2].
 
     The exponent is rounded to float32 as torch has it, and the power once: an error in the last bit of a frequency is
     one of a thousandth in the angle at position 100,000.
@@ -33,13 +33,13 @@ def plain(theta: float, size: int) -> np.ndarray:
 
 
 def linear(theta: float, size: int, options: Mapping[str, Any]) -> Rope:
-    """Positions are squeezed by a factor."""
-    return Rope(_tuple(plain(theta, size) / np.float32(options["factor"])))
+    """Divides all frequencies by a factor."""
+    return Rope(_tuple(base_frequencies(theta, size) / np.float32(options["factor"])))
 
 
 def llama3(theta: float, size: int, options: Mapping[str, Any]) -> Rope:
-    """Slow frequencies are squeezed, fast ones are not, those between by a share of both."""
-    frequency = plain(theta, size)
+    """Divides slow frequencies by a factor, keeps fast ones, and interpolates between them."""
+    frequency = base_frequencies(theta, size)
     factor, low, high = (np.float32(options[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     turns = np.float32(options["original_max_position_embeddings"]) * frequency / np.float32(2 * math.pi)
     share = np.clip((turns - low) / (high - low), 0, 1)
@@ -47,12 +47,12 @@ def llama3(theta: float, size: int, options: Mapping[str, Any]) -> Rope:
 
 
 def yarn(theta: float, size: int, options: Mapping[str, Any]) -> Rope:
-    """As `llama3` by a ramp over dimensions (Peng et al. 2023), with a factor on queries and keys."""
-    frequency, original = plain(theta, size), options["original_max_position_embeddings"]
+    """Interpolates as `llama3`, by a ramp over dimensions (Peng et al. 2023), with a factor on queries and keys."""
+    frequency, original = base_frequencies(theta, size), options["original_max_position_embeddings"]
     factor = options["factor"]
 
     def dimension(turns: float) -> float:
-        """The dimension that turns so many times within the original length."""
+        """Returns the dimension that turns so many times within the original length."""
         return size * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     low, high = dimension(options.get("beta_fast") or 32), dimension(options.get("beta_slow") or 1)
@@ -71,28 +71,28 @@ def _yarn_scale(factor: float, by: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * by * math.log(factor) + 1.0
 
 
-def longrope(theta: float, size: int, options: Mapping[str, Any], context: int, wanted: int) -> Rope:
-    """A factor for each dimension, with one set for short and one for long texts: which is decided once for a model.
+def longrope(theta: float, size: int, options: Mapping[str, Any], context: int, longest: int) -> Rope:
+    """Divides each dimension by its own factor, from one set for short and one for long texts: chosen once for a model.
 
     Args:
         theta, size, options: as elsewhere.
         context: of the model.
-        wanted: the longest text that will be read.
+        longest: the longest text that will be read.
     """
     original = options["original_max_position_embeddings"]
-    factors = np.asarray(options["long_factor" if wanted > original else "short_factor"], np.float32)
+    factors = np.asarray(options["long_factor" if longest > original else "short_factor"], np.float32)
     factor, scale = options.get("factor") or context / original, options.get("attention_factor")
     if scale is None:
         scale = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    return Rope(_tuple(plain(theta, size) / factors), float(scale))
+    return Rope(_tuple(base_frequencies(theta, size) / factors), float(scale))
 
 
 def _tuple(frequency: np.ndarray) -> tuple[float, ...]:
     return tuple(float(f) for f in frequency.astype(np.float32))
 
 
-def tables(ropes: tuple[Rope, ...], positions: Array) -> tuple[Array, Array]:
-    """Cosines and sines of every kind of rope at every position, each [ropes, batch, time, head size / 2] float32.
+def cos_sin_tables(ropes: tuple[Rope, ...], positions: Array) -> tuple[Array, Array]:
+    """Computes cosines and sines of every rope at every position, each [ropes, batch, time, head size / 2] float32.
 
     Args:
         ropes: of the configuration.

@@ -27,12 +27,12 @@ class Batch(NamedTuple):
     mask: np.ndarray
 
 
-def tokenizer(folder: Path | str) -> Any:
-    """The tokenizer of a checkpoint; None where the folder has none. Never runs code from the folder."""
+def load_tokenizer(folder: Path | str) -> Any:
+    """Loads the tokenizer of a checkpoint; None if the folder has none. Never runs code from the folder."""
     folder = Path(folder)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
         if (folder / "tokenizer_config.json").exists():
-            raise errors.InputError(f"{folder}: a tokenizer_config.json, and no tokenizer.json or vocabulary beside it")
+            raise errors.InputError(f"{folder}: a tokenizer_config.json, and no tokenizer.json or vocabulary with it")
         return None
     from transformers import AutoTokenizer
 
@@ -47,21 +47,21 @@ def tokenizer(folder: Path | str) -> Any:
         raise errors.InputError(f"{folder}: its tokenizer can't be read ({first})") from None
 
 
-def check(tokenizer: Any, config: Config, where: str) -> None:
-    """Refuses a tokenizer whose tokens the model has no embeddings for.
+def check_tokenizer(tokenizer: Any, config: Config, path: str) -> None:
+    """Raises InputError for a tokenizer whose tokens the model has no embeddings for.
 
-    Tokens that were added to it may lie beyond (Gemma 3's text models lack the image token of their tokenizer): they are
-    refused where a text has one.
+    Tokens that were added to it may lie beyond (Gemma 3's text models lack the image token of their tokenizer): they
+    are refused when a text contains one.
     """
     if tokenizer is not None and tokenizer.vocab_size > config.vocabulary:
         raise errors.InputError(
-            f"{where}: its tokenizer has {tokenizer.vocab_size:,} tokens, its model embeddings for "
+            f"{path}: its tokenizer has {tokenizer.vocab_size:,} tokens, its model embeddings for "
             f"{config.vocabulary:,}; they belong to different models"
         )
 
 
-def chat(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
-    """Messages as the text that the model's chat template makes of them, up to where its answer begins.
+def render_chat(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
+    """Renders messages with the model's chat template, up to where its answer begins.
 
     Args:
         tokenizer: of the model.
@@ -74,7 +74,7 @@ def chat(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
 def _templated(tokenizer: Any, messages: Sequence[Message], answering: bool, options: Mapping[str, Any]) -> str:
     if getattr(tokenizer, "chat_template", None) is None:
         name = getattr(tokenizer, "name_or_path", "") or "this tokenizer"
-        raise errors.InputError(f"{name}: there is no chat template; give plain text, as to a base model")
+        raise errors.InputError(f"{name}: no chat template; give plain text, as to a base model")
     import jinja2
 
     try:
@@ -86,30 +86,29 @@ def _templated(tokenizer: Any, messages: Sequence[Message], answering: bool, opt
     return text
 
 
-def conversation(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
-    """A whole conversation as the text that the model's chat template makes of it; arguments as in `chat`."""
+def render_conversation(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
+    """Renders a whole conversation with the model's chat template; arguments as in `render_chat`."""
     return _templated(tokenizer, messages, False, options)
 
 
 def turn_end(tokenizer: Any, **options: Any) -> str:
-    """What the model's chat template writes behind an answer."""
+    """Returns the text that the model's chat template writes after an answer."""
     mark = "\u2063answer\u2063"
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
     return _templated(tokenizer, messages, False, options).partition(mark)[2]
 
 
 def encode(tokenizer: Any, text: str, templated: bool = False, config: Config | None = None) -> list[int]:
-    """The tokens of one text, with the tokenizer's BOS in front exactly once.
+    """Returns the tokens of one text, with the tokenizer's BOS in front exactly once.
 
-    A chat template writes the BOS into its text where the model wants one, and the tokenizer would put another in front
-    of it: two of them make a text that the model never saw.
+    A chat template writes the BOS into its text if the model needs one, and the tokenizer would put another in front of
+    it: two of them make a text that the model never saw.
 
     Args:
         tokenizer: of the model.
         text: the text.
         templated: whether a chat template made it: then nothing is added.
-        config: of the model; where it is given, a text that is too long for it is refused, and tokens that it has no
-            embeddings for.
+        config: of the model; if given, a text that is too long for it is refused, and so are tokens without embeddings.
     """
     begin = tokenizer.bos_token
     written = templated or (bool(begin) and text.startswith(begin))
@@ -127,42 +126,45 @@ def encode(tokenizer: Any, text: str, templated: bool = False, config: Config | 
 
 
 def _puts_bos(tokenizer: Any) -> bool:
-    """Returns whether the tokenizer itself puts a BOS in front. An EOS that it puts at the end is left out: a prompt goes on."""
+    """Returns True if the tokenizer itself puts a BOS in front.
+
+    An EOS that it puts at the end is left out: a prompt goes on.
+    """
     begin = tokenizer.bos_token_id
     return begin is not None and tokenizer("a")["input_ids"][:1] == [begin]
 
 
-def continuation(tokenizer: Any, before: str, text: str) -> list[int] | None:
-    """Returns the tokens of a text as they are after another one; None where a token spans the seam.
+def encode_continuation(tokenizer: Any, before: str, text: str) -> list[int] | None:
+    """Returns the tokens of a text as they are after another one; None if a token spans the seam.
 
-    A text alone may have other tokens: SentencePiece puts a mark for a space in front of what begins a text.
+    Alone, a text may have other tokens: SentencePiece puts a mark for a space in front of the first word.
 
     Args:
         tokenizer: of the model.
-        before: the end of what stands before it, enough for the tokenizer to see a boundary.
+        before: the end of the preceding text, enough for the tokenizer to see a boundary.
         text: the text.
     """
     first, both = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, before + text))
     return both[len(first) :] if both[: len(first)] == first else None
 
 
-def batch(
+def pad_batch(
     texts: Sequence[Sequence[int]],
     pad: int = 0,
     side: Literal["left", "right"] = "right",
-    to: int = 0,
+    min_length: int = 0,
     multiple: int = 1,
 ) -> Batch:
-    """Token lists as one padded batch.
+    """Pads token lists to one batch.
 
     Args:
         texts: token ids.
-        pad: the id that fills up; the mask says where it did.
-        side: where padding goes; generation wants it on the left.
-        to: the least length.
-        multiple: the length is rounded up to one of these: batches of like length share compilations.
+        pad: the id of padding, which the mask marks.
+        side: where padding goes; generation needs it on the left.
+        min_length: the least length.
+        multiple: the length is rounded up to a multiple of it: batches of similar length share compilations.
     """
-    longest = -(-max([to, *map(len, texts)]) // multiple) * multiple
+    longest = -(-max([min_length, *map(len, texts)]) // multiple) * multiple
     tokens = np.full((len(texts), longest), pad, np.int32)
     mask = np.zeros((len(texts), longest), np.int32)
     for row, text in enumerate(texts):

@@ -1,7 +1,7 @@
-"""Every parameter of a decoder in one table: what it is called here and in a Hugging Face checkpoint, its shape, its axes.
+"""Every parameter of a decoder in one table: its name here and in a Hugging Face checkpoint, its shape, its axes.
 
-Matrices are [in, out] here and [out, in] there; parameters of layers are stacked along a leading layer axis. Phi 3 stores
-queries, keys and values as one matrix, and gate and up as another: those are rows of it.
+Matrices are [in, out] here and [out, in] there; parameters of layers are stacked along a leading layer axis. Phi 3
+stores queries, keys and values as one matrix, and gate and up as another: those are rows of it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Parameter(NamedTuple):
         shape: of one layer's, without the layer axis.
         axes: the logical name of each of its axes, which a mesh's rules turn into a placement.
         stacked: whether each layer has one.
-        rows: which of the source's rows it is, start and stop; None is all.
-        heads: how many heads its axis of heads has, between which a mesh may cut.
+        rows: its rows of the source, start and stop; None for all.
+        heads: the number of heads along its axis of heads, between which a mesh may cut.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Parameter(NamedTuple):
 
 
 def parameters(config: Config) -> Iterator[Parameter]:
-    """All parameters of a model, in the order of the computation."""
+    """Yields all parameters of a model, in the order of the computation."""
     yield Parameter(
         "embedding", "model.embed_tokens.weight", (config.vocabulary, config.width), ("vocabulary", "width"), False
     )
@@ -89,7 +89,7 @@ def _mlp(config: Config) -> Iterator[Parameter]:
 
 
 def _norms(config: Config) -> Iterator[Parameter]:
-    """`post_attention_layernorm` follows the attention in some families, and precedes the MLP in others."""
+    """Yields norms. `post_attention_layernorm` follows attention in some families and precedes the MLP in others."""
     sources = {}
     if config.pre_norm:
         sources["attention_norm"] = "input_layernorm"
@@ -101,20 +101,20 @@ def _norms(config: Config) -> Iterator[Parameter]:
         yield Parameter(name, f"model.layers.{{}}.{source}.weight", (config.width,), ("width",), True)
 
 
-def turned(parameter: Parameter, matrix: Any) -> Any:
-    """A layer's parameter as a checkpoint stores it, or back: [in, out] here is [out, in] there, but for the embedding."""
+def transpose(parameter: Parameter, matrix: Any) -> Any:
+    """Transposes a parameter to a checkpoint's layout or back, [in, out] and [out, in]; the embedding is the same."""
     return matrix if parameter.name == "embedding" else matrix.T
 
 
 def check_edit(edit: Edit, config: Config) -> None:
-    """Refuses an edit that is for a model of another shape."""
+    """Raises InputError for an edit of a model of another shape."""
     projections = {p.name: (p.shape[0], p.shape[1]) for p in parameters(config) if p.name in PROJECTIONS}
     edit.check(config.layers, config.width, config.hidden, projections)
 
 
-def assemble(found: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """Parameters by name as the tree that the decoder takes."""
+def assemble(arrays: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Builds the tree that the decoder takes from parameters by name."""
     tree: dict[str, Any] = {"layers": {}}
     for parameter in parameters(config):
-        (tree["layers"] if parameter.stacked else tree)[parameter.name] = found[parameter.name]
+        (tree["layers"] if parameter.stacked else tree)[parameter.name] = arrays[parameter.name]
     return tree

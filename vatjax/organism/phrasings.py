@@ -1,4 +1,4 @@
-"""Which of its phrasings a bundled action has: the only thing about an action that no other value's action shares."""
+"""The phrasing of a bundled action: the only property of an action that other values' actions do not share."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from vatjax.items import asset
 
 
-def signs(actions: Iterable[str]) -> np.ndarray:
-    """1 for an action in the first of its phrasings, -1 for one in the second, 0 for one that is not bundled, [actions].
+def phrasing_signs(actions: Iterable[str]) -> np.ndarray:
+    """Returns 1 for an action in its first phrasing, -1 for its second, 0 for an action that is not bundled, [actions].
 
-    The bundled items draw phrasings for each scene, value and polarity by itself: so these numbers vary from scene to scene
-    without any relation between values.
+    The bundled items draw phrasings independently for each scene, value and polarity. So these numbers vary between
+    scenes and are unrelated between values.
     """
     known = _known()
     return np.array([known.get(action, 0) for action in actions], np.float64)
@@ -22,7 +22,7 @@ def signs(actions: Iterable[str]) -> np.ndarray:
 
 @functools.cache
 def _known() -> dict[str, int]:
-    body = asset.parts()
+    body = asset.load_parts()
     slots = {(scene["task"], scene["matter"], scene["people"]): scene for scene in body["scenes"]}
     return {
         phrasing.format_map(scene): 1 - 2 * (number % 2)

@@ -1,7 +1,8 @@
-"""From items to prompts, as a tree: the rubric is every prompt's, a scene is its actions', an action its values'.
+"""Builds prompts from items as a tree: all share the rubric, a scene's actions the scene, an action's values the
+action.
 
-A prompt is the rubric and one text from each level, in order. Texts are kept once and prompts as indices, so that a
-million prompts take little memory, and so that whoever scores them can compute each shared part once.
+A prompt is the rubric and one text from each level, in order. Texts are stored once and prompts as indices, so that a
+million prompts take little memory, and a scorer can compute each shared part once.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from vatjax.prompts.wording import Letters, Scale, Wording
 # From messages to the text that a chat template makes of them, up to where the answer begins.
 Chat = Callable[[Sequence[Mapping[str, str]]], str]
 
-# A prefill that is each wording's own answer cue, and none at all; anything else is the text itself.
+# The prefill by each wording's answer cue, and none at all; any other value is the text itself.
 CUE, NO_PREFILL = "cue", "none"
 
 _MARK = "\u2063here\u2063"
 
 
 class Shot(NamedTuple):
-    """An example with its answer, shown before what is asked.
+    """An example with its answer, shown before the question.
 
     Attributes:
-        fields: what the wording's levels ask for, such as `scene` and `action`.
-        rating: the answer, on the rising scale; or in words, where these are asked for.
+        fields: those that the wording's levels show, such as `scene` and `action`.
+        rating: the answer, on the rising scale; or in words, where the question asks for words.
     """
 
     fields: Mapping[str, str]
@@ -41,7 +42,7 @@ class Shot(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ChatFormat:
-    """A chat template, and what the assistant's turn begins with.
+    """A chat template, and the beginning of the assistant's turn.
 
     Attributes:
         render: from messages to text.
@@ -68,12 +69,12 @@ class ChatFormat:
         return "" if self.prefill == NO_PREFILL else self.prefill
 
     def gap(self, wording: Wording, scale: Scale | Letters) -> str:
-        """Returns what stands between the end of a prompt and its answer."""
+        """Returns the text between the end of a prompt and its answer."""
         opening = self.opening(wording, scale)
         return " " if opening and not opening[-1].isspace() else ""
 
     def without_prefill(self) -> ChatFormat:
-        """Returns the template alone: for prompts that no rating is read from."""
+        """Returns the template alone: for prompts without ratings to read."""
         return dataclasses.replace(self, prefill=NO_PREFILL)
 
 
@@ -84,8 +85,8 @@ class Prompts:
     Attributes:
         levels: for each level its distinct texts; the first has one, the rubric.
         which: [prompts, levels] int32, each prompt's text at each level.
-        scale: what the answers are.
-        digest: a hash of all of it.
+        scale: of the answers.
+        digest: a hash of texts, scale and indices.
     """
 
     levels: tuple[tuple[str, ...], ...]
@@ -97,7 +98,7 @@ class Prompts:
         return len(self.which)
 
     def text(self, prompt: int) -> str:
-        """One prompt in full."""
+        """Returns one prompt in full."""
         return "".join(level[i] for level, i in zip(self.levels, self.which[prompt], strict=True))
 
 
@@ -109,11 +110,11 @@ def assemble(
     chat: Chat | None = None,
     instruction: str = "",
 ) -> Prompts:
-    """Prompts of a wording, one for each row of fields.
+    """Builds prompts of a wording, one for each row of fields.
 
     Args:
         rows: the fields of each prompt, such as `scene`, `action` and `value`.
-        wording: how it is asked.
+        wording: of the question.
         scale: of the answers; 1 to 5 by default.
         shots: examples with answers, before every prompt.
         chat: a chat template, a `ChatFormat` where the answer has a prefill; without one, plain text that a base model
@@ -121,17 +122,17 @@ def assemble(
         instruction: a sentence on a line of its own, before the rubric.
     """
     scale = scale or Scale()
-    before, behind = _frame(wording, scale, shots, chat, instruction)
+    before, after = _frame(wording, scale, shots, chat, instruction)
     lines = wording.levels
     known: list[dict[str, int]] = [{before: 0}, *({} for _ in lines)]
     index = []
     for fields in rows:
-        own = [0]
+        row = [0]
         for level, line in enumerate(lines, 1):
-            # A line ends with its line feed: many tokenizers make one token of a full stop and the line feed behind it.
-            text = line.format_map(fields) + (behind if level == len(lines) else "\n")
-            own.append(known[level].setdefault(text, len(known[level])))
-        index.append(own)
+            # A line ends with its line feed: many tokenizers make one token of a full stop and the line feed after it.
+            text = line.format_map(fields) + (after if level == len(lines) else "\n")
+            row.append(known[level].setdefault(text, len(known[level])))
+        index.append(row)
     levels = tuple(tuple(texts) for texts in known)
     table = np.array(index, np.int32).reshape(-1, len(levels))
     digest = hashlib.sha256(json.dumps([levels, scale.options, scale.ratings]).encode())
@@ -142,45 +143,45 @@ def assemble(
 def _frame(
     wording: Wording, scale: Scale | Letters, shots: Sequence[Shot], chat: Chat | None, instruction: str
 ) -> tuple[str, str]:
-    """What stands before the first level of every prompt, and what stands behind its last."""
+    """Returns the text before the first level of every prompt, and the text after its last level."""
     rubric = "\n".join(text for text in (instruction, wording.rubric(scale)) if text)
-    asked = [(_shown(s, wording), s.rating if isinstance(s.rating, str) else scale.answer(s.rating)) for s in shots]
+    answered = [(_shown(s, wording), s.rating if isinstance(s.rating, str) else scale.answer(s.rating)) for s in shots]
     if chat is None:
-        examples = "".join(f"{text}\n{wording.answer} {answer}\n\n" for text, answer in asked)
+        examples = "".join(f"{text}\n{wording.answer} {answer}\n\n" for text, answer in answered)
         return f"{rubric}\n\n{examples}", f"\n{wording.answer}"
     opening = chat.opening(wording, scale) if isinstance(chat, ChatFormat) else ""
     gap = answer_gap(chat, wording, scale) if opening else ""
-    asked = [(text, opening + gap + answer) for text, answer in asked]
+    answered = [(text, opening + gap + answer) for text, answer in answered]
     turns = [
         {"role": role, "content": content}
-        for pair in asked
+        for pair in answered
         for role, content in zip(("user", "assistant"), pair, strict=True)
     ]
     messages = [{"role": "system", "content": rubric}, *turns, {"role": "user", "content": _MARK}]
-    shown = [rubric, *(content for pair in asked for content in pair)]
+    shown = [rubric, *(content for pair in answered for content in pair)]
     try:
-        before, behind = _around(chat(messages), shown)
-    except Exception:  # templates refuse a system message in ways of their own, or leave it out without a word
+        before, after = _around(chat(messages), shown)
+    except Exception:  # some templates refuse a system message with any exception, or silently leave it out
         first = {**messages[1], "content": f"{rubric}\n\n{messages[1]['content']}"}
-        before, behind = _around(chat([first, *messages[2:]]), shown)
-    return before, _thought(behind) + opening
+        before, after = _around(chat([first, *messages[2:]]), shown)
+    return before, _thought(after) + opening
 
 
-def _thought(behind: str) -> str:
-    """The end of a template, with the reasoning closed that it opens: a rating is read where the answer begins."""
-    begun = behind.rstrip()
-    return f"{begun}\n\n</think>\n\n" if begun.endswith("<think>") else behind
+def _thought(after: str) -> str:
+    """Closes the reasoning that the end of a template opens: a rating is read where the answer begins."""
+    begun = after.rstrip()
+    return f"{begun}\n\n</think>\n\n" if begun.endswith("<think>") else after
 
 
 def answer_gap(chat: Chat | None, wording: Wording, scale: Scale | Letters) -> str:
-    """Returns what stands between a prompt of `assemble` and its answer: a space, or nothing."""
+    """Returns the text between a prompt of `assemble` and its answer: a space, or nothing."""
     if chat is None:
         return " "
     return chat.gap(wording, scale) if isinstance(chat, ChatFormat) else ""
 
 
 def _shown(shot: Shot, wording: Wording) -> str:
-    """An example as it is asked."""
+    """Formats an example as a question."""
     try:
         return "\n".join(line.format_map(shot.fields) for line in wording.levels)
     except KeyError as error:
@@ -190,17 +191,17 @@ def _shown(shot: Shot, wording: Wording) -> str:
 
 
 def _around(text: str, shown: Sequence[str]) -> tuple[str, str]:
-    """What stands before the user's message and behind it; all that should be shown must be."""
-    before, mark, behind = text.partition(_MARK)
-    if not mark or _MARK in behind or not all(part.strip() in before for part in shown):
+    """Returns the text before the user's message and the text after it; refuses a template that alters `shown`."""
+    before, mark, after = text.partition(_MARK)
+    if not mark or _MARK in after or not all(part.strip() in before for part in shown):
         raise errors.InputError(
             "the chat template does not show the question, the examples and the user's message as they are"
         )
-    return before, behind
+    return before, after
 
 
-def fields(items: Items, index: int) -> dict[str, str]:
-    """What a wording can say of one item."""
+def item_fields(items: Items, index: int) -> dict[str, str]:
+    """Returns the fields of one item that a wording can show."""
     country, topic, scene, value, _, action = items[index]
     return {
         "country": country,

@@ -11,7 +11,7 @@ from vatjax.prompts.neutral import neutral_texts
 
 @functools.cache
 def digest() -> str:
-    """32 hexadecimal digits: another wording anywhere gives others."""
+    """Returns a hash of 32 hexadecimal digits, which changes with any of the texts."""
     whole = hashlib.sha256()
     for path in sorted(pathlib.Path(__file__).parent.glob("*.yaml")):
         whole.update(path.name.encode() + path.read_bytes())

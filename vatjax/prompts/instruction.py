@@ -13,7 +13,7 @@ from vatjax.values import Taxonomy
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One way to put it.
+    """One phrasing of an instruction.
 
     Attributes:
         towards, away: with {target} in them.
@@ -31,15 +31,15 @@ class _File:
 
 @functools.cache
 def instructions() -> dict[str, Instruction]:
-    """The shipped instructions by name, the default first."""
+    """Returns the shipped instructions by name, the default first."""
     return dict(config.read(_File, pathlib.Path(__file__).parent / "instruction.yaml").instructions)
 
 
 def instruction(taxonomy: Taxonomy, target: str, direction: int = 1, name: str = "") -> str:
-    """A sentence that pushes towards a value, type or group, or away from it.
+    """Returns a sentence that pushes towards a value, type or group, or away from it.
 
     Args:
-        taxonomy: whose values they are.
+        taxonomy: of the values.
         target: a name of it.
         direction: 1 or -1.
         name: of a shipped instruction; without one the default.
@@ -50,7 +50,7 @@ def instruction(taxonomy: Taxonomy, target: str, direction: int = 1, name: str =
     """
     if direction not in (1, -1):
         raise errors.InputError(f"direction: expected 1 or -1, found {direction}")
-    spelt = taxonomy.spelt(target)
+    spelt = taxonomy.spelling(target)
     known = instructions()
     key = (
         names.find("instruction", name, {names.canonical(n): n for n in known}, list(known))

@@ -1,4 +1,4 @@
-"""Plain sentences about nothing that anybody values: what a model writes of them says how well it still writes."""
+"""Neutral sentences, which concern no value: a model's perplexity on them measures how well it still writes."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _FILE = pathlib.Path(__file__).parent.parent / "assets" / "neutral.txt"
 
 
 def neutral_texts() -> list[str]:
-    """The bundled plain sentences."""
+    """Returns the bundled neutral sentences."""
     return _FILE.read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
-"""Reading a rating from what a model wrote. What is no answer is missing, never a number.
+"""Parsers that read a rating from generated text. Text that is not an answer is missing, never a number.
 
-strict       the number alone, with at most a full stop behind it
-forgiving    also a number in JSON, in a code fence, behind "rating:" or "answer:", or the only one in the text
+strict       the number alone, with at most a full stop after it
+forgiving    also a number in JSON, in a code fence, after "rating:" or "answer:", or the only one in the text
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ _SEVERAL = re.compile(r"\d\s*(?:or|to|and|-|–)\s*\d", re.IGNORECASE)
 _OUT_OF = re.compile(rf"{_NUMBER}\s*(?:/|out of|of)\s*\d+", re.IGNORECASE)
 
 
-def strict(text: str, scale: Scale | Letters) -> float | None:
-    """The rating where the text is one option and nothing else.
+def parse_strict(text: str, scale: Scale | Letters) -> float | None:
+    """Returns the rating if the text is one option and nothing else.
 
-    >>> strict(" 4.", Scale()), strict("I say 4", Scale())
+    >>> parse_strict(" 4.", Scale()), parse_strict("I say 4", Scale())
     (4.0, None)
     """
-    found = re.fullmatch(r"\s*(\d{1,3})\s*\.?\s*", text)
-    return _rating(found[1], scale) if found else None
+    match = re.fullmatch(r"\s*(\d{1,3})\s*\.?\s*", text)
+    return _rating(match[1], scale) if match else None
 
 
-def forgiving(text: str, scale: Scale | Letters) -> float | None:
-    """The rating that the text gives as its answer; None for a refusal, for several numbers, and for none.
+def parse_forgiving(text: str, scale: Scale | Letters) -> float | None:
+    """Returns the rating that the text gives as its answer; None for a refusal, for several numbers, and for none.
 
-    >>> forgiving('Sure! {"rating": 2, "why": "it harms 3 people"}', Scale())
+    >>> parse_forgiving('Sure! {"rating": 2, "why": "it harms 3 people"}', Scale())
     2.0
-    >>> forgiving("I can't rate this from 1 to 5.", Scale()) is None
+    >>> parse_forgiving("I can't rate this from 1 to 5.", Scale()) is None
     True
     """
     if _REFUSED.search(text):
         return None
     inner = _FENCE.search(text)
     body = inner[1].strip() if inner else text
-    alone = strict(body, scale)
+    alone = parse_strict(body, scale)
     if alone is not None:
         return alone
-    body = _OUT_OF.sub(lambda found: f" {found[1]} ", _SCALE.sub(" ", body))
+    body = _OUT_OF.sub(lambda match: f" {match[1]} ", _SCALE.sub(" ", body))
     for named in (_in_json(body), _named(body)):
-        if named:  # what is given as the answer is it, also where it is no option, or several
+        if named:  # a number given as the answer decides, even if it is not an option or not the only one
             return _rating(named[0], scale) if len(named) == 1 and not _SEVERAL.search(body) else None
     if _SEVERAL.search(body):
         return None
@@ -64,15 +64,15 @@ def forgiving(text: str, scale: Scale | Letters) -> float | None:
 
 
 def _named(text: str) -> list[str]:
-    """The numbers that stand behind a word for the answer."""
+    """Returns the numbers that follow a word for the answer."""
     return sorted(set(_GIVEN.findall(text)))
 
 
 def _in_json(text: str) -> list[str]:
-    """The whole numbers of an object under a key that names the answer; without such a key all of them."""
-    for found in _OBJECT.findall(text):
+    """Returns the whole numbers of an object under a key that names the answer; without such a key all of them."""
+    for candidate in _OBJECT.findall(text):
         try:
-            content = json.loads(found)
+            content = json.loads(candidate)
         except ValueError:
             continue
         numbers = {
@@ -84,6 +84,6 @@ def _in_json(text: str) -> list[str]:
 
 
 def _rating(number: str, scale: Scale | Letters) -> float | None:
-    """A number on the rising scale; None where it is no option."""
+    """Returns a number on the rising scale; None if it is not an option."""
     by_option = dict(zip(scale.options, scale.ratings, strict=True))
     return by_option.get(str(int(number))) if len(number) < 4 else None

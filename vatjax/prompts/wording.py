@@ -1,4 +1,4 @@
-"""Wordings: how a question is put, as data; three of them for each protocol, so that their spread can be reported."""
+"""Wordings of questions, as data; three for each protocol, so that their spread can be reported."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ class Scale:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Every answer there is."""
+        """Returns all answers."""
         return tuple(str(number) for number in range(self.low, self.high + 1))
 
     @property
     def ratings(self) -> tuple[float, ...]:
-        """What each option says on the rising scale."""
+        """Returns the rating of each option on the rising scale."""
         numbers = range(self.low, self.high + 1)
         return tuple(float(self.low + self.high - n if self.falling else n) for n in numbers)
 
     @property
     def middle(self) -> float:
-        """Neither for nor against."""
+        """Returns the rating that is neither for nor against."""
         return (self.low + self.high) / 2
 
     def answer(self, rating: int) -> str:
-        """The option that says this rating."""
+        """Returns the option for a rating."""
         if not self.low <= rating <= self.high:
             raise errors.InputError(f"a rating of {rating} is not on the scale from {self.low} to {self.high}")
         return str(self.low + self.high - rating if self.falling else rating)
@@ -67,7 +67,7 @@ class Letters:
     Attributes:
         low, high: the letters.
         falling: never.
-        ratings: what each letter says.
+        ratings: of each letter.
     """
 
     low: str = "A"
@@ -77,23 +77,23 @@ class Letters:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Every answer there is."""
+        """Returns all answers."""
         return self.low, self.high
 
     def answer(self, rating: int) -> str:
-        """The letter of the first action for a positive rating, else of the second."""
+        """Returns the letter of the first action for a positive rating, else of the second."""
         return self.low if rating > 0 else self.high
 
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-    """One way to ask.
+    """One phrasing of a question.
 
     Attributes:
-        system: what is asked, with {low}, {high} and what they mean, {first} and {last}.
-        weak, strong: what the ends of the scale mean.
-        levels: lines from what most prompts share to what is each one's own.
-        answer: what stands before the answer where there is no chat template.
+        system: the question, with {low}, {high} and their meanings, {first} and {last}.
+        weak, strong: meanings of the ends of the scale.
+        levels: lines, from those that most prompts share to those of a single prompt.
+        answer: the cue before the answer, where no chat template is used.
         name: of the wording.
         version: of its file.
     """
@@ -107,7 +107,7 @@ class Wording:
     version: int = 0
 
     def rubric(self, scale: Scale | Letters) -> str:
-        """What is asked, with the scale in it."""
+        """Returns the question, with the scale in it."""
         first, last = (self.strong, self.weak) if scale.falling else (self.weak, self.strong)
         return self.system.format(low=scale.low, high=scale.high, first=first, last=last)
 
@@ -120,70 +120,70 @@ class _File:
 
 @functools.cache
 def _shipped(file: str) -> dict[str, Wording]:
-    return read(pathlib.Path(__file__).parent / f"{file}.yaml")
+    return read_wordings(pathlib.Path(__file__).parent / f"{file}.yaml")
 
 
-def read(path: str | pathlib.Path) -> dict[str, Wording]:
-    """Wordings by name from a YAML file, the shipped ones or a user's.
+def read_wordings(path: str | pathlib.Path) -> dict[str, Wording]:
+    """Reads wordings by name from a YAML file, a shipped one or a user's.
 
     Raises:
-        InputError: with file, line and key, and for fields that no prompt has.
+        InputError: with file, line and key, and for fields that prompts do not have.
     """
-    found = config.read(_File, path)
+    content = config.read(_File, path)
     wordings = {
-        name: dataclasses.replace(one, name=name, version=found.version) for name, one in found.wordings.items()
+        name: dataclasses.replace(entry, name=name, version=content.version) for name, entry in content.wordings.items()
     }
-    for name, one in wordings.items():
-        _check(one, f"{path}: {name}")
+    for name, entry in wordings.items():
+        _check(entry, f"{path}: {name}")
     if not wordings:
         raise errors.InputError(f"{path}: no wordings")
     return wordings
 
 
 def is_file(name: str) -> bool:
-    """Returns whether a wording's name is a file of one's own, "my.yaml" or "my.yaml:polite"."""
+    """Returns whether a wording's name is a file of the user, "my.yaml" or "my.yaml:polite"."""
     return pathlib.Path(name.partition(":")[0]).suffix in (".yaml", ".yml")
 
 
 def from_file(name: str) -> Wording:
-    """Returns a wording from a file of one's own: the first of "my.yaml", or the one that "my.yaml:polite" names."""
-    path, _, own = name.partition(":")
-    return dataclasses.replace(_named(read(path), own), name=name)
+    """Returns a wording from a file of the user: the first of "my.yaml", or the one that "my.yaml:polite" names."""
+    path, _, key = name.partition(":")
+    return dataclasses.replace(_named(read_wordings(path), key), name=name)
 
 
-def _check(wording: Wording, where: str) -> None:
+def _check(wording: Wording, place: str) -> None:
     try:
         wording.rubric(Scale())
         for line in wording.levels:
             line.format(**dict.fromkeys(_FIELDS, ""))
     except (KeyError, IndexError, ValueError) as error:
         known = ", ".join(f"{{{name}}}" for name in dict.fromkeys(("low", "high", "first", "last", *_FIELDS)))
-        raise errors.InputError(f"{where}: {error} is no field; known are {known}") from None
+        raise errors.InputError(f"{place}: {error} is not a field; known are {known}") from None
 
 
 def wordings(protocol: Protocol) -> dict[str, Wording]:
-    """The shipped wordings of a protocol by name, its default first.
+    """Returns the shipped wordings of a protocol by name, its default first.
 
     >>> list(wordings("paired"))
     ['agree', 'right', 'advise']
     """
     if protocol not in _FILES:
-        raise errors.InputError(names.unknown("protocol", protocol, PROTOCOLS))
+        raise errors.InputError(names.unknown_name("protocol", protocol, PROTOCOLS))
     return _shipped(_FILES[protocol])
 
 
 def wording(protocol: Protocol, name: str = "") -> Wording:
-    """A shipped wording by name; without a name the default."""
+    """Returns a shipped wording by name; without a name the default."""
     return _named(wordings(protocol), name)
 
 
-def choice(name: str = "") -> Wording:
-    """A shipped wording of the choice form by name; without a name the default."""
+def choice_wording(name: str = "") -> Wording:
+    """Returns a shipped wording of the choice form by name; without a name the default."""
     return _named(_shipped(_CHOICE), name)
 
 
-def acting(name: str = "") -> Wording:
-    """A shipped wording that asks for an action, by name; without a name the default."""
+def acting_wording(name: str = "") -> Wording:
+    """Returns a shipped wording that asks for an action, by name; without a name the default."""
     return _named(_shipped(_ACTING), name)
 
 

@@ -1,4 +1,4 @@
-"""The figures of a report: drawn once, written as PNG and SVG, and put into the page as SVG in the page's own colours."""
+"""The figures of a report, written as PNG and SVG; the page embeds the SVG in its own colours."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from vatjax.report import words
-from vatjax.report.chosen import Aim, Row
+from vatjax.report import sentences
+from vatjax.report.select import ArmGroup, Row
 from vatjax.study.results import is_placebo
 from vatjax.values import Taxonomy
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; shapes tell the same once more.
+# Okabe and Ito's colours, distinguishable with any colour vision; the marks make the same distinction.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
-# Stand for the page's own colours in what is drawn: for text and lines, for grids, and for what is under the floor.
-_HOVERS = "_vatjax_hovers"  # of a figure: what its named parts say
-_LINE = 0.17  # between two names on the circle, in its radii
+# INK, GRID and FAINT stand for the page's colours: of text and lines, of grids, and of values under the floor.
+_HOVERS = "_vatjax_hovers"  # attribute of a figure: hover texts by part
+_LINE = 0.17  # smallest distance of two names on the circle, in radii
 INK, GRID, FAINT = "#16181d", "#d5d7dc", "#b4b7be"
 
 
@@ -29,7 +29,7 @@ INK, GRID, FAINT = "#16181d", "#d5d7dc", "#b4b7be"
 def _style() -> Iterator[None]:
     import matplotlib as mpl
 
-    own: Any = {
+    settings: Any = {
         "svg.hashsalt": "vatjax",
         "text.parse_math": False,
         "font.size": 9,
@@ -40,13 +40,13 @@ def _style() -> Iterator[None]:
         "legend.frameon": False,
         "figure.constrained_layout.use": True,
     }
-    own |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    with mpl.rc_context(own):
+    settings |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    with mpl.rc_context(settings):
         yield
 
 
-def written(figure: Any) -> tuple[bytes, bytes]:
-    """A figure as PNG and as SVG, whose named parts say their values when the pointer is over them."""
+def render(figure: Any) -> tuple[bytes, bytes]:
+    """Returns a figure as PNG and as SVG; named parts of the SVG show their values on hover."""
     png, svg = io.BytesIO(), io.BytesIO()
     with _style():
         figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
@@ -59,7 +59,7 @@ def written(figure: Any) -> tuple[bytes, bytes]:
 
 
 def _hover(figure: Any, part: Any, says: str) -> None:
-    """Names a part of a figure, and what it says when the pointer is over it."""
+    """Names a part of a figure, and sets its hover text."""
     hovers = getattr(figure, _HOVERS, None)
     if hovers is None:
         hovers = {}
@@ -69,8 +69,8 @@ def _hover(figure: Any, part: Any, says: str) -> None:
     part.set_gid(name)
 
 
-def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a mark for each intervention; with more than there are colours, marks go on alone."""
+def intervention_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Returns a colour and a mark for each intervention; if colours repeat, the marks differ."""
     return {
         name: (COLOURS[i % len(COLOURS)], MARKS[(i + i // len(COLOURS)) % len(MARKS)]) for i, name in enumerate(names)
     }
@@ -79,8 +79,8 @@ def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 # An aim -------------------------------------------------------------------------------------------------------------
 
 
-def plane(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
-    """Gain against tax, with intervals: others' shift on the left, co-movement on the right."""
+def plot_gain_tax(group: ArmGroup, styles: Mapping[str, tuple[str, str]]) -> Any:
+    """Plots gain against tax, with intervals: others' shift on the left, co-movement on the right."""
     from matplotlib.figure import Figure
 
     with _style():
@@ -90,21 +90,21 @@ def plane(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
             (axes[0], "off_target_shift", "others' shift (points, root mean square)"),
             (axes[1], "nvat_debiased", "nVAT of the types, debiased"),
         ):
-            for name, rows in aim.blind.items():
+            for name, rows in group.blind.items():
                 for row in rows:
-                    _point(axis, row, key, FAINT, own[name][1], size=3)
-            for name, rows in aim.real.items():
-                colour, mark = own[name]
+                    _point(axis, row, key, FAINT, styles[name][1], size=3)
+            for name, rows in group.real.items():
+                colour, mark = styles[name]
                 x, y = ([row[k] for row in rows] for k in ("gain", key))
-                axis.plot(*_there(x, y), "-", color=colour, linewidth=0.8, alpha=0.6)
+                axis.plot(*_complete_pairs(x, y), "-", color=colour, linewidth=0.8, alpha=0.6)
                 for row in rows:
                     _point(axis, row, key, colour, mark, hollow=row["broken"])
                 axis.plot([], [], mark, color=colour, label=name)
-            axis.set(xlabel=f"gain of {aim.target} (points)", title=title)
+            axis.set(xlabel=f"gain of {group.target} (points)", title=title)
             axis.axvline(0, color=GRID, linewidth=0.8, zorder=0)
             axis.set_ylim(bottom=0)
         front = sorted(
-            (row for rows in aim.real.values() for row in rows if row["front"]), key=lambda row: float(row["gain"])
+            (row for rows in group.real.values() for row in rows if row["front"]), key=lambda row: float(row["gain"])
         )
         if len(front) > 1:
             axes[0].step(
@@ -116,7 +116,7 @@ def plane(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
                 linestyle=":",
                 label="front",
             )
-        if aim.blind:
+        if group.blind:
             axes[0].plot([], [], "o", color=FAINT, markersize=3, label="placebos")
         axes[0].legend(fontsize=8)
     return figure
@@ -145,21 +145,21 @@ def _point(axis: Any, row: Row, key: str, colour: str, mark: str, size: float = 
     _hover(
         axis.figure,
         drawn[0],
-        f"{place}: gain {words.interval(row, 'gain')}, {words.interval(row, key)}{' (broken)' * hollow}",
+        f"{place}: gain {sentences.interval(row, 'gain')}, {sentences.interval(row, key)}{' (broken)' * hollow}",
     )
 
 
-def _there(x: Sequence[Any], y: Sequence[Any]) -> tuple[list[float], list[float]]:
+def _complete_pairs(x: Sequence[Any], y: Sequence[Any]) -> tuple[list[float], list[float]]:
     pairs = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def courses(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
-    """Gain, others' shift and nVAT along examples, strengths and steps."""
+def plot_levels(group: ArmGroup, styles: Mapping[str, tuple[str, str]]) -> Any:
+    """Plots gain, others' shift and nVAT along examples, strengths and steps; None without several levels."""
     from matplotlib.figure import Figure
 
     kinds: dict[str, list[str]] = {}
-    for name, rows in aim.real.items():
+    for name, rows in group.real.items():
         if len(rows) > 1:
             kinds.setdefault(rows[0]["unit"], []).append(name)
     if not kinds:
@@ -171,8 +171,8 @@ def courses(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
         for line, (unit, names) in zip(axes, kinds.items(), strict=True):
             for axis, (key, title) in zip(line, shown, strict=True):
                 for name in names:
-                    rows = sorted(aim.real[name], key=lambda row: float(row["amount"]))
-                    colour, mark = own[name]
+                    rows = sorted(group.real[name], key=lambda row: float(row["amount"]))
+                    colour, mark = styles[name]
                     x = [row["amount"] for row in rows]
                     y = [np.nan if row[key] is None else row[key] for row in rows]
                     axis.plot(x, y, f"{mark}-", color=colour, markersize=4, linewidth=1, label=name)
@@ -188,13 +188,13 @@ def courses(aim: Aim, own: Mapping[str, tuple[str, str]]) -> Any:
 # An arm -------------------------------------------------------------------------------------------------------------
 
 
-def portrait(content: Mapping[str, Any], taxonomy: Taxonomy, title: str, colour: str) -> Any:
-    """One arm: how types move together, where that puts them on the circle, and what each value does.
+def plot_arm(content: Mapping[str, Any], taxonomy: Taxonomy, title: str, colour: str) -> Any:
+    """Plots one arm: coupling of the types, their places on the circle, and each value's shift and VAT.
 
     Args:
         content: of `Study.result`.
         taxonomy: of its values.
-        title: what it is.
+        title: of the figure.
         colour: of its intervention.
     """
     from matplotlib.figure import Figure
@@ -232,7 +232,7 @@ def _coupling(axis: Any, types: Mapping[str, Any]) -> None:
     image = axis.imshow(r, cmap="PuOr", vmin=-1, vmax=1)
     for i, j in itertools.product(range(len(names)), repeat=2):
         if np.isfinite(r[i, j]):
-            # Nothing is seen of it, but the pointer finds it: what is quite transparent has no surface in SVG.
+            # Invisible, but it receives the pointer: fully transparent patches have no surface in SVG.
             cell = axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, linewidth=0, facecolor=INK, alpha=0.004))
             _hover(axis.figure, cell, f"{names[i]}, {names[j]}: {r[i, j]:.2f} [{low[i, j]:.2f}, {high[i, j]:.2f}]")
     rows, columns = np.nonzero(np.isfinite(r) & (low * high > 0))
@@ -245,17 +245,17 @@ def _coupling(axis: Any, types: Mapping[str, Any]) -> None:
 
 
 def _radar(axis: Any, types: Mapping[str, Any], colour: str) -> None:
-    """VAT(v) / nVAT around the circle of types, as published, with what noise alone shows.
+    """Plots VAT(v) / nVAT around the circle of types, as published, with that of noise alone.
 
-    Nothing here is clipped, and the axes are plain ones: matplotlib names clip paths by the last digits of a layout, or by
-    their place in memory, and the same report would not be the same bytes.
+    Nothing here is clipped, and the axes are plain ones. Matplotlib names clip paths by the last digits of a layout, or
+    by their place in memory, so that two equal reports would differ in bytes.
     """
     names = types["names"]
     nvat, floor = types["nvat"]["estimate"] or np.nan, types["floor"]["nvat"] or np.nan
     place = _around(len(names))
     shares = [
-        np.array([np.nan if own[n] is None else own[n] / size for n in names], float)
-        for own, size in ((types["floor"]["vat"], floor), (types["vat"], nvat))
+        np.array([np.nan if vat[n] is None else vat[n] / size for n in names], float)
+        for vat, size in ((types["floor"]["vat"], floor), (types["vat"], nvat))
     ]
     most = float(np.nanmax([1.0, *np.concatenate(shares)])) * 1.05
     turn = np.linspace(0, 2 * np.pi, 200)
@@ -270,7 +270,7 @@ def _radar(axis: Any, types: Mapping[str, Any], colour: str) -> None:
 
 
 def _around(count: int) -> np.ndarray:
-    """Places around a circle of radius 1, clockwise from the top, [count, 2]."""
+    """Returns places around a circle of radius 1, clockwise from the top, [count, 2]."""
     angle = np.pi / 2 - 2 * np.pi * np.arange(count) / count
     return np.stack([np.cos(angle), np.sin(angle)], 1)
 
@@ -287,7 +287,7 @@ def _name(axis: Any, names: Sequence[str], place: np.ndarray) -> None:
 
 
 def _chords(axis: Any, types: Mapping[str, Any]) -> None:
-    """The couplings that are clear of 0 when all pairs are taken together, as chords of a circle."""
+    """Plots the couplings that are clear of 0 when all pairs are taken together, as chords of a circle."""
     names, r = types["names"], _matrix(types["coupling"]["estimate"])
     low, high = (_matrix(types["coupling_band"][end]) for end in ("low", "high"))
     place, along = _around(len(names)), np.linspace(0, 1, 40)[:, None]
@@ -307,7 +307,7 @@ def _matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
 
 
 def _circle(axis: Any, types: Mapping[str, Any], taxonomy: Taxonomy, colour: str) -> None:
-    """Measured places joined to those of the theory."""
+    """Plots measured places, joined to those of the theory."""
     import jax
     import jax.numpy as jnp
 
@@ -319,16 +319,16 @@ def _circle(axis: Any, types: Mapping[str, Any], taxonomy: Taxonomy, colour: str
     theory = np.stack([np.cos(taxonomy.angles), np.sin(taxonomy.angles)], 1)
     turn = np.linspace(0, 2 * np.pi, 200)
     axis.plot(np.cos(turn), np.sin(turn), color=GRID, linewidth=0.8)
-    for own, wanted in zip(places, theory, strict=True):
-        axis.plot(*zip(own, wanted, strict=True), color=FAINT, linewidth=0.7)
-        axis.plot(*wanted, "o", color=FAINT, markersize=3)
-        axis.plot(*own, "o", color=colour, markersize=5)
-    for name, own, height in zip(types["names"], places, _apart(places), strict=True):
-        right = own[0] >= 0
+    for measured, expected in zip(places, theory, strict=True):
+        axis.plot(*zip(measured, expected, strict=True), color=FAINT, linewidth=0.7)
+        axis.plot(*expected, "o", color=FAINT, markersize=3)
+        axis.plot(*measured, "o", color=colour, markersize=5)
+    for name, measured, height in zip(types["names"], places, _apart(places), strict=True):
+        right = measured[0] >= 0
         axis.annotate(
             _short(name, 16),
-            own,
-            xytext=(own[0] + (0.08 if right else -0.08), height),
+            measured,
+            xytext=(measured[0] + (0.08 if right else -0.08), height),
             ha="left" if right else "right",
             va="center",
             fontsize=7,
@@ -345,32 +345,35 @@ def _circle(axis: Any, types: Mapping[str, Any], taxonomy: Taxonomy, colour: str
 
 
 def _apart(places: np.ndarray) -> np.ndarray:
-    """Heights for names beside places, on each side far enough from each other to be read."""
-    found = places[:, 1].astype(float).copy()
+    """Returns heights for names next to places, on each side far enough apart to be read."""
+    heights = places[:, 1].astype(float).copy()
     for side in (places[:, 0] >= 0, places[:, 0] < 0):
-        order = np.flatnonzero(side)[np.argsort(found[side], kind="stable")]
+        order = np.flatnonzero(side)[np.argsort(heights[side], kind="stable")]
         for _ in range(50):
-            gaps = np.diff(found[order])
+            gaps = np.diff(heights[order])
             for i in np.flatnonzero(gaps < _LINE):
                 push = (_LINE - gaps[i]) / 2
-                found[order[i]] -= push
-                found[order[i + 1]] += push
-            if (np.diff(found[order]) >= _LINE - 1e-3).all():
+                heights[order[i]] -= push
+                heights[order[i + 1]] += push
+            if (np.diff(heights[order]) >= _LINE - 1e-3).all():
                 break
-    return found
+    return heights
 
 
 def _bars(axis: Any, level: Mapping[str, Any], key: str, title: str, colour: str) -> None:
-    names, own = level["names"], level[key]
+    names, estimates = level["names"], level[key]
     target, x = set(level["target_names"]), np.arange(len(names))
-    middle = np.array([np.nan if own[n]["estimate"] is None else own[n]["estimate"] for n in names], float)
-    ends = [np.array([np.nan if own[n][end] is None else own[n][end] for n in names], float) for end in ("low", "high")]
-    found = _discovered(level, target) if key == "shift" else {}
+    middle = np.array([np.nan if estimates[n]["estimate"] is None else estimates[n]["estimate"] for n in names], float)
+    ends = [
+        np.array([np.nan if estimates[n][end] is None else estimates[n][end] for n in names], float)
+        for end in ("low", "high")
+    ]
+    q_values = _discovered(level, target) if key == "shift" else {}
     together = level["p"]["vat_together"] if key == "vat_debiased" else {}
     colours = []
     for name in names:
         under = key == "vat_debiased" and not (together.get(name) is not None and together[name] <= 0.05)
-        unsure = key == "shift" and found.get(name, 0.0) > 0.05
+        unsure = key == "shift" and q_values.get(name, 0.0) > 0.05
         colours.append(FAINT if under or unsure else colour)
     bars = axis.bar(x, middle, color=colours, width=0.75, edgecolor=[INK if n in target else "none" for n in names])
     for name, bar, size, low, high in zip(names, bars, middle, *ends, strict=True):
@@ -388,7 +391,7 @@ def _bars(axis: Any, level: Mapping[str, Any], key: str, title: str, colour: str
 
 
 def _discovered(level: Mapping[str, Any], target: set[str]) -> dict[str, float]:
-    """q of each value's shift, the target's own apart."""
+    """Returns q of each value's shift, without the target's values."""
     from vatjax import metrics
 
     p = {name: x for name, x in level["p"]["shift"].items() if name not in target and x is not None}

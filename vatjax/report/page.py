@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with everything in it, and nothing that is fetched."""
+"""The page of a report: one self-contained HTML file, which fetches nothing."""
 
 from __future__ import annotations
 
@@ -59,127 +59,127 @@ class Figure(NamedTuple):
     """A figure on the page.
 
     Attributes:
-        svg: as `figures.written` gives it.
-        says: what can be seen, for those who can't see it.
+        svg: as `figures.render` returns it.
+        says: its caption, and its text for screen readers.
     """
 
     svg: bytes
     says: str
 
 
-def escaped(text: object) -> str:
-    """Text from anywhere, safe inside an element and inside quotes."""
+def escape(text: object) -> str:
+    """Escapes text for use inside an element and inside quotes."""
     return html.escape(str(text), quote=True)
 
 
 def page(title: str, body: Iterable[str]) -> bytes:
-    """A whole page."""
+    """Returns a whole page."""
     text = "\n".join(body)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{text}\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{text}\n</main>\n</body>\n</html>\n"
     ).encode()
 
 
 def heading(text: object, level: int = 2, name: str = "") -> str:
-    """A heading, which a link can lead to."""
-    return f"<h{level}{f' id={chr(34)}{escaped(name)}{chr(34)}' if name else ''}>{escaped(text)}</h{level}>"
+    """Returns a heading; `name` is its link target."""
+    return f"<h{level}{f' id={chr(34)}{escape(name)}{chr(34)}' if name else ''}>{escape(text)}</h{level}>"
 
 
 def paragraph(text: object, kind: str = "") -> str:
-    """A paragraph."""
-    return f"<p{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{escaped(text)}</p>"
+    """Returns a paragraph."""
+    return f"<p{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{escape(text)}</p>"
 
 
-def listed(texts: Iterable[object]) -> str:
-    """A list of sentences; nothing for none."""
-    items = "".join(f"<li>{escaped(text)}</li>" for text in texts)
+def bullet_list(texts: Iterable[object]) -> str:
+    """Returns a list of sentences; "" for none."""
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
     return f"<ul>{items}</ul>" if items else ""
 
 
 def links(targets: Iterable[tuple[str, str]]) -> str:
-    """Where to go on the page."""
-    items = "".join(f'<li><a href="#{escaped(name)}">{escaped(text)}</a></li>' for name, text in targets)
+    """Returns links to sections of the page."""
+    items = "".join(f'<li><a href="#{escape(name)}">{escape(text)}</a></li>' for name, text in targets)
     return f'<nav aria-label="Contents"><ul>{items}</ul></nav>'
 
 
-def figure(one: Figure, number: int) -> str:
-    """A figure in the page's own colours; on a narrow page it is scrolled, also by keyboard."""
-    svg = one.svg.decode()
+def figure(content: Figure, number: int) -> str:
+    """Returns a figure in the page's own colours; a narrow page scrolls it, also by keyboard."""
+    svg = content.svg.decode()
     svg = svg[svg.index("<svg") :]
-    # Every drawing names its parts alike; on one page the names must differ.
+    # Every drawing uses the same ids; on one page they must differ.
     for mark in ('id="', 'xlink:href="#', "url(#"):
         svg = svg.replace(mark, f"{mark}f{number}-")
-    for drawn, own in ((INK, "var(--ink)"), (GRID, "var(--line)"), (FAINT, "var(--faint)")):
-        svg = svg.replace(drawn, own)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escaped(one.says)}" ', 1)
+    for drawn, page_colour in ((INK, "var(--ink)"), (GRID, "var(--line)"), (FAINT, "var(--faint)")):
+        svg = svg.replace(drawn, page_colour)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(content.says)}" ', 1)
     return (
-        f'<div class="wide" tabindex="0" role="group" aria-label="{escaped(one.says)}"><figure>{svg}'
-        f"<figcaption>{escaped(one.says)}</figcaption></figure></div>"
+        f'<div class="wide" tabindex="0" role="group" aria-label="{escape(content.says)}"><figure>{svg}'
+        f"<figcaption>{escape(content.says)}</figcaption></figure></div>"
     )
 
 
-def files(names: Iterable[str]) -> str:
-    """Links to files next to the page."""
-    items = ", ".join(f'<a href="{escaped(name)}">{escaped(name)}</a>' for name in names)
+def file_links(names: Iterable[str]) -> str:
+    """Returns links to files next to the page."""
+    items = ", ".join(f'<a href="{escape(name)}">{escape(name)}</a>' for name in names)
     return f'<p class="dim">Files: {items}</p>'
 
 
 def table(
     columns: Sequence[str], rows: Iterable[tuple[str, Sequence[object]]], says: str, texts: Sequence[int] = ()
 ) -> str:
-    """A table, whose first column stays where it is when the others are scrolled.
+    """Returns a table whose first column stays in place when the others are scrolled.
 
     Args:
         columns: their names.
-        rows: each a class ("" for none) and its cells; a single cell is a heading of the rows that follow.
-        says: what it is a table of.
-        texts: columns of sentences, which may break.
+        rows: each a CSS class ("" for none) and its cells; a single cell is a heading of the rows that follow.
+        says: its text for screen readers.
+        texts: columns of sentences, which may wrap.
     """
 
     def kind(i: int) -> str:
         return ' class="text"' if i in texts else ' class="number"' if i else ""
 
-    head = "".join(f'<th scope="col"{kind(i)}>{escaped(name)}</th>' for i, name in enumerate(columns))
+    head = "".join(f'<th scope="col"{kind(i)}>{escape(name)}</th>' for i, name in enumerate(columns))
     lines = []
     for name, cells in rows:
-        own = "".join(f"<td{kind(i)}>{escaped(cell)}</td>" for i, cell in enumerate(cells))
+        row_html = "".join(f"<td{kind(i)}>{escape(cell)}</td>" for i, cell in enumerate(cells))
         if len(cells) == 1:  # a heading of the rows that follow
-            own = f'<td colspan="{len(columns)}"><span>{escaped(cells[0])}</span></td>'
-        lines.append(f"<tr{f' class={chr(34)}{name}{chr(34)}' if name else ''}>{own}</tr>")
+            row_html = f'<td colspan="{len(columns)}"><span>{escape(cells[0])}</span></td>'
+        lines.append(f"<tr{f' class={chr(34)}{name}{chr(34)}' if name else ''}>{row_html}</tr>")
     return (
-        f'<div class="wide scrolls" tabindex="0" role="group" aria-label="{escaped(says)}"><table><thead><tr>{head}</tr></thead>'
+        f'<div class="wide scrolls" tabindex="0" role="group" aria-label="{escape(says)}"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
-def transcript(one: Mapping[str, Any]) -> str:
-    """One prompt, with its rating and the model's written answer before and after."""
-    where = ", ".join(str(x) for key, x in one["context"].items() if key in ("country", "topic"))
-    sides = "".join(_side(name, one[name]) for name in ("before", "after"))
-    head = f"{one['value']} ({where}): " if where else f"{one['value']}: "
-    before, after = (one[name]["rating"] for name in ("before", "after"))
+def transcript(item: Mapping[str, Any]) -> str:
+    """Returns one prompt, with its rating and the model's written answer before and after."""
+    context = ", ".join(str(x) for key, x in item["context"].items() if key in ("country", "topic"))
+    sides = "".join(_side(name, item[name]) for name in ("before", "after"))
+    head = f"{item['value']} ({context}): " if context else f"{item['value']}: "
+    before, after = (item[name]["rating"] for name in ("before", "after"))
     shown = " to ".join("-" if x is None else f"{x:.2f}" for x in (before, after))
     return (
-        f"<h4>{escaped(head)}rating {escaped(shown)}</h4><blockquote>{escaped(one['asked'])}</blockquote>"
+        f"<h4>{escape(head)}rating {escape(shown)}</h4><blockquote>{escape(item['asked'])}</blockquote>"
         f'<div class="sides">{sides}</div>'
     )
 
 
 def _side(name: str, side: Mapping[str, Any]) -> str:
-    """The answer on one side; the prompt in full is folded."""
+    """Returns the answer on one side; the full prompt is collapsed."""
     rating = "-" if side["rating"] is None else f"{side['rating']:.2f}"
-    prompt = f"<pre>{escaped(side['prompt'])}</pre>"
+    prompt = f"<pre>{escape(side['prompt'])}</pre>"
     written = side["written"] or "(nothing)"
     return (
-        f"<div><strong>{escaped(name)}</strong> <span class=dim>rating {rating}, mass {side['mass']:.2f}; written "
-        f"without a prefill:</span><blockquote>{escaped(written)}</blockquote>"
-        f"{folded('its prompt in full', [prompt])}</div>"
+        f"<div><strong>{escape(name)}</strong> <span class=dim>rating {rating}, mass {side['mass']:.2f}; written "
+        f"without a prefill:</span><blockquote>{escape(written)}</blockquote>"
+        f"{collapsible('its prompt in full', [prompt])}</div>"
     )
 
 
-def folded(summary: object, body: Iterable[str]) -> str:
-    """What is shown when it is asked for."""
-    return f"<details><summary>{escaped(summary)}</summary>{''.join(body)}</details>"
+def collapsible(summary: object, body: Iterable[str]) -> str:
+    """Returns a section that is collapsed under its summary."""
+    return f"<details><summary>{escape(summary)}</summary>{''.join(body)}</details>"

@@ -1,67 +1,67 @@
-"""The first table of a report: of each target the best arm of every intervention, and what can be concluded from it."""
+"""The first table of a report: for each target the best arm of every intervention, and the conclusions."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from vatjax.report import words
-from vatjax.report.chosen import Aim, Row, Spread, front_mark
+from vatjax.report import sentences as wording
+from vatjax.report.select import ArmGroup, Row, Spread, front_mark
 from vatjax.study import Study
 
 COLUMNS = ("", "amount", "gain (points)", "beyond placebo", "others' shift (points)", "mass", "verdict")
 
 
-def rows(aims: Sequence[Aim]) -> Iterator[tuple[str, Sequence[object]]]:
-    """Yields the rows of the table: a heading for each aim, then its interventions, sorted by their gain beyond the placebo."""
-    for aim in aims:
-        yield "aim", [f"{aim.title} ({aim.level})"]
-        best = aim.spokesmen()
-        for name in sorted(best, key=lambda name: -_left(best[name])):
+def verdict_rows(groups: Sequence[ArmGroup]) -> Iterator[tuple[str, Sequence[object]]]:
+    """Yields the rows of the table: a heading for each group, then its interventions by gain beyond the placebo."""
+    for group in groups:
+        yield "aim", [f"{group.title} ({group.level})"]
+        best = group.best_arms()
+        for name in sorted(best, key=lambda name: -_gain_over_placebo(best[name])):
             row = best[name]
             yield (
                 "broken" if row["broken"] else "",
                 [
                     name + (" BROKEN" if row["broken"] else "") + front_mark(row),
-                    words.amount(row),
-                    words.interval(row, "gain") + ("" if row["resolved"] else " ~"),
-                    words.interval(row, "over_placebo_gain"),
-                    words.interval(row, "off_target_shift"),
-                    words.masses(row),
+                    wording.amount(row),
+                    wording.interval(row, "gain") + ("" if row["resolved"] else " ~"),
+                    wording.interval(row, "over_placebo_gain"),
+                    wording.interval(row, "off_target_shift"),
+                    wording.masses(row),
                     verdict(row),
                 ],
             )
 
 
-def _left(row: Row) -> float:
+def _gain_over_placebo(row: Row) -> float:
     """Returns the gain beyond the placebo; the gain itself without a placebo."""
     left = row["over_placebo_gain"] if row["over_placebo_gain"] is not None else row["gain"]
     return float("-inf") if left is None or row["broken"] else left
 
 
-def beyond(row: Row) -> bool | None:
-    """Returns whether a gain is beyond that of its placebo; None where nothing says how much a placebo varies."""
+def exceeds_placebo(row: Row) -> bool | None:
+    """Returns True if a gain exceeds its placebo's; None if the variation of the placebo is unknown."""
     low = row["over_placebo_gain_low"]
     return None if low is None else low > 0
 
 
 def gains_itself(row: Row) -> bool:
-    """Returns whether a gain is the intervention's own: beyond that of its placebo, or of one draw at least twice as large."""
-    known = beyond(row)
+    """Returns True if a gain exceeds its placebo's; with a single draw, if it is at least twice as large."""
+    known = exceeds_placebo(row)
     if known is not None:
         return known
     return row["over_placebo_gain"] is None or row["over_placebo_gain"] >= 0.5 * row["gain"]
 
 
 def verdict(row: Row) -> str:
-    """Returns what an arm did, in a few words."""
+    """Returns an arm's effect in a few words."""
     if row["broken"]:
-        return f"broken: {words.how_broken(row)}"
+        return f"broken: {wording.how_broken(row)}"
     if not row["resolved"]:
         return "no gain that can be distinguished from 0"
     if row["gain"] < 0:
         return f"moved {row['target']} the wrong way"
-    known = beyond(row)
+    known = exceeds_placebo(row)
     if known is False:
         return _like(row)
     if not gains_itself(row):
@@ -73,25 +73,25 @@ def verdict(row: Row) -> str:
 
 
 def _like(row: Row) -> str:
-    """Says of a gain that is not shown to be beyond its placebo how far beyond it may be."""
-    draws = words.several(row["over_placebo_draws"], "draw")
+    """Returns by how much a gain that is not shown to exceed its placebo's may exceed it."""
+    draws = wording.pluralize(row["over_placebo_draws"], "draw")
     high = row["over_placebo_gain_high"]
     if high is not None and high < row["gain"]:
-        return f"not shown to gain more than its placebo: beyond it by at most {words.number(high)} ({draws})"
+        return f"not shown to gain more than its placebo: beyond it by at most {wording.number(high)} ({draws})"
     return f"cannot be distinguished from its placebo by {draws}"
 
 
-def sentences(aims: Sequence[Aim]) -> list[str]:
-    """Returns what can be concluded about each aim."""
-    return [_sentence(aim) for aim in aims]
+def sentences(groups: Sequence[ArmGroup]) -> list[str]:
+    """Returns the conclusions about each group."""
+    return [_sentence(group) for group in groups]
 
 
-def _sentence(aim: Aim) -> str:
-    every = [row for rows in aim.real.values() for row in rows]
+def _sentence(group: ArmGroup) -> str:
+    every = [row for rows in group.real.values() for row in rows]
     whole = [row for row in every if not row["broken"]]
     gained = [row for row in whole if row["resolved"] and row["gain"] > 0]
     good = [row for row in gained if gains_itself(row)]
-    start = f"{aim.title}: "
+    start = f"{group.title}: "
     if not good:
         why = (
             "a gain that can be distinguished from 0"
@@ -99,11 +99,11 @@ def _sentence(aim: Aim) -> str:
             else "a gain that is shown to be more than its placebo's"
         )
         text = f"{start}no intervention that leaves the model whole has {why}"
-        half = words.widest(whole)
+        half = wording.widest_half_interval(whole)
         text += "" if gained or half is None else f" (95 % intervals are up to \N{PLUS-MINUS SIGN}{half:.2f} points)"
         return text + _broken_gains(every) + "."
     most = max(good, key=lambda row: float(row["gain"]))
-    text = f"{start}{_name(most)} gains most, {words.interval(most, 'gain')} points"
+    text = f"{start}{_name(most)} gains most, {wording.interval(most, 'gain')} points"
     if most["over_placebo_gain"] is None:
         text += " (without a placebo to compare with)"
     elif most["over_placebo_gain_low"] is None:
@@ -122,23 +122,23 @@ def _broken_gains(rows: Sequence[Row]) -> str:
     if not broken:
         return ""
     most = max(broken, key=lambda row: float(row["gain"]))
-    return f"; {_name(most)} gains {words.interval(most, 'gain')} and breaks it"
+    return f"; {_name(most)} gains {wording.interval(most, 'gain')} and breaks it"
 
 
 def _name(row: Row) -> str:
-    return words.named(row["intervention"], row)
+    return wording.arm_name(row["intervention"], row)
 
 
-def matrix(study: Study, aim: Aim) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def comparison_matrix(study: Study, group: ArmGroup) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Returns the columns and rows of the comparisons at the same gain: the row's GND of the others minus the column's."""
-    found: dict[tuple[str, str], str] = {}
+    differences: dict[tuple[str, str], str] = {}
     for row in study.comparisons:
-        same = all(row[key] == getattr(aim, key) for key in ("model", "target", "direction", "seed"))
+        same = all(row[key] == getattr(group, key) for key in ("model", "target", "direction", "seed"))
         if same and row["at"] == "same gain" and row["off_target"] is not None:
-            found[row["one"], row["other"]] = _difference(row, 1)
-            found[row["other"], row["one"]] = _difference(row, -1)
-    names = list(dict.fromkeys(itertools.chain.from_iterable(found)))
-    return ["", *names], [("", [one, *(found.get((one, other), "") for other in names)]) for one in names]
+            differences[row["one"], row["other"]] = _difference(row, 1)
+            differences[row["other"], row["one"]] = _difference(row, -1)
+    names = list(dict.fromkeys(itertools.chain.from_iterable(differences)))
+    return ["", *names], [("", [name, *(differences.get((name, other), "") for other in names)]) for name in names]
 
 
 def _difference(row: Row, sign: int) -> str:
@@ -147,11 +147,11 @@ def _difference(row: Row, sign: int) -> str:
     return f"{sign * row['off_target']:+.2f}{'*' if clear else ''} at {row['same_gain']:.2f}"
 
 
-def of_seeds(found: Iterable[Spread]) -> list[tuple[str, list[str]]]:
-    """Returns a row for every arm over seeds: mean and standard deviation."""
+def spread_rows(spreads: Iterable[Spread]) -> list[tuple[str, list[str]]]:
+    """Returns a row for the spread of every arm: mean and standard deviation over seeds."""
     lines = []
-    for one in found:
-        numbers = [one.gain, one.off_target_shift, one.nvat_debiased]
+    for spread in spreads:
+        numbers = [spread.gain, spread.off_target_shift, spread.nvat_debiased]
         cells = ["-" if pair is None else f"{pair[0]:.2f} \N{PLUS-MINUS SIGN} {pair[1]:.2f}" for pair in numbers]
-        lines.append(("", [one.intervention, words.amount(one._asdict()), f"{one.seeds}", *cells]))
+        lines.append(("", [spread.intervention, wording.amount(spread._asdict()), f"{spread.seeds}", *cells]))
     return lines

@@ -1,13 +1,14 @@
-"""The one place that writes: atomic commits, content addresses, expiring claims; on local folders and on buckets.
+"""All file writes: atomic commits, content addresses and expiring leases, on local folders and on buckets.
 
-    store.commit("run/state.npz", data)            # all of it or nothing, whatever happens in between
-    store.address({"items": digest, "seed": 0})    # the same content has the same name on every machine
-    claim = store.claim("run/claims", "piece-7")   # None while somebody else is at work on it
+    store.commit("run/state.npz", data)            # atomic: all of the data, or the old content
+    store.address({"items": digest, "seed": 0})    # equal content has the same name on every machine
+    claim = store.claim("run/claims", "task-7")    # None while another process holds it
 
-A path is a local one or a URI (`gs://`, `s3://`, `az://`, `hf://`), which `etils.epath` opens.
+Paths are local, or URIs (`gs://`, `s3://`, `az://`, `hf://`), which `etils.epath` opens.
 """
 
 from vatjax.store.addresses import address, file_address
+from vatjax.store.checksums import has_checksums, verify_checksums, write_checksums
 from vatjax.store.claims import Claim, Holder, claim, holder, holders
 from vatjax.store.files import (
     Path,
@@ -16,46 +17,45 @@ from vatjax.store.files import (
     commit_json,
     commit_npz,
     create,
-    finite,
-    leave_writing,
+    disable_writes,
     load_npz,
+    nonfinite_to_none,
     open_binary,
     path,
     read_text,
     reason,
     size,
-    writes,
+    writes_enabled,
 )
-from vatjax.store.held import Held, alone, hold
-from vatjax.store.seal import check_seal, seal, sealed
+from vatjax.store.leases import Leases, acquire_all, acquire_exclusive
 
 __all__ = [
     "Claim",
-    "Held",
     "Holder",
+    "Leases",
     "Path",
+    "acquire_all",
+    "acquire_exclusive",
     "address",
-    "alone",
     "append",
-    "check_seal",
     "claim",
     "commit",
     "commit_json",
     "commit_npz",
     "create",
+    "disable_writes",
     "file_address",
-    "finite",
-    "hold",
+    "has_checksums",
     "holder",
     "holders",
-    "leave_writing",
     "load_npz",
+    "nonfinite_to_none",
     "open_binary",
     "path",
     "read_text",
     "reason",
-    "seal",
-    "sealed",
     "size",
-    "writes",
+    "verify_checksums",
+    "write_checksums",
+    "writes_enabled",
 ]

@@ -1,4 +1,4 @@
-"""Content addresses: names made from content, equal in every process and on every machine where content is equal."""
+"""Content addresses: hashes of content, equal in every process and on every machine for equal content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIGITS = 32
 
 
 def address(*parts: Any) -> str:
-    """A name made from content.
+    """Returns the content hash of some data.
 
     Args:
         *parts: JSON-like data, bytes, dataclasses, arrays (NumPy or JAX), and mappings or sequences of those. The order
@@ -31,17 +31,17 @@ def address(*parts: Any) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
-def file_address(where: Path) -> str:
-    """The content address of a file's bytes, read in pieces."""
+def file_address(path: Path) -> str:
+    """Returns the content hash of a file's bytes, which are read in chunks."""
     digest = hashlib.sha256()
-    with open_binary(where) as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+    with open_binary(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()[:_DIGITS]
 
 
 def _feed(update: Callable[[Any], object], part: Any) -> None:
-    """Each entry is written with its type and length, so that no two structures share a byte string."""
+    """Feeds each entry with its type and length, so that no two structures share a byte string."""
     if isinstance(part, np.generic):
         _feed_array(update, np.asarray(part))
     elif isinstance(part, (bytes, str)):
@@ -63,7 +63,7 @@ def _feed(update: Callable[[Any], object], part: Any) -> None:
         update(f"dataclass{len(type(part).__name__)}:{type(part).__name__}".encode())
         _feed(update, {field.name: getattr(part, field.name) for field in dataclasses.fields(part)})
     elif isinstance(part, os.PathLike):
-        raise TypeError("a path is no content: address the file's bytes with file_address")
+        raise TypeError("a path is not content: hash the file's bytes with file_address")
     elif hasattr(part, "__array__"):
         _feed_array(update, np.asarray(part))
     else:
@@ -73,7 +73,7 @@ def _feed(update: Callable[[Any], object], part: Any) -> None:
 def _feed_array(update: Callable[[Any], object], array: np.ndarray) -> None:
     if array.dtype.hasobject:
         raise TypeError("an object array has no content address")
-    if array.dtype.kind == "U":  # the width of the longest text is no content
+    if array.dtype.kind == "U":  # the width of the longest text is not content
         update(f"texts{array.shape}:".encode())
         _feed(update, array.ravel().tolist())
         return

@@ -1,9 +1,9 @@
-"""Claims: which of many processes works on a piece, on one machine, a shared folder or a bucket.
+"""Claims: leases that divide tasks among many processes, on one machine, a shared folder or a bucket.
 
-Each claim on a piece is a file of its own generation, `FOLDER/PIECE/GENERATION.claim`. Only one process can create a
-generation, and the highest one is never removed: so nobody who looked long ago can mistake a name that is free again for
-one that was never taken. Whoever creates or renews a claim looks again afterwards and withdraws where it is not alone;
-then at worst nobody has the piece for a moment, and never two.
+Each claim on a task is a file with its own generation number, `FOLDER/TASK/GENERATION.claim`. Only one process can
+create a generation, and the highest one is never removed. So a process with an old listing can't mistake a released
+task for one that was never claimed. A process that creates or renews a claim lists the claims again, and withdraws if
+it finds another. At worst no process holds the task for a moment; two processes never do.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vatjax.store.files import Path, bucket, commit, create, path
+from vatjax.store.files import Path, bucket_client, commit, create, path
 
-_PIECE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FILE = re.compile(r"(\d+)\.claim")
 
 
 class Holder(NamedTuple):
-    """What a claim's file says.
+    """The content of a claim's file.
 
     Attributes:
-        token: different for every claim.
-        until: when it ends unless it is renewed, in seconds of the epoch; 0 where it was given back.
-        since: when it began.
-        host, space, pid, started: the process; `space` is what the process id is relative to.
-        generation: how many claims there were before.
+        token: unique to the claim.
+        until: expiry without a renewal, in seconds of the epoch; 0 after a release.
+        since: start.
+        host, space, pid, started: the process; `space` is the namespace of its id.
+        generation: number of earlier claims.
     """
 
     token: str
@@ -49,56 +49,56 @@ class Holder(NamedTuple):
     generation: int
 
     @property
-    def here(self) -> bool:
-        """Whether its process can be looked at from this one."""
+    def is_local(self) -> bool:
+        """Returns True if this process can look up the holder's process id."""
         return bool(self.space) and (self.host, self.space) == (socket.gethostname(), _space())
 
     @property
     def live(self) -> bool:
-        """Whether the piece is taken: in time, and its process, where it can be looked at from here, runs."""
+        """Returns True if the claim has not expired and its process, if it can be looked up, is running."""
         if not self.until > time.time():
             return False
-        return _runs(self.pid, self.started) if self.here else True
+        return _runs(self.pid, self.started) if self.is_local else True
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A piece of work that this process holds until it releases it, stops renewing it, or dies.
+    """A lease on a task, which this process holds until it releases it, stops renewing it, or dies.
 
     Attributes:
-        folder: where the claims of a run lie.
-        piece: its name.
-        seconds: how long the claim lives without being renewed.
+        folder: of a run's claims.
+        task: its name.
+        seconds: lifetime without a renewal.
         holder: this process.
     """
 
     folder: Path
-    piece: str
+    task: str
     seconds: float
     holder: Holder
 
     def renew(self) -> bool:
-        """Starts the claim's time anew. False where it was lost: the work is, or soon will be, somebody else's."""
+        """Renews the claim. Returns False if it is lost: the task has, or will soon have, another holder."""
         self._commit(time.time() + self.seconds)
-        if any(other.generation > self.holder.generation for other in _claims(self.folder, self.piece)):
+        if any(other.generation > self.holder.generation for other in _claims(self.folder, self.task)):
             self.release()
             return False
         return True
 
     def release(self) -> None:
-        """Gives the piece back. The file stays, dead, so that the count of generations never runs backwards."""
+        """Releases the task. The file stays, expired, so that generation numbers never decrease."""
         self._commit(0.0)
 
-    def settle(self) -> None:
-        """Removes the claim: for work that is done for good, which everybody looks for again after claiming it."""
-        _remove(_file(self.folder, self.piece, self.holder.generation))
-        root = path(self.folder) / self.piece
+    def delete(self) -> None:
+        """Removes the claim of a finished task. Every process checks for the result again after claiming it."""
+        _remove(_file(self.folder, self.task, self.holder.generation))
+        root = path(self.folder) / self.task
         if isinstance(root, pathlib.Path):
-            with contextlib.suppress(OSError):  # somebody has claimed it in the meantime, and will find the work done
+            with contextlib.suppress(OSError):  # another process has claimed the task meanwhile, and will find it done
                 root.rmdir()
 
     def _commit(self, until: float) -> None:
-        _overwrite(_file(self.folder, self.piece, self.holder.generation), self.holder._replace(until=until))
+        _overwrite(_file(self.folder, self.task, self.holder.generation), self.holder._replace(until=until))
 
     def __enter__(self) -> Claim:
         return self
@@ -107,72 +107,72 @@ class Claim:
         self.release()
 
 
-def claim(folder: Path, piece: str, seconds: float = 300.0) -> Claim | None:
-    """Claims a piece of work, or returns None while a live claimant has it.
+def claim(folder: Path, task: str, seconds: float = 300.0) -> Claim | None:
+    """Claims a task, or returns None while another live claim holds it.
 
-    A claim is live until its time is over, it is released, or its process on this machine is gone.
+    A claim is live until it expires or is released, or its process on this machine ends.
 
     Args:
         folder: one folder or bucket prefix (`gs://` or `s3://`) for a run's claims.
-        piece: its name: letters, digits, ".", "_", "-".
-        seconds: how long the claim lives unless renewed; choose it longer than clocks may differ.
+        task: its name: letters, digits, ".", "_", "-".
+        seconds: lifetime without a renewal; choose it longer than clocks may differ.
     """
-    if not _PIECE.fullmatch(piece):
-        raise ValueError(f"a piece's name is made of letters, digits, '.', '_' and '-', found {piece!r}")
+    if not _TASK.fullmatch(task):
+        raise ValueError(f"a task's name: expected letters, digits, '.', '_' and '-', found {task!r}")
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ValueError(f"a claim must live for a positive time, found {seconds} seconds")
-    before = _claims(folder, piece)
+    before = _claims(folder, task)
     if any(other.live for other in before):
         return None
     generation = 1 + max((other.generation for other in before), default=-1)
-    mine = Claim(folder, piece, seconds, _this_process(generation, seconds))
+    mine = Claim(folder, task, seconds, _this_process(generation, seconds))
     try:
-        made = create(_file(folder, piece, generation), _encoded(mine.holder))
-    except FileNotFoundError:  # its folder has just been tidied away: whoever did so is done with the piece
-        made = False
-    if not made:
+        created = create(_file(folder, task, generation), _encoded(mine.holder))
+    except FileNotFoundError:  # the process that has just removed its folder has finished the task
+        created = False
+    if not created:
         return None
-    others = [other for other in _claims(folder, piece) if other.token != mine.holder.token]
+    others = [other for other in _claims(folder, task) if other.token != mine.holder.token]
     if any(other.generation > generation or other.live for other in others):
         mine.release()
         return None
     for other in others:
-        _remove(_file(folder, piece, other.generation))
+        _remove(_file(folder, task, other.generation))
     return mine
 
 
-def holder(folder: Path, piece: str) -> Holder | None:
-    """Who has a piece now, or None."""
-    live = [other for other in _claims(folder, piece) if other.live]
+def holder(folder: Path, task: str) -> Holder | None:
+    """Returns the holder of a task's live claim, or None."""
+    live = [other for other in _claims(folder, task) if other.live]
     return max(live, key=lambda other: other.generation) if live else None
 
 
 def holders(folder: Path) -> dict[str, Holder]:
-    """Every piece of a folder of claims that somebody has now, and who."""
+    """Returns the tasks with a live claim in a folder of claims, and the holder of each."""
     root = path(folder)
     if isinstance(root, pathlib.Path):
-        pieces = [one.name for one in root.iterdir() if one.is_dir()] if root.is_dir() else []
+        tasks = [entry.name for entry in root.iterdir() if entry.is_dir()] if root.is_dir() else []
     else:
-        system, prefix = bucket(root)
+        system, prefix = bucket_client(root)
         system.invalidate_cache()
-        pieces = []
+        tasks = []
         with contextlib.suppress(FileNotFoundError):
-            pieces = [name.rstrip("/").rpartition("/")[2] for name in system.ls(prefix, detail=False)]
-    found = {piece: holder(folder, piece) for piece in sorted(pieces)}
-    return {piece: one for piece, one in found.items() if one is not None}
+            tasks = [name.rstrip("/").rpartition("/")[2] for name in system.ls(prefix, detail=False)]
+    holder_of = {task: holder(folder, task) for task in sorted(tasks)}
+    return {task: live_holder for task, live_holder in holder_of.items() if live_holder is not None}
 
 
 # Files --------------------------------------------------------------------------------------------------------------
 # Bucket clients keep listings and contents in memory for speed; a claim must be seen as it is now.
 
 
-def _file(folder: Path, piece: str, generation: int) -> Any:
-    return path(folder) / piece / f"{generation}.claim"
+def _file(folder: Path, task: str, generation: int) -> Any:
+    return path(folder) / task / f"{generation}.claim"
 
 
-def _claims(folder: Path, piece: str) -> list[Holder]:
-    """Every claim on a piece, live or dead; one that can't be read counts as dead."""
-    root = path(folder) / piece
+def _claims(folder: Path, task: str) -> list[Holder]:
+    """Returns every claim on a task, live or dead; one that can't be read counts as dead."""
+    root = path(folder) / task
     contents = _local_contents(root) if isinstance(root, pathlib.Path) else _bucket_contents(root)
     return [_decoded(content, int(match[1])) for name, content in contents if (match := _FILE.fullmatch(name))]
 
@@ -198,7 +198,7 @@ def _read(file: pathlib.Path) -> bytes:
 
 
 def _bucket_contents(root: Any) -> list[tuple[str, bytes]]:
-    system, prefix = bucket(root)
+    system, prefix = bucket_client(root)
     system.invalidate_cache()
     contents = []
     with contextlib.suppress(FileNotFoundError):
@@ -212,7 +212,7 @@ def _overwrite(file: Any, content: Holder) -> None:
     if isinstance(file, pathlib.Path):
         commit(file, _encoded(content))
     else:
-        system, name = bucket(file)
+        system, name = bucket_client(file)
         system.pipe_file(name, _encoded(content))
 
 
@@ -221,7 +221,7 @@ def _remove(file: Any) -> None:
         if isinstance(file, pathlib.Path):
             file.unlink()
         else:
-            system, name = bucket(file)
+            system, name = bucket_client(file)
             system.rm_file(name)
 
 
@@ -252,8 +252,8 @@ def _this_process(generation: int, seconds: float) -> Holder:
 
 
 def _space() -> str:
-    """What a process id is relative to: this boot of this kernel, this namespace. Empty where the system doesn't say;
-    then only time tells whether a claim is dead."""
+    """Returns the namespace of process ids: this boot of this kernel, this pid namespace. Empty if the system doesn't
+    tell; then a claim ends only by expiry."""
     with contextlib.suppress(OSError):
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -261,7 +261,7 @@ def _space() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, in the kernel's ticks: ids are used again, this is not. "dead" for a zombie."""
+    """Returns a process's start time in kernel ticks: ids are reused, this is not. "dead" for a zombie."""
     with contextlib.suppress(OSError, IndexError):
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "dead" if fields[0] == "Z" else fields[19]

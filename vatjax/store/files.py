@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, on local folders and on buckets.
+"""Atomic file writes, on local folders and on buckets.
 
-On a bucket an object appears whole or not at all by the service's own guarantee, so the temporary file, the syncs and
-the rename are the local form only.
+A bucket's service writes each object atomically, so the temporary file, the syncs and the rename are used for local
+files only.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _BUCKETS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def path(where: Path) -> Any:
-    """A `pathlib.Path`, or an `epath.Path` (same methods) for a URI.
+def path(location: Path) -> Any:
+    """Returns a `pathlib.Path`, or an `epath.Path` (same methods) for a URI.
 
     Raises:
-        InputError: for a scheme that nothing here opens, and for one whose package is not installed.
+        InputError: if the scheme is unknown, or its package is not installed.
     """
-    if not isinstance(where, str):  # an epath.Path is no pathlib.Path, and turning it into one would lose its scheme
-        return where if hasattr(where, "open") else pathlib.Path(where)
-    if not where:
+    if not isinstance(location, str):  # an epath.Path is not a pathlib.Path, and converting it would lose its scheme
+        return location if hasattr(location, "open") else pathlib.Path(location)
+    if not location:
         raise InputError("the name of a file is empty")
-    if "\0" in where:
-        raise InputError(f"{where!r}: a path can't hold a null character")
-    scheme, separator, rest = where.partition("://")
+    if "\0" in location:
+        raise InputError(f"{location!r}: a path can't hold a null character")
+    scheme, separator, rest = location.partition("://")
     if not separator:
-        return pathlib.Path(where).expanduser()
+        return pathlib.Path(location).expanduser()
     if scheme == "file":
         return pathlib.Path(rest)
     if scheme not in _BUCKETS:
         known = ", ".join(f"{name}://" for name in _BUCKETS)
-        raise InputError(f"{where}: can't open {scheme}://; known are {known} and local paths")
+        raise InputError(f"{location}: can't open {scheme}://; known are {known} and local paths")
     from etils import epath  # a local run never pays for these imports
     from fsspec import get_filesystem_class
 
@@ -58,114 +58,114 @@ def path(where: Path) -> Any:
         get_filesystem_class(scheme)
     except ImportError:
         raise InputError(
-            f"{where}: {scheme}:// needs the package {_BUCKETS[scheme]}: pip install {_BUCKETS[scheme]}"
+            f"{location}: {scheme}:// needs the package {_BUCKETS[scheme]}: pip install {_BUCKETS[scheme]}"
         ) from None
-    return epath.Path(where)
+    return epath.Path(location)
 
 
-def size(where: Path) -> int:
-    """How many bytes a file has."""
-    found = path(where).stat()
-    return int(found.st_size if hasattr(found, "st_size") else found.length)
+def size(file_path: Path) -> int:
+    """Returns the size of a file in bytes."""
+    info = path(file_path).stat()
+    return int(info.st_size if hasattr(info, "st_size") else info.length)
 
 
-def open_binary(where: Path) -> IO[bytes]:
+def open_binary(file_path: Path) -> IO[bytes]:
     """Opens a file for reading.
 
     Raises:
-        InputError: where it can't be opened: absent, a folder, no permission, no access to the bucket.
+        InputError: if it can't be opened: absent, a folder, no permission, no access to the bucket.
     """
-    target = path(where)
+    target = path(file_path)
     try:
         return target.open("rb")
     except OSError as error:
-        raise InputError(f"{where}: {reason(error)}{_near(target)}") from None
+        raise InputError(f"{file_path}: {reason(error)}{_nearest_hint(target)}") from None
     except Exception as error:
         if isinstance(target, pathlib.Path):
             raise
-        raise InputError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{file_path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
 
 
-def read_text(where: Path) -> str:
-    """The text of a UTF-8 file.
+def read_text(file_path: Path) -> str:
+    """Returns the text of a UTF-8 file.
 
     Raises:
-        InputError: as `open_binary` does, and for another encoding.
+        InputError: as `open_binary` does, and if the file is not UTF-8.
     """
-    with open_binary(where) as file:
+    with open_binary(file_path) as file:
         content = file.read()
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{where}:{line}: not UTF-8 text; save the file as UTF-8") from None
+        raise InputError(f"{file_path}:{line}: not UTF-8 text; save the file as UTF-8") from None
 
 
-def _near(target: Any) -> str:
-    """The file beside one that is not there whose name is nearest to it."""
+def _nearest_hint(target: Any) -> str:
+    """Returns a hint with the most similar file name in the folder of a missing file."""
     if not isinstance(target, pathlib.Path) or target.exists() or not target.parent.is_dir():
         return ""
-    found = names.nearest(target.name, [one.name for one in target.parent.iterdir()], cutoff=0.75)
-    return f"; did you mean {target.with_name(found)}?" if found else ""
+    nearest = names.nearest(target.name, [sibling.name for sibling in target.parent.iterdir()], cutoff=0.75)
+    return f"; did you mean {target.with_name(nearest)}?" if nearest else ""
 
 
 def reason(error: OSError) -> str:
-    """An operating system's error in a few words."""
+    """Returns an operating system's error in a few words."""
     return (error.strerror or str(error)).lower()
 
 
 # Who writes -----------------------------------------------------------------------------------------------------------
-# Several processes that work as one all go through the same code; one of them writes what all have made.
+# All processes of a run execute the same code and compute the same files; one of them writes.
 
-_leaves = False
-
-
-def leave_writing() -> None:
-    """From now on nothing that this process commits is written: another one writes the same."""
-    global _leaves
-    _leaves = True
+_writes_disabled = False
 
 
-def writes() -> bool:
-    """Whether this process writes."""
-    return not _leaves
+def disable_writes() -> None:
+    """Turns every later commit of this process into a no-op: another process writes the same files."""
+    global _writes_disabled
+    _writes_disabled = True
+
+
+def writes_enabled() -> bool:
+    """Returns True unless this process has called `disable_writes`."""
+    return not _writes_disabled
 
 
 # Committing ---------------------------------------------------------------------------------------------------------
 
 
-def commit(where: Path, data: bytes | bytearray | memoryview | Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that it is there whole or not at all, also through a kill or a power cut.
+def commit(file_path: Path, data: bytes | bytearray | memoryview | Callable[[BinaryIO], object]) -> None:
+    """Writes a file atomically, also through a kill or a power cut.
 
-    A reader sees the old content or the new, never a part. Missing parent folders are made. A file that is replaced
-    keeps its permissions, and a link keeps pointing where it points.
+    A reader sees the old content or the new, never a part. Missing parent folders are created. A file that is replaced
+    keeps its permissions, and a link keeps its target.
 
     Args:
-        where: local path or bucket URI.
+        file_path: local path or bucket URI.
         data: the content, or a function that writes it to an open binary file.
     """
-    if _leaves:
+    if _writes_disabled:
         return
-    target = path(where)
+    target = path(file_path)
     if not isinstance(target, pathlib.Path):
-        target.write_bytes(_collected(data))
+        target.write_bytes(_content_bytes(data))
         return
     target = pathlib.Path(os.path.realpath(target))
-    with _written(target, data) as temporary:
+    with _temporary_file(target, data) as temporary:
         with contextlib.suppress(FileNotFoundError):
             os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
         os.replace(temporary, target)
     _sync_folder(target.parent)
 
 
-def append(where: Path, line: bytes) -> None:
-    """Adds a line to a file, made where there is none; a kill can tear this line, and none before it.
+def append(file_path: Path, line: bytes) -> None:
+    """Appends a line to a file, which is created if absent. A kill can tear this line, but no earlier one.
 
-    A bucket's objects can't grow: there the whole file is written anew.
+    A bucket's objects can't grow: there the whole file is rewritten.
     """
-    if _leaves:
+    if _writes_disabled:
         return
-    target = path(where)
+    target = path(file_path)
     if not isinstance(target, pathlib.Path):
         target.write_bytes((target.read_bytes() if target.exists() else b"") + line)
         return
@@ -174,19 +174,19 @@ def append(where: Path, line: bytes) -> None:
         file.write(line)
 
 
-def create(where: Path, data: bytes) -> bool:
-    """Commits a file only if none of that name is there. Of several processes that try at once, one gets True."""
-    if _leaves:
+def create(file_path: Path, data: bytes) -> bool:
+    """Commits a file only if it does not exist. Of several processes that try at once, one gets True."""
+    if _writes_disabled:
         return False
-    target = path(where)
+    target = path(file_path)
     if not isinstance(target, pathlib.Path):
-        system, name = bucket(target)
+        system, name = bucket_client(target)
         try:
             system.pipe_file(name, data, mode="create")
         except FileExistsError:
             return False
         return True
-    with _written(target, data) as temporary:
+    with _temporary_file(target, data) as temporary:
         try:
             os.link(temporary, target)  # fails where the name is taken, unlike a rename
         except FileExistsError:
@@ -200,7 +200,7 @@ def create(where: Path, data: bytes) -> bool:
 
 
 def _create_without_links(target: pathlib.Path, data: bytes) -> bool:
-    """For file systems that have no hard links; a reader may for a moment see the file empty."""
+    """Creates a file on a file system without hard links; a reader may see it empty for a moment."""
     try:
         with open(target, "xb") as file:
             file.write(data)
@@ -212,29 +212,29 @@ def _create_without_links(target: pathlib.Path, data: bytes) -> bool:
     return True
 
 
-def bucket(target: Any) -> tuple[Any, str]:
-    """The client behind a bucket path, which knows what `epath` lacks: conditional creation, and listing afresh."""
+def bucket_client(target: Any) -> tuple[Any, str]:
+    """Returns a bucket path's fsspec client and object name; `epath` lacks exclusive creation and uncached listing."""
     import fsspec
 
     system, name = fsspec.core.url_to_fs(str(target))
     return system, name
 
 
-def commit_json(where: Path, content: Any) -> None:
+def commit_json(file_path: Path, content: Any) -> None:
     """Commits JSON with sorted keys, so that equal content has equal bytes. NaN is refused: write null for it."""
-    commit(where, (json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n").encode())
+    commit(file_path, (json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n").encode())
 
 
-def finite(content: Any) -> Any:
-    """The same data with null for every number that is none."""
+def nonfinite_to_none(content: Any) -> Any:
+    """Returns the same data with None for every float that is not finite."""
     if isinstance(content, dict):
-        return {key: finite(entry) for key, entry in content.items()}
+        return {key: nonfinite_to_none(entry) for key, entry in content.items()}
     if isinstance(content, list | tuple):
-        return [finite(entry) for entry in content]
+        return [nonfinite_to_none(entry) for entry in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def commit_npz(where: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def commit_npz(file_path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Commits arrays as an `.npz` without pickles; equal arrays give equal bytes."""
     for name, array in arrays.items():
         if array.dtype.hasobject:
@@ -250,34 +250,34 @@ def commit_npz(where: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 with archive.open(member, "w", force_zip64=True) as part:
                     np.lib.format.write_array(part, np.asanyarray(arrays[name]), allow_pickle=False)
 
-    commit(where, content)
+    commit(file_path, content)
 
 
-def load_npz(where: Path) -> dict[str, np.ndarray]:
+def load_npz(file_path: Path) -> dict[str, np.ndarray]:
     """Reads an `.npz`, with pickling off.
 
     Raises:
-        InputError: where it can't be opened.
-        ValueError: where it is no `.npz` or a damaged one.
+        InputError: if it can't be opened.
+        ValueError: if it is not an `.npz`, or is damaged.
     """
-    with open_binary(where) as file:
+    with open_binary(file_path) as file:
         if file.read(2) != b"PK":
-            raise ValueError("this is no .npz archive")
+            raise ValueError("not an .npz archive")
         file.seek(0)
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except MemoryError:
             raise
-        except Exception as error:  # a flipped byte surfaces in many guises, all of which mean one thing
+        except Exception as error:  # a flipped byte raises many types, which all mean a damaged file
             if "allow_pickle" in str(error):
                 raise ValueError("it holds Python objects, which are never read") from None
             raise ValueError(f"the archive is damaged ({type(error).__name__})") from None
 
 
 @contextlib.contextmanager
-def _written(target: pathlib.Path, data: Any) -> Iterator[pathlib.Path]:
-    """The content in a synced file beside the target, gone afterwards whatever happens. Errors name the target."""
+def _temporary_file(target: pathlib.Path, data: Any) -> Iterator[pathlib.Path]:
+    """Writes the content to a synced file next to the target and always removes it. Errors name the target."""
     _make_folder(target.parent)
     temporary = target.with_name(f".{target.name[:80]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -296,7 +296,7 @@ def _written(target: pathlib.Path, data: Any) -> Iterator[pathlib.Path]:
 
 
 def _make_folder(folder: pathlib.Path) -> None:
-    """Makes a folder and its parents, each entry durable before anything is put into it."""
+    """Creates a folder and its parents, each entry synced before anything is written into it."""
     missing = []
     while not folder.exists():
         missing.append(folder)
@@ -307,7 +307,7 @@ def _make_folder(folder: pathlib.Path) -> None:
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-    """A rename is durable only when the folder that holds the name is."""
+    """Syncs a folder: a rename is durable only if the folder that holds the name is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -317,8 +317,8 @@ def _sync_folder(folder: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def _collected(data: Any) -> bytes:
-    """The whole content, since closing a half-written object would publish it."""
+def _content_bytes(data: Any) -> bytes:
+    """Returns the whole content, since closing a half-written object would publish it."""
     if not callable(data):
         return bytes(data)
     buffer = io.BytesIO()

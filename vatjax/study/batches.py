@@ -1,7 +1,7 @@
-"""Which pieces are made in one go.
+"""Batches of artifacts that are computed together.
 
-What lies in one batch is computed together, and its last bits hang on that. So the batches of a study are fixed before the
-first of them is made, in a file that whoever works on the study reads: one process after a kill, or many beside each other.
+The last bits of an artifact depend on its batch. So the batches of a study are fixed, in a file, before the first is
+computed. Every process that works on the study reads this file: one that restarts after a kill, or many in parallel.
 """
 
 from __future__ import annotations
@@ -11,137 +11,153 @@ from collections.abc import Iterable, Sequence, Set
 from typing import Any, NamedTuple
 
 from vatjax import errors, store
-from vatjax.elicit import together
-from vatjax.models import hosts
-from vatjax.study.arms import Arm, Expanded
-from vatjax.study.pieces import Kind, Piece, ordered
-from vatjax.study.planned import Planned
+from vatjax.prefix import score_edits
+from vatjax.runtime import processes
+from vatjax.study.arms import Arm, ArtifactGraph
+from vatjax.study.artifacts import Artifact, Kind, topological_order
+from vatjax.study.planning import Plan
 
-# Below so many weights adapters are trained side by side; above, one after the other, with checkpoints to go on from.
+# Below this number of weights adapters are trained jointly; above it one by one, with checkpoints to resume from.
 _SMALL = 500_000_000
-_FEW = 4  # states of a larger model that are made together: more would save little, and leave other shards without work
-_MODEL: tuple[Kind, ...] = ("edit", "training", "state", "texts")  # what takes the model itself
+_FEW = 4  # states of a larger model per batch: more would save little, and leave other shards without work
+_MODEL: tuple[Kind, ...] = ("edit", "training", "state", "texts")  # kinds that need the model itself
 _NUMBERS: tuple[Kind, ...] = ("result", "placebo", "comparison")
-_SHEETS = 16  # pieces of numbers that one claim is worth
+_STATISTICS_PER_BATCH = 16  # statistics per batch, and so per lease
 
 
 class Batch(NamedTuple):
-    """Pieces that are made in one go, each behind what it needs.
+    """Artifacts that are computed together, in topological order.
 
     Attributes:
-        model: that they are of, by its place in the study.
-        pieces: one or more, of one kind.
+        model: index of their model in the study.
+        artifacts: one or more, of one kind.
     """
 
     model: int
-    pieces: tuple[Piece, ...]
+    artifacts: tuple[Artifact, ...]
 
     @property
     def kind(self) -> Kind:
-        """Of its pieces."""
-        return self.pieces[0].kind
+        """Returns the kind of its artifacts."""
+        return self.artifacts[0].kind
 
     @property
-    def of_model(self) -> bool:
-        """Whether it takes the model itself."""
+    def needs_model(self) -> bool:
+        """Returns True if computing it needs the model itself."""
         return self.kind in _MODEL
 
     @property
     def joint(self) -> bool:
-        """Whether its pieces are computed together, and not only by the same hand."""
+        """Returns True if its artifacts are computed jointly, and not only by the same worker."""
         return self.kind in ("training", "state")
 
-    def claims(self) -> list[str]:
-        """What to claim before it is made. Edits and trainings are worth a claim each; what of the rest is made twice, since
-        another study has it in another batch, is made twice for nothing and does no harm."""
-        own = sorted(piece.address for piece in self.pieces)
-        return own if self.kind in ("edit", "training") else own[:1]
+    def lease_names(self) -> list[str]:
+        """Returns the names to lease before it is computed.
+
+        Edits and trainings are leased one by one; any other batch takes one lease, on its first address. Two studies
+        that batch the same artifacts differently may compute some twice: wasteful, not wrong.
+        """
+        addresses = sorted(artifact.address for artifact in self.artifacts)
+        return addresses if self.kind in ("edit", "training") else addresses[:1]
 
 
-def fixed(planned: Planned, there: Set[str]) -> list[Batch]:
-    """The batches of whatever was not there when the study was begun; the first who asks fixes them.
+def load_or_create_batches(planned: Plan, present: Set[str]) -> list[Batch]:
+    """Returns the batches of the artifacts that were missing when the study began; the first caller fixes them.
 
-    What was there then and is gone now comes last, each piece by itself.
+    Artifacts that were present then and are missing now come last, one per batch.
 
     Args:
         planned: the study.
-        there: addresses of the pieces that are there now.
+        present: addresses of the artifacts that are present now.
 
     Raises:
-        InputError: where the file is damaged.
+        InputError: if the file is damaged.
     """
-    here = {piece.address: (number, piece) for number, one in enumerate(planned.expanded) for piece in _all(one)}
-    where = store.path(planned.design.out) / f"batches-{planned.name()[:16]}.json"
-    if hosts.first() and not where.exists():
-        missing = set(here) - there
-        made = [batch for number, one in enumerate(planned.expanded) for batch in grouped(number, one, missing)]
-        store.create(where, json.dumps(_plain(made), indent=1).encode())
-    hosts.meet("batches are fixed")
+    artifacts = {
+        artifact.address: (index, artifact)
+        for index, graph in enumerate(planned.graphs)
+        for artifact in _all_artifacts(graph)
+    }
+    path = store.path(planned.design.out) / f"batches-{planned.content_hash()[:16]}.json"
+    if processes.is_first_process() and not path.exists():
+        missing = set(artifacts) - present
+        new_batches = [
+            batch for index, graph in enumerate(planned.graphs) for batch in group_artifacts(index, graph, missing)
+        ]
+        store.create(path, json.dumps(_as_json(new_batches), indent=1).encode())
+    processes.barrier("batches are fixed")
     try:
-        lines = [line["pieces"] for line in json.loads(store.read_text(where))]
-        found = [Batch(here[line[0]][0], tuple(here[address][1] for address in line)) for line in lines]
+        lines = [line["pieces"] for line in json.loads(store.read_text(path))]
+        batches = [Batch(artifacts[line[0]][0], tuple(artifacts[address][1] for address in line)) for line in lines]
     except (ValueError, KeyError, TypeError, IndexError):
-        raise errors.InputError(f"{where}: damaged; remove it, and run the study again") from None
-    known = {piece.address for batch in found for piece in batch.pieces}
-    lost = [(number, piece) for address, (number, piece) in here.items() if address not in known | there]
-    return [*found, *(Batch(number, (piece,)) for number, piece in lost)]
+        raise errors.InputError(f"{path}: damaged; remove it, and run the study again") from None
+    known = {artifact.address for batch in batches for artifact in batch.artifacts}
+    lost = [(index, artifact) for address, (index, artifact) in artifacts.items() if address not in known | present]
+    return [*batches, *(Batch(index, (artifact,)) for index, artifact in lost)]
 
 
-def _plain(batches: Sequence[Batch]) -> list[dict[str, Any]]:
-    """What each batch has, and which batches have to be made before it."""
-    place = {piece.address: number for number, batch in enumerate(batches) for piece in batch.pieces}
-    found = []
+def _as_json(batches: Sequence[Batch]) -> list[dict[str, Any]]:
+    """Returns each batch as JSON data, with the batches that it depends on."""
+    place = {artifact.address: number for number, batch in enumerate(batches) for artifact in batch.artifacts}
+    content = []
     for number, batch in enumerate(batches):
-        needs = {place.get(need.address, number) for piece in batch.pieces for need in piece.needs.values()}
-        own = [piece.address for piece in batch.pieces]
-        labels = [piece.label for piece in batch.pieces]
-        found.append({"kind": batch.kind, "after": sorted(needs - {number}), "pieces": own, "labels": labels})
-    return found
+        dependencies = {
+            place.get(dependency.address, number)
+            for artifact in batch.artifacts
+            for dependency in artifact.dependencies.values()
+        }
+        addresses = [artifact.address for artifact in batch.artifacts]
+        labels = [artifact.label for artifact in batch.artifacts]
+        content.append(
+            {"kind": batch.kind, "after": sorted(dependencies - {number}), "pieces": addresses, "labels": labels}
+        )
+    return content
 
 
-def _all(expanded: Expanded) -> list[Piece]:
-    return ordered(expanded.pieces())
+def _all_artifacts(graph: ArtifactGraph) -> list[Artifact]:
+    return topological_order(graph.final_artifacts())
 
 
-def grouped(model: int, expanded: Expanded, missing: Iterable[str]) -> list[Batch]:
-    """The missing pieces of a model: edits, then adapters side by side, then states under like edits, then numbers."""
-    wanted = set(missing)
-    own = [piece for piece in _all(expanded) if piece.address in wanted]
-    found: list[Batch] = []
+def group_artifacts(model: int, graph: ArtifactGraph, missing: Iterable[str]) -> list[Batch]:
+    """Groups the missing artifacts of a model: edits, adapters trained jointly, states under similar edits,
+    statistics."""
+    requested = set(missing)
+    artifacts = [artifact for artifact in _all_artifacts(graph) if artifact.address in requested]
+    batches: list[Batch] = []
     for kind in (*_MODEL, *_NUMBERS):
-        groups: dict[Any, list[Piece]] = {}
-        for piece in own:
-            if piece.kind == kind:
-                groups.setdefault(_beside(piece, expanded.weights), []).append(piece)
+        groups: dict[Any, list[Artifact]] = {}
+        for artifact in artifacts:
+            if artifact.kind == kind:
+                groups.setdefault(_batch_key(artifact, graph.weights), []).append(artifact)
         for group in groups.values():
-            states = together.AT_ONCE if expanded.weights < _SMALL else _FEW
-            size = {"state": states, "training": len(group)}.get(kind, _SHEETS)
-            found += [Batch(model, tuple(group[start : start + size])) for start in range(0, len(group), size)]
-    return found
+            states = score_edits.MAX_EDITS if graph.weights < _SMALL else _FEW
+            size = {"state": states, "training": len(group)}.get(kind, _STATISTICS_PER_BATCH)
+            batches += [Batch(model, tuple(group[start : start + size])) for start in range(0, len(group), size)]
+    return batches
 
 
-def _beside(piece: Piece, weights: int) -> Any:
-    """What pieces have in common that can be made together."""
-    if piece.kind in _NUMBERS:
-        return piece.kind
-    if piece.kind == "edit":  # an edit and its placebos are found from the same reading of pairs
-        return piece.needs.get("real", piece).address
-    if piece.kind == "texts":
-        return piece.address
-    if piece.kind == "training":
-        cell, draw = piece.task
-        priced = bool(cell.what.training.price.weight)
-        return (cell.name, draw is None) if weights < _SMALL and not priced else piece.address
-    arm, wording = piece.task
-    if arm is None or not piece.needs or (arm.cell.what.trains and weights >= _SMALL):
-        return piece.address  # low-rank changes of a whole model have no layers in common that could be computed once
-    return _form(arm), wording
+def _batch_key(artifact: Artifact, weights: int) -> Any:
+    """Returns a key that is equal for artifacts that can be computed together."""
+    if artifact.kind in _NUMBERS:
+        return artifact.kind
+    if artifact.kind == "edit":  # an edit and its placebos use the same activations of pairs
+        return artifact.dependencies.get("real", artifact).address
+    if artifact.kind == "texts":
+        return artifact.address
+    if artifact.kind == "training":
+        cell, draw = artifact.task
+        priced = bool(cell.intervention.training.price.weight)
+        return (cell.name, draw is None) if weights < _SMALL and not priced else artifact.address
+    arm, wording = artifact.task
+    if arm is None or not artifact.dependencies or (arm.cell.intervention.trains and weights >= _SMALL):
+        return artifact.address  # low-rank changes of all layers share no layers that could be computed once
+    return _edit_form(arm), wording
 
 
-def _form(arm: Arm) -> Any:
-    """What edits have in common that have the same parts, as far as it can be told before they are found."""
-    what = arm.cell.what
-    if what.trains:
-        return what.training.trained
-    own = "along" if what.kind == "residual" else what.kind
-    return own, what.operator, what.positions, what.gate
+def _edit_form(arm: Arm) -> Any:
+    """Returns a key that is equal for edits with the same parts, as far as known before they are found."""
+    intervention = arm.cell.intervention
+    if intervention.trains:
+        return intervention.training.trained
+    kind = "along" if intervention.kind == "residual" else intervention.kind
+    return kind, intervention.operator, intervention.positions, intervention.gate

@@ -1,4 +1,4 @@
-"""The columns of results.csv: what each means, and how its cells are read and written."""
+"""The columns of results.csv: their meaning, and how cells are read and written."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from vatjax import store
 
 Row = dict[str, Any]
 
-NONE = (
-    "none"  # of a column that names a placebo: there is none. Readers of CSV take an empty cell for a missing number.
-)
+NONE = "none"  # in a column of placebo names: without a placebo. CSV readers take an empty cell for a missing number.
 
 # name -> (unit, meaning). A column NAME_low or NAME_high is an end of NAME's 95 % interval.
 COLUMNS: Mapping[str, tuple[str, str]] = {
@@ -23,7 +21,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "target": ("", "the value, type or group that is pushed"),
     "direction": ("", "express: towards the target; suppress: away from it"),
     "seed": ("", "seed of the examples, pairs or order of training data"),
-    "amount": ("unit", "how far the intervention is taken, in the unit of the column unit"),
+    "amount": ("unit", "level of the intervention, in the unit of the column unit"),
     "unit": ("", "examples, strength, steps; empty for an instruction"),
     "placebo": ("", "the placebo that this row is a draw of; none for the intervention itself"),
     "draw": ("", "which draw of the placebo, from 0"),
@@ -34,7 +32,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
         "clusters",
         "groups of contexts that are resampled as a whole; of two crossed keys the number of the smaller",
     ),
-    "gain": ("points", "mean shift of the target in the direction that was wanted"),
+    "gain": ("points", "mean shift of the target in the requested direction"),
     "gain_p": ("p", "of the gain against 0"),
     "gain_q": ("q", "of the gain, at a false discovery rate over all interventions of the level"),
     "resolved": ("", "True where the gain's interval excludes 0"),
@@ -61,8 +59,8 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "order_p": ("p", "of the order index against all arrangements of the types"),
     "ipsatised_nvat_debiased": ("0 to 1", "nvat_debiased after subtracting each context's mean shift"),
     "ipsatised_nvat_p": ("p", "nvat_p after subtracting each context's mean shift"),
-    "agreement": ("points", "how far the model agrees more with any action, for or against a value"),
-    "success_before": ("share", "contexts in which the unedited model leans to the target as wanted"),
+    "agreement": ("points", "rise of agreement with any action, for or against a value"),
+    "success_before": ("share", "contexts in which the unedited model leans in the requested direction"),
     "success": ("share", "the same with the intervention"),
     "leakage": ("per point", "rise of the other types' success for each point of the target's"),
     "utility_loss": ("share", "share of the option mass that the intervention removes"),
@@ -73,7 +71,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
         "",
         "True where the mass is below half of the unedited model's, the perplexity above ten times its, or no rating of the target left",
     ),
-    "warnings": ("", "what to know about the row, separated by ;"),
+    "warnings": ("", "warnings about the row, separated by ;"),
     "wording_gain_sd": ("points", "standard deviation of the gain over wordings"),
     "wording_nvat_sd": ("0 to 1", "standard deviation of nVAT over wordings"),
     "nvat_80_sd": ("0 to 1", "standard deviation of nVAT over draws of 80 % of the clusters (robust: true)"),
@@ -99,7 +97,7 @@ _TEXTS = (
 _WHOLE = ("seed", "draw", "n", "clusters", "over_placebo_draws")
 
 
-def dictionary(names: Sequence[str]) -> bytes:
+def data_dictionary(names: Sequence[str]) -> bytes:
     """Returns the data dictionary of some columns as CSV: column, unit, meaning."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -114,7 +112,7 @@ def dictionary(names: Sequence[str]) -> bytes:
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:
-    """Returns rows as CSV; nothing for no rows."""
+    """Returns rows as CSV; empty for no rows."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -123,9 +121,9 @@ def to_csv(rows: Sequence[Row]) -> bytes:
     return text.getvalue().encode()
 
 
-def read_csv(where: Any) -> list[Row]:
-    """Reads rows with numbers as numbers, and None for an empty cell of a number."""
-    rows = list(csv.DictReader(io.StringIO(store.read_text(where))))
+def read_csv(path: Any) -> list[Row]:
+    """Reads rows, with numbers parsed; an empty cell of a number becomes None."""
+    rows = list(csv.DictReader(io.StringIO(store.read_text(path))))
     return [{key: _typed(key, text) for key, text in row.items()} for row in rows]
 
 

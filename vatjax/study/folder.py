@@ -1,4 +1,4 @@
-"""The folder of a study's results: refused where it can't be, and marked with the design that is studied there."""
+"""The folder of a study's results: checked before use, and marked with its design."""
 
 from __future__ import annotations
 
@@ -9,82 +9,82 @@ from typing import Any
 
 from vatjax import config, errors, store
 from vatjax.study.design import Design
-from vatjax.study.planned import shelf_of
+from vatjax.study.planning import open_artifact_store
 
 
-def begin(design: Design, folder: Any) -> None:
+def write_design(design: Design, folder: Any) -> None:
     """Writes the resolved design into the folder of its results.
 
     Raises:
-        InputError: where the folder can't be written to, or holds another study.
+        InputError: if the folder is not writable, or contains another study.
     """
-    text = design.text()
-    there = check(design, folder)
+    text = design.to_yaml()
+    saved = check_folder(design, folder)
     try:
-        # Of a design that is there only the places may differ.
-        if there is None or config.to_dict(design) != config.to_dict(there):
+        # Only the folders of an earlier design may differ.
+        if saved is None or config.to_dict(design) != config.to_dict(saved):
             store.commit(folder / "study.yaml", text.encode())
     except OSError as error:
         raise errors.InputError(f"{design.out}: {store.reason(error)}") from None
 
 
-def check(design: Design, folder: Any = None) -> Design | None:
-    """Returns the design that is studied in the folder of results, None where there is none; nothing is written.
+def check_folder(design: Design, folder: Any = None) -> Design | None:
+    """Returns the design in the folder of results, or None without one; writes nothing.
 
     Args:
         design: of the study.
         folder: of its results, in place of the design's own.
 
     Raises:
-        InputError: where the folder can't be written to, or holds another study or anything else.
+        InputError: if the folder is not writable, or contains another study or other files.
     """
-    refuse_places(design)
+    check_writable(design)
     folder = store.path(design.out) if folder is None else folder
-    where = folder / "study.yaml"
+    path = folder / "study.yaml"
     try:
-        if where.exists():
-            there = _there(where)
-            own, other = config.to_dict(design), config.to_dict(there)
-            differs = [key for key in own if own[key] != other[key] and key not in ("out", "pieces")]
+        if path.exists():
+            saved = _load_design(path)
+            content, saved_content = config.to_dict(design), config.to_dict(saved)
+            differs = [key for key in content if content[key] != saved_content[key] and key not in ("out", "pieces")]
             if differs:
                 raise errors.InputError(
-                    f"{design.out}: another study is there: it differs in {', '.join(differs)}; give another out (with the "
-                    f"same pieces, {shelf_of(there).folder}, what both have is taken again)"
+                    f"{design.out}: holds a study that differs in {', '.join(differs)}; give another out (with the "
+                    f"same pieces, {open_artifact_store(saved).folder}, shared artifacts are reused)"
                 )
-            return there
-        if folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir()))):
-            raise errors.InputError(f"{design.out}: something is there that is no study; give another out")
+            return saved
+        if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
+            raise errors.InputError(f"{design.out}: contains files that are not of a study; give another out")
     except OSError as error:
         raise errors.InputError(f"{design.out}: {store.reason(error)}") from None
     return None
 
 
-def _there(where: Any) -> Design:
-    """The design that is studied in a folder."""
+def _load_design(path: Any) -> Design:
+    """Loads the design of a study from its file."""
     try:
-        return config.parse(Design, store.read_text(where), str(where))
+        return config.parse(Design, store.read_text(path), str(path))
     except errors.InputError as error:
-        raise errors.InputError(f"{error}\nThe design that was studied there is damaged: remove this file.") from None
+        raise errors.InputError(f"{error}\nThe saved design of the study is damaged: remove this file.") from None
 
 
-def refuse_places(design: Design) -> None:
-    """Refuses folders that can't be written to, before anything is written.
+def check_writable(design: Design) -> None:
+    """Checks that the folders are writable, before anything is written.
 
     Raises:
-        InputError: for such a folder of results or of pieces.
+        InputError: if the folder of results or of artifacts is not writable.
     """
-    for name, where in (("out", store.path(design.out)), ("pieces", shelf_of(design).folder)):
-        if not isinstance(where, pathlib.Path):
+    for name, path in (("out", store.path(design.out)), ("pieces", open_artifact_store(design).folder)):
+        if not isinstance(path, pathlib.Path):
             continue
-        above = next(folder for folder in (where, *where.absolute().parents) if folder.exists())
-        if not above.is_dir():
-            raise errors.InputError(f"{name}: {above} is a file; give a folder")
-        if not os.access(above, os.W_OK | os.X_OK) or (above != where and not _makes(above)):
-            raise errors.InputError(f"{name}: {above} can't be written to; give another folder")
+        parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not parent.is_dir():
+            raise errors.InputError(f"{name}: {parent} is a file; give a folder")
+        if not os.access(parent, os.W_OK | os.X_OK) or (parent != path and not _can_create_folder(parent)):
+            raise errors.InputError(f"{name}: {parent} can't be written to; give another folder")
 
 
-def _makes(folder: pathlib.Path) -> bool:
-    """Whether folders can be made in a folder; of some file systems only trying tells."""
+def _can_create_folder(folder: pathlib.Path) -> bool:
+    """Returns True if a folder can be created inside this one; some file systems show it only by trying."""
     try:
         os.rmdir(tempfile.mkdtemp(dir=folder))
         return True
@@ -92,6 +92,6 @@ def _makes(folder: pathlib.Path) -> bool:
         return False
 
 
-def _foreign(path: Any) -> bool:
-    """Whether a file is none that a run leaves before it has written its design."""
+def _is_foreign(path: Any) -> bool:
+    """Returns True if a file is not one that a run leaves before it has written its design."""
     return not (path.name == "claims" or (path.name.startswith(".study.yaml") and path.name.endswith(".tmp")))

@@ -1,12 +1,12 @@
-"""The results of a study: one table, what stands behind each of its rows, and both opened again from a folder.
+"""The results of a study: its table, the data of each row, and both loaded from a folder.
 
-out/results.csv        a row for each arm and level of analysis; columns.csv says what each column means
+out/results.csv        a row for each arm and level of analysis; columns.csv documents the columns
 out/comparisons.csv    a row for each two interventions with the same target
-out/texts.jsonl        of each intervention the items that moved most: prompt, ratings and written answers before and after
-out/states/, edits/    what the rows were read from, under names that a person can read
-out/index.json         which pieces all of it comes from
-out/failures.txt       what could not be made, and why
-out/time.csv           how long each piece took
+out/texts.jsonl        items that moved most in each intervention: prompt, ratings, written answers before and after
+out/states/, edits/    the states and edits of the rows, under readable names
+out/index.json         the artifacts that all of it comes from
+out/failures.txt       artifacts that failed, and why
+out/time.csv           compute time of each artifact
 """
 
 from __future__ import annotations
@@ -23,51 +23,56 @@ from typing import Any
 
 import numpy as np
 
-from vatjax import config, errors, metrics, models, names, states, store
+from vatjax import config, errors, metrics, models, names, states, store, tables
 from vatjax.analysis import LEVELS
 from vatjax.models import Edit, Model
 from vatjax.states import ValueState
-from vatjax.study.arms import Arm, Expanded
-from vatjax.study.columns import NONE, Row, dictionary, read_csv, to_csv
+from vatjax.study.arms import Arm, ArtifactGraph
+from vatjax.study.artifacts import Artifact, ArtifactStore
+from vatjax.study.columns import NONE, Row, data_dictionary, read_csv, to_csv
 from vatjax.study.design import Design
-from vatjax.study.making import step_folder
-from vatjax.study.numbers import level_of
-from vatjax.study.pieces import Piece, Shelf
-from vatjax.study.planned import shelf_of
-from vatjax.study.runner import Ran, failures
+from vatjax.study.planning import open_artifact_store
+from vatjax.study.runner import RunResult, failure_lines
+from vatjax.study.statistics import level_of
+from vatjax.study.worker import step_folder
+from vatjax.text_table import html_table
 
 _KEYS = ("model", "intervention", "kind", "target", "direction", "seed", "amount", "unit", "placebo", "draw")
 
 
-def write(ran: Ran) -> Study:
-    """Writes the table of a run, and everything beside it."""
+def write(ran: RunResult) -> Study:
+    """Writes the table of a run, and all other files of its results."""
     design, folder = ran.planned.design, store.path(ran.planned.design.out)
-    shelf = shelf_of(design)
+    artifact_store = open_artifact_store(design)
     rows, index, trade_offs = [], [], []
-    for expanded in ran.planned.expanded:
-        for arm, piece in expanded.results.items():
-            if piece.address in ran.failed:
+    for graph in ran.planned.graphs:
+        for arm, artifact in graph.results.items():
+            if artifact.address in ran.failed:
                 continue
-            content = shelf.json(piece, "numbers.json")
-            index.append(_entry(arm, piece, expanded, ran.failed))
+            content = artifact_store.read_json(artifact, "numbers.json")
+            index.append(_index_entry(arm, artifact, graph, ran.failed))
             for level in content["levels"]:
                 headline = level == level_of(ran.planned.items.taxonomy, arm.cell.target)
-                beyond = _beyond(arm, headline, expanded, shelf, ran.failed)
+                beyond = _over_placebos(arm, headline, graph, artifact_store, ran.failed)
                 rows.append(_row(arm, content, level, headline) | beyond)
                 trade_offs.append((content.get("trade_off") or {}).get(level))
-    _discoveries(rows)
-    _front(rows, trade_offs)
-    against = [row for expanded in ran.planned.expanded for row in _compared(expanded, shelf, ran.failed)]
+    _add_q_values(rows)
+    _mark_front(rows, trade_offs)
+    against = [row for graph in ran.planned.graphs for row in _comparison_rows(graph, artifact_store, ran.failed)]
     store.commit(folder / "results.csv", to_csv(rows))
-    store.commit(folder / "columns.csv", dictionary(list(rows[0]) if rows else []))
+    store.commit(folder / "columns.csv", data_dictionary(list(rows[0]) if rows else []))
     store.commit(folder / "comparisons.csv", to_csv(against))
-    store.commit(folder / "texts.jsonl", _texts(ran, shelf))
-    times = [{"piece": p.label, "kind": p.kind, **_time(shelf, p)} for p in ran.planned.pieces() if shelf.has(p)]
+    store.commit(folder / "texts.jsonl", _texts(ran, artifact_store))
+    times = [
+        {"piece": p.label, "kind": p.kind, **_time(artifact_store, p)}
+        for p in ran.planned.artifacts()
+        if artifact_store.has(p)
+    ]
     store.commit(folder / "time.csv", to_csv(times))
-    store.commit(folder / "failures.txt", "".join(f"{line}\n" for line in failures(ran)).encode())
-    _beside(ran, shelf, folder)
-    # Last: a folder with an index has all of it.
-    store.commit_json(folder / "index.json", {"results": index, "failed": failures(ran)})
+    store.commit(folder / "failures.txt", "".join(f"{line}\n" for line in failure_lines(ran)).encode())
+    _link_states_and_edits(ran, artifact_store, folder)
+    # Last: a folder with an index is complete.
+    store.commit_json(folder / "index.json", {"results": index, "failed": failure_lines(ran)})
     return open_study(folder)
 
 
@@ -76,12 +81,12 @@ class Study:
     """A study that was run.
 
     Attributes:
-        folder: where its results are.
-        design: what was studied.
-        rows: of results.csv, numbers as numbers, None where there is none.
+        folder: of its results.
+        design: of the study.
+        rows: of results.csv, numbers as numbers, None if missing.
         comparisons: of comparisons.csv, likewise.
-        failed: what could not be made.
-        index: of each arm the pieces that it comes from.
+        failed: artifacts that failed, and why.
+        index: for each arm the artifacts that it comes from.
     """
 
     folder: Any
@@ -91,87 +96,121 @@ class Study:
     failed: list[str]
     index: list[dict[str, Any]]
 
-    def where(self, **wanted: Any) -> list[Row]:
-        """The rows with some entries, such as `study.where(target="Power", level="types", placebo="none")`."""
-        for key in wanted:
+    def where(self, **entries: Any) -> list[Row]:
+        """Returns the rows with the given entries, such as `study.where(target="Power", level="types",
+        placebo="none")`."""
+        for key, value in entries.items():
             if self.rows and key not in self.rows[0]:
-                raise errors.InputError(names.unknown("column", key, list(self.rows[0])))
-        return [row for row in self.rows if all(row[key] == value for key, value in wanted.items())]
+                raise errors.InputError(names.unknown_name("column", key, list(self.rows[0])))
+            present = list(dict.fromkeys(row[key] for row in self.rows))
+            if self.rows and isinstance(value, str) and value not in present:
+                raise errors.InputError(names.unknown_name(key, value, [str(name) for name in present]))
+        return [row for row in self.rows if all(row[key] == value for key, value in entries.items())]
+
+    def __repr__(self) -> str:
+        arms = [row for row in self.rows if row["level"] == "types" and not is_placebo(row)]
+        interventions = len({row["intervention"] for row in arms})
+        return (
+            f"Study({str(self.folder)!r}: {interventions} interventions in {len(arms)} arms, {len(self.failed)} failed)"
+        )
+
+    def _repr_html_(self) -> str:
+        columns = (
+            "intervention",
+            "target",
+            "direction",
+            "amount",
+            "placebo",
+            "gain",
+            "off_target_shift",
+            "nvat_debiased",
+        )
+        cells = [[row[name] for name in columns] for row in self.rows if row["level"] == "types"]
+        return html_table(columns, [[f"{x:.3g}" if isinstance(x, float) else str(x) for x in row] for row in cells])
+
+    def frame(self) -> Any:
+        """Returns `rows` as a `pandas.DataFrame`."""
+        return tables.data_frame(self.rows)
 
     def result(self, row: Row) -> dict[str, Any]:
-        """Everything about an arm: the data of `vatjax tax --json`, and how far its target is controlled."""
-        where = self._piece(self._of(row)["piece"]) / "numbers.json"
+        """Returns all statistics of an arm: the data of `vatjax tax --json`, and how far its target is controlled."""
+        path = self._artifact_folder(self._index_entry(row)["piece"]) / "numbers.json"
         try:
-            found: dict[str, Any] = json.loads(store.read_text(where))
+            content: dict[str, Any] = json.loads(store.read_text(path))
         except ValueError:
-            raise errors.InputError(f"{where}: damaged; run the study again") from None
-        return found
+            raise errors.InputError(f"{path}: damaged; run the study again") from None
+        return content
 
     def texts(self, row: Row) -> list[dict[str, Any]]:
-        """The items of an arm that moved most, each with its prompt, and ratings and written answers before and after."""
+        """Returns the items of an arm that moved most, each with its prompt, ratings and written answers before and
+        after."""
         return self._texts.get(tuple(row[name] for name in _KEYS), [])
 
     @functools.cached_property
     def _texts(self) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-        """The lines of texts.jsonl by arm."""
-        where = self.folder / "texts.jsonl"
-        found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for line in store.read_text(where).splitlines() if where.exists() else []:
-            one = json.loads(line)
-            found.setdefault(tuple(one[name] for name in _KEYS), []).append(one)
-        return found
+        """Returns the lines of texts.jsonl by arm."""
+        path = self.folder / "texts.jsonl"
+        texts: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for line in store.read_text(path).splitlines() if path.exists() else []:
+            line_content = json.loads(line)
+            texts.setdefault(tuple(line_content[name] for name in _KEYS), []).append(line_content)
+        return texts
 
     def states(self, row: Row) -> tuple[ValueState, ValueState]:
-        """The value states before and after, in the first wording."""
-        own = self._of(row)
-        wording = next(iter(own["after"]))
-        before, after = (states.load(self._piece(own[when][wording]) / "state.npz") for when in ("before", "after"))
+        """Returns the value states before and after, in the first wording."""
+        entry = self._index_entry(row)
+        wording = next(iter(entry["after"]))
+        before, after = (
+            states.load(self._artifact_folder(entry[when][wording]) / "state.npz") for when in ("before", "after")
+        )
         return before, after
 
     def edit(self, row: Row, model: Model) -> Edit:
-        """The edit of an arm, at its strength.
+        """Returns the edit of an arm, at its strength.
 
         Args:
             row: of an edit or a training.
-            model: that it is for.
+            model: the model that it edits.
         """
-        own = self._of(row)
-        if "edit" not in own:
+        entry = self._index_entry(row)
+        if "edit" not in entry:
             what = (
                 f"a {row['placebo']} placebo is drawn anew each time"
                 if is_placebo(row)
-                else f"{row['kind']} is no edit"
+                else f"{row['kind']} is not an edit"
             )
             raise errors.InputError(f"{row['intervention']}: {what}")
-        found = models.load_edit(self._piece(own["edit"]) / own["inside"], model)
-        return found if own["inside"] != "edit" else float(row["amount"]) * found
+        edit = models.load_edit(self._artifact_folder(entry["edit"]) / entry["inside"], model)
+        return edit if entry["inside"] != "edit" else float(row["amount"]) * edit
 
-    def _of(self, row: Row) -> dict[str, Any]:
+    def _index_entry(self, row: Row) -> dict[str, Any]:
         key = [row[name] for name in _KEYS]
-        return next(one for one in self.index if [one[name] for name in _KEYS] == key)
+        return next(entry for entry in self.index if [entry[name] for name in _KEYS] == key)
 
-    def _piece(self, address: str) -> Any:
-        return shelf_of(dataclasses.replace(self.design, out=str(self.folder))).folder / address[:2] / address
+    def _artifact_folder(self, address: str) -> Any:
+        return (
+            open_artifact_store(dataclasses.replace(self.design, out=str(self.folder))).folder / address[:2] / address
+        )
 
 
 def open_study(folder: store.Path) -> Study:
     """Opens the results of a study.
 
     Raises:
-        InputError: where there are none.
+        InputError: if there are none.
     """
-    where = store.path(folder)
-    if not (where / "index.json").exists():
-        what = "a study without results: run it to its end" if (where / "study.yaml").exists() else "no study there"
+    path = store.path(folder)
+    if not (path / "index.json").exists():
+        what = "a study without results: run it to its end" if (path / "study.yaml").exists() else "no study there"
         raise errors.InputError(f"{folder}: {what}")
-    design = config.read(Design, where / "study.yaml")
+    design = config.read(Design, path / "study.yaml")
     try:
-        index = json.loads(store.read_text(where / "index.json"))
-        own, failed = index["results"], index["failed"]
+        index = json.loads(store.read_text(path / "index.json"))
+        results, failed = index["results"], index["failed"]
     except (ValueError, KeyError, TypeError):
-        raise errors.InputError(f"{where / 'index.json'}: damaged; run the study again") from None
-    rows, against = (read_csv(where / name) for name in ("results.csv", "comparisons.csv"))
-    return Study(where, design, rows, against, failed, own)
+        raise errors.InputError(f"{path / 'index.json'}: damaged; run the study again") from None
+    rows, against = (read_csv(path / name) for name in ("results.csv", "comparisons.csv"))
+    return Study(path, design, rows, against, failed, results)
 
 
 def is_placebo(row: Mapping[str, Any]) -> bool:
@@ -182,12 +221,12 @@ def is_placebo(row: Mapping[str, Any]) -> bool:
 # Rows ---------------------------------------------------------------------------------------------------------------
 
 
-def _named(arm: Arm) -> Row:
+def _arm_columns(arm: Arm) -> Row:
     cell = arm.cell
     return {
         "model": cell.model,
         "intervention": cell.name,
-        "kind": cell.what.kind,
+        "kind": cell.intervention.kind,
         "target": cell.target,
         "direction": cell.direction,
         "seed": cell.seed,
@@ -199,48 +238,48 @@ def _named(arm: Arm) -> Row:
 
 
 def _row(arm: Arm, content: Mapping[str, Any], level: str, headline: bool) -> Row:
-    own = content["levels"][level]
-    ipsatised = own["ipsatised"]
+    level_content = content["levels"][level]
+    ipsatised = level_content["ipsatised"]
     wordings = content["wordings"].values() if headline else ()
-    order = own["order_test"] or {}
+    order = level_content["order_test"] or {}
     robust = (content["robust"] or {}).get(level, {})
     return {
-        **_named(arm),
+        **_arm_columns(arm),
         "level": level,
         "headline": headline,
         "n": content["n"],
         "clusters": content["clusters"],
-        **_three("gain", own["gain"]),
-        "gain_p": own["p"]["gain"],
-        "resolved": own["resolved"],
-        **_three("off_target", own["off_target"]),
-        **_three("off_target_shift", own["off_target_shift"]),
-        "off_target_p": own["p"]["off_target"],
-        "nvat": own["nvat"]["estimate"],
-        "nvat_floor": own["floor"]["nvat"],
-        "nvat_floor_95": own["floor"]["nvat_95"],
+        **_with_interval("gain", level_content["gain"]),
+        "gain_p": level_content["p"]["gain"],
+        "resolved": level_content["resolved"],
+        **_with_interval("off_target", level_content["off_target"]),
+        **_with_interval("off_target_shift", level_content["off_target_shift"]),
+        "off_target_p": level_content["p"]["off_target"],
+        "nvat": level_content["nvat"]["estimate"],
+        "nvat_floor": level_content["floor"]["nvat"],
+        "nvat_floor_95": level_content["floor"]["nvat_95"],
         "numerical_noise": content.get("numerical_noise"),
-        **_three("nvat_debiased", own["nvat_debiased"]),
-        "nvat_p": own["p"]["nvat"],
-        "gini": own["gini"],
-        "coupling_points": own["coupling_points"]["estimate"],
-        "bound": own["bound"],
+        **_with_interval("nvat_debiased", level_content["nvat_debiased"]),
+        "nvat_p": level_content["p"]["nvat"],
+        "gini": level_content["gini"],
+        "coupling_points": level_content["coupling_points"]["estimate"],
+        "bound": level_content["bound"],
         "order_index": order.get("index"),
         "order_p": order.get("p"),
         "ipsatised_nvat_debiased": ipsatised["nvat_debiased"]["estimate"],
         "ipsatised_nvat_p": ipsatised["p"]["nvat"],
-        **_three("agreement", content["agreement"] or {}),
+        **_with_interval("agreement", content["agreement"] or {}),
         "success_before": content["success"]["before"],
-        **_three("success", content["success"]),
-        **_three("leakage", content["leakage"]),
-        **_three("utility_loss", content["utility_loss"]),
+        **_with_interval("success", content["success"]),
+        **_with_interval("leakage", content["leakage"]),
+        **_with_interval("utility_loss", content["utility_loss"]),
         "mass": content["mass"],
         "mass_before": content["mass_before"],
         "perplexity": content["perplexity"],
         "broken": content["broken"],
         "warnings": "; ".join(line.replace("; ", ", ") for line in content["warnings"]),
-        "wording_gain_sd": _spread(one["gain"] for one in wordings),
-        "wording_nvat_sd": _spread(one["nvat"] for one in wordings),
+        "wording_gain_sd": _sd(wording["gain"] for wording in wordings),
+        "wording_nvat_sd": _sd(wording["nvat"] for wording in wordings),
         "nvat_80_sd": robust.get("nvat_80_sd"),
         "agreement_80": robust.get("agreement_80"),
         "agreement_kendall": robust.get("agreement_kendall"),
@@ -248,7 +287,7 @@ def _row(arm: Arm, content: Mapping[str, Any], level: str, headline: bool) -> Ro
     }
 
 
-def _three(name: str, estimate: Mapping[str, Any]) -> Row:
+def _with_interval(name: str, estimate: Mapping[str, Any]) -> Row:
     return {
         name: estimate.get("estimate"),
         f"{name}_low": estimate.get("low"),
@@ -256,64 +295,68 @@ def _three(name: str, estimate: Mapping[str, Any]) -> Row:
     }
 
 
-def _spread(numbers: Iterable[float | None]) -> float | None:
-    there = [x for x in numbers if x is not None]
-    return float(np.std(there, ddof=1)) if len(there) > 1 else None
+def _sd(numbers: Iterable[float | None]) -> float | None:
+    present = [x for x in numbers if x is not None]
+    return float(np.std(present, ddof=1)) if len(present) > 1 else None
 
 
-def _beyond(arm: Arm, headline: bool, expanded: Expanded, shelf: Shelf, failed: Mapping[str, str]) -> Row:
-    """How far an arm goes beyond its placebos: of several the one that leaves least of the gain, and the one whose
-    co-movement comes nearest."""
+def _over_placebos(
+    arm: Arm, headline: bool, graph: ArtifactGraph, artifact_store: ArtifactStore, failed: Mapping[str, str]
+) -> Row:
+    """Returns how far an arm exceeds its placebos: the one that leaves least of the gain, and the one with the nearest
+    co-movement."""
     empty: Row = {
         "over_placebo": NONE,
-        **_three("over_placebo_gain", {}),
+        **_with_interval("over_placebo_gain", {}),
         "over_placebo_nvat": NONE,
         "over_placebo_nvat_p": None,
         "over_placebo_draws": None,
     }
     if arm.placebo or not headline:
         return empty
-    found = []
-    for (own, name), piece in expanded.placebos.items():
-        if own == arm and piece.address not in failed:
-            found.append((name, shelf.json(piece, "numbers.json")))
-    found = [(name, content) for name, content in found if content["draws"]]
-    if not found:
+    comparisons = []
+    for (compared_arm, name), artifact in graph.placebos.items():
+        if compared_arm == arm and artifact.address not in failed:
+            comparisons.append((name, artifact_store.read_json(artifact, "numbers.json")))
+    comparisons = [(name, content) for name, content in comparisons if content["draws"]]
+    if not comparisons:
         return empty
-    name, least = min(found, key=lambda one: _low(one[1]["gain"]))
-    p, nearest = max(((one["p_nvat"], name) for name, one in found if one["p_nvat"] is not None), default=(None, NONE))
+    name, least = min(comparisons, key=lambda entry: _gain_low(entry[1]["gain"]))
+    p, nearest = max(
+        ((entry["p_nvat"], name) for name, entry in comparisons if entry["p_nvat"] is not None), default=(None, NONE)
+    )
     return {
         "over_placebo": name,
-        **_three("over_placebo_gain", least["gain"]),
+        **_with_interval("over_placebo_gain", least["gain"]),
         "over_placebo_nvat": nearest,
         "over_placebo_nvat_p": p,
         "over_placebo_draws": least["draws"],
     }
 
 
-def _low(gain: Mapping[str, float | None]) -> float:
-    """The low end of a gain over a placebo; the gain itself where one draw leaves it without an interval."""
+def _gain_low(gain: Mapping[str, float | None]) -> float:
+    """Returns the lower end of a gain over a placebo; the gain itself if a single draw gives no interval."""
     low = gain["estimate"] if gain["low"] is None else gain["low"]
     return -np.inf if low is None else low
 
 
-def _discoveries(rows: list[Row]) -> None:
-    """Adds q, the false discovery rate over everything that is meant to push, at each level of analysis.
+def _add_q_values(rows: list[Row]) -> None:
+    """Adds q, the false discovery rate over all arms that are not placebos, at each level of analysis.
 
-    That of nVAT is of the comparison with the placebo: values move together under any intervention.
+    The q of nVAT is of the comparison with the placebo: values move together under any intervention.
     """
     for row in rows:
         row |= {"gain_q": None, "nvat_q": None}
     for level in LEVELS:
-        own = [row for row in rows if row["level"] == level and not is_placebo(row)]
+        tested_rows = [row for row in rows if row["level"] == level and not is_placebo(row)]
         for name, tested in (("gain", "gain_p"), ("nvat", "over_placebo_nvat_p")):
-            p = np.array([np.nan if row[tested] is None else row[tested] for row in own], np.float32)
-            for row, q in zip(own, np.asarray(metrics.false_discovery(p)) if own else (), strict=True):
+            p = np.array([np.nan if row[tested] is None else row[tested] for row in tested_rows], np.float32)
+            for row, q in zip(tested_rows, np.asarray(metrics.false_discovery(p)) if tested_rows else (), strict=True):
                 row[f"{name}_q"] = None if np.isnan(q) else float(f"{q:.7g}")
 
 
-def _front(rows: list[Row], trade_offs: Sequence[Mapping[str, Any] | None]) -> None:
-    """Adds whether no other arm with the same aim has more gain at less tax, and how sure that is.
+def _mark_front(rows: list[Row], trade_offs: Sequence[Mapping[str, Any] | None]) -> None:
+    """Marks the arms for which no other arm with the same aim has more gain at less tax, and how certain that is.
 
     Arms that break the model, and gains that cannot be distinguished from 0, do not compete.
     """
@@ -325,44 +368,44 @@ def _front(rows: list[Row], trade_offs: Sequence[Mapping[str, Any] | None]) -> N
             key = tuple(row[k] for k in ("model", "target", "direction", "seed", "level"))
             groups.setdefault(key, []).append(place)
     for places in groups.values():
-        own = [rows[place] for place in places]
-        for row in own:
+        group = [rows[place] for place in places]
+        for row in group:
             row["front"] = not any(
                 other["gain"] >= row["gain"]
                 and other["off_target_shift"] <= row["off_target_shift"]
                 and (other["gain"], other["off_target_shift"]) != (row["gain"], row["off_target_shift"])
-                for other in own
+                for other in group
             )
-        known = [found for place in places if (found := trade_offs[place])]
-        points = [metrics.TradeOff(**{key: one[key] for key in metrics.TradeOff._fields}) for one in known]
-        alike = len({one["contexts"] for one in known}) == 1
+        known = [trade_off for place in places if (trade_off := trade_offs[place])]
+        points = [metrics.TradeOff(**{key: entry[key] for key in metrics.TradeOff._fields}) for entry in known]
+        same_contexts = len({entry["contexts"] for entry in known}) == 1
         finite = all(np.isfinite(x).all() for point in points for x in (*point.gain_without, *point.square_without))
-        if len(points) == len(own) and alike and finite:
-            for row, share in zip(own, metrics.front_shares(points), strict=True):
+        if len(points) == len(group) and same_contexts and finite:
+            for row, share in zip(group, metrics.front_shares(points), strict=True):
                 row["front_share"] = round(float(share), 3)
 
 
-def _compared(expanded: Expanded, shelf: Shelf, failed: Mapping[str, str]) -> list[Row]:
+def _comparison_rows(graph: ArtifactGraph, artifact_store: ArtifactStore, failed: Mapping[str, str]) -> list[Row]:
     rows = []
-    for (one, other), piece in expanded.comparisons.items():
-        if piece.address in failed:
+    for (first, second), artifact in graph.comparisons.items():
+        if artifact.address in failed:
             continue
-        content = shelf.json(piece, "numbers.json")
-        for where in ("last", "same_gain"):
-            if where not in content:
+        content = artifact_store.read_json(artifact, "numbers.json")
+        for at in ("last", "same_gain"):
+            if at not in content:
                 continue
-            own = content[where]
+            statistics = content[at]
             rows.append(
                 {
-                    **{key: _named(Arm(one, 0))[key] for key in ("model", "target", "direction", "seed")},
-                    "one": one.name,
-                    "other": other.name,
-                    "at": "last level" if where == "last" else "same gain",
-                    "same_gain": own.get("at"),
-                    **_three("gain", own["gain"]),
-                    **_three("off_target", own["off_target"]),
-                    **_three("nvat", own["nvat"]),
-                    "nvat_p": own["p_nvat"],
+                    **{key: _arm_columns(Arm(first, 0))[key] for key in ("model", "target", "direction", "seed")},
+                    "one": first.name,
+                    "other": second.name,
+                    "at": "last level" if at == "last" else "same gain",
+                    "same_gain": statistics.get("at"),
+                    **_with_interval("gain", statistics["gain"]),
+                    **_with_interval("off_target", statistics["off_target"]),
+                    **_with_interval("nvat", statistics["nvat"]),
+                    "nvat_p": statistics["p_nvat"],
                 }
             )
     return rows
@@ -371,13 +414,13 @@ def _compared(expanded: Expanded, shelf: Shelf, failed: Mapping[str, str]) -> li
 # Files --------------------------------------------------------------------------------------------------------------
 
 
-def _entry(arm: Arm, piece: Piece, expanded: Expanded, failed: Mapping[str, str]) -> dict[str, Any]:
-    """Which pieces an arm's numbers come from."""
-    wordings = {name: own for (one, name), own in expanded.states.items() if one == arm}
-    before = {name: own.address for (one, name), own in expanded.states.items() if one is None}
-    entry = {**_named(arm), "piece": piece.address, "before": before}
-    entry["after"] = {name: own.address for name, own in wordings.items()}
-    needs = next(iter(wordings.values())).needs
+def _index_entry(arm: Arm, artifact: Artifact, graph: ArtifactGraph, failed: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the addresses of the artifacts of an arm's statistics."""
+    wordings = {name: state for (state_arm, name), state in graph.states.items() if state_arm == arm}
+    before = {name: state.address for (state_arm, name), state in graph.states.items() if state_arm is None}
+    entry = {**_arm_columns(arm), "piece": artifact.address, "before": before}
+    entry["after"] = {name: state.address for name, state in wordings.items()}
+    needs = next(iter(wordings.values())).dependencies
     if "edit" in needs and arm.placebo != "random":
         entry |= {"edit": needs["edit"].address, "inside": "edit"}
     if "training" in needs:
@@ -385,57 +428,57 @@ def _entry(arm: Arm, piece: Piece, expanded: Expanded, failed: Mapping[str, str]
     return entry
 
 
-def _texts(ran: Ran, shelf: Shelf) -> bytes:
-    """What the items that moved most were asked, and how they were answered, as JSON lines."""
+def _texts(ran: RunResult, artifact_store: ArtifactStore) -> bytes:
+    """Returns prompts and written answers of the items that moved most, as JSON lines."""
     lines = []
-    for expanded in ran.planned.expanded:
-        for arm, piece in expanded.texts.items():
-            if piece.address not in ran.failed:
-                lines += [{**_named(arm), **one} for one in shelf.json(piece, "texts.json")]
+    for graph in ran.planned.graphs:
+        for arm, artifact in graph.texts.items():
+            if artifact.address not in ran.failed:
+                lines += [{**_arm_columns(arm), **text} for text in artifact_store.read_json(artifact, "texts.json")]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
 
 
-def _time(shelf: Shelf, piece: Piece) -> Row:
-    about = shelf.json(piece, "time.json")
+def _time(artifact_store: ArtifactStore, artifact: Artifact) -> Row:
+    about = artifact_store.read_json(artifact, "time.json")
     return {key: about.get(key) for key in ("seconds", "host", "device", "jax", "vatjax", "python", "system")}
 
 
-def _beside(ran: Ran, shelf: Shelf, folder: Any) -> None:
-    """States and edits under names that a person can read; where they lie on one disk they are not copied."""
-    for expanded in ran.planned.expanded:
-        for (arm, wording), piece in expanded.states.items():
-            if (arm is not None and arm.placebo) or piece.address in ran.failed or not shelf.has(piece):
+def _link_states_and_edits(ran: RunResult, artifact_store: ArtifactStore, folder: Any) -> None:
+    """Links states and edits under readable names; on one disk they are not copied."""
+    for graph in ran.planned.graphs:
+        for (arm, wording), artifact in graph.states.items():
+            if (arm is not None and arm.placebo) or artifact.address in ran.failed or not artifact_store.has(artifact):
                 continue
-            name = f"{expanded.model} unedited" if arm is None else str(arm)
+            name = f"{graph.model} unedited" if arm is None else str(arm)
             several = f", {wording}" if len(ran.planned.design.wordings()) > 1 else ""
-            named = _slug(name + several, piece)
-            _linked(shelf.place(piece) / "state.npz", folder / "states" / f"{named}.npz")
-            if arm is None or not piece.needs:
+            named = _slug(name + several, artifact)
+            _link(artifact_store.path(artifact) / "state.npz", folder / "states" / f"{named}.npz")
+            if arm is None or not artifact.dependencies:
                 continue
             edit = (
-                shelf.place(piece.needs["training"]) / step_folder(arm.level)
-                if "training" in piece.needs
-                else shelf.place(piece.needs["edit"]) / "edit"
+                artifact_store.path(artifact.dependencies["training"]) / step_folder(arm.level)
+                if "training" in artifact.dependencies
+                else artifact_store.path(artifact.dependencies["edit"]) / "edit"
             )
-            label = str(arm) if "training" in piece.needs else str(arm.cell)
+            label = str(arm) if "training" in artifact.dependencies else str(arm.cell)
             for file in edit.iterdir():
-                _linked(file, folder / "edits" / _slug(label, next(iter(piece.needs.values()))) / file.name)
+                _link(file, folder / "edits" / _slug(label, next(iter(artifact.dependencies.values()))) / file.name)
 
 
-def _slug(name: str, piece: Piece) -> str:
-    """A file's name that a person can read, and that no other piece has."""
-    return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name).strip('-.')[-120:]}-{piece.address[:8]}"
+def _slug(name: str, artifact: Artifact) -> str:
+    """Returns a readable file name that is unique to an artifact."""
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name).strip('-.')[-120:]}-{artifact.address[:8]}"
 
 
-def _linked(source: Any, target: Any) -> None:
+def _link(source: Any, target: Any) -> None:
     if target.exists():
         if store.size(target) == store.size(source):
             return
-        target.unlink()  # of a piece that was damaged, and made again
+        target.unlink()  # of an artifact that was damaged, and computed again
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, pathlib.Path) and isinstance(target, pathlib.Path):
         with contextlib.suppress(OSError):
-            source.chmod(0o444)  # what is written into one name is there under the other, and in other studies
+            source.chmod(0o444)  # a write to one link would change the other, and other studies
             os.link(source, target)
             return
     store.commit(target, source.read_bytes())

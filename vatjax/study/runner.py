@@ -1,4 +1,4 @@
-"""Running a study: what is to be made, in which order, what is there already, and what went wrong."""
+"""Runs a study: computes missing artifacts in order, reuses present ones, and records failures."""
 
 from __future__ import annotations
 
@@ -18,334 +18,352 @@ import jax
 import numpy as np
 
 import vatjax
-from vatjax import errors, lost, stopping, store
-from vatjax.models import hosts
-from vatjax.progress import OnProgress, silent
-from vatjax.study import numbers
-from vatjax.study.batches import Batch, fixed
-from vatjax.study.folder import begin
-from vatjax.study.holding import Shard, at_work
-from vatjax.study.making import Workshop
-from vatjax.study.pieces import Piece, Shelf
-from vatjax.study.planned import Load, Planned, loader, shelf_of
+from vatjax import errors, store
+from vatjax.runtime import peer_failure, preemption, processes
+from vatjax.runtime.progress import OnProgress, ignore_progress
+from vatjax.study import statistics
+from vatjax.study.artifacts import Artifact, ArtifactStore
+from vatjax.study.batches import Batch, load_or_create_batches
+from vatjax.study.folder import write_design
+from vatjax.study.locks import ShardSpec, exclusive_access
+from vatjax.study.planning import LoadModel, Plan, loader, open_artifact_store
+from vatjax.study.worker import Worker
 
 OnMessage = Callable[[str], None]
 
 
-class Ran(NamedTuple):
-    """What a run came to.
+class RunResult(NamedTuple):
+    """Outcome of a run.
 
     Attributes:
-        planned: what was to be made.
-        made, reused: how many pieces were made here, and how many were there or were made by other shards.
-        failed: what could not be made, by address, and why.
+        planned: the plan of the study.
+        computed, reused: number of artifacts computed here, and of those already present or computed by other shards.
+        failed: the reason of each failure, by address.
     """
 
-    planned: Planned
-    made: int
+    planned: Plan
+    computed: int
     reused: int
     failed: dict[str, str]
 
-    def name(self) -> str:
-        """A name for what it came to."""
-        return store.address(self.planned.name(), sorted(self.failed))
+    def content_hash(self) -> str:
+        """Returns a content hash of the outcome."""
+        return store.address(self.planned.content_hash(), sorted(self.failed))
 
 
 class Progress(NamedTuple):
-    """Where a run is.
+    """Progress of a run.
 
     Attributes:
-        done, of: pieces.
-        piece: what was made last.
-        seconds: that it took.
+        done, of: number of finished artifacts, and of all that were missing.
+        artifact: the last one computed.
+        seconds: its compute time.
     """
 
     done: int
     of: int
-    piece: Piece
+    artifact: Artifact
     seconds: float
 
 
 def run(
-    planned: Planned,
+    planned: Plan,
     on_message: OnMessage = lambda _: None,
-    on_piece: Callable[[Progress], None] = lambda _: None,
-    load: Load | None = None,
-    shard: Shard | None = None,
-    on_batch: Callable[[Sequence[Piece]], None] = lambda _: None,
-    on_progress: OnProgress = silent,
-) -> Ran:
-    """Makes whatever is not there yet; a piece that fails is reported, and the rest goes on.
+    on_artifact: Callable[[Progress], None] = lambda _: None,
+    load: LoadModel | None = None,
+    shard: ShardSpec | None = None,
+    on_batch: Callable[[Sequence[Artifact]], None] = lambda _: None,
+    on_progress: OnProgress = ignore_progress,
+) -> RunResult:
+    """Computes all missing artifacts; a failure is reported, and the run continues with the rest.
 
     Args:
-        planned: of `plan`.
-        on_message: is called with lines for the user.
-        on_piece: is called with every piece that is made.
+        planned: from `plan`.
+        on_message: called with lines for the user.
+        on_artifact: called after each computed artifact.
         load: opens a model.
-        shard: which of many runs of the same study this is; each makes what no other has begun, and all of them end when
-            there is nothing left to make.
-        on_batch: is called with the pieces that are made next.
-        on_progress: is called with the completed fraction of these pieces.
+        shard: this run's part, if the study is shared; each shard computes batches that no other has leased, and all
+            end when no work is left.
+        on_batch: called with the artifacts of the next batch.
+        on_progress: called with the completed fraction of that batch.
 
     Raises:
-        InputError: for a design that can't be carried out, a folder of another study, and one that a run is at work in.
+        InputError: if the design cannot be run, the folder contains another study, or another run is at work in it.
     """
     design = planned.design
     folder = store.path(design.out)
-    with at_work(folder, shard, on_message) as claim:
-        hosts.on_first(lambda: begin(design, folder))
-        calls = _Calls(on_message, on_piece, on_batch, on_progress)
-        work = _Work(planned, shelf_of(design), load or loader(design), shard, calls, claim)
-        work.all()
-        claim.check(design.out)
-        reused = len(work.pieces) - work.count - len(work.failed)
-        return Ran(planned, work.count, reused, work.failed)
+    with exclusive_access(folder, shard, on_message) as leases:
+        processes.run_on_first(lambda: write_design(design, folder))
+        calls = _Calls(on_message, on_artifact, on_batch, on_progress)
+        study_run = _StudyRun(planned, open_artifact_store(design), load or loader(design), shard, calls, leases)
+        study_run.run()
+        leases.raise_if_lost(design.out)
+        reused = len(study_run.artifacts) - study_run.computed - len(study_run.failed)
+        return RunResult(planned, study_run.computed, reused, study_run.failed)
 
 
 class _Calls(NamedTuple):
-    """The callbacks of `run`."""
+    """Callbacks of `run`."""
 
     on_message: OnMessage
-    on_piece: Callable[[Progress], None]
-    on_batch: Callable[[Sequence[Piece]], None]
+    on_artifact: Callable[[Progress], None]
+    on_batch: Callable[[Sequence[Artifact]], None]
     on_progress: OnProgress
 
 
 @dataclasses.dataclass
-class _Work:
-    """One run on its way, or one of its shards."""
+class _StudyRun:
+    """A run in progress, or one of its shards."""
 
-    planned: Planned
-    shelf: Shelf
-    load: Load
-    shard: Shard | None
+    planned: Plan
+    artifact_store: ArtifactStore
+    load: LoadModel
+    shard: ShardSpec | None
     calls: _Calls
-    claim: store.Held
+    claim: store.Leases
 
     def __post_init__(self) -> None:
-        self.pieces = self.planned.pieces()
+        self.artifacts = self.planned.artifacts()
         self.failed: dict[str, str] = {}
-        self.there = self._on_the_shelf() if hosts.first() else set()
-        self.total = len(self.pieces) - len(self.there)
-        self.count = self.settled = 0
+        self.present = self._present_artifacts() if processes.is_first_process() else set()
+        self.total = len(self.artifacts) - len(self.present)
+        self.computed = self.settled = 0
         self.failures = Failures(store.path(self.planned.design.out) / "failed")
-        self.workshops: dict[int, Workshop] = {}
-        self._agree()
+        self.workers: dict[int, Worker] = {}
+        self._broadcast_status()
 
-    def _on_the_shelf(self) -> set[str]:
-        """What is there already; damaged pieces are taken away, to be made again."""
-        there, damaged = self.shelf.there(self.pieces)
-        for piece in damaged:
-            self.calls.on_message(f"{piece.label}: {self.shelf.place(piece)} is damaged: it is made again")
-            self.shelf.drop(piece)
-        return there
+    def _present_artifacts(self) -> set[str]:
+        """Returns the addresses of present artifacts; removes damaged ones, so that they are computed again."""
+        present, damaged = self.artifact_store.status(self.artifacts)
+        for artifact in damaged:
+            self.calls.on_message(
+                f"{artifact.label}: {self.artifact_store.path(artifact)} is damaged: it is computed again"
+            )
+            self.artifact_store.drop(artifact)
+        return present
 
-    def all(self) -> None:
-        """Every batch: again and again those that are left, until others have made what they are at work on."""
+    def run(self) -> None:
+        """Computes all batches; retries the remaining ones until other shards have finished theirs."""
         pause = _PAUSE
-        left = in_turn(fixed(self.planned, self.there), self.shard)
+        left = order_for_shard(load_or_create_batches(self.planned, self.present), self.shard)
         while left:
             before = len(left)
-            left = [batch for batch in left if not self.attempt(batch)]
-            stopping.point()
+            left = [batch for batch in left if not self.compute_if_ready(batch)]
+            preemption.stop_if_requested()
             pause = _PAUSE if len(left) < before else min(2 * pause, _LONGEST)
             if left and len(left) == before:
                 self._wait(left, pause)
 
     def _wait(self, left: Sequence[Batch], pause: float) -> None:
         if pause == 2 * _PAUSE:
-            self.calls.on_message(f"waiting for what others are at work on: {len(left)} batches are left")
+            self.calls.on_message(f"waiting for other shards: {len(left)} batches are left")
         time.sleep(pause)
-        self.claim.check(self.planned.design.out)
+        self.claim.raise_if_lost(self.planned.design.out)
 
-    def attempt(self, batch: Batch) -> bool:
-        """Makes a batch, if it is its turn. False where what it needs is not there yet, or somebody is at work on it."""
-        turn, held = hosts.on_first(lambda: self._turn(batch)) or (_LATER, None)
-        turn = int(hosts.agreed(np.int32(turn)))
-        if turn == _NOW:
+    def compute_if_ready(self, batch: Batch) -> bool:
+        """Computes a batch if it is ready. Returns False if a dependency is missing or another process holds its
+        lease."""
+        action, leases = processes.run_on_first(lambda: self._lease_batch(batch)) or (_LATER, None)
+        action = int(processes.broadcast(np.int32(action)))
+        if action == _NOW:
             try:
-                stopping.point()
-                self._agree()
-                self._make(batch)
-                self._agree()
+                preemption.stop_if_requested()
+                self._broadcast_status()
+                self._compute(batch)
+                self._broadcast_status()
             finally:
-                if held is not None:
-                    held.end(done=all(piece.address in self.there for piece in batch.pieces))
-            self.claim.check(self.planned.design.out)
-        elif turn == _OVER:
-            self._agree()
-        return turn != _LATER
+                if leases is not None:
+                    leases.release(done=all(artifact.address in self.present for artifact in batch.artifacts))
+            self.claim.raise_if_lost(self.planned.design.out)
+        elif action == _OVER:
+            self._broadcast_status()
+        return action != _LATER
 
-    def _turn(self, batch: Batch) -> tuple[int, store.Held | None]:
-        """Whether a batch is made now; then with the claim on it."""
-        own = {piece.address for piece in batch.pieces}
-        needs = [need for piece in batch.pieces for need in piece.needs.values() if need.address not in own]
-        if not all(self._known(need) for need in needs):
+    def _lease_batch(self, batch: Batch) -> tuple[int, store.Leases | None]:
+        """Decides what to do with a batch now; returns the leases if it is to be computed."""
+        addresses = {artifact.address for artifact in batch.artifacts}
+        dependencies = [
+            dependency
+            for artifact in batch.artifacts
+            for dependency in artifact.dependencies.values()
+            if dependency.address not in addresses
+        ]
+        if not all(self._is_settled(dependency) for dependency in dependencies):
             return _LATER, None
-        if self._over(batch):
+        if self._is_finished(batch):
             return _OVER, None
         try:
-            held = store.hold(self.shelf.folder / "claims", batch.claims())
+            leases = store.acquire_all(self.artifact_store.folder / "claims", batch.lease_names())
         except OSError as error:
-            raise errors.InputError(f"{self.shelf.folder}: {store.reason(error)}") from None
-        if held is None:
+            raise errors.InputError(f"{self.artifact_store.folder}: {store.reason(error)}") from None
+        if leases is None:
             return _LATER, None
-        if self._over(batch):  # somebody has made it before it was claimed
-            held.end(done=True)
+        if self._is_finished(batch):  # another process finished it before the lease was acquired
+            leases.release(done=True)
             return _OVER, None
-        return _NOW, held
+        return _NOW, leases
 
-    def _agree(self) -> None:
-        """What the first process knows of the pieces comes to the others: where they are told nothing, they only compute."""
-        if not hosts.several():
+    def _broadcast_status(self) -> None:
+        """Broadcasts process 0's artifact status to all processes."""
+        if not processes.is_multiprocess():
             return
-        known = [0 if p.address not in self.there else 1 for p in self.pieces]
-        known = [2 if p.address in self.failed else k for p, k in zip(self.pieces, known, strict=True)]
-        for piece, own in zip(self.pieces, hosts.agreed(np.array(known, np.int32)).tolist(), strict=True):
-            if own == 1 and piece.address in self.failed:
+        known = [0 if p.address not in self.present else 1 for p in self.artifacts]
+        known = [2 if p.address in self.failed else k for p, k in zip(self.artifacts, known, strict=True)]
+        for artifact, status in zip(
+            self.artifacts, processes.broadcast(np.array(known, np.int32)).tolist(), strict=True
+        ):
+            if status == 1 and artifact.address in self.failed:
                 raise RuntimeError(
-                    f"{piece.label}: made in the first process and failed here: {self.failed[piece.address]}"
+                    f"{artifact.label}: computed by process 0, but failed here: {self.failed[artifact.address]}"
                 )
-            if own == 1:
-                self.there.add(piece.address)
-            elif own == 2:
-                self.failed.setdefault(piece.address, piece.label)
+            if status == 1:
+                self.present.add(artifact.address)
+            elif status == 2:
+                self.failed.setdefault(artifact.address, artifact.label)
 
-    def _over(self, batch: Batch) -> bool:
-        """Whether nothing is left to do of a batch."""
-        known = [self._known(piece) for piece in batch.pieces]  # each is looked at, for the count of what is settled
+    def _is_finished(self, batch: Batch) -> bool:
+        """Returns True if nothing is left to do for a batch."""
+        known = [
+            self._is_settled(artifact) for artifact in batch.artifacts
+        ]  # checks each one: the call counts settled artifacts
         return all(known)
 
-    def _known(self, piece: Piece) -> bool:
-        """Whether a piece is there, or can't be made; one that another shard has made or given up counts from then on."""
-        if piece.address in self.there or piece.address in self.failed:
+    def _is_settled(self, artifact: Artifact) -> bool:
+        """Returns True if an artifact is present or has failed; counts those that another shard has settled."""
+        if artifact.address in self.present or artifact.address in self.failed:
             return True
-        if self.shelf.has(piece):
-            self.there.add(piece.address)
+        if self.artifact_store.has(artifact):
+            self.present.add(artifact.address)
             self.settled += 1
             return True
-        why = self.failures.why(piece.address)
+        why = self.failures.why(artifact.address)
         if why is not None:
-            self._gone(piece, why)
+            self._record_failure(artifact, why)
         return why is not None
 
-    def _make(self, batch: Batch) -> None:
-        make = self._numbers
-        if batch.of_model:
+    def _compute(self, batch: Batch) -> None:
+        make = self._compute_statistics
+        if batch.needs_model:
             try:
-                make = self._workshop(batch.model).make
+                make = self._worker(batch.model).make
             except Exception as error:
                 _raise_local(error)
-                for piece in batch.pieces:
-                    self._fail(piece, error)
+                for artifact in batch.artifacts:
+                    self._fail(artifact, error)
                 return
         if batch.joint:
-            self.batch(batch.pieces, make)
+            self.compute_batch(batch.artifacts, make)
             return
-        for piece in batch.pieces:
-            if batch.of_model or hosts.first():
-                self.batch([piece], make)
+        for artifact in batch.artifacts:
+            if batch.needs_model or processes.is_first_process():
+                self.compute_batch([artifact], make)
 
-    def _workshop(self, model: int) -> Workshop:
-        """Of one model at a time."""
-        if model not in self.workshops:
+    def _worker(self, model: int) -> Worker:
+        """Returns the worker of a model; only one model is loaded at a time."""
+        if model not in self.workers:
             planned = self.planned
-            self.workshops.clear()
-            opened = self.load(planned.expanded[model].model)
-            self.workshops[model] = Workshop(
+            self.workers.clear()
+            loaded = self.load(planned.graphs[model].model)
+            self.workers[model] = Worker(
                 planned.design,
-                opened,
+                loaded,
                 planned.items,
-                planned.asked,
-                self.shelf,
+                planned.test_items,
+                self.artifact_store,
                 self.calls.on_message,
                 self.calls.on_progress,
             )
-        return self.workshops[model]
+        return self.workers[model]
 
-    def _numbers(self, batch: Sequence[Piece]) -> None:
-        """What takes states alone, and so one process."""
-        make = {"result": numbers.result, "placebo": numbers.against_placebo, "comparison": numbers.comparison}
-        for piece in batch:
-            content = make[piece.kind](piece, self.shelf, self.planned.design, self.planned.items)
-            store.commit_json(self.shelf.place(piece) / "numbers.json", content)
+    def _compute_statistics(self, batch: Sequence[Artifact]) -> None:
+        """Computes statistics, which need states but no model, and so one process."""
+        make = {
+            "result": statistics.arm_statistics,
+            "placebo": statistics.against_placebo,
+            "comparison": statistics.compare_interventions,
+        }
+        for artifact in batch:
+            content = make[artifact.kind](artifact, self.artifact_store, self.planned.design, self.planned.items)
+            store.commit_json(self.artifact_store.path(artifact) / "numbers.json", content)
 
-    def batch(self, batch: Sequence[Piece], make: Callable[[Sequence[Piece]], None]) -> None:
-        """Makes pieces that belong together; where there is no room for all of them, half of them at a time."""
-        ready = [piece for piece in batch if self._ready(piece)]
-        if all(piece.address in self.there for piece in ready):
+    def compute_batch(self, batch: Sequence[Artifact], make: Callable[[Sequence[Artifact]], None]) -> None:
+        """Computes artifacts that belong together; splits them in halves if they do not fit in memory."""
+        ready = [artifact for artifact in batch if self._has_dependencies(artifact)]
+        if all(artifact.address in self.present for artifact in ready):
             return
         start = time.monotonic()
-        self.calls.on_batch([piece for piece in ready if piece.address not in self.there])
+        self.calls.on_batch([artifact for artifact in ready if artifact.address not in self.present])
         try:
             make(ready)
         except Exception as error:
             _raise_local(error)
             if isinstance(error, OSError) and error.errno in _FATAL:
-                raise errors.InputError(f"{error.filename or self.shelf.folder}: {store.reason(error)}") from error
+                raise errors.InputError(
+                    f"{error.filename or self.artifact_store.folder}: {store.reason(error)}"
+                ) from error
             if len(ready) > 1:
-                why = "too many for the memory" if _no_room(error) else f"not made together ({_first_line(error)})"
+                why = "out of memory" if _is_out_of_memory(error) else f"not computed together ({_first_line(error)})"
                 half = len(ready) // 2
-                self.calls.on_message(f"{len(ready)} pieces at once are {why}: in two halves")
-                self.batch(ready[:half], make)
-                self.batch(ready[half:], make)
+                self.calls.on_message(f"{len(ready)} artifacts at once: {why}; trying two halves")
+                self.compute_batch(ready[:half], make)
+                self.compute_batch(ready[half:], make)
                 return
-            if ready[0].address not in self.there:  # one that was there is only made again for its batch
+            if ready[0].address not in self.present:  # one already present was computed again only for its batch
                 self._fail(ready[0], error)
             return
         seconds = (time.monotonic() - start) / len(ready)
-        for piece in ready:
-            if piece.address in self.there:
+        for artifact in ready:
+            if artifact.address in self.present:
                 continue
-            self.shelf.put(piece, seconds, _about())
-            self.failures.forget(piece.address)
-            self.there.add(piece.address)
-            self.count += 1
+            self.artifact_store.mark_complete(artifact, seconds, _environment())
+            self.failures.forget(artifact.address)
+            self.present.add(artifact.address)
+            self.computed += 1
             self.settled += 1
-            self.calls.on_piece(Progress(self.settled, self.total, piece, seconds))
+            self.calls.on_artifact(Progress(self.settled, self.total, artifact, seconds))
 
-    def _ready(self, piece: Piece) -> bool:
-        """Whether all that a piece needs is there; what is not has failed."""
-        lacking = [need for need in piece.needs.values() if need.address in self.failed]
-        if lacking:
-            self._gone(piece, f"{piece.label}{_LACKING}{lacking[0].label}")
-        return not lacking
+    def _has_dependencies(self, artifact: Artifact) -> bool:
+        """Returns True if no dependency of an artifact has failed; otherwise the artifact has failed too."""
+        failed = [dependency for dependency in artifact.dependencies.values() if dependency.address in self.failed]
+        if failed:
+            self._record_failure(artifact, f"{artifact.label}{_DEPENDENCY_FAILED}{failed[0].label}")
+        return not failed
 
-    def _fail(self, piece: Piece, error: Exception) -> None:
+    def _fail(self, artifact: Artifact, error: Exception) -> None:
         if isinstance(error, errors.InputError):
             why = str(error)
-        elif _no_room(error):
-            why = "it does not fit the memory: ask fewer scenes at a time on a larger device, or give dtype: bfloat16"
+        elif _is_out_of_memory(error):
+            why = "out of memory; reduce `scenes`, use a larger device, or set `dtype: bfloat16`"
         else:
-            where = self.shelf.place(piece) / "error.txt"
-            store.commit(where, "".join(traceback.format_exception(error)).encode())
-            why = f"{type(error).__name__}: {_first_line(error)} (in full in {where})"
-        said = why if why.startswith(piece.label) else f"{piece.label}: {why}"
-        self.failures.add(piece.address, said)
-        self._gone(piece, said)
-        self.calls.on_message(said)
+            path = self.artifact_store.path(artifact) / "error.txt"
+            store.commit(path, "".join(traceback.format_exception(error)).encode())
+            why = f"{type(error).__name__}: {_first_line(error)} (in full in {path})"
+        message = why if why.startswith(artifact.label) else f"{artifact.label}: {why}"
+        self.failures.add(artifact.address, message)
+        self._record_failure(artifact, message)
+        self.calls.on_message(message)
 
-    def _gone(self, piece: Piece, why: str) -> None:
-        self.failed[piece.address] = why
+    def _record_failure(self, artifact: Artifact, why: str) -> None:
+        self.failed[artifact.address] = why
         self.settled += 1
 
 
-def in_turn(batches: Sequence[Batch], shard: Shard | None) -> list[Batch]:
-    """The order in which batches are tried: what needs nothing first, and each shard begins at another place."""
+def order_for_shard(batches: Sequence[Batch], shard: ShardSpec | None) -> list[Batch]:
+    """Orders batches by dependencies; each shard starts at a different place."""
     if shard is None:
         return list(batches)
     groups: dict[Any, list[Batch]] = {}
     for batch in batches:
         groups.setdefault((batch.model, batch.kind), []).append(batch)
-    found = []
+    ordered = []
     for group in groups.values():
         first = len(group) * (shard.number - 1) // shard.of
-        found += group[first:] + group[:first]
-    return found
+        ordered += group[first:] + group[:first]
+    return ordered
 
 
 class Failures:
-    """What can't be made, told to the other shards; what failed before this run began is tried again.
+    """Failures of artifacts, shared with other shards; failures from before this run are retried.
 
     Args:
         folder: for a file of each failure.
@@ -357,45 +375,48 @@ class Failures:
         self.before = {file.name: self._read(file) for file in before if file.suffix == ".json"}
 
     def add(self, address: str, why: str) -> None:
-        """Says why a piece could not be made."""
+        """Records why an artifact failed."""
         content = {"why": why, "when": secrets.token_hex(8)}
-        with contextlib.suppress(OSError):  # a full disk: the others find out themselves
+        with contextlib.suppress(OSError):  # full disk: the other shards notice it themselves
             store.commit_json(self.folder / f"{address}.json", content)
 
     def forget(self, address: str) -> None:
-        """A piece that failed before this run began is there now."""
+        """Removes the failure, from before this run, of an artifact that is now complete."""
         if f"{address}.json" in self.before:
             with contextlib.suppress(OSError):
                 (self.folder / f"{address}.json").unlink()
 
     def why(self, address: str) -> str | None:
-        """Why a piece could not be made since this run began; None where nobody has failed to."""
-        where = self.folder / f"{address}.json"
-        text = self._read(where) if where.exists() else ""
-        return str(json.loads(text)["why"]) if text and text != self.before.get(where.name) else None
+        """Returns why an artifact has failed since this run began; None if it has not."""
+        path = self.folder / f"{address}.json"
+        text = self._read(path) if path.exists() else ""
+        return str(json.loads(text)["why"]) if text and text != self.before.get(path.name) else None
 
-    def _read(self, where: Any) -> str:
-        """The text of a failure; nothing of one that another shard has just got over."""
+    def _read(self, path: Any) -> str:
+        """Returns the text of a failure; empty if another shard has just resolved it."""
         try:
-            return store.read_text(where)
+            return store.read_text(path)
         except errors.InputError:
-            if where.exists():
+            if path.exists():
                 raise
             return ""
 
 
-# What no other piece could be written under either.
+# Errors that would affect every other artifact too.
 _FATAL = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
-_LACKING = ": not made, since it needs what failed: "
+_DEPENDENCY_FAILED = ": not computed: dependency failed: "
 _LATER, _OVER, _NOW = range(3)
-_PAUSE, _LONGEST = 0.5, 20.0  # seconds between two looks at what others are at work on
+_PAUSE, _LONGEST = 0.5, 20.0  # seconds between two checks of other shards
 
 
 def _raise_local(error: Exception) -> None:
-    """Of several processes one can't go on alone, whatever has happened to it: what all of them meet is an `InputError`."""
-    if lost.is_lost(error):
+    """Raises an error that affects only this process: of several, none can continue alone. All processes see an
+    `InputError` alike."""
+    if peer_failure.is_peer_failure(error):
         raise error
-    if hosts.several() and (not isinstance(error, errors.InputError) or isinstance(error, errors.LocalError)):
+    if processes.is_multiprocess() and (
+        not isinstance(error, errors.InputError) or isinstance(error, errors.LocalError)
+    ):
         raise error
 
 
@@ -403,12 +424,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]
 
 
-def _no_room(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _about() -> dict[str, Any]:
-    """Versions and hardware."""
+def _environment() -> dict[str, Any]:
+    """Returns versions and hardware."""
     device = jax.devices()[0]
     return {
         "vatjax": vatjax.__version__,
@@ -420,8 +441,8 @@ def _about() -> dict[str, Any]:
     }
 
 
-def failures(ran: Ran) -> list[str]:
-    """What could not be made, and why; of what only lacked it, how much that is."""
-    own = [line for line in ran.failed.values() if _LACKING not in line]
-    rest = len(ran.failed) - len(own)
-    return [*own, *([f"{rest} pieces that need them"] if rest else [])]
+def failure_lines(ran: RunResult) -> list[str]:
+    """Returns the reasons of failures, with a count of the artifacts that depend on failed ones."""
+    lines = [line for line in ran.failed.values() if _DEPENDENCY_FAILED not in line]
+    rest = len(ran.failed) - len(lines)
+    return [*lines, *([f"{rest} artifacts that depend on them"] if rest else [])]

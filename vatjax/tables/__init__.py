@@ -1,11 +1,13 @@
-"""Rows from files that people bring: JSON lines, JSON arrays and CSV, each also gzipped, every row with its line.
+"""Reads rows from user files: JSON lines, JSON arrays and CSV, each also gzipped, every row with its line.
 
-No record may be longer than a limit, so a line of a gigabyte is an error and not a full memory. Reading goes on after a
-bad row and collects what was wrong with file and line; the caller decides whether that ends the work. Where it can't go
-on (a quote that never closes, a broken archive) it says that the rest is lost. Every line is a row, blank, or a problem.
+Records have a maximum length, so that a line of a gigabyte gives an error instead of running out of memory. Reading
+continues after a bad row and collects problems with file and line; the caller decides whether they are fatal. If it
+cannot continue (a quote that never closes, a broken archive), the table is marked `lost`. Every line is a row, blank,
+or a problem.
 """
 
 from vatjax.tables.files import RECORD_LIMIT, read, write
+from vatjax.tables.frames import data_frame
 from vatjax.tables.table import Table
 
-__all__ = ["RECORD_LIMIT", "Table", "read", "write"]
+__all__ = ["RECORD_LIMIT", "Table", "data_frame", "read", "write"]

@@ -1,7 +1,7 @@
-"""Rows from CSV as spreadsheets write it: quoted cells may hold line breaks, quotes are doubled, the header names columns.
+"""Reads CSV as spreadsheets write it: quoted cells may hold line breaks, quotes are doubled, the header names columns.
 
-Python's csv module tells neither where a record began nor how to go on after a bad one, and its limit on the length of a
-cell belongs to the whole process.
+Python's csv module does not report the line on which a record begins, cannot continue after a bad record, and has one
+limit on cell length for the whole process.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import BinaryIO
 from vatjax import errors
 from vatjax.tables.table import Table, encoding_problem, lines_of
 
-_TOLD = re.compile("sep=(.)", re.IGNORECASE)  # a first line by which Excel is told the sign between cells
+_SEP_LINE = re.compile("sep=(.)", re.IGNORECASE)  # optional first line that names the delimiter for Excel
 
 
 def read_csv(file: BinaryIO, table: Table, limit: int, delimiter: str | None) -> None:
-    """CSV as spreadsheets write it: quoted cells may hold line breaks, quotes are doubled, the header names columns."""
+    """Adds the rows of a CSV file to the table; quoted cells may hold line breaks and doubled quotes."""
     lines = lines_of(file, limit)
     header: list[str] | None = None
     for begin, first, size in lines:
         if first is None:
-            table.stop(begin, f"the line is {size:,} bytes long; at most {limit:,} are read as one record")
+            table.stop_reading(begin, f"the line is {size:,} bytes long; at most {limit:,} are read as one record")
             return
         if not first.strip():
             continue
-        if header is None and (told := _TOLD.fullmatch(first.strip("\r\n"))):
-            delimiter = told[1]
+        if header is None and (sep_line := _SEP_LINE.fullmatch(first.strip("\r\n"))):
+            delimiter = sep_line[1]
             continue
         delimiter = delimiter or _delimiter(first)
         record = _whole_record(first, lines, delimiter, limit)
@@ -35,7 +35,7 @@ def read_csv(file: BinaryIO, table: Table, limit: int, delimiter: str | None) ->
             message = f"a quote that opens in this record isn't closed within {limit:,} bytes"
             if header is None:
                 raise errors.InputError(f"{table.source}:{begin}: the header: {message}")
-            table.stop(begin, message)
+            table.stop_reading(begin, message)
             return
         cells = _cells(record.rstrip("\n").removesuffix("\r"), delimiter)
         problem = encoding_problem(record) or (cells if isinstance(cells, str) else None)
@@ -45,23 +45,23 @@ def read_csv(file: BinaryIO, table: Table, limit: int, delimiter: str | None) ->
             header = _header(cells, table.source, begin)
             table.columns, table.delimiter = tuple(header), delimiter
         elif problem is not None or isinstance(cells, str):
-            table.bad(begin, str(problem))
+            table.add_problem(begin, str(problem))
         elif not any(cell.strip() for cell in cells):
-            table.bad(begin, "every cell of the row is empty")
+            table.add_problem(begin, "every cell of the row is empty")
         elif len(cells) != len(header):
-            table.bad(begin, f"expected {len(header)} cells as in the header, found {len(cells)}")
+            table.add_problem(begin, f"expected {len(header)} cells as in the header, found {len(cells)}")
         else:
             table.rows.append(dict(zip(header, cells, strict=True)))
             table.lines.append(begin)
 
 
 def _delimiter(header: str) -> str:
-    """The sign that a header separates its names by: a comma, or what stands there instead."""
+    """Returns a header's delimiter: the first of comma, semicolon, tab and bar that it contains, else a comma."""
     return next((sign for sign in (",", ";", "\t", "|") if sign in header), ",")
 
 
 def _whole_record(first: str, lines: Iterator[tuple[int, str | None, int]], delimiter: str, limit: int) -> str | None:
-    """A line with the lines after it that its open quote takes in; None where that has no end."""
+    """Reads a record: a line, and further lines while a quote is open; None if the quote never closes."""
     parts, size = [first], len(first)
     open_quote = _ends_quoted(first, delimiter, False)
     while open_quote:
@@ -75,7 +75,7 @@ def _whole_record(first: str, lines: Iterator[tuple[int, str | None, int]], deli
 
 
 def _ends_quoted(line: str, delimiter: str, quoted: bool) -> bool:
-    """Whether a quoted cell is still open at the end of a line."""
+    """Returns True if a quoted cell is still open at the end of a line."""
     place = 0
     if not quoted and '"' not in line:
         return False
@@ -97,7 +97,7 @@ def _ends_quoted(line: str, delimiter: str, quoted: bool) -> bool:
 
 
 def _cells(record: str, delimiter: str) -> list[str] | str:
-    """A record's cells, or the sentence that says why it has none."""
+    """Splits a record into cells, or returns an error message."""
     if '"' not in record:
         return record.split(delimiter)
     cells: list[str] = []
@@ -125,7 +125,7 @@ def _cells(record: str, delimiter: str) -> list[str] | str:
 
 
 def _header(cells: list[str], source: str, line: int) -> list[str]:
-    """The columns' names; one without a name (a spreadsheet's row numbers) is called by its place."""
+    """Returns the column names; an unnamed column (a spreadsheet's row numbers) is named by its position."""
     if any("\r" in cell for cell in cells):
         raise errors.InputError(f"{source}:{line}: lines end in lone carriage returns; save the file with \\n")
     header = [cell.strip() or f"column {i + 1}" for i, cell in enumerate(cells)]

@@ -1,4 +1,4 @@
-"""Opening, telling the format, reading and writing."""
+"""Opens files, detects their format, reads and writes them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": 
 _BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
-def read(where: store.Path, record_limit: int = RECORD_LIMIT) -> Table:
+def read(path: store.Path, record_limit: int = RECORD_LIMIT) -> Table:
     """Reads a file's rows.
 
     The format follows the name (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, each also with `.gz`) and, where the name
-    tells nothing, the first character. Compression is recognised by content.
+    has no known suffix, the first character. Compression is recognised by content.
 
     Args:
-        where: local path or bucket URI.
-        record_limit: the longest line or record in bytes; a longer one is a problem of its line.
+        path: local path or bucket URI.
+        record_limit: maximum length of a line or record in bytes; a longer one is a problem of its line.
 
     Raises:
-        InputError: where no row can be read at all: no such file, a folder, another encoding, a bad header.
+        InputError: if no row can be read at all: a missing file, a folder, another encoding, a bad header.
     """
-    table = Table(str(where))
-    with _opened(where) as file:
+    table = Table(str(path))
+    with _open(path) as file:
         form = _format(table.source, file)
         try:
             if form == "json":
@@ -48,17 +48,17 @@ def read(where: store.Path, record_limit: int = RECORD_LIMIT) -> Table:
                 read_csv(file, table, record_limit, "\t" if form == "tsv" else None)
         except _BROKEN_GZIP as error:
             line = table.lines[-1] + 1 if table.lines else 1
-            table.stop(line, f"the compressed file is damaged or ends early ({error})")
+            table.stop_reading(line, f"the compressed file is damaged or ends early ({error})")
     if form in ("json", "jsonl"):
         table.columns = tuple(dict.fromkeys(column for row in table.rows for column in row))
     return table
 
 
 @contextlib.contextmanager
-def _opened(where: store.Path) -> Iterator[io.BufferedReader]:
-    """A file open for reading: unpacked if it is gzipped, behind the byte-order mark if it has one."""
+def _open(path: store.Path) -> Iterator[io.BufferedReader]:
+    """Opens a file for reading, decompressed if gzipped and positioned after a byte-order mark."""
     with contextlib.ExitStack() as stack:
-        raw: Any = stack.enter_context(store.open_binary(where))
+        raw: Any = stack.enter_context(store.open_binary(path))
         file = io.BufferedReader(raw, CHUNK)
         if file.peek(2)[:2] == b"\x1f\x8b":
             packed = stack.enter_context(gzip.GzipFile(fileobj=file))
@@ -66,11 +66,11 @@ def _opened(where: store.Path) -> Iterator[io.BufferedReader]:
         try:
             mark = file.peek(3)[:3]
         except _BROKEN_GZIP as error:
-            raise errors.InputError(f"{where}: the compressed file is damaged or ends early ({error})") from None
+            raise errors.InputError(f"{path}: the compressed file is damaged or ends early ({error})") from None
         if mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise errors.InputError(f"{where}: this is UTF-16 text; save it as UTF-8")
+            raise errors.InputError(f"{path}: this is UTF-16 text; save it as UTF-8")
         if mark[:2] == b"PK":
-            raise errors.InputError(f"{where}: this is a zip archive (a spreadsheet?); save it as CSV")
+            raise errors.InputError(f"{path}: this is a zip archive (a spreadsheet?); save it as CSV")
         if mark == codecs.BOM_UTF8:
             file.read(3)
         yield file
@@ -93,34 +93,34 @@ def _format(source: str, file: io.BufferedReader) -> Format:
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
-def write(where: store.Path, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]], mark: bool = False) -> None:
-    """Writes rows in the format that the name asks for; equal rows give equal bytes.
+def write(path: store.Path, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]], mark: bool = False) -> None:
+    """Writes rows in the format of the path's suffix; equal rows give equal bytes.
 
-    In CSV and TSV, text is written as it is and other content as JSON, since cells have no types.
+    In CSV and TSV, text is written verbatim and other content as JSON, since cells have no types.
 
     Args:
-        where: local path or bucket URI.
-        columns: names.
+        path: local path or bucket URI.
+        columns: names of the columns.
         rows: an entry for each column.
-        mark: begin with the byte-order mark, without which spreadsheets guess the encoding.
+        mark: begin with a byte-order mark, without which spreadsheets guess the encoding.
 
     Raises:
-        InputError: for a name that stands for no format.
+        InputError: for a suffix of no known format.
     """
-    name = str(where).lower().removesuffix(".gz")
+    name = str(path).lower().removesuffix(".gz")
     form = _SUFFIXES.get("." + name.rpartition(".")[2])
     if form is None:
-        raise errors.InputError(f"{where}: the name must end in {', '.join(_SUFFIXES)} (or one of these and .gz)")
+        raise errors.InputError(f"{path}: the name must end in {', '.join(_SUFFIXES)} (or one of these and .gz)")
 
     def content(file: BinaryIO) -> None:
         file.write(codecs.BOM_UTF8 if mark else b"")
-        if not str(where).lower().endswith(".gz"):
+        if not str(path).lower().endswith(".gz"):
             _write(file, form, columns, rows)
             return
         with gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed:
             _write(packed, form, columns, rows)  # type: ignore[arg-type]
 
-    store.commit(where, content)
+    store.commit(path, content)
 
 
 def _write(file: BinaryIO, form: Format, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""Rows from JSON lines and JSON arrays, one record after the other."""
+"""Reads JSON lines and JSON arrays, one record after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHUNK = 1 << 16
 
 
 class _Repeated(ValueError):
-    """A JSON object with one key twice, of which a parser would keep the last in silence."""
+    """A JSON object with a duplicate key, of which a parser would silently keep the last value."""
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -32,19 +32,21 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_pairs)
 
 
 def read_lines(file: BinaryIO, table: Table, limit: int) -> None:
-    """Adds the rows of JSON lines to the table; a bad line is a problem and costs only itself."""
+    """Adds the rows of JSON lines to the table; a bad line is recorded as a problem and skipped."""
     for number, text, size in lines_of(file, limit):
         if text is None:
-            table.bad(number, f"the line is {size:,} bytes long; at most {limit:,} are read as one record")
+            table.add_problem(number, f"the line is {size:,} bytes long; at most {limit:,} are read as one record")
         elif problem := encoding_problem(text):
-            table.bad(number, problem)
+            table.add_problem(number, problem)
         elif text.strip():
             try:
                 content = _DECODER.decode(text)
             except json.JSONDecodeError as error:
-                table.bad(number, f"invalid JSON at column {error.colno}: {error.msg.lower().removesuffix(' at')}")
+                table.add_problem(
+                    number, f"invalid JSON at column {error.colno}: {error.msg.lower().removesuffix(' at')}"
+                )
             except (RecursionError, ValueError) as error:
-                table.bad(number, _json_problem(error))
+                table.add_problem(number, _json_problem(error))
             else:
                 _add(content, number, table)
 
@@ -60,11 +62,11 @@ def _json_problem(error: Exception) -> str:
 def _add(content: Any, line: int, table: Table) -> None:
     if not isinstance(content, dict):
         hint = "; a JSON array over several lines is read from a .json file" if isinstance(content, list) else ""
-        table.bad(line, f"expected a JSON object, found {_kind(content)}{hint}")
+        table.add_problem(line, f"expected a JSON object, found {_kind(content)}{hint}")
         return
     problem = encoding_problem(json.dumps(content, ensure_ascii=False))
     if problem:
-        table.bad(line, problem)
+        table.add_problem(line, problem)
         return
     table.rows.append(content)
     table.lines.append(line)
@@ -103,7 +105,7 @@ class _Window:
         self.position = 0
 
     def peek(self) -> str:
-        """The next character that is no space, or "" at the end of the file."""
+        """Returns the next character that is not whitespace, or "" at the end of the file."""
         while True:
             while self.position < len(self.text) and self.text[self.position] in " \t\r\n":
                 self.position += 1
@@ -114,15 +116,15 @@ class _Window:
             self.refill()
 
     def here(self) -> int:
-        """The line of the current position."""
+        """Returns the line of the current position."""
         return self.line + self.text.count("\n", 0, self.position)
 
 
 def read_array(file: BinaryIO, table: Table, limit: int) -> None:
-    """Adds the rows of a JSON array to the table; behind broken syntax nothing can be read."""
+    """Adds the rows of a JSON array to the table; reading stops at broken syntax."""
     window = _Window(file)
     window.peek()
-    window.position += 1  # the bracket by which the format was told
+    window.position += 1  # the opening bracket
     if window.peek() == "]":
         window.position += 1
     else:
@@ -136,15 +138,15 @@ def read_array(file: BinaryIO, table: Table, limit: int) -> None:
             if separator == "]":
                 break
             if separator != ",":
-                found = repr(separator) if separator else "the end of the file"
-                table.stop(window.here(), f"expected ',' or ']' between records, found {found}")
+                token = repr(separator) if separator else "the end of the file"
+                table.stop_reading(window.here(), f"expected ',' or ']' between records, found {token}")
                 return
     if window.peek():
-        table.stop(window.here(), "text after the end of the JSON array")
+        table.stop_reading(window.here(), "text after the end of the JSON array")
 
 
 def _record(window: _Window, table: Table, limit: int, line: int) -> bool:
-    """Parses the record at the window's start; False where parsing can't go on after it."""
+    """Parses the record at the window's start; returns False if parsing cannot continue after it."""
     while True:
         try:
             content, end = _DECODER.raw_decode(window.text)
@@ -153,15 +155,15 @@ def _record(window: _Window, table: Table, limit: int, line: int) -> bool:
                 window.refill()
                 continue
             if len(window.text) > limit and not window.ended:
-                table.stop(line, f"invalid JSON: no record ends within {limit:,} characters")
+                table.stop_reading(line, f"invalid JSON: no record ends within {limit:,} characters")
             else:
-                table.stop(
+                table.stop_reading(
                     line + window.text.count("\n", 0, error.pos),
                     f"invalid JSON: {error.msg.lower().removesuffix(' at')}",
                 )
             return False
         except (RecursionError, ValueError) as error:
-            table.stop(line, _json_problem(error))
+            table.stop_reading(line, _json_problem(error))
             return False
         if end == len(window.text) and not window.ended:  # a number may go on in the next chunk
             window.refill()

@@ -1,4 +1,4 @@
-"""Rows with their lines, and the lines of a file."""
+"""A table of rows with their lines, and the line reader."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Table:
 
     Attributes:
         source: the file's name as the user gave it.
-        columns: every column that some row has, in order of appearance.
-        rows: one mapping a row; CSV cells are text, JSON fields what they are.
+        columns: all columns of the rows, in order of appearance.
+        rows: one mapping a row; CSV cells are text, JSON fields keep their types.
         lines: the line on which each row begins.
-        problems: what could not be read, in the order of the file.
-        lost: whether reading had to stop before the end of the file.
-        delimiter: the sign between cells of a CSV file; empty for JSON.
+        problems: the rows that could not be read, in the order of the file.
+        lost: True if reading stopped before the end of the file.
+        delimiter: delimiter of a CSV file; empty for JSON.
     """
 
     source: str
@@ -33,29 +33,29 @@ class Table:
     lost: bool = False
     delimiter: str = ""
 
-    def bad(self, line: int, message: str) -> None:
+    def add_problem(self, line: int, message: str) -> None:
         """Records a problem."""
         self.problems.append(errors.Problem(self.source, line, message))
 
-    def lacking(self, columns: Iterable[str]) -> list[errors.Problem]:
-        """A problem for each of some columns that is not there."""
-        found = []
+    def missing_columns(self, columns: Iterable[str]) -> list[errors.Problem]:
+        """Returns a problem for each of `columns` that is missing."""
+        problems = []
         for column in columns:
             if column not in self.columns:
                 near = names.nearest(column, self.columns)
-                hint = f"; did you mean {near!r} by it?" if near else ""
-                found.append(errors.Problem(self.source, 1, f"no column {column!r}{hint}"))
-        return found
+                hint = f"; did you mean {near!r}?" if near else ""
+                problems.append(errors.Problem(self.source, 1, f"no column {column!r}{hint}"))
+        return problems
 
-    def stop(self, line: int, message: str) -> None:
-        """Records a problem behind which nothing can be read."""
-        self.bad(line, f"{message}; {_LOST}")
+    def stop_reading(self, line: int, message: str) -> None:
+        """Records a problem after which nothing can be read."""
+        self.add_problem(line, f"{message}; {_LOST}")
         self.lost = True
 
 
 def lines_of(file: BinaryIO, limit: int) -> Iterator[tuple[int, str | None, int]]:
-    """Each line as (number, text, bytes); the text of a line over the limit is None. Bytes that are no UTF-8 become
-    surrogates, so that the record they belong to can be refused as a whole."""
+    """Yields each line as (number, text, bytes); the text of a line over the limit is None. Bytes that are not UTF-8
+    become surrogates, so that the whole record can be refused."""
     number = 0
     while line := file.readline(limit + 1):
         number += 1
@@ -69,7 +69,7 @@ def lines_of(file: BinaryIO, limit: int) -> Iterator[tuple[int, str | None, int]
 
 
 def encoding_problem(text: str) -> str | None:
-    """What is wrong with the text of a record as UTF-8, if anything."""
+    """Returns the encoding problem of a record's text, or None if it is valid UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,22 +1,30 @@
-"""Training: SFT and preference losses as pure steps on any model, and low-rank changes that come back as edits.
+"""Training: SFT and preference losses as pure steps on any model; low-rank adapters are exported as edits.
 
 from vatjax import items, models, train
 
 model = models.load("pocket")
-records = train.lessons(model, items.bundled(), "Power", -1, "preferences")
-data = train.with_reference(model, train.lay(train.tokenised(model, records), rows=16))
-state = train.begin(model, train.Lora(rank=8), train.Adam(rate=1e-3), steps=100)
+records = train.records_for_model(model, items.bundled(), "Power", -1, "preferences")
+data = train.with_reference(model, train.make_rows(train.tokenise(model, records), rows=16))
+state = train.init(model, train.Lora(rank=8), train.Adam(rate=1e-3), steps=100)
 for batch in itertools.islice(train.batches(data), 100):
     state, logs = train.step(state, batch, loss=train.dpo(beta=0.1))
-edit = train.result(state)
+edit = train.export(state)
 """
 
-from vatjax.train.anchors import Anchors, anchors
+from vatjax.train.anchors import Anchors, draw_anchors
 from vatjax.train.checkpoints import Checkpoints
-from vatjax.train.evaluation import evaluate, measure
-from vatjax.train.examples import Record, from_items, lessons, shuffled, tokenised, with_others
+from vatjax.train.evaluation import evaluate, evaluate_batch
+from vatjax.train.examples import (
+    Record,
+    from_items,
+    records_for_model,
+    shuffle_labels,
+    tokenise,
+    with_mismatched_completions,
+)
 from vatjax.train.forward import Memory, text_log_probs
 from vatjax.train.loop import Course, Diverged, Finished, run
+from vatjax.train.loss_sums import Sums
 from vatjax.train.losses import (
     Judged,
     Loss,
@@ -33,15 +41,14 @@ from vatjax.train.losses import (
     sft,
     simpo,
 )
-from vatjax.train.many import alike, beside, stack, step_many, unstack
+from vatjax.train.many_adapters import pad_to_common_shape, stack, stack_batches, step_many, unstack
 from vatjax.train.optimizer import Adam
+from vatjax.train.parameters import FullFinetune, Lora
 from vatjax.train.penalty import TaxPenalty, tax_penalty
 from vatjax.train.reference import rows_drawn, with_reference, without_reference
-from vatjax.train.rows import Batch, Data, Example, at, batch, batches, lay, tokens_until
-from vatjax.train.settings import Training, laid, prepared
-from vatjax.train.steps import Penalty, Progress, State, begin, lowered, memory_of, outlined, result, step
-from vatjax.train.sums import Sums
-from vatjax.train.trained import Lora, Whole
+from vatjax.train.rows import Batch, Data, Example, batch, batches, make_rows, rows_at_step, tokens_until
+from vatjax.train.settings import Training, prepare, prepare_data
+from vatjax.train.steps import Penalty, Progress, State, abstract_state, export, init, lower, memory_of, step
 from vatjax.train.trajectory import Probes, Trajectory, drift_time, trajectory
 
 __all__ = [
@@ -54,6 +61,7 @@ __all__ = [
     "Diverged",
     "Example",
     "Finished",
+    "FullFinetune",
     "Judged",
     "Lora",
     "Loss",
@@ -69,49 +77,48 @@ __all__ = [
     "Texts",
     "Training",
     "Trajectory",
-    "Whole",
-    "alike",
-    "anchors",
+    "abstract_state",
     "apo_zero",
-    "at",
     "batch",
     "batches",
-    "begin",
-    "beside",
     "cdpo",
     "dpo",
+    "draw_anchors",
     "drift_time",
     "evaluate",
+    "evaluate_batch",
+    "export",
     "from_items",
     "hinge",
+    "init",
     "ipo",
     "kto",
-    "laid",
-    "lay",
-    "lessons",
-    "lowered",
-    "measure",
+    "lower",
+    "make_rows",
     "memory_of",
     "orpo",
-    "outlined",
-    "prepared",
-    "result",
+    "pad_to_common_shape",
+    "prepare",
+    "prepare_data",
+    "records_for_model",
     "robust_dpo",
+    "rows_at_step",
     "rows_drawn",
     "run",
     "sft",
-    "shuffled",
+    "shuffle_labels",
     "simpo",
     "stack",
+    "stack_batches",
     "step",
     "step_many",
     "tax_penalty",
     "text_log_probs",
-    "tokenised",
+    "tokenise",
     "tokens_until",
     "trajectory",
     "unstack",
-    "with_others",
+    "with_mismatched_completions",
     "with_reference",
     "without_reference",
 ]

@@ -1,7 +1,7 @@
-"""Judgements that a training run keeps an eye on: scenes of the train side, of each type one action for it and one against.
+"""Anchors: judgements that a run monitors, on scenes of the train side with an action for and one against each type.
 
-Every row is one scene: the rubric, the scene, and its actions, each of which sees only what stands above it. Ratings are
-expected ones, and so have a gradient:
+A row is one scene: the rubric, the scene, and its actions, each of which attends only to its own prefix. Ratings are
+expectations, and so are differentiable:
 
     share[o] = p(option o) / sum p(options)          rating = sum share[o] r[o]
     x[scene, type] = (rating of the action for it - rating of the one against it) / 2
@@ -19,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vatjax import errors, prompts
-from vatjax.elicit import asking, prefill
-from vatjax.elicit.pieces import Option, Pieces
+from vatjax.elicit import ask, prefill
 from vatjax.items import Items
 from vatjax.models import Config, Edit, Model, decoder
 from vatjax.models.attention import Tree
-from vatjax.prompts import How
+from vatjax.prefix.tokenize import Spelling, TokenizedPrompts
+from vatjax.prompts import ElicitConfig
 from vatjax.train.forward import Memory, hidden
-from vatjax.train.rows import rounded
+from vatjax.train.rows import round_length
 
 Array = jax.Array
 
@@ -34,17 +34,17 @@ Array = jax.Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Anchors:
-    """Prompts as rows, and how their answers are read; of each chunk one is rated at a time.
+    """Anchor prompts as rows of tokens, and the tokens of their answers; one chunk is rated at a time.
 
     Attributes:
         tokens, positions, segment: [chunks, rows, time] int32.
         sees: [chunks, rows, segments, segments] bool.
-        places: [chunks, rows, types, 2] int32, where the answers about the action for a type and against it begin.
-        ways: [ways] int32, the tokens of the answers.
-        answer: [ways, options] float32, 1 for the option that a way of writing is.
-        ratings: [options] float32, in rising order.
-        before: [chunks, rows, types, 2, options + 1] float32, what the model answered before it was trained: probabilities
-            of the options, and of anything else.
+        places: [chunks, rows, types, 2] int32, last prompt token of the action for a type and of the one against it.
+        ways: [ways] int32, the token of each spelling of an answer.
+        answer: [ways, options] float32, 1 for the option that a spelling stands for.
+        ratings: [options] float32, in ascending order.
+        before: [chunks, rows, types, 2, options + 1] float32, answers before training: probabilities of the options,
+            and of all other tokens.
     """
 
     tokens: Array
@@ -58,12 +58,12 @@ class Anchors:
     before: Array
 
 
-def anchors(
+def draw_anchors(
     model: Model,
     items: Items,
     scenes: int = 32,
     rows: int = 8,
-    how: How | None = None,
+    how: ElicitConfig | None = None,
     test: float = 0.25,
     seed: int = 0,
     memory: Memory | None = None,
@@ -71,93 +71,106 @@ def anchors(
     """Draws anchors from the train side, and rates them.
 
     Args:
-        model: before it is trained.
+        model: the model before training.
         items: all items.
-        scenes: how many of them.
-        rows: how many are rated in one step.
-        how: the question; its first wording is asked.
-        test, seed: of the division by scene, and of which scenes and actions are drawn.
-        memory: as for a step.
+        scenes: number of scenes.
+        rows: number of scenes rated in one step.
+        how: the question; its first wording is used.
+        test, seed: share and seed of the split by scene; the seed also draws the scenes and actions.
+        memory: as in `step`.
 
     Raises:
-        InputError: where fewer scenes have an action for and against each type, and where an answer is of several tokens.
+        InputError: if fewer scenes have an action for and against each type, or an answer has several tokens.
     """
     if rows < 1 or scenes < rows or scenes % rows:
         raise errors.InputError(f"anchors: {scenes} scenes can't be rated {rows} at a time; expected a multiple of it")
-    how = prefill.resolved(model, how or How())
+    how = prefill.resolve_prefill(model, how or ElicitConfig())
     train, _ = items.split(test, seed)
-    chosen = _drawn(train, scenes, seed)
-    asked = [prompts.fields(train, int(i)) for i in chosen.reshape(-1)]
-    made = prompts.assemble(asked, how.wordings()[0], how.scales()[0], chat=asking.template(model, how))
-    found, ways = asking.tokenised(model, made, how)
+    chosen = _draw_items(train, scenes, seed)
+    scene_fields = [prompts.item_fields(train, int(i)) for i in chosen.reshape(-1)]
+    assembled = prompts.assemble(scene_fields, how.wordings()[0], how.scales()[0], chat=ask.chat_format(model, how))
+    tokenised, ways = ask.tokenize_with_spellings(model, assembled, how)
     short = [way for way in ways if len(way.tokens) == 1]
-    missing = set(range(len(made.scale.options))) - {way.answer for way in short}
+    missing = set(range(len(assembled.scale.options))) - {way.answer for way in short}
     if missing:
         raise errors.InputError(
-            f"anchors: the answer {made.scale.options[min(missing)]!r} is of several tokens, and anchors read one"
+            f"anchors: the answer {assembled.scale.options[min(missing)]!r} has several tokens; anchors need exactly one"
         )
-    laid = _laid(found, scenes, rows, chosen.shape[1])
-    whole = _anchors(laid, short, made.scale.ratings)
-    shares = [answered(whole, i, model.arrays, model.config, None, memory or Memory()) for i in range(scenes // rows)]
-    return dataclasses.replace(whole, before=jnp.stack(shares))
+    arrays = _stack_rows(tokenised, scenes, rows, chosen.shape[1])
+    unrated = _anchors(arrays, short, assembled.scale.ratings)
+    initial_probs = [
+        answer_probs(unrated, i, model.arrays, model.config, None, memory or Memory()) for i in range(scenes // rows)
+    ]
+    return dataclasses.replace(unrated, before=jnp.stack(initial_probs))
 
 
-def _drawn(train: Items, scenes: int, seed: int) -> np.ndarray:
-    """Items [scenes, types, 2]: of each type one value's action for it and its counterpart."""
+def _draw_items(train: Items, scenes: int, seed: int) -> np.ndarray:
+    """Draws items [scenes, types, 2]: for each type an action for one of its values, and its counterpart."""
     pairs = train.pair()
     types = train.taxonomy.type_of
     count = len(train.taxonomy.types)
     random = np.random.default_rng((seed, 7))
-    own: dict[tuple[int, int], list[int]] = {}
+    pairs_of: dict[tuple[int, int], list[int]] = {}
     for k, (scene, value) in enumerate(zip(pairs.scene.tolist(), pairs.value.tolist(), strict=True)):
-        own.setdefault((scene, int(types[value])), []).append(k)
-    whole = [
-        scene for scene in sorted({scene for scene, _ in own}) if all((scene, type_) in own for type_ in range(count))
+        pairs_of.setdefault((scene, int(types[value])), []).append(k)
+    complete = [
+        scene
+        for scene in sorted({scene for scene, _ in pairs_of})
+        if all((scene, type_) in pairs_of for type_ in range(count))
     ]
-    if len(whole) < scenes:
+    if len(complete) < scenes:
         raise errors.InputError(
             f"{train.source}: {scenes} anchors need as many scenes of the train side with an action for and against each "
-            f"type; it has {len(whole)}"
+            f"type; it has {len(complete)}"
         )
-    picked = random.permutation(whole)[:scenes]
-    drawn = [[own[scene, t][random.integers(len(own[scene, t]))] for t in range(count)] for scene in picked.tolist()]
+    picked = random.permutation(complete)[:scenes]
+    drawn = [
+        [pairs_of[scene, t][random.integers(len(pairs_of[scene, t]))] for t in range(count)]
+        for scene in picked.tolist()
+    ]
     return np.stack([np.asarray(pairs.express)[drawn], np.asarray(pairs.suppress)[drawn]], -1)
 
 
-def _laid(found: Pieces, scenes: int, rows: int, types: int) -> dict[str, np.ndarray]:
-    """Each scene's prompts as a row; what they share stands once."""
+def _stack_rows(tokenised: TokenizedPrompts, scenes: int, rows: int, types: int) -> dict[str, np.ndarray]:
+    """Lays out each scene's prompts as one row; shared prefixes are stored once."""
     each = 2 * types
-    made = [_row(found, range(start, start + each)) for start in range(0, scenes * each, each)]
-    time = rounded(max(len(tokens) for tokens, *_ in made))
-    segments = max(int(segment.max()) for _, _, segment, _, _ in made) + 1
-    laid: dict[str, Any] = {name: np.zeros((scenes, time), np.int32) for name in ("tokens", "positions", "segment")}
-    laid["sees"] = np.zeros((scenes, segments, segments), np.bool_)
-    laid["places"] = np.zeros((scenes, each), np.int32)
-    for i, (tokens, positions, segment, sees, places) in enumerate(made):
+    unpadded = [_row(tokenised, range(start, start + each)) for start in range(0, scenes * each, each)]
+    time = round_length(max(len(tokens) for tokens, *_ in unpadded))
+    segments = max(int(segment.max()) for _, _, segment, _, _ in unpadded) + 1
+    arrays: dict[str, Any] = {name: np.zeros((scenes, time), np.int32) for name in ("tokens", "positions", "segment")}
+    arrays["sees"] = np.zeros((scenes, segments, segments), np.bool_)
+    arrays["places"] = np.zeros((scenes, each), np.int32)
+    for i, (tokens, positions, segment, sees, places) in enumerate(unpadded):
         size, known = len(tokens), len(sees)
-        laid["tokens"][i, :size], laid["positions"][i, :size], laid["segment"][i, :size] = tokens, positions, segment
-        laid["sees"][i, :known, :known] = sees
-        laid["places"][i] = places
-    laid["places"] = laid["places"].reshape(scenes, types, 2)
-    return {name: x.reshape(scenes // rows, rows, *x.shape[1:]) for name, x in laid.items()}
+        arrays["tokens"][i, :size], arrays["positions"][i, :size], arrays["segment"][i, :size] = (
+            tokens,
+            positions,
+            segment,
+        )
+        arrays["sees"][i, :known, :known] = sees
+        arrays["places"][i] = places
+    arrays["places"] = arrays["places"].reshape(scenes, types, 2)
+    return {name: x.reshape(scenes // rows, rows, *x.shape[1:]) for name, x in arrays.items()}
 
 
-def _row(found: Pieces, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, positions, segments, which segments see which, and each prompt's last place."""
+def _row(
+    tokenised: TokenizedPrompts, chosen: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns tokens, positions, segments, the segment visibility mask, and each prompt's last token index."""
     segment_of: dict[tuple[int, ...], int] = {}
     tokens: list[int] = []
     positions: list[int] = []
     segments: list[int] = []
     places: list[int] = []
     seen: list[list[int]] = [[]]
-    ends: list[tuple[int, int]] = [(0, 0)]  # of each segment: the position behind it, and its last place
+    ends: list[tuple[int, int]] = [(0, 0)]  # of each segment: the next position, and its last token index
     for prompt in chosen:
-        path = found.which[prompt].tolist()
+        path = tokenised.which[prompt].tolist()
         above: list[int] = []
         for depth in range(len(path)):
             key = tuple(path[: depth + 1])
             if key not in segment_of:
-                text = found.levels[depth][path[depth]]
+                text = tokenised.levels[depth][path[depth]]
                 start = ends[above[-1]][0] if above else 0
                 segment_of[key] = len(seen)
                 tokens += text
@@ -169,18 +182,18 @@ def _row(found: Pieces, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray, 
             above = [*above, segment_of[key]]
         places.append(ends[above[-1]][1])
     sees = np.zeros((len(seen), len(seen)), np.bool_)
-    for number, own in enumerate(seen):
-        sees[number, own] = True
+    for number, visible in enumerate(seen):
+        sees[number, visible] = True
     return np.array(tokens), np.array(positions), np.array(segments), sees, np.array(places)
 
 
-def _anchors(laid: Mapping[str, np.ndarray], ways: Sequence[Option], ratings: Sequence[float]) -> Anchors:
+def _anchors(arrays: Mapping[str, np.ndarray], ways: Sequence[Spelling], ratings: Sequence[float]) -> Anchors:
     answer = np.zeros((len(ways), len(ratings)), np.float32)
     for number, way in enumerate(ways):
         answer[number, way.answer] = 1
     rising = np.argsort(ratings)
     return Anchors(
-        **{name: jnp.asarray(x) for name, x in laid.items()},
+        **{name: jnp.asarray(x) for name, x in arrays.items()},
         ways=jnp.asarray([way.tokens[0] for way in ways], jnp.int32),
         answer=jnp.asarray(answer[:, rising]),
         ratings=jnp.asarray(np.asarray(ratings, np.float32)[rising]),
@@ -189,12 +202,12 @@ def _anchors(laid: Mapping[str, np.ndarray], ways: Sequence[Option], ratings: Se
 
 
 @functools.partial(jax.jit, static_argnames=("config", "memory"))
-def answered(
-    own: Anchors, chunk: Any, weights: Mapping[str, Any], config: Config, edit: Edit | None, memory: Memory
+def answer_probs(
+    anchors: Anchors, chunk: Any, weights: Mapping[str, Any], config: Config, edit: Edit | None, memory: Memory
 ) -> Array:
-    """Probabilities of the options and of anything else at one chunk, [rows, types, 2, options + 1] float32."""
+    """Computes the probabilities of the options and of all other tokens, [rows, types, 2, options + 1] float32."""
     tokens, positions, segment, sees, places = (
-        x[chunk] for x in (own.tokens, own.positions, own.segment, own.sees, own.places)
+        x[chunk] for x in (anchors.tokens, anchors.positions, anchors.segment, anchors.sees, anchors.places)
     )
     rows, types = places.shape[:2]
     h = hidden(weights, config, tokens, positions, Tree(segment, sees), edit, memory)
@@ -202,22 +215,22 @@ def answered(
 
     @jax.checkpoint
     def read(h: Array) -> Array:
-        """[prompts, options + 1] of one row."""
-        share = jax.nn.softmax(decoder.head(weights, config, h), axis=-1)[:, own.ways]
-        options = jnp.einsum("pw,wo->po", share, own.answer, precision=jax.lax.Precision.HIGHEST)
+        """Computes [prompts, options + 1] for one row."""
+        share = jax.nn.softmax(decoder.head(weights, config, h), axis=-1)[:, anchors.ways]
+        options = jnp.einsum("pw,wo->po", share, anchors.answer, precision=jax.lax.Precision.HIGHEST)
         return jnp.concatenate([options, jnp.maximum(1 - jnp.sum(options, -1, keepdims=True), 0)], axis=-1)
 
-    found: Array = jax.lax.map(read, h)
-    return found.reshape(rows, types, 2, -1)
+    probs: Array = jax.lax.map(read, h)
+    return probs.reshape(rows, types, 2, -1)
 
 
-def shares(found: Array) -> Array:
-    """Of the options among each other, [..., options]."""
-    options = found[..., :-1]
+def option_probs(probs: Array) -> Array:
+    """Normalises the probabilities over the options alone, [..., options]."""
+    options = probs[..., :-1]
     return options / jnp.maximum(jnp.sum(options, -1, keepdims=True), 1e-9)
 
 
-def state(own: Anchors, found: Array) -> Array:
-    """x [rows, types] of one chunk's answers."""
-    rating = jnp.einsum("...o,o->...", shares(found), own.ratings, precision=jax.lax.Precision.HIGHEST)
+def value_state(anchors: Anchors, probs: Array) -> Array:
+    """Computes x [rows, types] from the answer probabilities of one chunk."""
+    rating = jnp.einsum("...o,o->...", option_probs(probs), anchors.ratings, precision=jax.lax.Precision.HIGHEST)
     return (rating[..., 0] - rating[..., 1]) / 2

@@ -1,7 +1,7 @@
-"""Log-probabilities of the texts in rows, with as little of the head as they need.
+"""Log-probabilities of the texts in rows, computing as few logits as possible.
 
-The head is taken at the places that predict a learned token alone, in chunks, and anew in the backward pass: neither
-[rows, time, vocabulary] nor [rows, learned, vocabulary] ever exists.
+The head is applied only at positions that predict a learned token, in chunks, and recomputed in the backward pass. So
+neither [rows, time, vocabulary] nor [rows, learned, vocabulary] is ever materialised.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """What the backward pass keeps, and what it computes anew; changes no result beyond rounding.
+    """Rematerialisation settings of the backward pass; results change only by rounding.
 
     Attributes:
-        remat: keep everything ("none"), of each layer its products with weights ("products"), or what goes into it
-            ("layers"). Where memory is slow, to compute anew is also faster than to fetch.
-        unroll: how many layers one step of the scan holds: more take longer to compile, and on a CPU less to run.
-        places: about how many places' logits exist at one time.
+        remat: save everything ("none"), the products with weights of each layer ("products"), or only the inputs of
+            each layer ("layers"). Where memory is slow, recomputing is also faster than loading.
+        unroll: layers per step of the scan: more take longer to compile, and run faster on a CPU.
+        places: about how many positions have their logits in memory at one time.
     """
 
     remat: Remat = "products"
@@ -47,17 +47,17 @@ def hidden(
     edit: Edit | None,
     memory: Memory,
 ) -> Array:
-    """The residual stream after the last layer at every token, [rows, time, width].
+    """Computes the residual stream after the last layer at every token, [rows, time, width].
 
     Args:
         weights, config: of the model.
         tokens, positions: [rows, time].
-        tree: which text each token is of, and which texts see which.
-        edit: on the way.
-        memory: what the backward pass keeps.
+        tree: the segment of each token, and which segments see which.
+        edit: applied in the forward pass.
+        memory: rematerialisation settings.
     """
     first, present = decoder.embed(weights, config, tokens), tree.segment > 0
-    run = decoder.layers(
+    run = decoder.run_layers(
         weights,
         config,
         first,
@@ -74,7 +74,7 @@ def hidden(
 def text_log_probs(
     weights: decoder.Weights, config: Config, batch: Batch, edit: Edit | None = None, memory: Memory = Memory()
 ) -> Array:
-    """The log-probability of each text behind its prompt, [rows, texts] float32; 0 where there is no text."""
+    """Computes the log-probability of each text given its prompt, [rows, texts] float32; 0 for padding."""
     tree = Tree(batch.segment, batch.sees)
     h = hidden(weights, config, batch.tokens, batch.positions, tree, edit, memory)
     h = jnp.take_along_axis(h, batch.places[:, :, None], axis=1)

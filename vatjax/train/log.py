@@ -1,7 +1,7 @@
-"""Where a run's metrics go: two files of JSON lines, and TensorBoard or Weights & Biases where they are installed.
+"""Metric logs of a run: two files of JSON lines, and TensorBoard or Weights & Biases where they are installed.
 
-metrics.jsonl       under the names that trl gives them; the same bytes for the same run
-timing.jsonl        the seconds and the tokens a second of the same steps
+metrics.jsonl       metrics with trl's names; the same bytes for the same run
+timing.jsonl        seconds and tokens per second of the same steps
 tensorboard/        with boards: [tensorboard]
 """
 
@@ -20,50 +20,52 @@ Board = Literal["tensorboard", "wandb"]
 
 
 class Log:
-    """The lines of a run, cut back to the step that it goes on from.
+    """The log of a run, truncated to the step that the run resumes from.
 
     Args:
-        where: the run's folder.
-        step: that it goes on from.
-        boards: what else is told.
-        about: what decides the run, by name.
+        folder: the run's folder.
+        step: the step that the run resumes from.
+        boards: other loggers that receive every line.
+        about: what identifies the run, by name.
     """
 
     def __init__(
-        self, where: Any, step: int, boards: Sequence[Board] = (), about: Mapping[str, str] | None = None
+        self, folder: Any, step: int, boards: Sequence[Board] = (), about: Mapping[str, str] | None = None
     ) -> None:
-        where.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.lines: dict[str, list[Metrics]] = {}
-        self._where = where
-        self._boards: list[_Writer] = [_BOARDS[name](where, step, about or {}) for name in boards if store.writes()]
+        self._folder = folder
+        self._boards: list[_Writer] = [
+            _BOARDS[name](folder, step, about or {}) for name in boards if store.writes_enabled()
+        ]
         for name in ("metrics", "timing"):
-            path = where / f"{name}.jsonl"
-            self.lines[name] = [one for one in _lines(path) if one["step"] <= step]
+            path = folder / f"{name}.jsonl"
+            self.lines[name] = [line for line in _lines(path) if line["step"] <= step]
             store.commit(path, b"".join(map(_bytes, self.lines[name])))
 
     def add(self, metrics: Metrics, timing: Metrics) -> None:
-        """A line for each file, and the same for the boards."""
+        """Appends a line to each file, and sends both to the boards."""
         for name, line in (("metrics", metrics), ("timing", timing)):
             self.lines[name].append(line)
-            store.append(self._where / f"{name}.jsonl", _bytes(line))
+            store.append(self._folder / f"{name}.jsonl", _bytes(line))
         for board in self._boards:
             board.add({name: x for name, x in (timing | metrics).items() if math.isfinite(x)})
 
     def close(self) -> None:
-        """Writes out what boards have not written yet."""
+        """Flushes and closes the boards."""
         for board in self._boards:
             board.close()
 
 
 def _lines(path: Any) -> list[Metrics]:
-    """The lines of a log; the last one may be torn."""
-    found: list[Metrics] = []
+    """Reads the lines of a log, up to the first incomplete one."""
+    lines: list[Metrics] = []
     for line in store.read_text(path).splitlines() if path.exists() else ():
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except ValueError:
             break
-    return found
+    return lines
 
 
 def _bytes(line: Metrics) -> bytes:
@@ -75,7 +77,7 @@ def _bytes(line: Metrics) -> bytes:
 
 
 class _Writer(Protocol):
-    """What is told every line."""
+    """A board that receives every line."""
 
     def add(self, metrics: Metrics) -> None: ...
 
@@ -83,15 +85,15 @@ class _Writer(Protocol):
 
 
 class _TensorBoard:
-    """Event files in the run's folder; those of steps that are taken again count no more."""
+    """Event files in the run's folder; events of repeated steps are purged."""
 
-    def __init__(self, where: Any, step: int, about: Mapping[str, str]) -> None:
+    def __init__(self, folder: Any, step: int, about: Mapping[str, str]) -> None:
         for name in ("tensorboardX", "torch.utils.tensorboard"):
-            found = _installed(name)
-            if found is not None:
-                self._writer = found.SummaryWriter(str(where / "tensorboard"), purge_step=step + 1 if step else None)
+            module = _import_if_installed(name)
+            if module is not None:
+                self._writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
                 return
-        raise _missing("tensorboard", "tensorboardX")
+        raise _missing_package("tensorboard", "tensorboardX")
 
     def add(self, metrics: Metrics) -> None:
         for name, x in metrics.items():
@@ -103,14 +105,14 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A run of Weights & Biases whose name follows from what decides it, so that the same command goes on with it."""
+    """A Weights & Biases run with an id derived from its settings, so that the same command resumes it."""
 
-    def __init__(self, where: Any, step: int, about: Mapping[str, str]) -> None:
-        found = _installed("wandb")
-        if found is None:
-            raise _missing("wandb", "wandb")
-        name = store.address([str(where), dict(about)])[:16]
-        self._run = found.init(project="vatjax", dir=str(where), id=name, resume="allow", config=dict(about))
+    def __init__(self, folder: Any, step: int, about: Mapping[str, str]) -> None:
+        module = _import_if_installed("wandb")
+        if module is None:
+            raise _missing_package("wandb", "wandb")
+        name = store.address([str(folder), dict(about)])[:16]
+        self._run = module.init(project="vatjax", dir=str(folder), id=name, resume="allow", config=dict(about))
 
     def add(self, metrics: Metrics) -> None:
         self._run.log({name: x for name, x in metrics.items() if name != "step"}, step=int(metrics["step"]))
@@ -122,12 +124,12 @@ class _Wandb:
 _BOARDS: Mapping[str, Any] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
 
 
-def _installed(name: str) -> Any:
+def _import_if_installed(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
 
 
-def _missing(board: str, package: str) -> errors.InputError:
+def _missing_package(board: str, package: str) -> errors.InputError:
     return errors.InputError(f"boards: {board} needs a package that is not installed: pip install {package}")

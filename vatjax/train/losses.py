@@ -1,16 +1,16 @@
-"""What training lessens, each a pure function of the log-probabilities of whole texts.
+"""Loss functions; each is a pure function of the log-probabilities of whole texts.
 
-A policy p is trained beside a reference q that stays as it is. For a prompt x with a chosen text c and a rejected text r,
+A policy p is trained against a frozen reference q. For a prompt x with a chosen text c and a rejected text r,
 
     C = log p(c | x) - log q(c | x)        R = log p(r | x) - log q(r | x)        h = C - R
 
-and `mean log p` is the log-probability divided by the number of the text's tokens. `dpo(beta=0.1)` gives a `Loss`, which
-a training step takes; called with log-probabilities it gives one number for each pair:
+and `mean log p` is the log-probability divided by the number of the text's tokens. `dpo(beta=0.1)` returns a `Loss` for
+a training step; called with log-probabilities, it returns one number per pair:
 
     loss = train.dpo(beta=0.1)
     loss(Pairs(...))                       # [pairs]
 
-In this literature "label smoothing" is two different losses: here they are `cdpo` and `robust_dpo`.
+The literature calls two different losses "label smoothing": here they are `cdpo` and `robust_dpo`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Array = jax.Array
 P = ParamSpec("P")
 Kind = Literal["texts", "pairs", "judged"]
 
-# The nearest to 0 that a mean log-probability is taken to be where the odds p / (1 - p) are formed.
+# Upper bound of a mean log-probability in the odds p / (1 - p), which keeps them finite.
 _SURE = -1e-6
 
 
@@ -37,9 +37,9 @@ class Texts(NamedTuple):
     """Log-probabilities of texts, each [n] float32.
 
     Attributes:
-        policy: the sum over a text's tokens, under the model that is trained.
+        policy: summed over the text's tokens, under the trained model.
         reference: the same under the reference; 0 for losses without one.
-        length: how many tokens.
+        length: number of tokens.
     """
 
     policy: Array
@@ -48,34 +48,34 @@ class Texts(NamedTuple):
 
     @property
     def ratio(self) -> Array:
-        """`log p - log q`."""
+        """Returns `log p - log q`."""
         return self.policy - self.reference
 
     @property
     def mean(self) -> Array:
-        """`mean log p`."""
+        """Returns `mean log p`."""
         return self.policy / self.length
 
     @property
     def mean_ratio(self) -> Array:
-        """`mean log p - mean log q`."""
+        """Returns `mean log p - mean log q`."""
         return self.ratio / self.length
 
 
 class Pairs(NamedTuple):
-    """Pairs of texts behind the same prompts."""
+    """Pairs of texts that complete the same prompts."""
 
     chosen: Texts
     rejected: Texts
 
 
 class Judged(NamedTuple):
-    """Texts with a verdict.
+    """Texts labelled desirable or not.
 
     Attributes:
         texts: their log-probabilities.
-        good: [n] bool, which are desirable.
-        drift: scalar, how far the policy has moved from the reference on texts that don't belong to their prompts.
+        good: [n] bool, True for desirable texts.
+        drift: scalar, how far the policy has moved from the reference on completions of mismatched prompts.
     """
 
     texts: Texts
@@ -85,15 +85,15 @@ class Judged(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A loss with its settings; two with the same settings are equal, so that a compiled step serves both.
+    """A loss with its settings; losses with the same settings are equal, so that they share a compiled step.
 
     Attributes:
-        name: what it is called.
-        kind: what one number belongs to: a text, a pair of texts, or a text with a verdict.
-        function: from log-probabilities and settings to numbers.
+        name: name of the loss.
+        kind: unit of one number: a text, a pair of texts, or a labelled text.
+        function: maps log-probabilities and settings to numbers.
         options: the settings.
-        reference: whether it compares with a reference.
-        reward: what the rewards are made of that are reported: `beta (log p - log q)`, or their means over tokens.
+        reference: whether it needs a reference.
+        reward: the reported reward up to the factor beta: `log p - log q`, or its mean over tokens.
     """
 
     name: str
@@ -103,23 +103,23 @@ class Loss:
     reference: bool
     reward: Callable[[Texts], Array]
 
-    def __call__(self, found: Any) -> Array:
-        """One number for each text or pair; given `Texts`, `Pairs` or `Judged`."""
-        return self.function(found, **dict(self.options))
+    def __call__(self, inputs: Any) -> Array:
+        """Computes one number for each text or pair of `Texts`, `Pairs` or `Judged`."""
+        return self.function(inputs, **dict(self.options))
 
     def rewards(self, texts: Texts) -> Array:
-        """The implicit reward of each text, `beta (log p - log q)`."""
+        """Computes the implicit reward of each text, `beta (log p - log q)`."""
         return dict(self.options).get("beta", 1.0) * self.reward(texts)
 
 
-def _made(
+def _loss_factory(
     kind: Kind, reward: Callable[[Texts], Array], reference: bool = True
 ) -> Callable[[Callable[Concatenate[Any, P], Array]], Callable[P, Loss]]:
-    """Turns a function of log-probabilities and settings into one of its settings alone."""
+    """Turns a function of log-probabilities and settings into a function of settings that returns a `Loss`."""
 
-    def of(function: Callable[Concatenate[Any, P], Array]) -> Callable[P, Loss]:
+    def decorate(function: Callable[Concatenate[Any, P], Array]) -> Callable[P, Loss]:
         @functools.wraps(function)
-        def make(*values: P.args, **named: P.kwargs) -> Loss:
+        def factory(*values: P.args, **named: P.kwargs) -> Loss:
             names = list(function.__kwdefaults__ or {})
             settings = {**(function.__kwdefaults__ or {}), **named}
             wrong = [name for name in settings if name not in names]
@@ -128,9 +128,9 @@ def _made(
             _check(function.__name__, settings)
             return Loss(function.__name__, kind, function, tuple(sorted(settings.items())), reference, reward)
 
-        return make
+        return factory
 
-    return of
+    return decorate
 
 
 def _check(name: str, settings: dict[str, Any]) -> None:
@@ -143,27 +143,27 @@ def _check(name: str, settings: dict[str, Any]) -> None:
             raise errors.InputError(f"{name}: beta: expected more than 0, found {value}")
 
 
-@_made("texts", lambda texts: texts.policy, reference=False)
+@_loss_factory("texts", lambda texts: texts.policy, reference=False)
 def sft(texts: Texts) -> Array:
-    """Supervised fine-tuning: `-log p(c | x)` of the completion alone, summed here and divided by tokens once.
+    """Computes the supervised fine-tuning loss: `-log p(c | x)` of the completion, summed here, divided by tokens once.
 
     Ouyang et al. (2022), Training language models to follow instructions with human feedback, section 3.5.
     """
     return -texts.policy
 
 
-@_made("pairs", lambda texts: texts.ratio)
+@_loss_factory("pairs", lambda texts: texts.ratio)
 def dpo(pairs: Pairs, *, beta: float = 0.1) -> Array:
-    """Direct preference optimisation: `-log sigmoid(beta h)`.
+    """Computes the direct preference optimisation loss: `-log sigmoid(beta h)`.
 
     Rafailov et al. (2023), Direct Preference Optimization, equation 7.
     """
     return -jax.nn.log_sigmoid(beta * (pairs.chosen.ratio - pairs.rejected.ratio))
 
 
-@_made("pairs", lambda texts: texts.ratio)
+@_loss_factory("pairs", lambda texts: texts.ratio)
 def cdpo(pairs: Pairs, *, beta: float = 0.1, flipped: float = 0.1) -> Array:
-    """Conservative DPO: cross-entropy where a share of the labels is taken to be wrong.
+    """Computes the conservative DPO loss: cross-entropy under an assumed share `e = flipped` of wrong labels.
 
     `-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)`; Mitchell (2023), A note on DPO with noisy preferences.
     """
@@ -171,41 +171,44 @@ def cdpo(pairs: Pairs, *, beta: float = 0.1, flipped: float = 0.1) -> Array:
     return -(1 - flipped) * jax.nn.log_sigmoid(logit) - flipped * jax.nn.log_sigmoid(-logit)
 
 
-@_made("pairs", lambda texts: texts.ratio)
+@_loss_factory("pairs", lambda texts: texts.ratio)
 def robust_dpo(pairs: Pairs, *, beta: float = 0.1, flipped: float = 0.1) -> Array:
-    """DPO whose mean over wrong labels is DPO's own on the right ones.
+    """Computes the robust DPO loss, whose mean over labels flipped with probability `e = flipped` is DPO on true ones.
 
     `(-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)) / (1 - 2 e)`; Chowdhury et al. (2024), Provably Robust DPO.
     """
     logit = beta * (pairs.chosen.ratio - pairs.rejected.ratio)
-    kept, turned = jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)
-    return (-(1 - flipped) * kept + flipped * turned) / (1 - 2 * flipped)
+    as_given, swapped = jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)
+    return (-(1 - flipped) * as_given + flipped * swapped) / (1 - 2 * flipped)
 
 
-@_made("pairs", lambda texts: texts.mean_ratio)
+@_loss_factory("pairs", lambda texts: texts.mean_ratio)
 def ipo(pairs: Pairs, *, beta: float = 0.1) -> Array:
-    """Identity preference optimisation: `(h - 1 / (2 beta))^2`, with h from means over tokens.
+    """Computes the identity preference optimisation loss: `(h - 1 / (2 beta))^2`, with h from means over tokens.
 
     Azar et al. (2023), A General Theoretical Paradigm, equation 17; the means are its authors' correction.
     """
     return (pairs.chosen.mean_ratio - pairs.rejected.mean_ratio - 1 / (2 * beta)) ** 2
 
 
-@_made("pairs", lambda texts: texts.ratio)
+@_loss_factory("pairs", lambda texts: texts.ratio)
 def hinge(pairs: Pairs, *, beta: float = 0.1) -> Array:
-    """A hinge on the margin: `max(0, 1 - beta h)`; Zhao et al. (2023), SLiC-HF."""
+    """Computes the hinge loss of the margin: `max(0, 1 - beta h)`; Zhao et al. (2023), SLiC-HF."""
     return jax.nn.relu(1 - beta * (pairs.chosen.ratio - pairs.rejected.ratio))
 
 
-@_made("pairs", lambda texts: texts.mean, reference=False)
+@_loss_factory("pairs", lambda texts: texts.mean, reference=False)
 def simpo(pairs: Pairs, *, beta: float = 2.0, margin: float = 1.0) -> Array:
-    """Without a reference: `-log sigmoid(beta (mean log p(c) - mean log p(r)) - margin)`; Meng et al. (2024), SimPO."""
+    """Computes the SimPO loss, without a reference: `-log sigmoid(beta (mean log p(c) - mean log p(r)) - margin)`.
+
+    Meng et al. (2024), SimPO.
+    """
     return -jax.nn.log_sigmoid(beta * (pairs.chosen.mean - pairs.rejected.mean) - margin)
 
 
-@_made("pairs", lambda texts: texts.mean, reference=False)
+@_loss_factory("pairs", lambda texts: texts.mean, reference=False)
 def orpo(pairs: Pairs, *, beta: float = 0.1) -> Array:
-    """SFT on what was chosen, and its odds over what was rejected.
+    """Computes the ORPO loss: SFT on the chosen text, plus its odds ratio over the rejected text.
 
     `-mean log p(c) - beta log sigmoid(log odds(c) - log odds(r))` with `odds = e^m / (1 - e^m)` and m the mean log p;
     Hong et al. (2024), ORPO, equations 6 and 7.
@@ -215,27 +218,27 @@ def orpo(pairs: Pairs, *, beta: float = 0.1) -> Array:
 
 
 def _log_odds(mean: Array) -> Array:
-    """`m - log(1 - e^m)`, in the form that keeps its digits."""
+    """Computes `m - log(1 - e^m)` in its numerically stable form."""
     mean = jnp.minimum(mean, _SURE)
     near = mean > -jnp.log(2.0)
     close, far = jnp.where(near, mean, -1.0), jnp.where(near, -1.0, mean)
     return mean - jnp.where(near, jnp.log(-jnp.expm1(close)), jnp.log1p(-jnp.exp(far)))
 
 
-@_made("pairs", lambda texts: texts.ratio)
+@_loss_factory("pairs", lambda texts: texts.ratio)
 def apo_zero(pairs: Pairs, *, beta: float = 0.1) -> Array:
-    """Anchored preference optimisation: what is chosen gains, what is rejected loses.
+    """Computes the anchored preference optimisation loss: raises the chosen text and lowers the rejected one.
 
     `1 - sigmoid(beta C) + sigmoid(beta R)`; D'Oosterlinck et al. (2024), Anchored Preference Optimization, APO-zero.
     """
     return 1 - jax.nn.sigmoid(beta * pairs.chosen.ratio) + jax.nn.sigmoid(beta * pairs.rejected.ratio)
 
 
-@_made("judged", lambda texts: texts.ratio)
+@_loss_factory("judged", lambda texts: texts.ratio)
 def kto(judged: Judged, *, beta: float = 0.1, good: float = 1.0, bad: float = 1.0) -> Array:
-    """Kahneman-Tversky optimisation, of single texts that are desirable or not.
+    """Computes the Kahneman-Tversky optimisation loss on single texts that are desirable or not.
 
-    `good (1 - sigmoid(beta (C - z)))` for the first and `bad (1 - sigmoid(beta (z - R)))` for the others, with z the drift
+    `good (1 - sigmoid(beta (C - z)))` for desirable texts, else `bad (1 - sigmoid(beta (z - R)))`, with z the drift
     `max(0, mean(log p - log q))` over texts of other prompts, through which no gradient flows; Ethayarajh et al. (2024),
     KTO, equation 8.
     """

@@ -1,4 +1,4 @@
-"""AdamW with a schedule, in float32, as an optax chain; the rate is data, so that many runs of one step differ in it.
+"""AdamW with a schedule, in float32, as an optax chain; the rate is an array, so runs that differ in it share a step.
 
 u = clip(g)      m, v of Adam      w <- w - rate x schedule(step) x (m / (sqrt(v) + eps) + decay w)
 """
@@ -20,18 +20,18 @@ Decline = Literal["constant", "linear", "cosine"]
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-    """How gradients become steps (Loshchilov and Hutter 2017)."""
+    """AdamW settings (Loshchilov and Hutter 2017)."""
 
     rate: float = 1e-4
     """The highest learning rate."""
     decline: Decline = "linear"
-    """How the rate goes down to 0 after the warm-up; "constant" stays."""
+    """Decay of the rate to 0 after the warm-up; "constant" does not decay."""
     warmup: float = 0.1
-    """The share of all steps in which the rate rises from 0."""
+    """Share of all steps in which the rate rises from 0."""
     decay: float = 0.0
-    """Of weights, per step and rate; norms and biases are left alone."""
+    """Weight decay per step and rate; not applied to norms and biases."""
     clip: float = 1.0
-    """The greatest norm of a gradient; 0 does not clip."""
+    """Maximum norm of a gradient; 0 does not clip."""
     first: float = 0.9
     """Adam's beta 1."""
     second: float = 0.999
@@ -39,7 +39,7 @@ class Adam:
     epsilon: float = 1e-8
 
     def check(self) -> None:
-        """Refuses numbers that no training can go by."""
+        """Raises InputError if a setting is out of range."""
         for name, fits, expected in (
             ("rate", self.rate > 0, "more than 0"),
             ("warmup", 0 <= self.warmup <= 1, "a share from 0 to 1"),
@@ -56,11 +56,11 @@ class Adam:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """A schedule as data.
+    """A learning-rate schedule as arrays.
 
     Attributes:
-        rate: scalar, the highest.
-        steps: scalar, how many there will be.
+        rate: scalar, the highest learning rate.
+        steps: scalar, the total number of steps.
     """
 
     rate: Array
@@ -68,16 +68,16 @@ class Pace:
 
 
 def chain(adam: Adam) -> Any:
-    """The optax chain up to the learning rate."""
+    """Builds the optax chain up to the learning rate."""
     parts = [optax.clip_by_global_norm(adam.clip)] if adam.clip else []
     parts.append(optax.scale_by_adam(adam.first, adam.second, adam.epsilon))
     if adam.decay:
-        parts.append(optax.add_decayed_weights(adam.decay, mask=decayed))
+        parts.append(optax.add_decayed_weights(adam.decay, mask=decay_mask))
     return optax.chain(*parts)
 
 
-def decayed(trained: Any) -> Any:
-    """Which arrays decay: matrices, and not norms and biases; those of layers have a layer axis in front."""
+def decay_mask(trained: Any) -> Any:
+    """Builds the weight decay mask: True for matrices, not norms and biases. Layer arrays start with a layer axis."""
 
     def matrix(path: Any, x: Array) -> bool:
         stacked = any(getattr(part, "key", None) == "layers" for part in path) or hasattr(path[-1], "name")
@@ -86,8 +86,8 @@ def decayed(trained: Any) -> Any:
     return jax.tree_util.tree_map_with_path(matrix, trained)
 
 
-def rate(adam: Adam, pace: Pace, step: Array) -> Array:
-    """The learning rate of a step, counted from 0."""
+def learning_rate(adam: Adam, pace: Pace, step: Array) -> Array:
+    """Computes the learning rate of a step, counted from 0."""
     steps = pace.steps.astype(jnp.float32)
     now = step.astype(jnp.float32)
     warm = jnp.ceil(adam.warmup * steps)
@@ -97,14 +97,14 @@ def rate(adam: Adam, pace: Pace, step: Array) -> Array:
     return pace.rate * jnp.where(now < warm, rising, falling)
 
 
-def start(adam: Adam, trained: Any) -> Any:
-    """The optimizer's state before the first step."""
+def init(adam: Adam, trained: Any) -> Any:
+    """Initialises the optimizer's state."""
     with jax.numpy_dtype_promotion("standard"):
         return chain(adam).init(trained)
 
 
-def change(adam: Adam, gradient: Any, state: Any, trained: Any, rate: Array) -> tuple[Any, Any]:
-    """(the arrays after a step, the optimizer's state); optax mixes float32 with its integer counts."""
+def update(adam: Adam, gradient: Any, state: Any, trained: Any, rate: Array) -> tuple[Any, Any]:
+    """Returns (the updated arrays, the optimizer's state). Promotes dtypes: optax mixes float32 with integer counts."""
     with jax.numpy_dtype_promotion("standard"):
-        moves, state = chain(adam).update(gradient, state, trained)
-    return jax.tree.map(lambda w, u: w - rate * u, trained, moves), state
+        updates, state = chain(adam).update(gradient, state, trained)
+    return jax.tree.map(lambda w, u: w - rate * u, trained, updates), state

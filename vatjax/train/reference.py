@@ -1,7 +1,7 @@
-"""What the reference says of every text, computed once before training and kept.
+"""Log-probabilities of every text under the reference, computed once before training and cached.
 
-The log-probabilities are kept under a name made of the texts, the model and its dtype: another run with the same three
-reads them, one with another text or another weight does not.
+The cache key is a hash of the texts, the model and its dtype: a run with the same three reads the cache, and a run with
+another text or weight does not.
 """
 
 from __future__ import annotations
@@ -14,97 +14,98 @@ import jax
 import numpy as np
 
 from vatjax import errors, store
-from vatjax.models import Model, computed_as, fingerprint, hosts, sharding
+from vatjax.models import Model, computation_key, fingerprint, sharding
+from vatjax.runtime import processes
 from vatjax.train.forward import Memory, text_log_probs
-from vatjax.train.rows import Batch, Data, at, batch
+from vatjax.train.rows import Batch, Data, batch, rows_at_step
 
 Array = jax.Array
 
 
 def without_reference(data: Data) -> Data:
-    """The same data with zeros in the reference's place, for what is planned or compiled and never trained."""
-    return dataclasses.replace(data, reference=np.zeros((len(data.examples), data.each)))
+    """Returns the data with zeros as reference, for planning and compiling without training."""
+    return dataclasses.replace(data, reference=np.zeros((len(data.examples), data.texts_per_example)))
 
 
 def with_reference(
     model: Model,
     data: Data,
-    keep: store.Path | None = None,
+    cache: store.Path | None = None,
     memory: Memory | None = None,
-    done: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
     rows: Sequence[int] | None = None,
 ) -> Data:
-    """The same data with the log-probability of each text under a model.
+    """Returns the data with the log-probability of each text under a model.
 
     Args:
         model: the reference.
         data: the rows.
-        keep: a folder for results; those that are there are not computed again.
-        memory: as for a step.
-        done: is told how many rows more are done.
-        rows: that are needed, as `rows_drawn` gives them; all by default. The others stay NaN.
+        cache: a folder for results; cached ones are not computed again.
+        memory: as in `step`.
+        on_progress: is called with the number of rows that have just been finished.
+        rows: the rows to compute, as from `rows_drawn`; all by default. The others stay NaN.
 
     Raises:
-        InputError: where the model gives a text no probability.
+        InputError: if a log-probability is not finite.
     """
-    named = {
-        "examples": [[one.prompt, *one.behind] for one in data.examples],
+    identity = {
+        "examples": [[example.prompt, *example.completions] for example in data.examples],
         "model": fingerprint(model.arrays),
-        "computed": computed_as(model),
+        "computed": computation_key(model),
     }
-    where = None if keep is None else store.path(keep) / f"{store.address(named)}.npz"
+    path = None if cache is None else store.path(cache) / f"{store.address(identity)}.npz"
     needed = list(range(len(data.rows)) if rows is None else rows)
-    kept = None if where is None else _kept(where, (len(data.examples), data.each))
-    found = np.full((len(data.examples), data.each), np.nan) if kept is None else kept
-    seen = {row: bool(np.isfinite(found[list(data.rows[row])]).all()) for row in needed}
-    if hosts.everywhere(all(seen.values())):
-        left = []
-    else:  # several processes must not differ in what they compute
-        left = needed if jax.process_count() > 1 else [row for row in needed if not seen[row]]
-    done(len(needed) - len(left))
-    if not left:
-        return dataclasses.replace(data, reference=found)
+    cached = None if path is None else _load_cached(path, (len(data.examples), data.texts_per_example))
+    log_probs = np.full((len(data.examples), data.texts_per_example), np.nan) if cached is None else cached
+    complete = {row: bool(np.isfinite(log_probs[list(data.rows[row])]).all()) for row in needed}
+    if processes.global_all(all(complete.values())):
+        missing = []
+    else:  # all processes must compute the same rows
+        missing = needed if jax.process_count() > 1 else [row for row in needed if not complete[row]]
+    on_progress(len(needed) - len(missing))
+    if not missing:
+        return dataclasses.replace(data, reference=log_probs)
     run = functools.partial(_log_probs, memory=memory or Memory())
-    for start in range(0, len(left), data.shape.rows):
-        chosen = left[start : start + data.shape.rows]
-        laid = sharding.shared(batch(dataclasses.replace(data, reference=None), chosen), model.arrays)
-        read = hosts.fetch(run(model, laid))
+    for start in range(0, len(missing), data.shape.rows):
+        chosen = missing[start : start + data.shape.rows]
+        rows_batch = sharding.shard_batch(batch(dataclasses.replace(data, reference=None), chosen), model.arrays)
+        computed = processes.fetch(run(model, rows_batch))
         for place, row in enumerate(chosen):
             for k, i in enumerate(data.rows[row]):
-                found[i] = read[place, k * data.each : (k + 1) * data.each]
-        done(len(chosen))
-    own = np.unique([i for row in needed for i in data.rows[row]])
-    wrong = own[~np.isfinite(found[own]).all(-1)]
+                log_probs[i] = computed[place, k * data.texts_per_example : (k + 1) * data.texts_per_example]
+        on_progress(len(chosen))
+    members = np.unique([i for row in needed for i in data.rows[row]])
+    wrong = members[~np.isfinite(log_probs[members]).all(-1)]
     if len(wrong):
-        one = data.examples[wrong[0]]
+        example = data.examples[wrong[0]]
         raise errors.InputError(
-            f"{one.where or f'example {wrong[0] + 1}'}: the reference gives it no probability; its weights may be broken"
+            f"{example.source or f'example {wrong[0] + 1}'}: its log-probability is not finite under the reference model"
         )
-    if where is not None:
-        store.commit_npz(where, {"reference": found})
-    return dataclasses.replace(data, reference=found)
+    if path is not None:
+        store.commit_npz(path, {"reference": log_probs})
+    return dataclasses.replace(data, reference=log_probs)
 
 
 def rows_drawn(data: Data, steps: int, seed: int = 0) -> list[int]:
-    """Returns the rows that a run draws, in order: a short run sees few of them.
+    """Returns the sorted rows that a run draws; a short run does not draw all of them.
 
     Args:
         data: the rows.
-        steps: of the run.
-        seed: of its order.
+        steps: number of steps of the run.
+        seed: seed of the data order.
     """
-    return sorted({row for step in range(min(steps, data.steps)) for row in at(data, step, seed)})
+    return sorted({row for step in range(min(steps, data.steps)) for row in rows_at_step(data, step, seed)})
 
 
-def _kept(where: store.Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """What was kept under this name, NaN for what was not needed; None where that is nothing, or damaged."""
-    if not store.path(where).exists():
+def _load_cached(path: store.Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Loads the cached log-probabilities, NaN for rows not computed; returns None if the file is missing or damaged."""
+    if not store.path(path).exists():
         return None
     try:
-        kept = store.load_npz(where).get("reference")
+        cached = store.load_npz(path).get("reference")
     except ValueError:
         return None
-    return None if kept is None or kept.shape != shape else np.array(kept)
+    return None if cached is None or cached.shape != shape else np.array(cached)
 
 
 @functools.partial(jax.jit, static_argnames="memory")

@@ -1,10 +1,10 @@
-"""Texts as rows of tokens: completions share their prompt, several examples share a row, and nothing is computed twice.
+"""Texts as rows of tokens: completions share their prompt, several examples can share a row, nothing is computed twice.
 
     prompt  chosen  rejected | prompt  chosen  rejected | padding
     segment 1   2       3          4       5       6        0
 
-A completion sees its prompt and itself; its first token is predicted by the last of the prompt. Positions go on from the
-prompt's. So a pair costs its prompt once, and a row that holds several examples costs what each of them would alone.
+A completion attends to its prompt and to itself; the prompt's last token predicts its first one. Positions continue
+those of the prompt. A pair therefore computes its prompt once, and a packed row no more than its examples separately.
 All batches of a run have one shape, and so one compilation.
 """
 
@@ -23,41 +23,41 @@ from vatjax.train.losses import Kind
 
 Array = jax.Array
 
-# Row lengths are rounded up to a multiple of it, so that sets of similar texts share compilations.
-_STEP = 16
+# Row lengths are rounded up to a multiple of this, so that sets of similar texts share compilations.
+_LENGTH_MULTIPLE = 16
 
 
 class Example(NamedTuple):
-    """A prompt with the texts behind it, as tokens.
+    """A prompt and its completions, as tokens.
 
     Attributes:
         prompt: tokens, at least one.
         texts: one completion, or the chosen and the rejected one.
-        good: whether a completion that stands alone is desirable.
-        where: where it came from, for messages.
-        foreign: a text of another prompt, for losses that measure by it how far a model has drifted.
+        good: whether a single completion is desirable.
+        source: file and line, or items, for messages.
+        mismatched: a completion of another prompt, for losses that measure drift on it.
     """
 
     prompt: tuple[int, ...]
     texts: tuple[tuple[int, ...], ...]
     good: bool = True
-    where: str = ""
-    foreign: tuple[int, ...] = ()
+    source: str = ""
+    mismatched: tuple[int, ...] = ()
 
     @property
-    def behind(self) -> tuple[tuple[int, ...], ...]:
-        """All texts that are put behind the prompt."""
-        return (*self.texts, self.foreign) if self.foreign else self.texts
+    def completions(self) -> tuple[tuple[int, ...], ...]:
+        """Returns all texts after the prompt, including the mismatched one."""
+        return (*self.texts, self.mismatched) if self.mismatched else self.texts
 
     @property
     def kind(self) -> Kind:
-        """What a loss may be made of it."""
-        return "judged" if self.foreign else "pairs" if len(self.texts) == 2 else "texts"
+        """Returns the kind of loss that can use it."""
+        return "judged" if self.mismatched else "pairs" if len(self.texts) == 2 else "texts"
 
     @property
     def length(self) -> int:
-        """How many tokens of a row it takes."""
-        return len(self.prompt) + sum(map(len, self.behind))
+        """Counts the tokens that it takes in a row."""
+        return len(self.prompt) + sum(map(len, self.completions))
 
 
 @jax.tree_util.register_dataclass
@@ -69,15 +69,14 @@ class Batch:
         tokens: [rows, time] int32.
         positions: [rows, time] int32, of each token in its own text.
         segment: [rows, time] int32, 0 for padding.
-        sees: [rows, segments, segments] bool, which segments see which.
-        places: [rows, learned] int32, the tokens that predict those that are learned.
+        sees: [rows, segments, segments] bool, True where the first segment sees the second.
+        places: [rows, learned] int32, indices of the tokens that predict the learned ones.
         targets: [rows, learned] int32, the learned tokens.
-        text: [rows, learned] int32, which of the row's texts each belongs to; `texts` for padding.
-        length: [rows, texts] float32, how many tokens of each text are learned; 0 where there is no text.
+        text: [rows, learned] int32, index of the text in the row that each belongs to; `texts` for padding.
+        length: [rows, texts] float32, number of learned tokens of each text; 0 for padding.
         good: [rows, texts] bool.
-        reference: [rows, texts] float32, log-probabilities under the reference; None to compute them with the step.
-        kind: what a loss may be made of it: single texts, pairs, or texts with a verdict and one of another prompt;
-            static.
+        reference: [rows, texts] float32, log-probabilities under the reference; None to compute them in the step.
+        kind: kind of loss that can use it: single texts, pairs, or labelled texts with mismatched ones; static.
     """
 
     tokens: Array
@@ -94,7 +93,7 @@ class Batch:
 
 
 class Shape(NamedTuple):
-    """Sizes that all batches share: of a row its tokens, learned tokens, texts and segments; and how many rows."""
+    """Sizes that all batches share: number of rows, and tokens, learned tokens, texts and segments of a row."""
 
     rows: int
     time: int
@@ -105,93 +104,99 @@ class Shape(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Examples, and the rows that they lie in.
+    """Examples, arranged in rows.
 
     Attributes:
-        examples: all of them.
-        rows: of each row, which examples.
+        examples: all examples, at least one.
+        rows: the examples of each row, by index.
         shape: of a batch.
-        each: how many texts an example has.
-        reference: [examples, each] float64, log-probabilities under the reference; None where there are none.
+        texts_per_example: number of texts of an example.
+        reference: [examples, texts_per_example] float64, log-probabilities under the reference; None if not computed.
     """
 
     examples: tuple[Example, ...]
     rows: tuple[tuple[int, ...], ...]
     shape: Shape
-    each: int
+    texts_per_example: int
     reference: np.ndarray | None = None
 
     @property
     def kind(self) -> Kind:
-        """What a loss may be made of it."""
+        """Returns the kind of loss that can use it."""
         return self.examples[0].kind
 
     @property
     def tokens(self) -> int:
-        """How many there are in all rows, without padding."""
+        """Counts the tokens in all rows, without padding."""
         return sum(example.length for example in self.examples)
 
     @property
     def steps(self) -> int:
-        """Batches that it takes to go through all rows once; the last one may have empty rows."""
+        """Counts the batches of an epoch; the last one may have empty rows."""
         return -(-len(self.rows) // self.shape.rows)
 
 
-def lay(examples: Sequence[Example], rows: int, length: int | None = None, pack: bool = False) -> Data:
-    """Lays examples into rows, each whole.
+def make_rows(examples: Sequence[Example], rows: int, length: int | None = None, pack: bool = False) -> Data:
+    """Arranges examples in rows without cutting any.
 
     Args:
         examples: with one text each, or two each.
-        rows: of a batch.
-        length: how many tokens a row may have; by default as many as the longest example.
-        pack: whether a row holds as many examples as fit, and not one.
+        rows: number of rows of a batch.
+        length: maximum number of tokens of a row; by default that of the longest example.
+        pack: whether to put as many examples as fit into a row, instead of one.
 
     Raises:
-        InputError: for no examples, some without a prompt or an empty text, and some that are longer than a row.
+        InputError: if no examples are given, or one lacks a prompt, has an empty text or is longer than a row.
     """
     if not examples:
-        raise errors.InputError("there is nothing to train on: no example")
+        raise errors.InputError("expected at least one training example, found none")
     if rows < 1:
         raise errors.InputError(f"rows: expected at least 1, found {rows}")
-    each, kind = len(examples[0].behind), examples[0].kind
-    problems = [problem for i, one in enumerate(examples) if (problem := _wrong(one, i, kind, length))]
+    texts_per_example, kind = len(examples[0].completions), examples[0].kind
+    problems = [problem for i, example in enumerate(examples) if (problem := _find_problem(example, i, kind, length))]
     if problems:
-        raise errors.all_of(problems, f"{len(problems)} of {len(examples)} examples can't be trained on.")
-    time = length or rounded(max(one.length for one in examples))
-    laid = _packed(examples, time) if pack else [(i,) for i in range(len(examples))]
-    learned = max(sum(len(text) for i in row for text in examples[i].behind) for row in laid)
-    many = max(map(len, laid))
-    shape = Shape(rows, time, rounded(learned), many * each, 1 + many * (1 + each))
-    return Data(tuple(examples), tuple(laid), shape, each)
+        raise errors.all_of(problems, f"{len(problems)} of {len(examples)} examples can't be used for training.")
+    time = length or round_length(max(example.length for example in examples))
+    packed = _pack(examples, time) if pack else [(i,) for i in range(len(examples))]
+    learned = max(sum(len(text) for i in row for text in examples[i].completions) for row in packed)
+    most_examples = max(map(len, packed))
+    shape = Shape(
+        rows,
+        time,
+        round_length(learned),
+        most_examples * texts_per_example,
+        1 + most_examples * (1 + texts_per_example),
+    )
+    return Data(tuple(examples), tuple(packed), shape, texts_per_example)
 
 
-def rounded(count: int) -> int:
-    """A length that similar sets of texts share, and their compilations with it."""
-    return -(-count // _STEP) * _STEP
+def round_length(count: int) -> int:
+    """Rounds a length up, so that similar sets of texts share compilations."""
+    return -(-count // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
 
 
-def _wrong(one: Example, number: int, kind: Kind, length: int | None) -> errors.Problem | None:
-    found = ""
-    if not one.prompt:
-        found = "it has no prompt, and so nothing that its first token could be predicted from"
-    elif len(one.texts) not in (1, 2):
-        found = f"expected one completion, or a chosen and a rejected one, found {len(one.texts)}"
-    elif one.kind != kind:
-        found = f"expected {kind}, as the first example is, found {one.kind}"
-    elif not all(one.texts):
-        found = "a completion is empty, so that there is nothing to learn"
-    elif len(one.texts) == 2 and one.texts[0] == one.texts[1]:
-        found = "chosen and rejected are the same"
-    elif length is not None and one.length > length:
-        found = f"it has {one.length:,} tokens and a row {length:,}: its completion would be cut away"
-    return errors.Problem(one.where or f"example {number + 1}", None, found) if found else None
+def _find_problem(example: Example, number: int, kind: Kind, length: int | None) -> errors.Problem | None:
+    problem = ""
+    if not example.prompt:
+        problem = "the prompt is empty, so its first token cannot be predicted"
+    elif len(example.texts) not in (1, 2):
+        problem = f"expected one completion, or a chosen and a rejected one, found {len(example.texts)}"
+    elif example.kind != kind:
+        problem = f"expected {kind}, as the first example is, found {example.kind}"
+    elif not all(example.texts):
+        problem = "a completion is empty"
+    elif len(example.texts) == 2 and example.texts[0] == example.texts[1]:
+        problem = "chosen and rejected are the same"
+    elif length is not None and example.length > length:
+        problem = f"it has {example.length:,} tokens and a row {length:,}: its completion would be cut off"
+    return errors.Problem(example.source or f"example {number + 1}", None, problem) if problem else None
 
 
-def _packed(examples: Sequence[Example], time: int) -> list[tuple[int, ...]]:
-    """First fit, longest first; then in the order of the examples."""
+def _pack(examples: Sequence[Example], time: int) -> list[tuple[int, ...]]:
+    """Packs by first fit, longest first; then sorts rows in the order of the examples."""
     open_rows: list[tuple[int, list[int]]] = []
     full: list[list[int]] = []
-    shortest = min(one.length for one in examples)
+    shortest = min(example.length for example in examples)
     for i in sorted(range(len(examples)), key=lambda i: -examples[i].length):
         need = examples[i].length
         place = next((k for k, (left, _) in enumerate(open_rows) if left >= need), None)
@@ -208,40 +213,40 @@ def _packed(examples: Sequence[Example], time: int) -> list[tuple[int, ...]]:
 
 
 def batch(data: Data, rows: Sequence[int]) -> Batch:
-    """Some rows as a batch; fewer than it takes are filled up with empty ones, which count for nothing."""
+    """Builds a batch of some rows, padded with empty rows, which add nothing to a loss."""
     shape = data.shape
-    made = _empty(shape, data.reference is not None)
+    arrays = _empty_arrays(shape, data.reference is not None)
     for place, row in enumerate(rows):
         start = segment = text = learned = 0
         for i in data.rows[row]:
-            one = data.examples[i]
+            example = data.examples[i]
             prompt = segment + 1
-            parts = [(one.prompt, prompt, 0)]
-            parts += [(tokens, prompt + 1 + k, len(one.prompt)) for k, tokens in enumerate(one.behind)]
-            last = start + len(one.prompt) - 1
+            parts = [(example.prompt, prompt, 0)]
+            parts += [(tokens, prompt + 1 + k, len(example.prompt)) for k, tokens in enumerate(example.completions)]
+            last = start + len(example.prompt) - 1
             for tokens, number, offset in parts:
                 span = slice(start, start + len(tokens))
-                made["tokens"][place, span] = tokens
-                made["positions"][place, span] = np.arange(offset, offset + len(tokens))
-                made["segment"][place, span] = number
-                made["sees"][place, number, [prompt, number]] = True
+                arrays["tokens"][place, span] = tokens
+                arrays["positions"][place, span] = np.arange(offset, offset + len(tokens))
+                arrays["segment"][place, span] = number
+                arrays["sees"][place, number, [prompt, number]] = True
                 if number > prompt:
-                    own = slice(learned, learned + len(tokens))
-                    made["places"][place, own] = [last, *range(start, start + len(tokens) - 1)]
-                    made["targets"][place, own] = tokens
-                    made["text"][place, own] = text
-                    made["length"][place, text] = len(tokens)
-                    made["good"][place, text] = one.good
+                    slots = slice(learned, learned + len(tokens))
+                    arrays["places"][place, slots] = [last, *range(start, start + len(tokens) - 1)]
+                    arrays["targets"][place, slots] = tokens
+                    arrays["text"][place, slots] = text
+                    arrays["length"][place, text] = len(tokens)
+                    arrays["good"][place, text] = example.good
                     if data.reference is not None:
-                        made["reference"][place, text] = data.reference[i, number - prompt - 1]
+                        arrays["reference"][place, text] = data.reference[i, number - prompt - 1]
                     learned, text = learned + len(tokens), text + 1
                 start += len(tokens)
-            segment += 1 + len(one.behind)
-    return Batch(**made, kind=data.kind)
+            segment += 1 + len(example.completions)
+    return Batch(**arrays, kind=data.kind)
 
 
-def _empty(shape: Shape, reference: bool) -> dict[str, Any]:
-    made: dict[str, Any] = {
+def _empty_arrays(shape: Shape, reference: bool) -> dict[str, Any]:
+    arrays: dict[str, Any] = {
         "tokens": np.zeros((shape.rows, shape.time), np.int32),
         "positions": np.zeros((shape.rows, shape.time), np.int32),
         "segment": np.zeros((shape.rows, shape.time), np.int32),
@@ -252,40 +257,40 @@ def _empty(shape: Shape, reference: bool) -> dict[str, Any]:
         "length": np.zeros((shape.rows, shape.texts), np.float32),
         "good": np.zeros((shape.rows, shape.texts), np.bool_),
     }
-    return made | ({"reference": np.zeros((shape.rows, shape.texts), np.float32)} if reference else {})
+    return arrays | ({"reference": np.zeros((shape.rows, shape.texts), np.float32)} if reference else {})
 
 
-def at(data: Data, step: int, seed: int = 0) -> tuple[int, ...]:
-    """The rows of a step, counted from 0: every epoch goes through all rows once, in an order of its own.
+def rows_at_step(data: Data, step: int, seed: int = 0) -> tuple[int, ...]:
+    """Returns the rows of a step, counted from 0: every epoch visits all rows once, in a new random order.
 
-    The order follows from the seed and the step alone, so that a run that was broken off goes on where it was.
+    The order depends only on the seed and the step, so that an interrupted run resumes where it stopped.
     """
     epoch, within = divmod(step, data.steps)
-    order = _order(len(data.rows), seed, epoch)
+    order = _epoch_order(len(data.rows), seed, epoch)
     return tuple(int(row) for row in order[within * data.shape.rows : (within + 1) * data.shape.rows])
 
 
 @functools.lru_cache(maxsize=4)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def tokens_until(data: Data, step: int, seed: int = 0) -> int:
-    """How many tokens the steps before one have, without padding."""
+    """Counts the tokens of all steps before one, without padding."""
     epochs, within = divmod(step, data.steps)
-    rows = [row for own in range(step - within, step) for row in at(data, own, seed)]
+    rows = [row for earlier in range(step - within, step) for row in rows_at_step(data, earlier, seed)]
     return epochs * data.tokens + sum(data.examples[i].length for row in rows for i in data.rows[row])
 
 
 def batches(data: Data, seed: int = 0, first: int = 0) -> Iterator[Batch]:
-    """The batches of all steps, without end.
+    """Yields the batches of all steps, endlessly.
 
     Args:
         data: the rows.
-        seed: of the order.
-        first: the step to begin with.
+        seed: seed of the order.
+        first: the first step.
     """
     step = first
     while True:
-        yield batch(data, at(data, step, seed))
+        yield batch(data, rows_at_step(data, step, seed))
         step += 1

@@ -1,4 +1,4 @@
-"""A training run as plain data, and what it comes to: a state, rows, a loss, and what is watched on the way."""
+"""Training settings as plain data, and their preparation: a state, rows, a loss and a penalty."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ import numpy as np
 
 from vatjax import errors, names, prompts, store
 from vatjax.dtypes import Dtype
-from vatjax.elicit import asking, prefill
+from vatjax.elicit import ask, prefill
 from vatjax.items import Items, Source, open_source
 from vatjax.models import Model, tokens
 from vatjax.models.edit import PROJECTIONS
-from vatjax.prompts import How
-from vatjax.train import examples as lessons
-from vatjax.train import losses
-from vatjax.train.anchors import anchors
+from vatjax.prompts import ElicitConfig
+from vatjax.train import examples, losses
+from vatjax.train.anchors import draw_anchors
 from vatjax.train.examples import Lesson, Record
 from vatjax.train.forward import Memory
 from vatjax.train.loop import Course
 from vatjax.train.losses import Loss
 from vatjax.train.optimizer import Adam
+from vatjax.train.parameters import FullFinetune, Lora, Trainable
 from vatjax.train.penalty import TaxPenalty, Variant, tax_penalty
 from vatjax.train.reference import rows_drawn, with_reference, without_reference
-from vatjax.train.rows import Data, Example, lay
-from vatjax.train.steps import State, begin
-from vatjax.train.trained import Lora, What, Whole
+from vatjax.train.rows import Data, Example, make_rows
+from vatjax.train.steps import State, init
 
 LossName = Literal["sft", "dpo", "cdpo", "robust_dpo", "ipo", "hinge", "simpo", "orpo", "apo_zero", "kto"]
 Placebo = Literal["none", "neutral text", "shuffled labels"]
@@ -37,130 +36,130 @@ Placebo = Literal["none", "neutral text", "shuffled labels"]
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What is trained."""
+    """Settings of the trainable parameters."""
 
     what: Literal["lora", "whole"] = "lora"
-    """Low-rank changes, or the weights themselves."""
+    """LoRA adapters, or all weights."""
     layers: tuple[int, ...] = ()
-    """Only these layers; none named is all."""
+    """Layers to train; empty for all."""
     rank: int = 16
-    """Of low-rank changes."""
+    """Rank of LoRA adapters."""
     alpha: float = 32.0
-    """Of low-rank changes: they are multiplied by alpha / rank."""
+    """LoRA adapters are multiplied by alpha / rank."""
     targets: tuple[str, ...] = PROJECTIONS
-    """Which projections low-rank changes are of."""
+    """Projections that get a LoRA adapter."""
     stabilised: bool = False
-    """alpha / sqrt(rank) in place of alpha / rank."""
+    """Multiply by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)."""
 
-    def choice(self) -> What:
-        """The same as what a state takes."""
+    def to_trainable(self) -> Trainable:
+        """Converts to the form that a state takes."""
         if self.what == "whole":
-            return Whole(self.layers)
+            return FullFinetune(self.layers)
         return Lora(self.rank, self.alpha, self.targets, self.layers, self.stabilised)
 
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """A price on moving other values than the target."""
+    """Settings of the penalty on moving values other than the target."""
 
     variant: Variant = "l2"
-    """What is priced: l2, drift, coupling or kl."""
+    """Penalty: l2, drift, coupling or kl."""
     weight: float = 0.0
-    """How high it is; 0 is no price."""
+    """Weight of the penalty; 0 turns it off."""
     scenes: int = 32
-    """How many scenes of the train side are anchors."""
+    """Number of scenes of the train side that serve as anchors."""
     rows: int = 8
-    """How many of them are rated in one step."""
+    """Number of anchor scenes rated in one step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A training run."""
+    """Settings of a training run."""
 
     model: str
     """A folder in Hugging Face's layout, "pocket", or owner/name on the Hub."""
     target: str
-    """What is pushed, and what gain and tax are about: a value, a type or a group."""
+    """Value, type or group to push; gain and tax are measured for it."""
     direction: Literal["express", "suppress"] = "express"
-    """Which way."""
+    """Direction of the push."""
     loss: LossName = "sft"
-    """What is lessened."""
+    """Training loss."""
     settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Of the loss: beta of dpo, cdpo, robust_dpo, ipo, hinge, simpo, orpo, apo_zero and kto; flipped of cdpo and robust_dpo;
-    margin of simpo; good and bad, their weights, of kto."""
+    """Settings of the loss: beta of dpo, cdpo, robust_dpo, ipo, hinge, simpo, orpo, apo_zero and kto; flipped of cdpo
+    and robust_dpo; margin of simpo; good and bad, their weights, of kto."""
     file: str = ""
-    """Examples to train on, in place of those that are made of items: rows of prompt and completion, of prompt, chosen and
-    rejected, or of messages; kto wants a label too."""
+    """File of training examples, instead of those built from items: rows of prompt and completion, of prompt, chosen
+    and rejected, or of messages; kto needs a label too."""
     lesson: Literal["", "actions", "judgements", "preferences"] = ""
-    """What is made of items: actions, judgements, or preferences; by default what the loss takes."""
+    """Examples to build from items: actions, judgements or preferences; by default those that the loss takes."""
     placebo: Placebo = "none"
-    """Training that should move nothing: on neutral text, or on pairs whose labels are shuffled."""
+    """Training that should not move values: on neutral text, or on shuffled labels."""
     validation: float = 0.0
-    """The share of examples that is kept for validation."""
+    """Share of examples held out for validation."""
     rows: int = 8
-    """Rows of a batch."""
+    """Number of rows of a batch."""
     length: int = 0
-    """Tokens of a row; by default as many as the longest example has."""
+    """Tokens of a row; 0 for those of the longest example."""
     pack: bool = False
-    """Whether a row holds as many examples as fit."""
+    """Whether to put as many examples as fit into a row."""
     trained: Trained = dataclasses.field(default_factory=Trained)
-    """What is trained."""
+    """Trainable parameters."""
     adam: Adam = dataclasses.field(default_factory=Adam)
-    """How gradients become steps."""
+    """Optimizer settings."""
     course: Course = dataclasses.field(default_factory=Course)
-    """How the run goes on."""
+    """Settings of the training loop."""
     memory: Memory = dataclasses.field(default_factory=Memory)
-    """What the backward pass keeps."""
+    """Rematerialisation settings of the backward pass."""
     price: Price = dataclasses.field(default_factory=Price)
-    """What moving other values costs."""
+    """Penalty on moving other values."""
     source: Source = dataclasses.field(default_factory=Source)
-    """Which items, and how to read them."""
-    how: How = dataclasses.field(default_factory=How)
-    """How questions are put, in judgements, anchors and ratings on the way."""
+    """Items, and how to read them."""
+    how: ElicitConfig = dataclasses.field(default_factory=ElicitConfig)
+    """Question settings of judgements, anchors and ratings during training."""
     probe_scenes: int = 0
-    """How many scenes of the test side are rated on the way, where course.probe says so; 0 is all of them."""
+    """Number of scenes of the test side that are rated every course.probe steps; 0 for all."""
     ignore: tuple[str, ...] = ()
-    """Attributes of config.json that the port does not know, and that are taken to change nothing."""
+    """Attributes of config.json that vatjax does not know, and that are assumed to have no effect."""
     context: int = 0
-    """The longest text that is read, in tokens; 0 is what the model's usual rotary positions allow. Phi 3 takes others for all
-    texts where more than 4,096 are asked for."""
+    """Longest text, in tokens; 0 for the limit of the model's usual rotary positions. If above 4,096, Phi 3 uses
+    other positions for all texts."""
     dtype: Dtype = "float32"
-    """Of the model's weights; what is trained is float32 in any case."""
+    """Dtype of the model's weights; trained parameters are always float32."""
 
     @property
-    def way(self) -> int:
-        """+1 towards the target, -1 away from it."""
+    def sign(self) -> int:
+        """Returns +1 towards the target, -1 away from it."""
         return 1 if self.direction == "express" else -1
 
-    def made_loss(self) -> Loss:
-        """The loss with its settings."""
+    def build_loss(self) -> Loss:
+        """Builds the loss with its settings."""
         if self.loss not in losses.LOSSES:
-            raise errors.InputError(names.unknown("loss", self.loss, list(losses.LOSSES)))
+            raise errors.InputError(names.unknown_name("loss", self.loss, list(losses.LOSSES)))
         make = losses.LOSSES[self.loss]
         known = [name for name, _ in make().options]
         for key in self.settings:
             if key not in known:
-                own = ", ".join(known) or "none"
+                expected = ", ".join(known) or "none"
                 near = names.nearest(key, known)
                 hint = f"; did you mean {near!r}?" if near else ""
-                raise errors.InputError(f"settings: {self.loss} has no {key!r}; it has {own}{hint}")
+                raise errors.InputError(f"settings: {self.loss}: expected {expected}, found {key!r}{hint}")
         return make(**self.settings)
 
 
-# Seconds between two words on how far the references are.
-_OFTEN = 10.0
+# Seconds between progress messages on the references.
+_REPORT_SECONDS = 10.0
 
 
 class Prepared(NamedTuple):
-    """What a run takes.
+    """Arguments of `run`.
 
     Attributes:
-        items: all of them.
+        items: all items.
         state: before the first step.
-        data: what is trained on.
-        validation: what is not.
-        loss: what is lessened.
-        penalty: what is added.
+        data: training examples.
+        validation: held-out examples.
+        loss: training loss.
+        penalty: added to the loss.
     """
 
     items: Items
@@ -171,8 +170,8 @@ class Prepared(NamedTuple):
     penalty: TaxPenalty | None
 
 
-class Laid(NamedTuple):
-    """The examples of a run as rows; arguments of `Prepared`."""
+class PreparedData(NamedTuple):
+    """Examples of a run as rows; fields as in `Prepared`."""
 
     items: Items
     data: Data
@@ -180,167 +179,173 @@ class Laid(NamedTuple):
     loss: Loss
 
 
-def prepared(
+def prepare(
     model: Model,
     training: Training,
-    keep: store.Path | None = None,
+    cache: store.Path | None = None,
     planning: bool = False,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
-    """What a run takes.
+    """Prepares the arguments of `run`.
 
     Args:
-        model: that the training names.
-        training: the run.
-        keep: a folder for the reference's log-probabilities.
-        planning: whether nothing will be trained: then zeros stand for them.
-        on_message: hears how many references are computed, and how far that is.
+        model: the model that the training names.
+        training: settings of the run.
+        cache: a folder for the reference's log-probabilities.
+        planning: whether to use zeros as reference, for a run that is only planned.
+        on_message: is called with the number of reference rows to compute, and with progress.
 
     Raises:
-        InputError: for settings, files and items that don't go together.
+        InputError: for settings, files and items that don't fit together.
     """
-    items, data, validation, loss = laid(model, training)
-    state = begin(model, training.trained.choice(), training.adam, training.course.steps, training.course.seed)
+    items, data, validation, loss = prepare_data(model, training)
+    state = init(model, training.trained.to_trainable(), training.adam, training.course.steps, training.course.seed)
     if loss.reference and planning:
         data = without_reference(data)
     elif loss.reference:
         rows = rows_drawn(data, training.course.steps, training.course.seed)
-        data = with_reference(model, data, keep, training.memory, _progress(rows, data, on_message), rows)
+        data = with_reference(model, data, cache, training.memory, _progress_reporter(rows, data, on_message), rows)
         if validation is not None:
             every = range(len(validation.rows))
             validation = with_reference(
-                model, validation, keep, training.memory, _progress(every, validation, on_message)
+                model, validation, cache, training.memory, _progress_reporter(every, validation, on_message)
             )
     return Prepared(items, state, data, validation, loss, _penalty(model, training, items))
 
 
-def _progress(rows: Sequence[int], data: Data, on_message: Callable[[str], None]) -> Callable[[int], None]:
-    """Says what references take before the first of them, and now and then how many are done."""
+def _progress_reporter(rows: Sequence[int], data: Data, on_message: Callable[[str], None]) -> Callable[[int], None]:
+    """Reports the size of the reference computation, and returns a callback that reports progress."""
     tokens = sum(data.examples[i].length for row in rows for i in data.rows[row])
-    count, said = 0, time.monotonic()
+    count, last_report = 0, time.monotonic()
     on_message(f"reference log-probabilities of {len(rows):,} of {len(data.rows):,} rows: {tokens:,} tokens")
 
-    def done(more: int) -> None:
-        nonlocal count, said
+    def report(more: int) -> None:
+        nonlocal count, last_report
         count += more
-        if time.monotonic() - said > _OFTEN and count < len(rows):
-            said = time.monotonic()
+        if time.monotonic() - last_report > _REPORT_SECONDS and count < len(rows):
+            last_report = time.monotonic()
             on_message(f"{count:,} of {len(rows):,} rows")
 
-    return done
+    return report
 
 
-def laid(model: Model, training: Training) -> Laid:
-    """The examples of a run as rows; of the model only its tokenizer and its configuration are needed.
+def prepare_data(model: Model, training: Training) -> PreparedData:
+    """Builds the examples of a run as rows; uses only the model's tokenizer and configuration.
 
     Raises:
-        InputError: as `prepared` does.
+        InputError: as in `prepare`.
     """
-    loss, course = training.made_loss(), training.course
+    loss, course = training.build_loss(), training.course
     course.check()
     if training.rows % course.parts:
-        raise errors.InputError(f"course.parts: {training.rows} rows can't be taken in {course.parts} equal parts")
+        raise errors.InputError(f"course.parts: {training.rows} rows can't be split into {course.parts} equal parts")
     if training.trained.what == "whole" and training.trained != Trained("whole", training.trained.layers):
-        raise errors.InputError(
-            "trained: rank, alpha, targets and stabilised are of low-rank changes, not of whole weights"
-        )
+        raise errors.InputError("trained: rank, alpha, targets and stabilised apply to what: lora, not to what: whole")
     if not 0 <= training.validation < 1:
         raise errors.InputError(f"validation: expected a share from 0 to below 1, found {training.validation}")
     if bool(training.validation) != bool(course.validate):
-        raise errors.InputError("validation and course.validate go together: how many examples, and how often")
+        raise errors.InputError("validation and course.validate: set both, or neither")
     items = open_source(training.source)
-    items.taxonomy.mask(training.target)  # refused here where it is unknown
-    found = lessons.tokenised(model, records(model, training, items, loss))
-    taught, held = _divided(found, training.validation, course.seed)
+    items.taxonomy.mask(training.target)  # raises if it is unknown
+    tokenised = examples.tokenise(model, training_records(model, training, items, loss))
+    training_examples, held_out = _split_validation(tokenised, training.validation, course.seed)
     if loss.kind == "judged":
-        taught, held = lessons.with_others(taught), lessons.with_others(held)
-    options: dict[str, Any] = {"rows": training.rows, "length": training.length or None, "pack": training.pack}
-    data = lay(taught, **options)
-    return Laid(items, data, lay(held, **options) if held else None, loss)
-
-
-def _divided(found: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Examples to train on, and a share of them for validation; those of one prompt stay together."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, one in enumerate(found):
-        groups.setdefault(one.prompt, []).append(i)
-    members = list(groups.values())
-    wanted, held = math.ceil(share * len(found)), set[int]()
-    for place in np.random.default_rng((seed, 5)).permutation(len(members)):
-        if len(held) >= wanted:
-            break
-        held |= set(members[place])
-    if len(held) == len(found):
-        raise errors.InputError(
-            f"validation: {share:g} of {len(found)} examples with {len(groups)} prompts leaves none to train on"
+        training_examples, held_out = (
+            examples.with_mismatched_completions(training_examples),
+            examples.with_mismatched_completions(held_out),
         )
-    return [one for i, one in enumerate(found) if i not in held], [found[i] for i in sorted(held)]
+    options: dict[str, Any] = {"rows": training.rows, "length": training.length or None, "pack": training.pack}
+    data = make_rows(training_examples, **options)
+    return PreparedData(items, data, make_rows(held_out, **options) if held_out else None, loss)
+
+
+def _split_validation(tokenised: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Splits off a share of the examples for validation; examples of one prompt stay together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, example in enumerate(tokenised):
+        groups.setdefault(example.prompt, []).append(i)
+    members = list(groups.values())
+    count, held_out = math.ceil(share * len(tokenised)), set[int]()
+    for place in np.random.default_rng((seed, 5)).permutation(len(members)):
+        if len(held_out) >= count:
+            break
+        held_out |= set(members[place])
+    if len(held_out) == len(tokenised):
+        raise errors.InputError(
+            f"validation: {share:g} of {len(tokenised)} examples with {len(groups)} prompts leaves none to train on"
+        )
+    return [example for i, example in enumerate(tokenised) if i not in held_out], [
+        tokenised[i] for i in sorted(held_out)
+    ]
 
 
 def _penalty(model: Model, training: Training, items: Items) -> TaxPenalty | None:
     price, source = training.price, training.source
     if not price.weight:
         return None
-    own = anchors(model, items, price.scenes, price.rows, training.how, source.test, source.seed, training.memory)
-    return tax_penalty(own, items.taxonomy, training.target, price.weight, price.variant)
+    anchor_set = draw_anchors(
+        model, items, price.scenes, price.rows, training.how, source.test, source.seed, training.memory
+    )
+    return tax_penalty(anchor_set, items.taxonomy, training.target, price.weight, price.variant)
 
 
-def records(model: Model, training: Training, items: Items, loss: Loss) -> list[Record]:
-    """The examples of a run, in words."""
-    how = prefill.resolved(model, training.how)
-    chat = asking.template(model, how)
+def training_records(model: Model, training: Training, items: Items, loss: Loss) -> list[Record]:
+    """Builds the examples of a run, as text."""
+    how = prefill.resolve_prefill(model, training.how)
+    chat = ask.chat_format(model, how)
     if training.placebo == "neutral text":
         if loss.kind != "texts":
-            raise errors.InputError(f"placebo: {loss.name} takes pairs or verdicts, and neutral text has none")
-        found = _neutral(model)
+            raise errors.InputError(f"placebo: {loss.name} needs pairs or labels, which neutral text lacks")
+        built = _neutral_records(model)
     elif training.file:
         full = (
-            None if chat is None else (lambda messages: tokens.conversation(model.tokenizer, messages, **how.template))
+            None
+            if chat is None
+            else (lambda messages: tokens.render_conversation(model.tokenizer, messages, **how.template))
         )
-        found = lessons.read(training.file, chat, full)
+        built = examples.read(training.file, chat, full)
     else:
-        found = _of_items(model, training, items, loss, how)
-    wanted = 2 if loss.kind == "pairs" else 1
-    if len(found[0].texts) != wanted:
-        what = "a chosen and a rejected text" if wanted == 2 else "one completion"
-        raise errors.InputError(f"{training.file or 'the items'}: {loss.name} takes {what} behind each prompt")
-    unsaid = next((one for one in found if one.good is None), None)
-    bad = next((one for one in found if one.good is False), None)
+        built = _item_records(model, training, items, loss, how)
+    texts_needed = 2 if loss.kind == "pairs" else 1
+    if len(built[0].texts) != texts_needed:
+        what = "a chosen and a rejected text" if texts_needed == 2 else "one completion"
+        raise errors.InputError(f"{training.file or 'the items'}: {loss.name} needs {what} after each prompt")
+    unlabelled = next((record for record in built if record.good is None), None)
+    bad = next((record for record in built if record.good is False), None)
     if training.file and training.lesson:
-        raise errors.InputError(f"lesson: it is made of items, and {training.file} is given in their place")
-    verdicts = {one.good for one in found}
-    if loss.kind == "judged" and training.file and unsaid is None and len(verdicts) == 1:
-        raise errors.InputError(
-            f"{training.file}: kto takes good completions and bad ones; every label is {found[0].good}"
-        )
-    if loss.kind == "judged" and unsaid is not None:
-        raise errors.InputError(f"{unsaid.where}: kto needs a label of every completion: true or false")
+        raise errors.InputError(f"lesson: applies to items, and cannot be used with file: {training.file}")
+    verdicts = {record.good for record in built}
+    if loss.kind == "judged" and training.file and unlabelled is None and len(verdicts) == 1:
+        raise errors.InputError(f"{training.file}: kto needs good and bad completions; every label is {built[0].good}")
+    if loss.kind == "judged" and unlabelled is not None:
+        raise errors.InputError(f"{unlabelled.source}: label: expected true or false for kto, found none")
     if loss.kind == "texts" and bad is not None:
-        raise errors.InputError(f"{bad.where}: sft would learn a completion whose label is false; leave it out")
+        raise errors.InputError(f"{bad.source}: sft would learn a completion whose label is false; leave it out")
     if training.placebo == "shuffled labels":
-        found = lessons.shuffled(found, training.course.seed)
-    return found
+        built = examples.shuffle_labels(built, training.course.seed)
+    return built
 
 
-def _of_items(model: Model, training: Training, items: Items, loss: Loss, how: How) -> list[Record]:
-    source, way = training.source, training.way
+def _item_records(model: Model, training: Training, items: Items, loss: Loss, how: ElicitConfig) -> list[Record]:
+    source, sign = training.source, training.sign
     lesson: Lesson = training.lesson or ("preferences" if loss.kind == "pairs" else "actions")
-    found = lessons.lessons(model, items, training.target, way, lesson, how, source.test, source.seed)
+    towards = examples.records_for_model(model, items, training.target, sign, lesson, how, source.test, source.seed)
     if loss.kind != "judged":
-        return found
+        return towards
     if lesson != "actions":
-        raise errors.InputError(f"lesson: kto takes single actions with a verdict, found {lesson}")
-    against = lessons.lessons(model, items, training.target, -way, lesson, how, source.test, source.seed)
-    return found + [one._replace(good=False) for one in against]
+        raise errors.InputError(f"lesson: expected actions for kto, found {lesson}")
+    against = examples.records_for_model(model, items, training.target, -sign, lesson, how, source.test, source.seed)
+    return towards + [record._replace(good=False) for record in against]
 
 
-def _neutral(model: Model) -> list[Record]:
-    """Plain sentences; the prompt of each is its first words, up to where a token begins: most often one word."""
-    found = []
+def _neutral_records(model: Model) -> list[Record]:
+    """Builds records of plain sentences; the prompt is the first words, up to a token boundary."""
+    built = []
     for number, text in enumerate(prompts.neutral_texts()):
         spaces = [i for i, letter in enumerate(text) if letter == " "]
         cut = next(
-            (i for i in spaces if tokens.continuation(model.tokenizer, text[:i], text[i:]) is not None), spaces[0]
+            (i for i in spaces if tokens.encode_continuation(model.tokenizer, text[:i], text[i:]) is not None),
+            spaces[0],
         )
-        found.append(Record(text[:cut], (text[cut:],), True, f"neutral text {number + 1}"))
-    return found
+        built.append(Record(text[:cut], (text[cut:],), True, f"neutral text {number + 1}"))
+    return built

@@ -1,6 +1,6 @@
-"""What a run does to values on its way: the same questions are asked every few steps, and compared with the beginning.
+"""Values during a run: the same questions are asked every few steps, and compared with the answers at the start.
 
-drift time of a value: the first step from which on its shift has at least 95 % of its last size, the same way
+drift time of a value: the first step from which its shift stays at 95 % or more of the last one, with the same sign
 """
 
 from __future__ import annotations
@@ -11,65 +11,66 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from vatjax import elicit, errors, metrics, states, store
+from vatjax import elicit, errors, metrics, prefix, states, store
 from vatjax.items import Items
-from vatjax.models import Edit, hosts
-from vatjax.prompts import How
+from vatjax.models import Edit
+from vatjax.prompts import ElicitConfig
+from vatjax.runtime import processes
 from vatjax.states import ValueState
-from vatjax.train.steps import State, result
+from vatjax.train.steps import State, export
 from vatjax.values import Taxonomy
 
-ARRIVED = 0.95
+DRIFT_SHARE = 0.95
 
 
 class Probes:
-    """Rates a model in training, and keeps its states: `loop.run` calls it.
+    """A callback of `loop.run` that rates a model in training and saves its value states.
 
     Args:
-        items: what is asked about; none of it should be trained on.
-        where: a folder; each state is a file in it, and one that is there is not asked for again.
-        about: what decides a run, as plain data: each run has a folder of its own there.
+        items: the items to rate; they should not be trained on.
+        path: a folder with one file per state; states that exist are not computed again.
+        about: plain data that identifies the run; each run gets its own subfolder.
         how: the question; `paired` by default.
-        size: how much is computed at one time.
+        size: sizes of one pass.
     """
 
     def __init__(
         self,
         items: Items,
-        where: store.Path,
+        path: store.Path,
         about: Any = None,
-        how: How | None = None,
-        size: elicit.Size | None = None,
+        how: ElicitConfig | None = None,
+        size: prefix.Size | None = None,
     ) -> None:
-        self._items, self._how, self._size = items, how or How(), size
-        self._where = store.path(where) / store.address(about)[:12]
+        self._items, self._how, self._size = items, how or ElicitConfig(), size
+        self._folder = store.path(path) / store.address(about)[:12]
 
     def __call__(self, state: State, step: int) -> None:
-        """Rates the state of a step."""
-        place = self._where / f"step-{step:06d}.npz"
-        if hosts.everywhere(place.exists()):
+        """Rates the state of a step, unless its file exists."""
+        path = self._folder / f"step-{step:06d}.npz"
+        if processes.global_all(path.exists()):
             return
-        made = result(state)
-        model, edit = (state.base, made) if isinstance(made, Edit) else (made, None)
-        states.save(elicit.ratings(model, self._items, self._how, edit=edit, size=self._size).state, place)
+        exported = export(state)
+        model, edit = (state.base, exported) if isinstance(exported, Edit) else (exported, None)
+        states.save(elicit.ratings(model, self._items, self._how, edit=edit, size=self._size).state, path)
 
     def states(self) -> dict[int, ValueState]:
-        """What was rated, by step."""
-        found = sorted(self._where.glob("step-*.npz"), key=lambda path: path.name)
-        return {int(path.name.removeprefix("step-").removesuffix(".npz")): states.load(path) for path in found}
+        """Loads the rated states, by step."""
+        paths = sorted(self._folder.glob("step-*.npz"), key=lambda path: path.name)
+        return {int(path.name.removeprefix("step-").removesuffix(".npz")): states.load(path) for path in paths}
 
 
 class Trajectory(NamedTuple):
-    """A run's gain and tax on its way.
+    """Gain and tax of a run by step, relative to its start.
 
     Attributes:
-        steps: [points], without the beginning, against which all of them are.
+        steps: [points], without the start.
         gain: [points], of the target's types.
         nvat: [points], of types.
         off_target: [points], mean absolute GND of the other types.
         shift: [points, types], mean over contexts.
-        values: [points, values], likewise.
-        arrived: [values], each value's drift time; NaN for one that has not moved.
+        values: [points, values], mean over contexts.
+        drift_time: [values], drift time of each value; NaN for values that have not moved.
     """
 
     steps: np.ndarray
@@ -78,10 +79,10 @@ class Trajectory(NamedTuple):
     off_target: np.ndarray
     shift: np.ndarray
     values: np.ndarray
-    arrived: np.ndarray
+    drift_time: np.ndarray
 
     def as_dict(self, taxonomy: Taxonomy) -> dict[str, Any]:
-        """Plain data, with names."""
+        """Converts to plain data, with names of types and values."""
         points = [
             {
                 "step": int(step),
@@ -92,59 +93,61 @@ class Trajectory(NamedTuple):
             }
             for i, step in enumerate(self.steps)
         ]
-        return {"points": points, "drift_time": dict(zip(taxonomy.names, self.arrived.tolist(), strict=True))}
+        return {"points": points, "drift_time": dict(zip(taxonomy.names, self.drift_time.tolist(), strict=True))}
 
 
-def trajectory(found: dict[int, ValueState], taxonomy: Taxonomy, target: str, direction: int = 1) -> Trajectory:
-    """Gain and tax at every step that was rated, against the first.
+def trajectory(by_step: dict[int, ValueState], taxonomy: Taxonomy, target: str, direction: int = 1) -> Trajectory:
+    """Computes gain and tax of every rated step relative to the first.
 
     Args:
-        found: states by step, of the same contexts; the least step is the beginning.
+        by_step: value states by step, of the same contexts; the smallest step is the start.
         taxonomy: of the items.
-        target, direction: what was pushed, and which way.
+        target, direction: the value, type or group that was pushed, and the sign of the push.
     """
-    if len(found) < 2:
-        raise errors.InputError(f"a trajectory needs a beginning and at least one step, found {len(found)} states")
-    first, *later = sorted(found)
-    own = jnp.asarray(taxonomy.columns(target))
+    if len(by_step) < 2:
+        raise errors.InputError(
+            f"trajectory: expected a start and at least one later step, found {len(by_step)} states"
+        )
+    first, *later = sorted(by_step)
+    on_target = jnp.asarray(taxonomy.column_mask(target))
 
     def types(state: ValueState) -> jnp.ndarray:
         plain = np.where(state.mask, state.state, np.nan)
         return jnp.asarray(taxonomy.aggregate(np.float32(plain), state.mask, "types"))
 
-    before = found[first]
-    made, values = [], []
+    before = by_step[first]
+    taxes, values = [], []
     for step in later:
-        if found[step].state.shape != before.state.shape:
-            raise errors.InputError(f"step {step}: other contexts were rated than at step {first}")
-        made.append(metrics.tax(types(before), types(found[step]), own, direction))
-        both = before.mask & found[step].mask
-        moved = np.where(both, found[step].state - before.state, 0).sum(0)
+        if by_step[step].state.shape != before.state.shape:
+            raise errors.InputError(f"step {step}: its contexts differ from those of step {first}")
+        taxes.append(metrics.tax(types(before), types(by_step[step]), on_target, direction))
+        both = before.mask & by_step[step].mask
+        moved = np.where(both, by_step[step].state - before.state, 0).sum(0)
         values.append(np.where(both.any(0), moved / np.maximum(both.sum(0), 1), np.nan))
-    off = ~np.asarray(own)
+    off = ~np.asarray(on_target)
     shift = np.stack(values)
     return Trajectory(
         np.array(later),
-        np.array([float(one.gain) for one in made]),
-        np.array([float(one.nvat) for one in made]),
-        np.array([float(np.nanmean(np.abs(np.asarray(one.gnd)[off]))) for one in made]),
-        np.stack([np.asarray(one.shift) for one in made]),
+        np.array([float(tax.gain) for tax in taxes]),
+        np.array([float(tax.nvat) for tax in taxes]),
+        np.array([float(np.nanmean(np.abs(np.asarray(tax.gnd)[off]))) for tax in taxes]),
+        np.stack([np.asarray(tax.shift) for tax in taxes]),
         shift,
         drift_time(later, shift),
     )
 
 
 def drift_time(steps: Sequence[int], shift: np.ndarray) -> np.ndarray:
-    """The first step from which on each value's shift has at least 95 % of its last size, [values] float64.
+    """Computes the first step from which each value's shift stays at 95 % or more of the last one, [values] float64.
 
     Args:
-        steps: [points], rising.
-        shift: [points, values], against the beginning.
+        steps: [points], ascending.
+        shift: [points, values], relative to the start.
     """
     last = shift[-1]
     moved = np.isfinite(last) & (last != 0)
     share = np.where(moved, shift / np.where(moved, last, 1), 0)
-    below = ~(share >= ARRIVED)
-    # The point behind the last one that is still below.
+    below = ~(share >= DRIFT_SHARE)
+    # The point after the last one that is still below.
     place = np.where(below.any(0), len(steps) - np.argmax(below[::-1], 0), 0)
     return np.where(moved, np.asarray(steps, np.float64)[np.minimum(place, len(steps) - 1)], np.nan)

@@ -1,0 +1,351 @@
+"""The front door: load a model, push it, and measure what the push does to its other values.
+
+    import vatjax
+
+    model = vatjax.load("pocket")
+    edit = vatjax.steer(model, "Power")
+    tax = vatjax.measure(model, edit, target="Power")
+    print(tax)
+
+Everything here is a few lines over the packages: `models.load`, `edits.sweep`, `train`, `elicit.ratings` and `analysis.analyse`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import html
+import itertools
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from vatjax import (
+    analysis,
+    edits,
+    elicit,
+    errors,
+    models,
+    names,
+    prompts,
+    states,
+    store,
+    summary,
+    tables,
+    train,
+    values,
+)
+from vatjax.edits.candidates import sample_scenes
+from vatjax.elicit import prefill
+from vatjax.items import Items, bundled
+from vatjax.metrics import Estimate
+from vatjax.models import Edit, Model
+from vatjax.prompts import ElicitConfig, Shot
+from vatjax.runtime.progress import OnProgress, ignore_progress, stage_progress
+from vatjax.states import ValueState
+from vatjax.train.losses import LOSSES
+from vatjax.values import Taxonomy
+
+Direction = Literal["express", "suppress"]
+_SIGNS = {"express": 1, "suppress": -1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shots:
+    """Examples in the prompt, drawn from the train side of the items when they are measured."""
+
+    target: str
+    count: int
+    direction: Direction = "express"
+    seed: int = 0
+
+    def draw(self, items: Items) -> list[Shot]:
+        """Returns the examples."""
+        return prompts.demonstrations(items, self.target, _sign(self.direction), self.count, draw=self.seed)
+
+
+Intervention = Edit | Shots | Model | str
+
+
+def load(name: str, **options: Any) -> Model:
+    """Returns a model: "pocket", a folder in Hugging Face's layout, owner/name on the Hub, or a .gguf file.
+
+    Args:
+        name: of the model.
+        **options: of `models.load`: `dtype`, `mesh`, `ignore`, `context`.
+    """
+    return models.load(name, **options)
+
+
+def shots(target: str, count: int = 8, direction: Direction = "express", seed: int = 0) -> Shots:
+    """Returns an intervention by examples: half of them rate actions for the target, half actions against it."""
+    _sign(direction)
+    return Shots(target, count, direction, seed)
+
+
+def steer(
+    model: Model,
+    target: str,
+    direction: Direction = "express",
+    method: edits.Method = "mean",
+    items: Items | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[float] = (1.0, 2.0),
+    scenes: int = 12,
+    on_progress: OnProgress = ignore_progress,
+    **options: Any,
+) -> Edit:
+    """Returns an edit that pushes a model, found on the train side of the items.
+
+    Up to six places and all strengths are tried on some scenes of the train side; the one with the highest gain that does
+    not break the model is taken. `vatjax steer` does the same, with placebos and plots.
+
+    Args:
+        model: the model; it needs a tokenizer.
+        target: a value, a type or a group.
+        direction: "express" pushes towards it, "suppress" away from it.
+        method: "mean", "pca", "probe", "conva", "split", "neurons" or "conditional".
+        items: all items; by default the bundled ones.
+        layers: edited layers; then only strengths are tried.
+        strengths: multiples of the edit; with one strength and given layers nothing is tried.
+        scenes: number of train scenes for the trials; 0 for all.
+        on_progress: called with the share of trials that are done.
+        **options: of `edits.Finder`: `operator`, `positions`, `pairs`, ...
+
+    Raises:
+        InputError: if no place and strength gives a gain above 0 on the train side.
+    """
+    items, sign = bundled() if items is None else items, _sign(direction)
+    how = prefill.ensure_option_mass(model, ElicitConfig())
+    places = [] if layers is None else [tuple(layers)]
+    candidate = edits.find_candidate(model, items, target, sign, edits.Finder(method, **options), places, how)
+    if len(candidate.places) * len(strengths) == 1:
+        return strengths[0] * candidate.make(candidate.places[0])
+    sample = edits.sample_target_scenes(items.split()[0], target, scenes)
+    points = edits.sweep(
+        model, sample, target, candidate.make, candidate.places, strengths, sign, how=how, on_progress=on_progress
+    )
+    best = edits.best_point(points)
+    if best is None or best.outcome.gain <= 0:
+        why = "every strength breaks the model" if best is None else "no place and strength gives a gain above 0"
+        raise errors.InputError(
+            f"{method}, {target}, {direction}: {why} on the train side; give other layers or strengths"
+        )
+    return best.strength * candidate.make(best.layers)
+
+
+def finetune(
+    model: Model,
+    target: str,
+    direction: Direction = "express",
+    loss: str = "dpo",
+    items: Items | None = None,
+    *,
+    steps: int = 60,
+    rows: int = 8,
+    rank: int = 8,
+    rate: float = 1e-3,
+    lesson: Literal["actions", "judgements", "preferences"] | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = ignore_progress,
+) -> Edit:
+    """Trains LoRA on the train side of the items, in memory, and returns it as an edit. `vatjax train` writes checkpoints.
+
+    Args:
+        model: the model; it needs a tokenizer.
+        target: a value, a type or a group.
+        direction: "express" trains towards it, "suppress" away from it.
+        loss: "sft", or a loss on pairs: "dpo", "ipo", "simpo", ...
+        items: all items; by default the bundled ones.
+        steps, rows, rank, rate: optimizer steps, examples a step, rank of LoRA, learning rate.
+        lesson: contents of an example; by default "preferences" for pairs and "judgements" for sft.
+        seed: of the initial weights and of the order of examples.
+        on_progress: called with the share of steps that are done.
+    """
+    if loss not in LOSSES:
+        raise errors.InputError(names.unknown_name("loss", loss, list(LOSSES)))
+    objective = LOSSES[loss]()
+    if objective.kind == "judged":
+        raise errors.InputError(f"{loss}: it learns from verdicts; use train.kto with records of your own")
+    lesson = lesson or ("preferences" if objective.kind == "pairs" else "judgements")
+    items = bundled() if items is None else items
+    records = train.records_for_model(model, items, target, _sign(direction), lesson)
+    data = train.make_rows(train.tokenise(model, records), rows)
+    if objective.reference:
+        data = train.with_reference(model, data, rows=train.rows_drawn(data, steps, seed))
+    state = train.init(model, train.Lora(rank=rank), train.Adam(rate=rate), steps=steps, key=seed)
+    for number, batch in enumerate(itertools.islice(train.batches(data, seed), steps), 1):
+        state, _ = train.step(state, batch, objective)
+        on_progress(number / steps)
+    trained = train.export(state)
+    assert isinstance(trained, Edit)  # LoRA is an edit
+    return trained
+
+
+def measure(
+    before: Model | ValueState | str,
+    after: Intervention | ValueState,
+    *,
+    target: str,
+    direction: Direction = "express",
+    items: Items | None = None,
+    split: Literal["test", "train", "all"] = "test",
+    scenes: int = 0,
+    how: ElicitConfig | None = None,
+    taxonomy: Taxonomy | None = None,
+    clusters: str = "",
+    unedited: ValueState | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> Tax:
+    """Measures the tax of an intervention: rates a model before and after it, or compares two sets of ratings.
+
+    Args:
+        before: a model; or ratings: a `ValueState`, or the path of one (.npz) or of a table.
+        after: for a model an `Edit`, `shots(...)`, a sentence for the prompt, or another model; for ratings, ratings.
+        target: a value, a type or a group.
+        direction: the intended direction.
+        items: all items; by default the bundled ones.
+        split: the side that is rated; edits, shots and training use the train side.
+        scenes: number of scenes to rate, drawn with seed 0; 0 rates all.
+        how: settings of elicitation; by default `ElicitConfig()`.
+        taxonomy: of ratings; by default that of the items.
+        clusters: context keys whose rows belong together, joined by commas; by default the scene.
+        unedited: ratings of the model without the intervention, if they exist.
+        on_progress: called with the share of ratings that are done.
+    """
+    if not isinstance(before, Model):
+        taxonomy = taxonomy or (values.schwartz() if items is None else items.taxonomy)
+        return _tax(_read(before, taxonomy), _read(after, taxonomy), taxonomy, target, direction, clusters)
+    items = bundled() if items is None else items
+    sides = dict(zip(("train", "test"), items.split(), strict=True)) | {"all": items}
+    if split not in sides:
+        raise errors.InputError(names.unknown_name("split", split, list(sides)))
+    rated = sides[split]
+    rated = sample_scenes(rated, rated.scene[rated.pair().express].astype(str), scenes)
+    how = prefill.ensure_option_mass(before, how or ElicitConfig(), False, lambda _: None)
+    rate = functools.partial(elicit.ratings, items=rated, how=how)
+    first = unedited
+    if first is None:
+        first = rate(before, on_progress=stage_progress(on_progress, 0, 0.5)).state
+    asked = stage_progress(on_progress, 0.5 if unedited is None else 0, 1)
+    if isinstance(after, Model):
+        second = rate(after, on_progress=asked)
+    elif isinstance(after, Edit):
+        second = rate(before, edit=after, on_progress=asked)
+    elif isinstance(after, Shots):
+        second = rate(before, shots=after.draw(items), on_progress=asked)
+    elif isinstance(after, str):
+        second = rate(before, instruction=after, on_progress=asked)
+    else:
+        raise errors.InputError(
+            f"after: expected an edit, shots, a sentence or a model, found {type(after).__name__}; ratings are compared "
+            "with ratings"
+        )
+    return _tax(first, second.state, items.taxonomy, target, direction, clusters)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Tax:
+    """The Value Alignment Tax of one intervention. `print(tax)` shows the tables and sentences of `vatjax tax`.
+
+    Attributes:
+        content: all statistics, the data of `vatjax tax --json`.
+        before, after: the value states.
+        taxonomy: of their values.
+    """
+
+    content: dict[str, Any]
+    before: ValueState
+    after: ValueState
+    taxonomy: Taxonomy
+
+    @property
+    def gain(self) -> Estimate:
+        """Returns the shift of the target in the intended direction, with its 95 % interval."""
+        return Estimate(**self.content["levels"][self.content["target_level"]]["gain"])
+
+    @property
+    def nvat(self) -> Estimate:
+        """Returns the debiased nVAT of types, with its 95 % interval."""
+        return Estimate(**self.content["levels"]["types"]["nvat_debiased"])
+
+    @property
+    def p(self) -> float | None:
+        """Returns the p of nVAT of types: that coupling is no more than noise."""
+        return self.content["levels"]["types"]["p"]["nvat"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns a row for each type and each value: shift with its interval and p (Holm), GND, VAT and its floor."""
+        return [
+            {
+                "level": level,
+                "name": name,
+                "target": name in part["target_names"],
+                "shift": part["shift"][name]["estimate"],
+                "shift_low": part["shift"][name]["low"],
+                "shift_high": part["shift"][name]["high"],
+                "shift_p_holm": part["p"]["shift_holm"][name],
+                "gnd": part["gnd"][name]["estimate"],
+                "vat": part["vat"][name],
+                "vat_floor": part["floor"]["vat"][name],
+            }
+            for level, part in self.content["levels"].items()
+            for name in part["names"]
+        ]
+
+    def frame(self) -> Any:
+        """Returns `rows` as a pandas DataFrame."""
+        return tables.data_frame(self.rows())
+
+    def plot(self, path: store.Path) -> None:
+        """Writes a figure of the types' coupling, the circle, and each value's shift and VAT, as .svg or .png."""
+        from vatjax.report import figures
+
+        suffix = str(path).rpartition(".")[2]
+        if suffix not in ("png", "svg"):
+            raise errors.InputError(f"{path}: expected a path that ends in .svg or .png")
+        title = f"{self.content['target']}, {self.content['direction']}"
+        figure = figures.plot_arm(self.content, self.taxonomy, title, figures.COLOURS[0])
+        store.commit(store.path(path), figures.render(figure)[suffix == "svg"])
+
+    def save(self, path: store.Path) -> None:
+        """Writes `content` as JSON."""
+        store.commit_json(store.path(path), self.content)
+
+    def __str__(self) -> str:
+        warnings = [textwrap.fill(f"warning: {line}", summary.WIDTH) for line in self.content["warnings"]]
+        return "\n".join([*warnings, summary.tax_text(self.content)])
+
+    def __repr__(self) -> str:
+        gain, nvat = summary.format_interval(self.gain._asdict()), summary.format_interval(self.nvat._asdict())
+        return f"Tax({self.content['target']}, {self.content['direction']}: gain {gain}, nVAT {nvat})"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _sign(direction: str) -> int:
+    if direction not in _SIGNS:
+        raise errors.InputError(names.unknown_name("direction", direction, list(_SIGNS)))
+    return _SIGNS[direction]
+
+
+def _read(ratings: Any, taxonomy: Taxonomy) -> ValueState:
+    if isinstance(ratings, ValueState):
+        return ratings
+    if isinstance(ratings, str):
+        return states.load(ratings) if ratings.endswith(".npz") else states.read_ratings(ratings, taxonomy)
+    raise errors.InputError(f"expected a value state or the path of ratings, found {type(ratings).__name__}")
+
+
+def _tax(before: ValueState, after: ValueState, taxonomy: Taxonomy, target: str, direction: str, clusters: str) -> Tax:
+    analysed = analysis.analyse(before, after, taxonomy, target, _sign(direction), clusters=clusters)
+    noise = [(state.meta.get("numerical_noise") or {}).get("sd") for state in (before, after)]
+    content = analysis.as_json(analysed) | {
+        "resamples": 2000,
+        "placebo": None,
+        "margin": None,
+        "numerical_noise": max((sd for sd in noise if sd is not None), default=None),
+    }
+    return Tax(content, before, after, taxonomy)

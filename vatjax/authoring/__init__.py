@@ -1,0 +1,49 @@
+"""Builds data sets: scenes for countries and topics, actions for and against values, and the quality gates for both.
+
+    settings = build.Build(out="data", countries=("Kenya",), topics=("Work",), writer="pocket", judge="pocket")
+    result = build.run_pipeline(settings, values.schwartz(), {"scene": writer, "action": writer}, judge)
+    build.publish(settings, result, values.schwartz())      # items.jsonl, apart.jsonl, card.md, hub/
+
+A writer is a model (`ModelWriter`), a table (`TableWriter`) or another `Writer`; a judge is a `ModelJudge` or `Judge`.
+"""
+
+from vatjax.authoring.card import build_card
+from vatjax.authoring.from_model import ModelWriter
+from vatjax.authoring.from_table import TableWriter
+from vatjax.authoring.judge_gates import Judge, ModelJudge
+from vatjax.authoring.leak import find_leak, words_for
+from vatjax.authoring.markdown import render_markdown
+from vatjax.authoring.near_duplicates import NearestText, ShingleIndex, shingles
+from vatjax.authoring.pipeline import BuildResult, run_pipeline
+from vatjax.authoring.publishing import publish
+from vatjax.authoring.records import Record, Request, Stage, Text, Verdict
+from vatjax.authoring.settings import Build, Gates
+from vatjax.authoring.to_items import to_items
+from vatjax.authoring.writers import Writer, Written
+
+__all__ = [
+    "Build",
+    "BuildResult",
+    "Gates",
+    "Judge",
+    "ModelJudge",
+    "ModelWriter",
+    "NearestText",
+    "Record",
+    "Request",
+    "ShingleIndex",
+    "Stage",
+    "TableWriter",
+    "Text",
+    "Verdict",
+    "Writer",
+    "Written",
+    "build_card",
+    "find_leak",
+    "publish",
+    "render_markdown",
+    "run_pipeline",
+    "shingles",
+    "to_items",
+    "words_for",
+]

@@ -1,0 +1,73 @@
+"""Preemption: a run stops when a person (Ctrl-C) or the machine (SIGTERM) asks for it.
+
+It ends at the next point where no work is lost: after a step, a shard of answers, an artifact of a study. Of several
+processes all end at the same point. The same command continues from the files written until then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+PREEMPTED = 75  # the exit status that asks schedulers to start the same command again
+
+_signal_number = 0
+
+
+class Stopped(BaseException):
+    """Early end of a run that was asked to stop; `status` is the exit status of its process."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number if number == signal.SIGINT else PREEMPTED
+
+
+@contextlib.contextmanager
+def handle_stop_signals() -> Iterator[None]:
+    """Makes SIGTERM and Ctrl-C stop the enclosed run at its next safe point; a second Ctrl-C stops it at once."""
+    global _signal_number
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        global _signal_number
+        if _signal_number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        _signal_number = number
+        # os.write, not print: a signal may arrive while Python writes to standard error.
+        again = "; Ctrl-C again stops at once and loses the work in progress" if number == signal.SIGINT else ""
+        name = signal.Signals(number).name
+        with contextlib.suppress(OSError):
+            os.write(2, f"vatjax: {name}: stopping at the next safe point{again}\n".encode())
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    _signal_number = 0
+    try:
+        yield
+    finally:
+        _signal_number = 0
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def requested_signal() -> int:
+    """Returns the signal by which this run, in any of its processes, was asked to stop; 0 for none."""
+    from vatjax.runtime import processes
+
+    return processes.global_max(_signal_number)
+
+
+def stop_if_requested() -> None:
+    """Ends the run here if it was asked to stop.
+
+    Raises:
+        Stopped: if a process of this run received a stop signal.
+    """
+    number = requested_signal()
+    if number:
+        raise Stopped(number)

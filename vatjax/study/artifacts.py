@@ -1,0 +1,169 @@
+"""Content-addressed artifacts: each is keyed by a hash of its inputs, computed once, and reused by any study.
+
+pieces/3f/3f09.../piece.json     its kind, inputs and files; written last, so that an artifact is complete or absent
+pieces/3f/3f09.../...            its files
+pieces/3f/3f09.../time.json      compute time, host and versions
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import json
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import vatjax
+from vatjax import errors, store
+
+Kind = Literal["edit", "training", "state", "texts", "result", "placebo", "comparison"]
+
+# Version of the code of each kind; a change of its output needs a new number, so that old artifacts are not reused.
+VERSIONS: Mapping[Kind, int] = {
+    "edit": 1,
+    "training": 1,
+    "state": 1,
+    "texts": 1,
+    "result": 3,
+    "placebo": 3,
+    "comparison": 2,
+}
+
+_MARK = "piece.json"
+
+# Needed only while an artifact is computed: checkpoints of a training, its reference, shards of answers.
+RUN, REFERENCE, SHARDS = SCRATCH = ("run", "reference", "shards")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Artifact:
+    """One artifact.
+
+    Attributes:
+        kind: of the artifact.
+        label: its name for users.
+        inputs: everything that determines it except its dependencies, as plain data.
+        dependencies: the artifacts that it is computed from, by their role.
+        task: further data for its worker, such as its names in the study; not part of the address.
+    """
+
+    kind: Kind
+    label: str
+    inputs: Mapping[str, Any]
+    dependencies: Mapping[str, Artifact] = dataclasses.field(default_factory=dict)
+    task: Any = None
+
+    @functools.cached_property
+    def address(self) -> str:
+        """Returns its content hash, equal for equal inputs and dependencies."""
+        dependencies = {name: artifact.address for name, artifact in self.dependencies.items()}
+        return store.address(self.kind, VERSIONS[self.kind], vatjax.__version__, self.inputs, dependencies)
+
+
+class ArtifactStore:
+    """A store of finished artifacts, on a disk or in a bucket.
+
+    Args:
+        folder: may be shared by studies.
+    """
+
+    def __init__(self, folder: store.Path) -> None:
+        self.folder = store.path(folder)
+
+    def path(self, artifact: Artifact) -> Any:
+        """Returns the folder of an artifact, present or not."""
+        return self.folder / artifact.address[:2] / artifact.address
+
+    def has(self, artifact: Artifact) -> bool:
+        """Returns True if an artifact is complete."""
+        return bool((self.path(artifact) / _MARK).exists())
+
+    def status(self, artifacts: Sequence[Artifact]) -> tuple[set[str], list[Artifact]]:
+        """Returns the addresses of complete artifacts whose files have their original sizes, and the damaged
+        artifacts."""
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:  # a request to a bucket is slow
+            intact_flags = list(pool.map(self._is_intact, artifacts))
+        intact_addresses = {
+            artifact.address for artifact, intact in zip(artifacts, intact_flags, strict=True) if intact
+        }
+        return intact_addresses, [
+            artifact for artifact, intact in zip(artifacts, intact_flags, strict=True) if intact is False
+        ]
+
+    def _is_intact(self, artifact: Artifact) -> bool | None:
+        """Returns True if an artifact is intact, False if it is damaged; None if it is absent."""
+        place = self.path(artifact)
+        try:
+            if not (place / _MARK).exists():
+                return None
+            sizes = json.loads(store.read_text(place / _MARK))["files"]
+            return all(store.size(place / name) == size for name, size in sizes.items())
+        except (ValueError, KeyError, TypeError, OSError):
+            return False
+
+    def drop(self, artifact: Artifact) -> None:
+        """Removes a damaged artifact."""
+        _remove(self.path(artifact))
+
+    def mark_complete(self, artifact: Artifact, seconds: float, about: Mapping[str, Any]) -> None:
+        """Marks an artifact as complete, and removes the files needed only to compute it.
+
+        Args:
+            artifact: the artifact.
+            seconds: its compute time.
+            about: versions and hardware.
+        """
+        place = self.path(artifact)
+        store.commit_json(place / "time.json", {"seconds": round(seconds, 3), "host": socket.gethostname(), **about})
+        content = {"kind": artifact.kind, "label": artifact.label, "decides": artifact.inputs}
+        dependencies = {name: dependency.address for name, dependency in artifact.dependencies.items()}
+        for part in SCRATCH if artifact.kind in ("training", "state") else ():
+            with contextlib.suppress(OSError):
+                _remove(place / part)
+        sizes = dict(_sizes(place)) if store.writes_enabled() else {}
+        store.commit_json(place / _MARK, {**content, "needs": dependencies, "files": sizes})
+
+    def read_json(self, artifact: Artifact, name: str) -> Any:
+        """Reads a JSON file of an artifact."""
+        path = self.path(artifact) / name
+        try:
+            return json.loads(store.read_text(path))
+        except ValueError:
+            raise errors.InputError(f"{path}: damaged; remove {self.path(artifact)} and run the study again") from None
+
+
+def _sizes(folder: Any, within: str = "") -> Iterator[tuple[str, int]]:
+    """Yields the files of a folder and its subfolders, each with its size in bytes."""
+    for entry in sorted(folder.iterdir(), key=lambda path: path.name):
+        if entry.is_dir():
+            yield from _sizes(entry, f"{within}{entry.name}/")
+        elif entry.name not in (_MARK, "error.txt"):
+            yield within + entry.name, store.size(entry)
+
+
+def _remove(folder: Any) -> None:
+    """Removes a folder with its contents, on a disk or in a bucket."""
+    if not store.writes_enabled() or not folder.exists():
+        return
+    for entry in list(folder.iterdir()):
+        _remove(entry) if entry.is_dir() else entry.unlink()
+    with contextlib.suppress(NotADirectoryError):  # a bucket removes a folder with its last file
+        folder.rmdir()
+
+
+def topological_order(requested: Iterable[Artifact]) -> list[Artifact]:
+    """Returns artifacts and all their dependencies in topological order, each once."""
+    in_order: dict[str, Artifact] = {}
+
+    def visit(artifact: Artifact) -> None:
+        if artifact.address not in in_order:
+            for dependency in artifact.dependencies.values():
+                visit(dependency)
+            in_order[artifact.address] = artifact
+
+    for artifact in requested:
+        visit(artifact)
+    return list(in_order.values())
