@@ -34,7 +34,8 @@ def planted_state(
     """
     questions = protocols.make_questions(items, protocol)
     if protocol == "stated":
-        eta = world.importance(questions.contexts["country"], questions.contexts["topic"], persona).ravel()
+        importance = world.importance(questions.contexts["country"], questions.contexts["topic"], persona)
+        eta = importance[questions.context, questions.value]
     elif protocol in ("paired", "dense"):
         pairs = items.pair()
         paired_items = items.take(np.stack([pairs.express, pairs.suppress], 1).ravel())
