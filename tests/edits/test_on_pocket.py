@@ -35,8 +35,7 @@ def shift(model, before, edit):
 
 def profile():
     one, other = (
-        organism.planted_state(WORLD, SOME, persona=p).state
-        for p in (organism.NO_PERSONA, organism.Persona("Power"))
+        organism.planted_state(WORLD, SOME, persona=p).state for p in (organism.NO_PERSONA, organism.Persona("Power"))
     )
     return np.nanmean(other - one, 0)
 
