@@ -56,6 +56,13 @@ except SystemExit: pass
     assert not modules & {"jax", "torch", "transformers", "flax", "numpy", "scipy", "yaml", "rich", "tyro", "etils"}
 
 
+@pytest.mark.parametrize("command", ["rate", "steer", "validate"])
+def test_the_help_of_a_command_waits_for_no_jax(command):
+    modules = imported(f"import vatjax.commands.{command}")
+    assert f"vatjax.commands.{command}" in modules
+    assert not modules & {"jax", "torch", "transformers", "flax", "matplotlib"}
+
+
 def test_items_values_and_states_do_without_jax():
     modules = imported("from vatjax import items, states, store, values; items.bundled(); values.schwartz()")
     assert "vatjax.states" in modules

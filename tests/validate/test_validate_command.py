@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.test_cli import run
-from vatjax import items, models, organism, study, validate
+from vatjax import items, models, organism, validate
 from vatjax.validate import null_organisms, organism_checks
 
 DATA = items.bundled()
@@ -24,7 +24,7 @@ def measured():
 
 @pytest.mark.thorough
 def test_planted_beside_measured(capsys, monkeypatch, measured):
-    monkeypatch.setattr(study, "measure_organism", lambda *_, **__: measured)
+    monkeypatch.setattr(validate, "measure_organism", lambda *_, **__: measured)
     status, out, err = run(capsys, "validate", "--seeds", "0")
     assert (status, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
@@ -43,7 +43,7 @@ def test_planted_beside_measured(capsys, monkeypatch, measured):
 @pytest.mark.thorough
 def test_a_miss_ends_with_status_1_and_says_which(capsys, monkeypatch, measured):
     worse = measured._replace(ratings=0.5)
-    monkeypatch.setattr(study, "measure_organism", lambda *_, **__: worse)
+    monkeypatch.setattr(validate, "measure_organism", lambda *_, **__: worse)
     status, out, _ = run(capsys, "validate", "--seeds", "0")
     assert status == 1
     (line,) = (line for line in out.splitlines() if "MISSED" in line)
@@ -85,8 +85,8 @@ def test_an_organism_of_another_kind_is_asked_for_what_it_has(capsys, monkeypatc
     other = organism.draw_world(["a"], ["b"], 0, "independent")
     missed = [check.name for check in null_organisms.check_null_organism(other, pushed) if not check.passed]
     assert missed == ["debiased nVAT, the mean", "order of the circle: share of p <= .05"]
-    monkeypatch.setattr(organism, "world", lambda _: other)
-    monkeypatch.setattr(study, "push_organism", lambda *_, **__: pushed)
+    monkeypatch.setattr(organism, "load_world", lambda _: other)
+    monkeypatch.setattr(validate, "push_organism", lambda *_, **__: pushed)
     status, out, _ = run(capsys, "validate", "--seeds", "0")
     assert status == 1
     assert "Hedonism" in out

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from vatjax import errors, prefix, prompts, store
+from vatjax import errors, prompts, store
 from vatjax.commands import show
 from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
@@ -87,7 +87,7 @@ class Rate(Devices):
             raise errors.InputError("--labels and --annotator: give only one of them")
         if (self.labels or self.annotator) and self.how.protocol != "labelled":
             raise errors.InputError(f"labels belong to the protocol labelled, not to {self.how.protocol}")
-        from vatjax import elicit, models, states
+        from vatjax import elicit, models, prefix, states
         from vatjax.elicit import prefill
 
         if store.path(self.out).exists():

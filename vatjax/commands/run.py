@@ -11,11 +11,10 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from vatjax import estimate, store
+from vatjax import store
 from vatjax.commands import show
 from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
-from vatjax.runtime import processes
 from vatjax.runtime.cluster import Cluster
 from vatjax.study.design import Design, Intervention
 
@@ -45,7 +44,8 @@ class Run(Design, Devices):
         return Cluster("off") if single_process else self.distributed
 
     def run(self) -> int:
-        from vatjax import report, study
+        from vatjax import estimate, report, study
+        from vatjax.runtime import processes
 
         design = Design(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Design)})
         with warnings.catch_warnings():

@@ -8,11 +8,10 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-from vatjax import errors, prefix, store
+from vatjax import errors, store
 from vatjax.commands import show
 from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
-from vatjax.runtime import processes
 from vatjax.train.settings import Training
 
 
@@ -98,7 +97,7 @@ class Train(Training, Devices):
         """Returns the cost of a run: texts, tokens, floating-point operations, and the memory of a compiled step."""
         import jax
 
-        from vatjax import train
+        from vatjax import prefix, train
 
         course, data = self.course, prepared.data
         tokens = train.tokens_until(data, course.steps, course.seed)
@@ -171,6 +170,7 @@ class Train(Training, Devices):
 
     def _write_results(self, model: Any, prepared: Any, ended: Any, probe: Any, folder: Any) -> dict[str, Any]:
         from vatjax import models, train
+        from vatjax.runtime import processes
 
         result = train.export(ended.state)
         content: dict[str, Any] = {

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from vatjax import errors, store, validate
+from vatjax import errors, store
 from vatjax.commands import show
 from vatjax.values import schwartz
 
@@ -30,7 +30,7 @@ class Validate:
             raise errors.InputError(f"seeds: at least 10 are needed for a rate, or 0 for none; found {self.seeds}")
         if not 0 <= self.seed < 1_000_000:
             raise errors.InputError(f"seed: expected 0 to 999,999, found {self.seed}")
-        from vatjax import items, models, organism
+        from vatjax import items, models, organism, validate
 
         world, model = organism.load_world(self.model), models.load(self.model)
         measured, pushed, style = None, None, None

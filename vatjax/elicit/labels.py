@@ -58,7 +58,7 @@ def label(
         items: the items to label.
         how: the settings of elicitation; of the protocol dense.
         sure: how far from the middle a rating must be, as a part of the way to the scale's end.
-        size, keep, on_cost, on_progress: the settings of the run; see `asking.RunOptions`.
+        size, keep, on_cost, on_progress: the settings of the run; see `ask.RunOptions`.
     """
     how = how or ElicitConfig("dense")
     if how.protocol != "dense":

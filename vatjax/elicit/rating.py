@@ -81,7 +81,7 @@ def ratings(
         edit: a change of the computation.
         labels: for `labelled`, [items, values] of -1, 0 and 1: the values that each action violates, and those that it
             supports; or the result of `label`.
-        size, keep, on_cost, on_progress: the settings of the run; see `asking.RunOptions`.
+        size, keep, on_cost, on_progress: the settings of the run; see `ask.RunOptions`.
 
     Raises:
         InputError: if items, protocol, options and model don't go together.
