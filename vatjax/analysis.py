@@ -17,6 +17,7 @@ from vatjax.values import Taxonomy
 
 Level = Literal["types", "values"]
 LEVELS: tuple[Level, ...] = ("types", "values")
+RESAMPLES = 2000  # draws of the null
 Unit = Literal["points", "paper"]
 UNITS: tuple[Unit, ...] = ("points", "paper")
 # Below this many clusters intervals of coupling have less than nominal coverage (scripts/calibrate.py).
@@ -174,7 +175,7 @@ def analyse(
     target: str | Sequence[str],
     direction: int = 1,
     on: Sequence[str] | None = None,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     reading: Reading = "rms",
     levels: Sequence[Level] = LEVELS,
@@ -573,6 +574,12 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
     if "types" in levels:
         content["order_test"] = levels["types"]["order_test"]
     return content
+
+
+def numerical_noise(*ratings: states.ValueState) -> float | None:
+    """Returns the largest numerical noise recorded in value states, a standard deviation in points; None without any."""
+    noise = [(state.meta.get("numerical_noise") or {}).get("sd") for state in ratings]
+    return max((sd for sd in noise if sd is not None), default=None)
 
 
 def _rating_range(*metas: Mapping[str, Any]) -> list[float] | None:

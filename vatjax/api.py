@@ -127,8 +127,8 @@ def steer(
         model, sample, target, candidate.make, candidate.places, strengths, sign, how=how, on_progress=on_progress
     )
     best = edits.best_point(points)
-    if best is None or best.outcome.gain <= 0:
-        why = "every strength breaks the model" if best is None else "no place and strength gives a gain above 0"
+    why = edits.no_gain_reason(best)
+    if best is None or why:
         raise errors.InputError(
             f"{method}, {target}, {direction}: {why} on the train side; give other layers or strengths"
         )
@@ -176,7 +176,7 @@ def finetune(
         data = train.with_reference(model, data, rows=train.rows_drawn(data, steps, seed))
     state = train.init(model, train.Lora(rank=rank), train.Adam(rate=rate), steps=steps, key=seed)
     for number, batch in enumerate(itertools.islice(train.batches(data, seed), steps), 1):
-        state, _ = train.step(state, batch, objective)
+        state, _ = train.step(state, batch, objective, donate=True)
         on_progress(number / steps)
     trained = train.export(state)
     assert isinstance(trained, Edit)  # LoRA is an edit
@@ -218,30 +218,32 @@ def measure(
         taxonomy = taxonomy or (values.schwartz() if items is None else items.taxonomy)
         return _tax(_read(before, taxonomy), _read(after, taxonomy), taxonomy, target, direction, clusters)
     items = bundled() if items is None else items
+    _sign(direction)
+    items.taxonomy.mask(target)  # raises if it is unknown
+    if not isinstance(after, Intervention):
+        raise errors.InputError(
+            f"after: expected an edit, shots, a sentence or a model, found {type(after).__name__}; ratings are compared "
+            "with ratings"
+        )
     sides = dict(zip(("train", "test"), items.split(), strict=True)) | {"all": items}
     if split not in sides:
         raise errors.InputError(names.unknown_name("split", split, list(sides)))
     rated = sides[split]
     rated = sample_scenes(rated, rated.scene[rated.pair().express].astype(str), scenes)
-    how = prefill.ensure_option_mass(before, how or ElicitConfig(), False, lambda _: None)
+    how = prefill.ensure_option_mass(before, how or ElicitConfig())
     rate = functools.partial(elicit.ratings, items=rated, how=how)
     first = unedited
     if first is None:
         first = rate(before, on_progress=stage_progress(on_progress, 0, 0.5)).state
-    asked = stage_progress(on_progress, 0.5 if unedited is None else 0, 1)
-    if isinstance(after, Model):
-        second = rate(after, on_progress=asked)
-    elif isinstance(after, Edit):
-        second = rate(before, edit=after, on_progress=asked)
+    options: dict[str, Any] = {}
+    if isinstance(after, Edit):
+        options = {"edit": after}
     elif isinstance(after, Shots):
-        second = rate(before, shots=after.draw(items), on_progress=asked)
+        options = {"shots": after.draw(items)}
     elif isinstance(after, str):
-        second = rate(before, instruction=after, on_progress=asked)
-    else:
-        raise errors.InputError(
-            f"after: expected an edit, shots, a sentence or a model, found {type(after).__name__}; ratings are compared "
-            "with ratings"
-        )
+        options = {"instruction": after}
+    rated_model = after if isinstance(after, Model) else before
+    second = rate(rated_model, on_progress=stage_progress(on_progress, 0.5 if unedited is None else 0, 1), **options)
     return _tax(first, second.state, items.taxonomy, target, direction, clusters)
 
 
@@ -341,11 +343,10 @@ def _read(ratings: Any, taxonomy: Taxonomy) -> ValueState:
 
 def _tax(before: ValueState, after: ValueState, taxonomy: Taxonomy, target: str, direction: str, clusters: str) -> Tax:
     analysed = analysis.analyse(before, after, taxonomy, target, _sign(direction), clusters=clusters)
-    noise = [(state.meta.get("numerical_noise") or {}).get("sd") for state in (before, after)]
     content = analysis.as_json(analysed) | {
-        "resamples": 2000,
+        "resamples": analysis.RESAMPLES,
         "placebo": None,
         "margin": None,
-        "numerical_noise": max((sd for sd in noise if sd is not None), default=None),
+        "numerical_noise": analysis.numerical_noise(before, after),
     }
     return Tax(content, before, after, taxonomy)

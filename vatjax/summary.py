@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,19 +22,20 @@ _LEGEND = (
 )
 
 
-def tax_text(content: dict[str, Any], default_scale: bool = False) -> str:
+def tax_text(content: dict[str, Any], default_scale: bool = False, table: Callable[..., str] = format_table) -> str:
     """Returns the tables and sentences of a tax, as `vatjax tax` prints them.
 
     Args:
         content: of `analysis.as_json`, and optionally `placebo`, `margin`, `resamples` and `numerical_noise`.
         default_scale: True if the scale of the ratings was not given; the header says so.
+        table: formats columns and rows; by default for a file.
     """
     level = content["levels"]["types"]
     parts = [*(textwrap.fill(line, WIDTH) for line in header(content, default_scale)), ""]
-    parts.append(format_table(("type", "shift", "GND", "VAT", "floor", "hub"), _type_rows(level)).rstrip("\n"))
+    parts.append(table(("type", "shift", "GND", "VAT", "floor", "hub"), _type_rows(level)).rstrip("\n"))
     parts += [textwrap.fill(_LEGEND, WIDTH), ""]
     columns = ("level", "shifts", "gain", "nVAT", "floor", "debiased", "p", "Gini", "points")
-    parts.append(format_table(columns, _level_rows(content)).rstrip("\n"))
+    parts.append(table(columns, _level_rows(content)).rstrip("\n"))
     if content.get("numerical_noise") is not None:
         parts.append(f"Numerical noise of a rating, by the size of a pass: sd {content['numerical_noise']:.4f} points.")
     parts += [textwrap.fill(sentence, WIDTH) for sentence in sentences(content)]

@@ -48,10 +48,14 @@ def short_names(addresses: Iterable[str]) -> dict[str, str]:
     return last if distinct else {address: address for address in models}
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], out: TextIO | None = None) -> None:
-    """Prints a table, on standard output by default; columns whose entries are all numbers are right-aligned."""
+def format_for_output(columns: Sequence[str], rows: Iterable[Sequence[str]], out: TextIO | None = None) -> str:
+    """Returns a table for standard output or `out`: as wide as a terminal, with its control codes."""
     out = out or sys.stdout
     terminal = out is not None and out.isatty()
-    width = shutil.get_terminal_size().columns if terminal else WIDTH
+    return format_table(columns, rows, shutil.get_terminal_size().columns if terminal else WIDTH, terminal)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], out: TextIO | None = None) -> None:
+    """Prints a table, on standard output by default; columns whose entries are all numbers are right-aligned."""
     # Formatted first: on a closed pipe rich's console would end the process with its own status.
-    print(format_table(columns, rows, width, terminal), end="", file=out)
+    print(format_for_output(columns, rows, out), end="", file=out or sys.stdout)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
-from vatjax import edits, errors, prefix, prompts, store
+from vatjax import errors, prompts, store
 from vatjax.commands import show, steer_tables
 from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
@@ -94,7 +94,7 @@ class Steer(Devices):
         folder = store.path(self.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise errors.InputError(f"{self.out}: already exists; remove it, or write to another folder")
-        from vatjax import models, study
+        from vatjax import edits, models, study
         from vatjax.elicit import prefill
 
         for name, methods in edits.METHODS_BY_OPTION.items():
@@ -155,7 +155,7 @@ class Steer(Devices):
     def _shots(
         self, model: Any, data: Any, source: Source, counts: tuple[int, ...], how: ElicitConfig, display: Display
     ) -> dict[str, Any]:
-        from vatjax import elicit
+        from vatjax import edits, elicit
 
         drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
         pushes = {
@@ -176,6 +176,7 @@ class Steer(Devices):
 
     def _trials(self, model: Any, test: Any, pushes: Any, how: ElicitConfig, display: Display) -> Any:
         """Rates the test side under every push."""
+        from vatjax import edits
 
         display.stage(
             f"rating the test side {len(pushes) + 1} times: unedited, edited, and under placebos",
@@ -223,8 +224,8 @@ class Steer(Devices):
             on_progress=display.progress,
         )
         chosen = edits.best_point(points)
-        if chosen is None or chosen.outcome.gain <= 0:
-            why = "every strength breaks the model" if chosen is None else "no strength gives a gain above 0"
+        why = edits.no_gain_reason(chosen)
+        if chosen is None or why:
             steer_tables.print_sweep(
                 {"sweep": store.nonfinite_to_none([_point(point) for point in points]), "curves": []}, chosen
             )
@@ -271,7 +272,7 @@ class Steer(Devices):
 
 def _estimate(model: Any, items: Any, how: ElicitConfig, times: int) -> str:
     """Returns the expected tokens and time of rating the items so many times."""
-    from vatjax import elicit
+    from vatjax import elicit, prefix
 
     if how.reading == "generate":
         return ""
@@ -327,6 +328,7 @@ def _curve(curve: Any) -> dict[str, Any]:
 
 
 def _trials(trials: Any) -> dict[str, Any]:
+    from vatjax import edits
 
     return {
         "trials": [_trial(record) for record in trials],

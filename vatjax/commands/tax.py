@@ -52,7 +52,7 @@ class Tax:
     """Unit of shifts: points of the scale, or ratings mapped to -1 to 1 as published."""
     margin: float | None = None
     """A negligible shift, in the unit of shifts; tests whether every other type moved by less."""
-    resamples: int = 2000
+    resamples: int = analysis.RESAMPLES
     """Draws of the null."""
     seed: int = 0
     """Seed of the resampling."""
@@ -89,8 +89,7 @@ class Tax:
         )
         content = analysis.as_json(result)
         content["resamples"] = self.resamples
-        noise = [(rated.meta.get("numerical_noise") or {}).get("sd") for rated in (pre, post)]
-        content["numerical_noise"] = max((sd for sd in noise if sd is not None), default=None)
+        content["numerical_noise"] = analysis.numerical_noise(pre, post)
         content["placebo"] = self._beyond(result, placebos, taxonomy) if placebos else None
         content["margin"] = None if self.margin is None else analysis.equivalence_test(result, self.margin)
         content["warnings"] += self._reading_warnings(pre, post)
@@ -99,7 +98,7 @@ class Tax:
         if self.json:
             show.print_json(content)
         else:
-            print(summary.tax_text(content, not self.scale and not self.pre.endswith(".npz")))
+            print(summary.tax_text(content, not self.scale and not self.pre.endswith(".npz"), show.format_for_output))
         return 0
 
     def _beyond(

@@ -32,7 +32,7 @@ from vatjax.edits.pairs import Contrast, contrast, contrasts
 from vatjax.edits.placebo import match_lengths, random_like, shuffle_labels
 from vatjax.edits.plots import sweep_figure
 from vatjax.edits.split import Training, split
-from vatjax.edits.sweeping import MIN_STRENGTHS, STRENGTHS, Curve, Point, best_point, fit_curve, sweep
+from vatjax.edits.sweeping import MIN_STRENGTHS, STRENGTHS, Curve, Point, best_point, fit_curve, no_gain_reason, sweep
 from vatjax.edits.trials import PlaceboSummary, Push, Trial, run_trials, summarise_placebos
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "fit_curve",
     "match_lengths",
     "neuron_edit",
+    "no_gain_reason",
     "outcomes",
     "perplexities",
     "placebo_pushes",

@@ -102,6 +102,13 @@ def best_point(points: Sequence[Point]) -> Point | None:
     return max(whole, key=lambda point: point.outcome.gain, default=None)
 
 
+def no_gain_reason(best: Point | None) -> str:
+    """Returns why the best point of a sweep cannot be used; "" if it gains."""
+    if best is None:
+        return "every strength breaks the model"
+    return "" if best.outcome.gain > 0 else "no strength gives a gain above 0"
+
+
 # Curves -------------------------------------------------------------------------------------------------------------
 
 

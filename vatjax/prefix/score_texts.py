@@ -12,7 +12,7 @@ from vatjax import errors
 from vatjax.models import Edit, Model
 from vatjax.prefix import scorer
 from vatjax.prefix.plan import Cost, Size
-from vatjax.prefix.tokenize import answer_spellings, tokenize_prompts
+from vatjax.prefix.tokenize import SEAM, answer_spellings, tokenize_prompts
 
 _CONTEXT = 200  # characters before an answer; enough for a tokenizer to find a boundary
 
@@ -45,11 +45,11 @@ class SharedPrompts:
         """
         if not rows:
             raise errors.InputError("prompts: expected at least one row of texts, found none")
-        depth = len(rows[0])
-        wrong = next((number for number, row in enumerate(rows) if len(row) != depth or isinstance(row, str)), None)
-        if wrong is not None or not depth:
-            found = "a single text" if isinstance(rows[wrong or 0], str) else f"{len(rows[wrong or 0])} texts"
-            raise errors.InputError(f"prompts: row {wrong or 0}: expected {max(depth, 1)} texts, found {found}")
+        depth = max(len(rows[0]), 1)
+        for number, row in enumerate(rows):
+            if isinstance(row, str) or len(row) != depth:
+                found = "a single text" if isinstance(row, str) else f"{len(row)} texts"
+                raise errors.InputError(f"prompts: row {number}: expected {depth} texts, found {found}")
         indices: list[dict[str, int]] = [{} for _ in range(depth)]
         which = [[seen.setdefault(text, len(seen)) for text, seen in zip(row, indices, strict=True)] for row in rows]
         return cls(tuple(map(tuple, indices)), np.array(which, np.int32))
@@ -92,8 +92,9 @@ def score_texts(
     if model.tokenizer is None:
         raise errors.InputError(f"{model.name or 'the model'}: it has no tokenizer, so it cannot score texts")
     tokenized = tokenize_prompts(prompts, model.tokenizer, templated)
-    endings = {prompts.text(i)[-_CONTEXT:] for i in range(len(prompts))}
-    spellings = {answer_spellings(model.tokenizer, ending, answers) for ending in sorted(endings)}
+    texts = (prompts.text(i) for i in range(len(prompts)))
+    endings = {text[-SEAM:]: text[-_CONTEXT:] for text in texts}  # spellings depend on the letters next to them alone
+    spellings = {answer_spellings(model.tokenizer, ending, answers) for _, ending in sorted(endings.items())}
     if len(spellings) > 1:
         raise errors.InputError(
             "the answers have other tokens after some prompts than after others: end all prompts with the same text"

@@ -16,7 +16,7 @@ from vatjax import errors
 from vatjax.models import tokens
 
 _SAMPLE = 32
-_SEAM = 16  # letters on each side of a seam
+SEAM = 16  # letters on each side of a seam
 
 
 class LevelledPrompts(Protocol):
@@ -99,7 +99,7 @@ def _clean(prompts: LevelledPrompts, tokenizer: Any) -> bool:
     for level in range(1, len(prompts.levels)):
         above, current = prompts.levels[level - 1], prompts.levels[level]
         pairs = np.unique(prompts.which[:, level - 1 : level + 1], axis=0)
-        seams |= {(above[i][-_SEAM:], current[j][:_SEAM]) for i, j in pairs.tolist()}
+        seams |= {(above[i][-SEAM:], current[j][:SEAM]) for i, j in pairs.tolist()}
     ordered = sorted(seams)
     if not ordered:
         return True
