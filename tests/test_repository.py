@@ -133,6 +133,23 @@ def test_every_command_is_in_the_readme(root):
         assert f"vatjax {' '.join(command.words)}" in readme
 
 
+def test_the_readme_shows_the_hello_that_runs(root):
+    block = re.search(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    assert (root / "scripts" / "examples" / "hello.py").read_text().endswith('"""\n\n' + block[1])
+
+
+def test_links_of_the_readmes_lead_somewhere(root):
+    readmes = [
+        root / "README.md",
+        *(root / "vatjax").rglob("README.md"),
+        root / "scripts/README.md",
+        root / "configs/README.md",
+    ]
+    for readme in readmes:
+        for link in re.findall(r"\]\(([^)#]+)\)", readme.read_text()):
+            assert link.startswith("https://") or (readme.parent / link).exists(), f"{readme}: {link}"
+
+
 def test_scripts_are_sound_shell(root):
     shell = [path for path in (root / "scripts").iterdir() if path.suffix == ".sh"]
     for path in (*shell, *(root / name for name in ("scripts/quickstart", "scripts/test", ".ci/run"))):
