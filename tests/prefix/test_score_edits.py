@@ -95,7 +95,7 @@ def test_where_memory_runs_out_fewer_are_computed_together(monkeypatch):
     expected, plain, counts = score_edits.score_edits(model, FOUND, OPTIONS, made, SIZE), score_edits._above, []
 
     def scarce(*arguments):
-        counts.append(len(arguments[6].strength))
+        counts.append(len(arguments[5].strength))
         if counts[-1] > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
         return plain(*arguments)

@@ -93,9 +93,9 @@ SCRIPT = """
 import sys
 from tests.train.test_loop import COURSE, LORA, data
 from vatjax import models, train
-state = train.begin(models.load(sys.argv[1]), LORA, train.Adam(rate=1e-2), steps=12, key=1)
-ended = train.run(state, data(), train.dpo(), COURSE, sys.argv[2], done=lambda m, _: print(int(m["step"]), flush=True))
-models.save_adapter(train.result(ended.state), state.base.config, sys.argv[2] + "/adapter")
+state = train.init(models.load(sys.argv[1]), LORA, train.Adam(rate=1e-2), steps=12, key=1)
+ended = train.run(state, data(), train.dpo(), COURSE, sys.argv[2], on_step=lambda m, _: print(int(m["step"]), flush=True))
+models.save_adapter(train.export(ended.state), state.base.config, sys.argv[2] + "/adapter")
 """
 
 
@@ -265,9 +265,9 @@ def full(metrics, _):
         while not pathlib.Path(sys.argv[2], "checkpoints", "6").exists():
             time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-state = train.begin(models.load(sys.argv[1]), LORA, train.Adam(rate=1e-2), steps=12, key=1)
+state = train.init(models.load(sys.argv[1]), LORA, train.Adam(rate=1e-2), steps=12, key=1)
 try:
-    train.run(state, data(), train.dpo(), COURSE, sys.argv[2], done=full)
+    train.run(state, data(), train.dpo(), COURSE, sys.argv[2], on_step=full)
 except errors.InputError as error:
     print(error)
 """
