@@ -459,7 +459,8 @@ def test_a_killed_process_on_this_machine_is_replaced_at_once(tmp_path):
         process.join()
 
 
-def work(folder, attempts):
+def work(folder, attempts, all_started):
+    all_started.wait(60)  # on a busy machine the first would end before the last begins
     with open(f"{folder}/log", "ab", buffering=0) as log:
         for _ in range(attempts):
             claim = store.claim(f"{folder}/claims", "piece")
@@ -472,7 +473,8 @@ def work(folder, attempts):
 
 def test_processes_that_race_are_never_inside_together(tmp_path):
     elsewhere(tmp_path / "claims", "piece", generation=3, until=-1.0)
-    processes = [SPAWN.Process(target=work, args=(str(tmp_path), 300)) for _ in range(4)]
+    all_started = SPAWN.Barrier(4)
+    processes = [SPAWN.Process(target=work, args=(str(tmp_path), 300, all_started)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
