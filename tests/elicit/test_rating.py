@@ -40,7 +40,7 @@ def by_hand(model, row, wording, scale, chat=None, shots=()):
 def test_ratings_are_those_of_whole_prompts(protocol, template):
     model = speaking("llama", template)
     chat = None if template is None else lambda messages: tokens.render_chat(model.tokenizer, messages)
-    rated = elicit.ratings(model, DATA, elicit.ElicitConfig(protocol, floor=0))
+    rated = elicit.ratings(model, DATA, elicit.ElicitConfig(protocol, floor=0, prefill="none"))
     rows = list(protocols.make_questions(DATA, protocol).rows)
     assert rated.shares.shape == (1, len(rows), 5)
     for i in (0, len(rows) // 2, len(rows) - 1):
@@ -97,7 +97,7 @@ def test_the_prior_is_what_is_answered_to_nothing():
 @pytest.mark.thorough
 def test_a_scale_to_ten_and_the_likeliest_option():
     model = speaking()
-    rated = elicit.ratings(model, DATA, elicit.ElicitConfig(high=10, reading="argmax"))
+    rated = elicit.ratings(model, DATA, elicit.ElicitConfig(high=10, reading="argmax", floor=0))
     np.testing.assert_array_equal(rated.ratings, rated.shares[0].argmax(-1) + 1)
     row = next(iter(protocols.make_questions(DATA, "paired").rows))
     share = by_hand(model, row, prompts.wording("paired"), prompts.Scale(1, 10))
@@ -170,16 +170,18 @@ def test_from_items_to_a_table_of_tax():
     from vatjax import metrics
 
     model = speaking()
-    data = items.bundled().where(country=["Egypt", "Germany", "France"], topic=TOPIC, type=["Power", "Security"])
+    data = items.bundled().where(country="Egypt", topic=[TOPIC, "Environment"], type=["Power", "Security"])
     train, test = data.split(0.5, seed=1)
     demonstrations = [
         prompts.Shot({"scene": item.scene, "action": item.action}, 5 if item.polarity == "express" else 1)
         for item in itertools.islice(train.where(type="Power"), 4)
     ]
-    pre, post = elicit.rate(model, test), elicit.rate(model, test, shots=demonstrations)
+    assert demonstrations
+    pre, post = (elicit.rate(model, test, shots=shots, floor=0) for shots in ((), demonstrations))
     here = pre.mask.all(0)
     shift = (post.state - pre.state)[:, here]
     target = data.taxonomy.mask("Power")[here]
+    assert np.abs(shift).max() > 1e-4
     assert np.isfinite(metrics.gain(shift, target))
     assert np.isfinite(metrics.nvat(metrics.spearman(shift))) or len(shift) < 4
 
@@ -194,12 +196,13 @@ def test_all_wordings_are_averaged_and_their_spread_is_told():
             compiled.append(event) if listening and event.endswith("backend_compile_duration") else None
         )
     )
-    every = elicit.ratings(model, DATA, elicit.ElicitConfig(wording="all", counterbalance=True))
+    every = elicit.ratings(model, DATA, elicit.ElicitConfig(wording="all", counterbalance=True, floor=0))
     listening.clear()
     assert 1 <= len(compiled) <= 6  # one set of shapes serves all rubrics
     names = list(prompts.wordings("paired"))
     single = [
-        elicit.ratings(model, DATA, elicit.ElicitConfig(wording=name, counterbalance=True)).ratings for name in names
+        elicit.ratings(model, DATA, elicit.ElicitConfig(wording=name, counterbalance=True, floor=0)).ratings
+        for name in names
     ]
     assert every.shares.shape[0] == 6
     np.testing.assert_allclose(every.ratings, np.mean(single, axis=0), rtol=0, atol=2e-5)

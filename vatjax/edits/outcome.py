@@ -124,8 +124,8 @@ def outcomes(
         moved = (rated.states[e] - rated.states[0])[:, member]
         results.append(
             Outcome(
-                gain=float(np.nanmean(np.nanmean(moved, 0)) * direction),
-                off_target=float(np.nanmean(np.abs(shift))),
+                gain=_mean_present(np.array([_mean_present(column) for column in moved.T])) * direction,
+                off_target=_mean_present(np.abs(shift)),
                 nvat=float(tax.nvat),
                 success=_share(rated.states[e][:, member] * direction),
                 preference=float(odds[e]),
@@ -138,10 +138,15 @@ def outcomes(
     return results
 
 
+def _mean_present(x: np.ndarray) -> float:
+    """Returns the mean of the entries without NaN; NaN if there are none, as where an edit breaks every answer."""
+    present = x[~np.isnan(x)]
+    return float(present.mean()) if present.size else float("nan")
+
+
 def _share(leaning: np.ndarray) -> float:
     """Returns the share of the leanings without NaN that are above 0."""
-    present = leaning[~np.isnan(leaning)]
-    return float(np.mean(present > 0)) if present.size else float("nan")
+    return _mean_present(np.where(np.isnan(leaning), np.nan, leaning > 0))
 
 
 def odds_of(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from jax import lax
 
 from vatjax.metrics import coupling, ranks, resample
 from vatjax.metrics.arrays import namespace, prepend_axes
-from vatjax.metrics.shifts import ipsatise
+from vatjax.metrics.shifts import ipsatise, largest_rating, round_to_ties
 
 Array = jax.Array
 
@@ -86,7 +86,7 @@ def sign_flip_draws(
     sums = sums * jnp.where(square > 0, lax.rsqrt(jnp.where(square > 0, square, 1)), 0)[None, None]
 
     def drawn(key: Array) -> tuple[Array, ...]:
-        bits = jax.random.bits(key, (len(ways), contexts, values))  # each bit is the sign of one draw
+        bits = jax.random.bits(key, (len(ways), contexts, values), jnp.uint32)  # each bit is the sign of one draw
 
         def draw(bit: Array) -> tuple[Array, ...]:
             sign = ((bits >> bit) & 1).astype(z.dtype) * 2 - 1
@@ -138,8 +138,11 @@ def ipsatised_coupling(shift: Array, key: Array, draws: int = EXPECTED_DRAWS) ->
     apart = shift - jnp.nanmedian(ranks.hide_constant(shift), axis=1, keepdims=True)
     apart = apart - jnp.nanmedian(ranks.hide_constant(apart), axis=0, keepdims=True)
 
+    scale_of_ties = largest_rating(shift)
+
     def draw(key: Array) -> Array:
-        plain = ipsatise(apart * jax.random.rademacher(key, shift.shape, shift.dtype))
+        signed = apart * jax.random.rademacher(key, shift.shape, shift.dtype)
+        plain = round_to_ties(ipsatise(signed), scale_of_ties)
         ranked = ranks.rank(plain)
         z = ranks.midranks(ranked, jnp.ones(len(shift), shift.dtype))
         present = ranked.present.astype(shift.dtype)
@@ -161,10 +164,13 @@ def ipsatised_coupling_on_host(shift: np.ndarray, key: Array, draws: int = EXPEC
     apart = apart - _median(apart, 0)
     present = ~np.isnan(shift)
     count = np.maximum(present.sum(1, keepdims=True), 1).astype(shift.dtype)
+    largest = np.max(np.abs(shift), initial=0, where=present)
+    step = np.asarray(1e-6 * largest if largest > 0 else 1, shift.dtype)
     total = np.zeros((shift.shape[1],) * 2)
     for signs in np.asarray(_signs(key, draws, shift.shape)):
         signed = apart * signs.astype(shift.dtype)
         plain = (count * signed - np.where(present, signed, 0).sum(1, keepdims=True)) / count  # as `ipsatise`
+        plain = np.round(plain / step) * step  # as `round_to_ties`
         z = _centred_midranks(plain, present)
         square = (z**2).T @ present
         scale = np.sqrt(square * square.T)
@@ -237,8 +243,10 @@ def exchange_draws(shift: Array, labels: Array, cluster: Array, key: Array, resa
         return *_statistics(r, jnp.ones_like(r))[:3], jnp.where(coupling.off_diagonal(r), r, 0)
 
     nvat, vat, gini, r = resample.map_in_chunks(draw, keys, resample.chunk_size(4 * shift.size))
+    # Columns with equal labels have the same correlation in every draw: they are no evidence, and rounding not a scale.
     error = jnp.sqrt(jnp.mean(r**2, 0))
-    largest = jnp.max(jnp.abs(r) / jnp.where(error > 0, error, 1)[None], (1, 2))
+    varies = error > 64 * jnp.finfo(r.dtype).eps
+    largest = jnp.max(jnp.where(varies[None], jnp.abs(r) / jnp.where(varies, error, 1)[None], 0), (1, 2))
     return Null(nvat, vat, gini, largest, jnp.full_like(largest, jnp.inf), expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +58,13 @@ def regress(y: Array, x: Array, clusters: Any = None) -> Regression:
     groups = resample.clusters_of(clusters, x.shape[0])
     if len(groups.index) > 1:
         raise ValueError("regression takes clusters of one key; choose one of the crossed keys")
-    index = jnp.asarray(groups.index[0])
+    found: Regression = _regress(y, x, jnp.asarray(groups.index[0]), groups.count)
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _regress(y: Array, x: Array, index: Array, count: int) -> Regression:
+    """Computes `regress` for clusters numbered from 0, [contexts], of which there are `count`."""
     present = ~(jnp.isnan(y) | jnp.any(jnp.isnan(x), axis=1))
     weight = present.astype(x.dtype)
     n, k = jnp.sum(weight), x.shape[1]
@@ -77,8 +84,8 @@ def regress(y: Array, x: Array, clusters: Any = None) -> Regression:
     loading = jnp.einsum("nw,n->w", straight, y, precision=ranks.EXACT)
     residual = (y - jnp.einsum("nw,w->n", straight, loading, precision=ranks.EXACT)) * weight
     beta = jnp.einsum("wv,w->v", back, loading, precision=ranks.EXACT)
-    variance, freedom = _robust(straight, residual, weight, index, groups.count, back)
-    used = jnp.zeros(groups.count, x.dtype).at[index].max(weight).sum()
+    variance, freedom = _robust(straight, residual, weight, index, count, back)
+    used = jnp.zeros(count, x.dtype).at[index].max(weight).sum()
     scale = jnp.where(sound & (size > 0), 1 / jnp.where(size > 0, size, 1), jnp.nan)
     coefficient = beta * scale
     error = jnp.where(used > 1, jnp.sqrt(jnp.maximum(variance, 0)) * scale, jnp.nan)
