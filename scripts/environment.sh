@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: makes .venv with vatjax and the given extra in it, once, and puts it on the PATH.
-#   . scripts/environment.sh        what running needs
+#   . scripts/environment.sh ""     what running needs
 #   . scripts/environment.sh test   and what the tests need
 # PYTHON names the interpreter (3.11 to 3.13), VATJAX_VENV another folder than .venv.
 

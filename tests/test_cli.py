@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 from typing import Annotated
@@ -90,7 +91,7 @@ def test_every_command_has_typed_help(capsys):
     for command in cli.COMMANDS:
         status, out, _ = run(capsys, *command.words, "--help")
         assert status == 0
-        assert "--json" in out
+        assert ("--json" in out) == (command.words != ("completion",))  # which prints a script
         assert "--config FILE" in out
 
 
@@ -114,16 +115,16 @@ def test_version(capsys):
         (["items", "chek"], "unknown items command 'chek'; did you mean 'check'?"),
         (["items"], "items needs one of: check"),
         (["items", "check", "/absent.csv"], "/absent.csv: no such file or directory"),
-        (["items", "check", "--country", "Egpt"], "did you mean 'Egypt'?"),
+        (["items", "check", "--items.country", "Egpt"], "did you mean 'Egypt'?"),
         (["items", "check", "--config"], "--config needs a file"),
         (["items", "check", "--config", "/absent.yaml"], "/absent.yaml: no such file or directory"),
-        (["items", "check", "--sed", "3"], "--seed"),
-        (["items", "check", "--seed", "three"], "--seed"),
-        (["items", "check", "--test", "2"], "more than 0"),
-        (["items", "check", "--layout", "vatjx"], "vatjax"),
-        (["items", "check", "--columns", "action"], "--columns"),
+        (["items", "check", "--items.sed", "3"], "--items.seed"),
+        (["items", "check", "--items.seed", "three"], "--items.seed"),
+        (["items", "check", "--items.test", "2"], "more than 0"),
+        (["items", "check", "--items.layout", "vatjx"], "vatjax"),
+        (["items", "check", "--items.columns", "action"], "--items.columns"),
         (["items", "check", ""], "the name of a file is empty"),
-        (["items", "check", "one.csv", "--file", "two.csv"], "two files are given: 'one.csv' and 'two.csv'"),
+        (["items", "check", "one.csv", "--items", "two.csv"], "two files are given: 'one.csv' and 'two.csv'"),
         (["items", "check", "--config", "a.yaml", "--config", "b.yaml"], "--config is given twice"),
         (["items", "check", "foo://bucket/x.csv"], "can't open foo://; known are gs://"),
     ],
@@ -158,7 +159,17 @@ def test_a_mistake_in_a_configuration_is_one_line(capsys, tmp_path, text, messag
 def test_flags_go_before_the_file_and_the_whole_is_shown(capsys, tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("items: {seed: 1, country: [Egypt]}")
-    arguments = ["items", "check", f"--config={path}", "--seed", "2", "--columns", "action", "text", "--print-config"]
+    arguments = [
+        "items",
+        "check",
+        f"--config={path}",
+        "--items.seed",
+        "2",
+        "--items.columns",
+        "action",
+        "text",
+        "--print-config",
+    ]
     status, out, _ = run(capsys, *arguments)
     assert status == 0
     from vatjax.commands.items import Check
@@ -216,7 +227,7 @@ def test_a_file_without_any_good_row_still_gives_its_problems(capsys, tmp_path):
 
 
 def test_items_check_can_skip_bad_rows_and_says_how_many(capsys, broken):
-    status, out, err = run(capsys, "items", "check", broken, "--skip-bad", "--json")
+    status, out, err = run(capsys, "items", "check", broken, "--items.skip-bad", "--json")
     assert status == 0
     assert "skipped 2 of 3 rows" in err
     assert json.loads(out)["skipped"] == 2
@@ -334,7 +345,7 @@ class _Options:
 
 
 def test_required_options_come_from_flags_or_from_the_file(capsys, tmp_path):
-    command = cli.Command(("try",), "a command", __name__, "_Options")
+    command = cli.Command(("try",), "a command", __name__, "_Options", ("vatjax try",))
     assert cli._parse_and_run(command, _Options, ["a.npz", "--target", "Power", "--second.seed", "5"]) == 0
     assert capsys.readouterr().out == "a.npz Power 0 5\n"
     path = tmp_path / "try.yaml"
@@ -360,3 +371,53 @@ def test_output_that_can_not_be_written_is_one_message():
     assert result.returncode == 2
     assert b"no space left" in result.stderr
     assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: " ".join(command.words))
+def test_the_examples_of_a_help_are_commands(command, root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    assert len(command.examples) == 2
+    for example in command.examples:
+        if "$(" in example or ">" in example:
+            continue  # for a shell
+        words = shlex.split(example)
+        assert words[0] == "vatjax"
+        status, out, err = run(capsys, *words[1:], "--print-config")
+        assert status == 0, err
+        assert ":" in out
+
+
+def test_bash_completes_commands_flags_and_choices(capsys):
+    status, script, _ = run(capsys, "completion", "bash")
+    assert status == 0
+
+    def completed(*words):
+        call = (
+            f"COMP_WORDS=({shlex.join(['vatjax', *words])}); COMP_CWORD={len(words)}; _vatjax; echo ${{COMPREPLY[@]}}"
+        )
+        done = subprocess.run(["bash", "-c", f"{script}\n{call}"], capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert completed("ste") == ["steer"]
+    assert completed("human", "") == ["sample", "score"]
+    assert completed("steer", "--direction", "") == ["express", "suppress"]
+    assert {"--items", "--items.country"} <= set(completed("human", "sample", "--items"))
+    assert completed("rate", "--part", "te") == ["test"]
+    status, script, _ = run(capsys, "completion", "fish")
+    assert "-l direction -x -a 'express suppress'" in script
+    assert all(line.startswith("complete -c vatjax ") for line in script.splitlines())
+
+
+@pytest.mark.parametrize("name", ["ratings", "items", "preferences"])
+def test_example_files_are_what_the_printed_command_takes(name, tmp_path, capsys):
+    status, out, _ = run(capsys, "example", name, str(tmp_path))
+    assert status == 0
+    words = shlex.split(out)
+    if name != "preferences":
+        assert run(capsys, *words[1:])[0] == 0
+    else:
+        status, out, _ = run(capsys, *words[1:], "--dry-run", "--json")
+        assert json.loads(out)["examples"] == 110
+    status, _, err = run(capsys, "example", name, str(tmp_path))
+    assert status == 2
+    assert "exists already" in err

@@ -42,6 +42,11 @@ def problem(text):
     return str(caught.value)
 
 
+def test_one_entry_needs_no_brackets():
+    one = config.parse(Outer, "names: one\ncount: 1\ninner: {rate: 1}", "study.yaml")
+    assert one.names == ("one",)
+
+
 def test_every_kind_of_field_is_read():
     read = config.parse(
         Outer,
@@ -86,7 +91,8 @@ either: text
         ("count: [1]", "study.yaml:1: count: expected a whole number, found a list"),
         ("on: maybe", "study.yaml:1: on: expected true or false, found 'maybe'"),
         ("mode: atuo", "study.yaml:1: mode: unknown choice 'atuo'; did you mean 'auto'?"),
-        ("names: one", "study.yaml:1: names: expected a list, found 'one'"),
+        ("names: {a: b}", "study.yaml:1: names: expected a list, found a mapping"),
+        ("names:", "study.yaml:1: names: expected a list, found nothing"),
         ("pair: [1]", "study.yaml:1: pair: expected 2 entries, found 1"),
         ("pair: [1, .inf]", "study.yaml:1: pair[1]: expected a number, found '.inf'"),
         ("table: {a: b}", "study.yaml:1: table.a: expected a whole number, found 'b'"),

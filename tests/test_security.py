@@ -78,7 +78,7 @@ def test_a_token_is_in_none_of_what_a_command_writes(tmp_path, capsys, monkeypat
         monkeypatch.setenv(variable, SECRET)
     file, out = tmp_path / "study.yaml", tmp_path / "out"
     file.write_text(STUDY.format(out=out))
-    few = ("--model", "pocket", "--country", "Egypt", "--topic", "Citizenship", "--value", "Wealth")
+    few = ("--model", "pocket", "--items.country", "Egypt", "--items.topic", "Citizenship", "--items.value", "Wealth")
     words = {"run": (str(file), "--json"), "rate": (*few, "--out", str(out / "state.npz"), "--json")}
     status, told, said = run(capsys, what, *words[what])
     assert status == 0, said

@@ -277,8 +277,15 @@ class Tax:
         """Returns the p of nVAT of types: that coupling is no more than noise."""
         return self.content["levels"]["types"]["p"]["nvat"]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Returns a row for each type and each value: shift with its interval and p (Holm), GND, VAT and its floor."""
+    def rows(self, level: str = "") -> list[dict[str, Any]]:
+        """Returns a row for each type and each value: shift with its interval and p (Holm), GND, VAT and its floor.
+
+        Args:
+            level: "types" or "values"; both by default.
+        """
+        levels = self.content["levels"]
+        if level and level not in levels:
+            raise errors.InputError(names.unknown_name("level", level, list(levels)))
         return [
             {
                 "level": level,
@@ -292,7 +299,7 @@ class Tax:
                 "vat": part["vat"][name],
                 "vat_floor": part["floor"]["vat"][name],
             }
-            for level, part in self.content["levels"].items()
+            for level, part in ({level: levels[level]} if level else levels).items()
             for name in part["names"]
         ]
 

@@ -198,9 +198,12 @@ class _Reader:
             )
 
     def sequence(self, kind: Any, node: yaml.Node, key: str) -> Any:
+        args = typing.get_args(kind)
+        if isinstance(node, yaml.ScalarNode) and args[-1] is Ellipsis and node.tag != "tag:yaml.org,2002:null":
+            entry = self.value(args[0], node, key)  # one entry without brackets
+            return entry if entry is _BAD else (entry,)
         if not isinstance(node, yaml.SequenceNode):
             return self.bad(node, f"{_key_prefix(key)}expected a list, found {_describe_node(node)}")
-        args = typing.get_args(kind)
         if typing.get_origin(kind) is tuple and args[-1] is not Ellipsis:
             if len(args) != len(node.value):
                 return self.bad(node, f"{_key_prefix(key)}expected {len(args)} entries, found {len(node.value)}")

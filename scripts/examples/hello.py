@@ -7,6 +7,6 @@ edit = vatjax.steer(model, "Power")  # a mean-difference vector, from the train 
 tax = vatjax.measure(model, edit, target="Power")  # rates the test scenes before and after
 
 print(repr(tax))  # print(tax) shows all tables, with floors and sentences
-for row in tax.rows()[-10:]:
+for row in tax.rows("types"):
     print(f"{row['name']:<16}{row['shift']:+.2f} [{row['shift_low']:+.2f}, {row['shift_high']:+.2f}]")
 tax.plot("tax.svg")

@@ -92,7 +92,7 @@ def test_shots_are_an_intervention_too(capsys, few, tmp_path):
         (("--gamma", "2"), "gamma: it works with split, and not with mean"),
         (("--method", "conva", "--shots", "2"), "shots: it works with shots, and not with conva"),
         (("--method", "shots", "--shots", "2,0"), "shots: expected numbers of examples such as 2,4,8, found '2,0'"),
-        (("--type", "Security"), "no pair of Power among the "),
+        (("--items.type", "Security"), "no pair of Power among the "),
         (("--model", "nowhere"), "no such folder"),
         (("--items", "absent.jsonl"), "absent.jsonl"),
     ],

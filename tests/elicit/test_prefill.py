@@ -139,7 +139,17 @@ def test_cells_below_the_floor_are_missing_and_mass_is_kept(tmp_path):
 def test_a_command_refuses_a_model_that_does_not_answer(tmp_path, capsys):
     folder = tmp_path / "model"
     models.save(speaking(template=CHAT), folder)
-    arguments = ("rate", "--model", str(folder), "--country", "Egypt", "--topic", "Citizenship", "--value", "Wealth")
+    arguments = (
+        "rate",
+        "--model",
+        str(folder),
+        "--items.country",
+        "Egypt",
+        "--items.topic",
+        "Citizenship",
+        "--items.value",
+        "Wealth",
+    )
     status, _, said = run(capsys, *arguments, "--out", str(tmp_path / "s.npz"))
     assert status == 2
     assert "so that ratings would be noise (prefills tried: none: " in said

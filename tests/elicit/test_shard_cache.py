@@ -162,7 +162,7 @@ def folder(tmp_path_factory):
 
 
 def arguments(folder, out, *more):
-    filters = ("--country", "Egypt", "Germany", "--topic", TOPIC, "--type", "Power")
+    filters = ("--items.country", "Egypt", "Germany", "--items.topic", TOPIC, "--items.type", "Power")
     return (
         "rate",
         "--model",
@@ -197,9 +197,20 @@ def test_the_command_writes_the_state_that_the_function_gives(folder, tmp_path, 
 
 @pytest.mark.thorough
 def test_shots_come_from_the_train_side_and_tax_reads_what_was_written(folder, tmp_path, capsys):
-    places = ("--country", "Egypt", "Germany", "France", "--part", "test", "--test", "0.5")
+    places = ("--items.country", "Egypt", "Germany", "France", "--part", "test", "--items.test", "0.5")
     lenient = ("--allow-low-mass", "--floor", "0")
-    more = ("rate", "--model", str(folder), *lenient, "--type", "Power", "Security", "--topic", TOPIC, *places)
+    more = (
+        "rate",
+        "--model",
+        str(folder),
+        *lenient,
+        "--items.type",
+        "Power",
+        "Security",
+        "--items.topic",
+        TOPIC,
+        *places,
+    )
     for name, options in (("pre", ()), ("post", ("--shots", "4", "--towards", "Power"))):
         status, _, said = run(capsys, *more, "--out", str(tmp_path / f"{name}.npz"), *options)
         assert status == 0, said
@@ -241,8 +252,18 @@ def test_killed_at_any_moment_the_same_command_goes_on(folder, tmp_path):
 
 @pytest.mark.thorough
 def test_an_annotator_gives_labels_once(folder, tmp_path, capsys):
-    few = ("--country", "Egypt", "--topic", TOPIC, "--value", "Wealth")
-    more = ("rate", "--model", str(folder), *few, "--allow-low-mass", "--protocol", "labelled", "--annotator", str(folder))
+    few = ("--items.country", "Egypt", "--items.topic", TOPIC, "--items.value", "Wealth")
+    more = (
+        "rate",
+        "--model",
+        str(folder),
+        *few,
+        "--allow-low-mass",
+        "--protocol",
+        "labelled",
+        "--annotator",
+        str(folder),
+    )
     status, _, said = run(capsys, *more, "--out", str(tmp_path / "a.npz"))
     assert status == 0
     assert "of the items have the label of their own value and polarity" in said
@@ -282,7 +303,7 @@ def test_a_full_disk_keeps_what_is_done(folder, tmp_path, capsys, monkeypatch):
         (("--out", "state.csv"), "a value state is an .npz"),
         (("--protocol", "labelled"), "needs a label for each item and value"),
         (("--wording", "agre"), "did you mean 'agree'"),
-        (("--part", "train", "--file", "other.jsonl"), "two files are given"),
+        (("--part", "train", "--items", "other.jsonl"), "other.jsonl: no such file"),
         (("--chat", "True"), "no chat template"),
         (("--labels", "nowhere.npz", "--protocol", "labelled"), "nowhere.npz: no such file"),
         (

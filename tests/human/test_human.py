@@ -407,7 +407,7 @@ def test_the_commands(tmp_path, capsys):
         "eve",
         "--cases",
         "12",
-        "--country",
+        "--items.country",
         "Egypt",
     ]
     status, told, _ = run(capsys, *words)

@@ -511,6 +511,12 @@ def test_two_values_have_nothing_to_test_after_ipsatising():
     assert null.p_value(measured, drawn.nvat) == 1
 
 
+def test_a_seed_is_a_key():
+    d, clusters = planted(n=24)
+    one, other = infer(d, clusters, key=3), infer(d, clusters, key=jax.random.key(3))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 @pytest.mark.thorough
 def test_the_names_of_clusters_change_nothing():
     d, _ = planted()
@@ -540,8 +546,8 @@ def test_input_that_is_no_rating_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(TypeError, match="expected a PRNG key"):
-        infer(np.nan_to_num(d), key=0)
+    with pytest.raises(TypeError, match="expected a seed or a PRNG key"):
+        infer(np.nan_to_num(d), key="0")
 
 
 def test_a_weight_of_0_has_a_finite_gradient():

@@ -27,7 +27,7 @@ CLUSTER = ["--distributed", "127.0.0.1:{port}", "--distributed.processes", "{cou
 
 def rating(out):
     """A short command."""
-    return ["rate", "--model", "pocket", "--out", str(out), "--part", "test", "--country", "Egypt"]
+    return ["rate", "--model", "pocket", "--out", str(out), "--part", "test", "--items.country", "Egypt"]
 
 
 def free():

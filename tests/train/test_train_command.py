@@ -6,7 +6,7 @@ import pytest
 
 from vatjax import cli, models, train
 
-SMALL = ["--rows", "8", "--course.steps", "4", "--course.log", "1", "--trained.rank", "2", "--source.country", "Egypt"]
+SMALL = ["--rows", "8", "--course.steps", "4", "--course.log", "1", "--trained.rank", "2", "--items.country", "Egypt"]
 
 
 def call(capsys, *arguments):

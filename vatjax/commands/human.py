@@ -7,7 +7,7 @@ import math
 import sys
 from typing import Annotated, Any
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import Positional
 
 from vatjax import store
 from vatjax.commands import show
@@ -31,8 +31,8 @@ class Sample:
     """Keys that divide items into strata."""
     draw: int = 0
     """Seed of the draw."""
-    items: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
-    """Which items, and how to read them."""
+    items: Source = dataclasses.field(default_factory=Source)
+    """The items: --items FILE is short for --items.file FILE."""
     json: bool = False
     """Print one JSON document instead of the names of the files."""
 

@@ -7,7 +7,7 @@ import sys
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import Positional
 
 from vatjax import errors
 from vatjax.commands import show
@@ -23,9 +23,9 @@ class Check:
     status 2 if there are problems."""
 
     path: Annotated[str | None, Positional, tyro.conf.arg(metavar="[FILE]")] = None
-    """The file to check, in place of --file."""
-    items: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
-    """Which items, and how to read them."""
+    """The file to check, in place of --items."""
+    items: Source = dataclasses.field(default_factory=Source)
+    """The items: --items FILE is short for --items.file FILE."""
     json: bool = False
     """Print one JSON document instead of tables."""
 

@@ -27,16 +27,14 @@ class Rate(Devices):
     """A folder in Hugging Face's layout, "pocket", or owner/name on the Hub."""
     out: str
     """Path or bucket address of the state, ending in .npz."""
-    items: str = ""
-    """The items, in place of --file: "bundled", or a path or bucket address."""
     part: Literal["all", "train", "test"] = "all"
     """Side of the split by situation, or by scene if the items name no situations."""
-    source: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
-    """Which items, and how to read them."""
+    items: Source = dataclasses.field(default_factory=Source)
+    """The items: --items FILE is short for --items.file FILE."""
     how: Annotated[ElicitConfig, OmitArgPrefixes] = dataclasses.field(default_factory=ElicitConfig)
     """Options for asking the model."""
     shots: int = 0
-    """Examples with answers before every prompt, drawn from the train side by --seed; they require --part test."""
+    """Examples with answers before every prompt, drawn from the train side by --items.seed; they require --part test."""
     instruction: str = ""
     """A sentence before every rubric: a shipped one by name (first, matters, guided), or one in your own words."""
     towards: str = ""
@@ -71,9 +69,7 @@ class Rate(Devices):
     def run(self) -> int:
         if not self.out.endswith(".npz"):
             raise errors.InputError(f"out: a value state is an .npz, found {self.out!r}")
-        if self.items and self.source.file not in (Source.file, self.items):
-            raise errors.InputError(f"two files are given: {self.items!r} and {self.source.file!r}")
-        source = dataclasses.replace(self.source, file=self.items) if self.items else self.source
+        source = self.items
         whole = data = open_source(source)
         if self.part != "all":
             data = data.split(source.test, source.seed)[self.part == "test"]

@@ -35,10 +35,8 @@ class Steer(Devices):
     method: Literal["mean", "pca", "probe", "conva", "split", "neurons", "conditional", "shots"] = "mean"
     """Method: a direction from contrast pairs (mean, pca, probe), controlled activation, a trained vector, neurons,
     a direction with a condition, or examples in the prompt."""
-    items: str = ""
-    """The items, in place of --file: "bundled", or a path or bucket address."""
-    source: Annotated[Source, OmitArgPrefixes] = dataclasses.field(default_factory=Source)
-    """Which items, and how to read them."""
+    items: Source = dataclasses.field(default_factory=Source)
+    """The items: --items FILE is short for --items.file FILE."""
     how: Annotated[ElicitConfig, OmitArgPrefixes] = dataclasses.field(default_factory=ElicitConfig)
     """Options for asking the model."""
     allow_low_mass: bool = False
@@ -88,7 +86,7 @@ class Steer(Devices):
     def run(self) -> int:
         strengths, counts = _numbers(self.strengths, "strengths"), self._counts()
         self._check()
-        source = dataclasses.replace(self.source, file=self.items) if self.items else self.source
+        source = self.items
         data = open_source(source)
         data.taxonomy.mask(self.target)  # refused here where it is unknown
         folder = store.path(self.out)
@@ -135,8 +133,6 @@ class Steer(Devices):
         return 1 if self.direction == "express" else -1
 
     def _check(self) -> None:
-        if self.items and self.source.file not in (Source.file, self.items):
-            raise errors.InputError(f"two files are given: {self.items!r} and {self.source.file!r}")
         for name in ("pairs", "scenes", "placebos", "top"):
             if getattr(self, name) < 0:
                 raise errors.InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")

@@ -160,8 +160,8 @@ class Train(Training, Devices):
 
         if not self.course.probe:
             return None
-        _, test = prepared.items.split(self.source.test, self.source.seed)
-        scenes = np.random.default_rng(self.source.seed).permutation(np.unique(test.scene_of))
+        _, test = prepared.items.split(self.items.test, self.items.seed)
+        scenes = np.random.default_rng(self.items.seed).permutation(np.unique(test.scene_of))
         scenes = scenes[: self.probe_scenes or None]
         about = {**self._settings(), "scenes": scenes.tolist()}
         probe_items = test.take(np.flatnonzero(np.isin(test.scene_of, scenes)))

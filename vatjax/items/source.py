@@ -39,6 +39,11 @@ class Source:
     seed: int = 0
     """Seed of the split into train and test."""
 
+    @classmethod
+    def of_text(cls, text: str) -> Source:
+        """Returns the source that a plain text means in a configuration, and in `--items TEXT`: a file."""
+        return cls(file=text)
+
     def filters(self) -> str:
         """Returns the filters that leave items out, as a clause of a message; "" without any."""
         given = {name: getattr(self, name) for name in ("country", "topic", "type", "value")}

@@ -17,6 +17,19 @@ from scipy import special
 Arrayish: TypeAlias = Any
 
 
+def as_key(key: Any) -> jax.Array:
+    """Returns a PRNG key; a whole number is a seed, None is the seed 0.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if key is None or isinstance(key, (int, np.integer)):
+        return jax.random.key(0 if key is None else int(key))
+    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)) and jnp.shape(key) != (2,):
+        raise TypeError(f"expected a seed or a PRNG key such as jax.random.key(0), found {key!r}")
+    return key
+
+
 def namespace(*arrays: Any) -> Any:
     """Returns `jax.numpy` if any of the arrays is a JAX array, else NumPy."""
     return jnp if any(isinstance(array, jax.Array) for array in arrays) else np

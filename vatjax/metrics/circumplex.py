@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vatjax.metrics.arrays import as_key
+
 Array = jax.Array
 
 
@@ -43,14 +45,14 @@ class Circumplex(NamedTuple):
 
 
 def circumplex(
-    coupling: Array, angles: Array, key: Array, harmonics: int = 3, starts: int = 16, steps: int = 100
+    coupling: Array, angles: Array, key: Array | int, harmonics: int = 3, starts: int = 16, steps: int = 100
 ) -> Circumplex:
     """Fits the circular process model.
 
     Args:
         coupling: R of the types, [types, types]; NaN pairs are left out.
         angles: the theory's angles, [types]: the first start, and the angles that the result is aligned with.
-        key: PRNG key, for the other starts.
+        key: PRNG key or a seed, for the other starts.
         harmonics: K.
         starts: number of starts in all; the best fit is returned.
         steps: iterations of each fit.
@@ -58,7 +60,7 @@ def circumplex(
     coupling = jnp.asarray(coupling)
     if jnp.shape(angles) != coupling.shape[:1]:
         raise ValueError(f"expected one angle for each of {coupling.shape[0]} types, found {jnp.shape(angles)}")
-    fit: Circumplex = _circumplex(coupling, jnp.asarray(angles, coupling.dtype), key, harmonics, starts, steps)
+    fit: Circumplex = _circumplex(coupling, jnp.asarray(angles, coupling.dtype), as_key(key), harmonics, starts, steps)
     return fit
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import special
 
 from vatjax.metrics import corrections, coupling, intervals, null, pairs, ranks, resample, shifts
-from vatjax.metrics.arrays import namespace, prepend_axes
+from vatjax.metrics.arrays import as_key, namespace, prepend_axes
 from vatjax.metrics.intervals import LEVEL, Estimate
 
 Array = jax.Array
@@ -347,7 +347,7 @@ def detectable_effects(contexts: int, values: int = 10) -> DetectableEffects:
 def noise_floor(
     shift: Array,
     clusters: Any,
-    key: Array,
+    key: Array | int,
     resamples: int = 2000,
     ipsatised: bool = False,
     labels: Array | None = None,
@@ -358,7 +358,7 @@ def noise_floor(
     Args:
         shift: [contexts, values]; raw, also for `ipsatised`.
         clusters: [contexts] labels, or [contexts, 2] of two crossed keys; None makes each context its own cluster.
-        key: PRNG key.
+        key: PRNG key or a seed.
         resamples: number of draws.
         ipsatised: subtract each context's mean first.
         labels: [contexts, values] of a `labelled` state, where the shift is agreement times label.
@@ -368,7 +368,7 @@ def noise_floor(
     groups = resample.clusters_of(clusters, shift.shape[0])
     missing = coupling.has_missing(shift) if missing is None else missing
     labels = None if labels is None else jnp.asarray(labels, shift.dtype)
-    drawn: null.Null = _floor(shift, jnp.asarray(groups.index), key, labels, resamples, ipsatised, missing)
+    drawn: null.Null = _floor(shift, jnp.asarray(groups.index), as_key(key), labels, resamples, ipsatised, missing)
     return drawn
 
 

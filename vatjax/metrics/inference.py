@@ -20,7 +20,7 @@ import numpy as np
 
 from vatjax.metrics import corrections, coupling, intervals, moved, null, pairs, resample, shifts
 from vatjax.metrics import coupled as second_order
-from vatjax.metrics.arrays import Arrayish, matmul, namespace, prepend_axes
+from vatjax.metrics.arrays import Arrayish, as_key, matmul, namespace, prepend_axes
 from vatjax.metrics.coupled import Coupled
 from vatjax.metrics.intervals import Estimate
 from vatjax.metrics.moved import Moved
@@ -156,14 +156,14 @@ def tax(pre: Array, post: Array, target: Array | int, direction: int = 1, missin
     return Tax(gain, mean, gnd, shifts.off_target(gnd, target), r, vat, coupling.nvat(r), coupling.gini(vat))
 
 
-def infer(pre: Arrayish, post: Arrayish, target: Arrayish, clusters: Any, key: Array, **options: Any) -> Inference:
+def infer(pre: Arrayish, post: Arrayish, target: Arrayish, clusters: Any, key: Array | int, **options: Any) -> Inference:
     """Computes the tax with intervals, floor, debiased value and p, raw and ipsatised.
 
     Args:
         pre, post: value states of the same contexts, [contexts, values]; NaN is missing.
         target: membership mask [values] or the index of one value.
         clusters: [contexts] labels, or [contexts, 2] of two crossed keys, concrete; None makes each context its own cluster.
-        key: PRNG key.
+        key: PRNG key or a seed.
         options: of `infer_shift`.
     """
     for state in (pre, post):
@@ -175,7 +175,7 @@ def infer_shift(
     shift: Arrayish,
     target: Arrayish,
     clusters: Any = None,
-    key: Array | None = None,
+    key: Array | int | None = None,
     *,
     direction: int = 1,
     resamples: int = 2000,
@@ -191,7 +191,7 @@ def infer_shift(
             `metrics.tied_shift`.
         target: membership mask [values] or the index of one value.
         clusters: as in `infer`.
-        key: PRNG key; 0 by default.
+        key: PRNG key or a seed; 0 by default.
         direction: +1 or -1.
         resamples: draws of the null.
         labels: [contexts, values] of a `labelled` state, whose labels alone create coupling; real if types are means.
@@ -205,9 +205,7 @@ def infer_shift(
         raise ValueError(f"expected at least one resample, found {resamples}")
     groups = resample.clusters_of(clusters, d.shape[0])
     member, sign = shifts.target_mask(target, d.shape[1]), jnp.asarray(shifts.check_direction(direction), d.dtype)
-    key = jax.random.key(0) if key is None else key
-    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)) and jnp.shape(key) != (2,):
-        raise TypeError(f"expected a PRNG key such as jax.random.key(0), found {key!r}")
+    key = as_key(key)
     missing = coupling.has_missing(d) if missing is None else missing
     if labels is not None:
         labels = jnp.asarray(labels, d.dtype)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vatjax.metrics import ranks, resample
+from vatjax.metrics.arrays import as_key
 
 Array = jax.Array
 
@@ -46,7 +47,7 @@ class CircleFit(NamedTuple):
 
 
 def circle_fit(
-    coupling: Array, angles: Array, key: Array, ordinal: bool = False, draws: int = 200, steps: int = 200
+    coupling: Array, angles: Array, key: Array | int, ordinal: bool = False, draws: int = 200, steps: int = 200
 ) -> CircleFit:
     """Scales a coupling matrix into the plane and compares it with the theory's circle.
 
@@ -56,7 +57,7 @@ def circle_fit(
     Args:
         coupling: R of the types, [types, types]; NaN pairs are ignored.
         angles: the theory's places in radians, [types] (`taxonomy.angles`).
-        key: PRNG key, for the relabellings.
+        key: PRNG key or a seed, for the relabellings.
         ordinal: fit the order of the dissimilarities only.
         draws: number of relabellings.
         steps: iterations of the majorisation.
@@ -64,7 +65,7 @@ def circle_fit(
     coupling = jnp.asarray(coupling)
     if jnp.shape(angles) != coupling.shape[:1]:
         raise ValueError(f"expected one angle for each of {coupling.shape[0]} types, found {jnp.shape(angles)}")
-    fit: CircleFit = _circle_fit(coupling, jnp.asarray(angles, coupling.dtype), key, ordinal, draws, steps)
+    fit: CircleFit = _circle_fit(coupling, jnp.asarray(angles, coupling.dtype), as_key(key), ordinal, draws, steps)
     return fit
 
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vatjax.metrics import coupling, null, resample, shifts
+from vatjax.metrics.arrays import as_key
 
 Array = jax.Array
 
@@ -43,14 +44,14 @@ class NetworkComparison(NamedTuple):
 
 
 def compare_networks(
-    pre: Array, post: Array, clusters: Any, key: Array, resamples: int = 2000, missing: bool | None = None
+    pre: Array, post: Array, clusters: Any, key: Array | int, resamples: int = 2000, missing: bool | None = None
 ) -> NetworkComparison:
     """Tests whether the correlation structure of the states changed.
 
     Args:
         pre, post: value states of the same contexts, [contexts, values].
         clusters: [contexts] labels, concrete; None makes each context its own cluster.
-        key: PRNG key.
+        key: PRNG key or a seed.
         resamples: number of exchanges.
         missing: as in `spearman`.
     """
@@ -66,7 +67,7 @@ def compare_networks(
     both = jnp.concatenate([pre, post])
     levels = 0 if missing else resample.level_count(both)
     index = jnp.asarray(groups.index[0])
-    compared: NetworkComparison = _compare(both, index, key, groups.counts[0], levels, missing, resamples)
+    compared: NetworkComparison = _compare(both, index, as_key(key), groups.counts[0], levels, missing, resamples)
     return compared
 
 

@@ -245,7 +245,7 @@ def exchange_draws(shift: Array, labels: Array, cluster: Array, key: Array, resa
     nvat, vat, gini, r = resample.map_in_chunks(draw, keys, resample.chunk_size(4 * shift.size))
     # Columns with equal labels have the same correlation in every draw: they are no evidence, and rounding not a scale.
     error = jnp.sqrt(jnp.mean(r**2, 0))
-    varies = error > 64 * jnp.finfo(r.dtype).eps
+    varies = error > 64 * float(np.finfo(r.dtype).eps)
     largest = jnp.max(jnp.where(varies[None], jnp.abs(r) / jnp.where(varies, error, 1)[None], 0), (1, 2))
     return Null(nvat, vat, gini, largest, jnp.full_like(largest, jnp.inf), expected)
 

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 
 from vatjax.metrics import coupling, ranks
+from vatjax.metrics.arrays import as_key
 from vatjax.metrics.ranks import Levels, Ranks
 from vatjax.metrics.shifts import as_matrix, is_concrete
 
@@ -238,7 +239,7 @@ def _couplings(x: Array, weights: Array, index: Array, levels: int, missing: boo
 
 
 def bootstrap(
-    statistic: Callable[[Array, Array], Any], shift: Array, clusters: Any, key: Array, resamples: int = 2000
+    statistic: Callable[[Array, Array], Any], shift: Array, clusters: Any, key: Array | int, resamples: int = 2000
 ) -> Any:
     """Computes the cluster bootstrap of any statistic that takes weights.
 
@@ -250,7 +251,7 @@ def bootstrap(
             are per context, [contexts].
         shift: [contexts, values].
         clusters: [contexts] labels, concrete; None makes each context its own cluster.
-        key: PRNG key.
+        key: PRNG key or a seed.
         resamples: number of resamples.
 
     Returns:
@@ -260,7 +261,7 @@ def bootstrap(
     groups = clusters_of(clusters, shift.shape[0])
     if len(groups.index) > 1:
         raise ValueError("a bootstrap resamples the clusters of one key; choose one of the crossed keys")
-    weights = bootstrap_weights(key, groups.count, resamples, shift.dtype)
+    weights = bootstrap_weights(as_key(key), groups.count, resamples, shift.dtype)
     if statistic is coupling.spearman:
         return couplings(shift, weights, groups)
     index = jnp.asarray(groups.index[0])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vatjax.metrics import coupling, intervals, ranks, resample, shifts
-from vatjax.metrics.arrays import Arrayish, namespace, prepend_axes
+from vatjax.metrics.arrays import Arrayish, as_key, namespace, prepend_axes
 from vatjax.metrics.intervals import Estimate
 
 Array = jax.Array
@@ -37,7 +37,7 @@ class Amplification(NamedTuple):
 
 
 def amplification(
-    shift: Array, target: Array | int, clusters: Any, key: Array, splits: int = 50, missing: bool | None = None
+    shift: Array, target: Array | int, clusters: Any, key: Array | int, splits: int = 50, missing: bool | None = None
 ) -> Amplification:
     """Computes cross-validated amplification: groups are chosen on one half of the scenes and compared on the other.
 
@@ -48,13 +48,13 @@ def amplification(
         shift: [contexts, values].
         target: membership mask [values] or the index of one value.
         clusters: [contexts] labels, concrete.
-        key: PRNG key.
+        key: PRNG key or a seed.
         splits: number of random halvings.
         missing: as in `spearman`.
     """
     shift, index, count, levels, missing = _prepared(shift, clusters, missing)
     member = shifts.target_mask(target, shift.shape[1])
-    measured: Amplification = _amplification(shift, member, index, key, count, levels, missing, splits)
+    measured: Amplification = _amplification(shift, member, index, as_key(key), count, levels, missing, splits)
     return measured
 
 
@@ -168,14 +168,14 @@ class Robustness(NamedTuple):
 
 
 def robustness(
-    shift: Array, clusters: Any, key: Array, share: float = 0.8, draws: int = 200, missing: bool | None = None
+    shift: Array, clusters: Any, key: Array | int, share: float = 0.8, draws: int = 200, missing: bool | None = None
 ) -> Robustness:
     """Repeats the coupling on random shares of the scenes, without replacement.
 
     Args:
         shift: [contexts, values].
         clusters: [contexts] labels, concrete; None makes each context its own cluster.
-        key: PRNG key.
+        key: PRNG key or a seed.
         share: of the clusters that is kept.
         draws: how many subsamples.
         missing: as in `spearman`.
@@ -183,7 +183,7 @@ def robustness(
     if not 0 < share <= 1:
         raise ValueError(f"share is above 0 and at most 1, found {share}")
     shift, index, count, levels, missing = _prepared(shift, clusters, missing)
-    repeated: Robustness = _robustness(shift, index, key, count, levels, missing, share, draws)
+    repeated: Robustness = _robustness(shift, index, as_key(key), count, levels, missing, share, draws)
     return repeated
 
 
@@ -221,20 +221,20 @@ class Stability(NamedTuple):
     dropped: Array
 
 
-def stability(shift: Array, clusters: Any, key: Array, draws: int = 100, missing: bool | None = None) -> Stability:
+def stability(shift: Array, clusters: Any, key: Array | int, draws: int = 100, missing: bool | None = None) -> Stability:
     """Computes the split-half reliability of R, and the share of scenes that can be dropped with the same order of VAT.
 
     Args:
         shift: [contexts, values].
         clusters: [contexts] labels, concrete; None makes each context its own cluster.
-        key: PRNG key.
+        key: PRNG key or a seed.
         draws: number of subsamples of each share, and of halvings.
         missing: as in `spearman`.
 
     Paper: Epskamp, Borsboom and Fried 2018, "Estimating psychological networks and their accuracy".
     """
     shift, index, count, levels, missing = _prepared(shift, clusters, missing)
-    measured: Stability = _stability(shift, index, key, count, levels, missing, draws)
+    measured: Stability = _stability(shift, index, as_key(key), count, levels, missing, draws)
     return measured
 
 

@@ -272,7 +272,7 @@ class Intervention:
             course=Course(settings.steps, settings.parts, seed),
             memory=settings.memory,
             price=Price() if placebo else settings.price,
-            source=design.items,
+            items=design.items,
             how=design.how.of_pairs(),
             dtype=design.dtype,
         )
@@ -296,7 +296,7 @@ class Design:
     seeds: tuple[int, ...] = (0,)
     """Seeds of examples, pairs and orders of training data."""
     items: Source = dataclasses.field(default_factory=Source)
-    """Items to use, and how to read them."""
+    """The items: --items FILE is short for --items.file FILE."""
     how: ElicitConfig = dataclasses.field(default_factory=ElicitConfig)
     """Elicitation settings; wording: all measures how far the numbers depend on the wording."""
     allow_low_mass: bool = False

@@ -112,8 +112,8 @@ class Training:
     """Rematerialisation settings of the backward pass."""
     price: Price = dataclasses.field(default_factory=Price)
     """Penalty on moving other values."""
-    source: Source = dataclasses.field(default_factory=Source)
-    """Items, and how to read them."""
+    items: Source = dataclasses.field(default_factory=Source)
+    """The items: --items FILE is short for --items.file FILE."""
     how: ElicitConfig = dataclasses.field(default_factory=ElicitConfig)
     """Question settings of judgements, anchors and ratings during training."""
     probe_scenes: int = 0
@@ -245,7 +245,7 @@ def prepare_data(model: Model, training: Training) -> PreparedData:
         raise errors.InputError(f"validation: expected a share from 0 to below 1, found {training.validation}")
     if bool(training.validation) != bool(course.validate):
         raise errors.InputError("validation and course.validate: set both, or neither")
-    items = open_source(training.source)
+    items = open_source(training.items)
     items.taxonomy.mask(training.target)  # raises if it is unknown
     tokenised = examples.tokenise(model, training_records(model, training, items, loss))
     training_examples, held_out = _split_validation(tokenised, training.validation, course.seed)
@@ -280,7 +280,7 @@ def _split_validation(tokenised: list[Example], share: float, seed: int) -> tupl
 
 
 def _penalty(model: Model, training: Training, items: Items) -> TaxPenalty | None:
-    price, source = training.price, training.source
+    price, source = training.price, training.items
     if not price.weight:
         return None
     anchor_set = draw_anchors(
@@ -327,7 +327,7 @@ def training_records(model: Model, training: Training, items: Items, loss: Loss)
 
 
 def _item_records(model: Model, training: Training, items: Items, loss: Loss, how: ElicitConfig) -> list[Record]:
-    source, sign = training.source, training.sign
+    source, sign = training.items, training.sign
     lesson: Lesson = training.lesson or ("preferences" if loss.kind == "pairs" else "actions")
     towards = examples.records_for_model(model, items, training.target, sign, lesson, how, source.test, source.seed)
     if loss.kind != "judged":
