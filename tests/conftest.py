@@ -27,59 +27,20 @@ hypothesis.settings.register_profile("suite", deadline=None, max_examples=100, d
 hypothesis.settings.load_profile("suite")
 
 
-# What takes longest begins first, so that two workers end together.
-LONG = (
-    "test_run",
-    "test_cluster",
-    "test_composition",
-    "test_inference",
-    "test_scorer",
-    "test_decoder",
-    "test_on_pocket",
-    "test_pocket",
-    "test_tax",
-    "test_coupling",
-    "test_steps",
-    "test_rating",
-    "test_shard_cache",
-    "test_score_edits",
-    "test_step",
-    "test_loop",
-    "test_penalty",
-    "test_train_command",
-)
-
-
-# Files whose programs run for milliseconds, and take seconds to compile: the compiler does less for them, unless every test
-# is asked for.
-PLAIN = (
-    "metrics",
-    "models",
-    "test_scorer",
-    "test_score_edits",
-    "test_step",
-    "test_rows",
-    "test_many",
-    "test_penalty",
-)
-
-
 def pytest_collection_modifyitems(items):
-    """Files in the order of `LONG`, then the others as they were found."""
-    places = {name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+    """Files marked `long` begin first, so that the workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def compilations(request):
-    """As much work as pays, and none kept: compiled functions hold maps of memory, whose number the system limits."""
-    name, folder = request.path.stem, request.path.parent.name
-    busy = name in (
-        "test_circle",
-        "test_calibration",
-    )  # their programs count millions of orders, and draw by the thousand
-    plain = not busy and (name in PLAIN or folder in PLAIN)
-    jax.config.update("jax_disable_most_optimizations", plain and request.config.option.markexpr == "not thorough")
+    """Compiles files marked `fast_compile` with fewer optimisations, unless every test is asked for.
+
+    Their programs run for milliseconds and take seconds to compile. Compiled functions are dropped after each file: they
+    hold maps of memory, whose number the system limits.
+    """
+    fast = request.node.get_closest_marker("fast_compile") is not None
+    jax.config.update("jax_disable_most_optimizations", fast and request.config.option.markexpr == "not thorough")
     yield
     jax.clear_caches()
 

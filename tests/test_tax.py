@@ -9,6 +9,8 @@ from scipy import stats
 
 from vatjax import analysis, cli, errors, states, summary, values
 
+pytestmark = pytest.mark.long
+
 TAX = values.schwartz()
 
 

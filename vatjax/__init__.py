@@ -13,9 +13,42 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_SUBMODULES = (
+if TYPE_CHECKING:  # what editors and type checkers see
+    from vatjax import (
+        analysis,
+        authoring,
+        config,
+        edits,
+        elicit,
+        errors,
+        estimate,
+        human,
+        items,
+        metrics,
+        models,
+        organism,
+        prefix,
+        prompts,
+        report,
+        runtime,
+        states,
+        store,
+        study,
+        tables,
+        train,
+        validate,
+        values,
+    )
+    from vatjax.api import Shots, Tax, finetune, load, measure, shots, steer
+
+# Defined in `vatjax.api`.
+_FRONT_DOOR = ("Shots", "Tax", "finetune", "load", "measure", "shots", "steer")
+
+__all__ = [
+    "Shots",
+    "Tax",
     "analysis",
     "authoring",
     "config",
@@ -23,8 +56,11 @@ _SUBMODULES = (
     "elicit",
     "errors",
     "estimate",
+    "finetune",
     "human",
     "items",
+    "load",
+    "measure",
     "metrics",
     "models",
     "organism",
@@ -32,19 +68,16 @@ _SUBMODULES = (
     "prompts",
     "report",
     "runtime",
+    "shots",
     "states",
+    "steer",
     "store",
     "study",
     "tables",
     "train",
     "validate",
     "values",
-)
-
-# Defined in `vatjax.api`.
-_FRONT_DOOR = ("Shots", "Tax", "finetune", "load", "measure", "shots", "steer")
-
-__all__ = [*_SUBMODULES, *_FRONT_DOOR]
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -53,10 +86,10 @@ def __getattr__(name: str) -> Any:
             return importlib.metadata.version("vatjax")
         except importlib.metadata.PackageNotFoundError:  # run from a source tree that isn't installed
             return "0+source"
-    if name in _SUBMODULES:
-        return importlib.import_module(f"vatjax.{name}")
     if name in _FRONT_DOOR:
         return getattr(importlib.import_module("vatjax.api"), name)
+    if name in __all__:
+        return importlib.import_module(f"vatjax.{name}")
     raise AttributeError(f"module 'vatjax' has no attribute {name!r}")
 
 

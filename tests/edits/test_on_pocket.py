@@ -7,6 +7,8 @@ import pytest
 from vatjax import edits, elicit, errors, items, models, organism
 from vatjax.edits import outcome, pairs
 
+pytestmark = pytest.mark.long
+
 DATA = items.bundled()
 _, TEST = DATA.split()
 SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::8])))

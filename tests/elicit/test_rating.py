@@ -18,7 +18,7 @@ from vatjax.prefix.tokenize import answer_log_probs, answer_spellings
 TOPIC = items.bundled().topic[0]
 DATA = items.bundled().where(country=["Egypt", "Germany"], topic=TOPIC, value=["Wealth", "Social Power", "Wisdom"])
 
-pytestmark = pytest.mark.filterwarnings("ignore:the options have")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore:the options have")]
 
 
 def by_hand(model, row, wording, scale, chat=None, shots=()):

@@ -18,7 +18,7 @@ from vatjax.elicit import provenance, shard_cache
 from vatjax.prefix import execute
 from vatjax.runtime import preemption
 
-pytestmark = pytest.mark.filterwarnings("ignore:the options have")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore:the options have")]
 
 TOPIC = "Environment"  # has situations on both sides of the split
 DATA = items.bundled().where(country=["Egypt", "Germany", "France"], topic=TOPIC, value=["Wealth", "Wisdom"])

@@ -11,6 +11,8 @@ import pytest
 from tests.tiers import quick
 from vatjax import metrics
 
+pytestmark = [pytest.mark.long, pytest.mark.fast_compile]
+
 CONTEXTS, VALUES = 48, 5
 KEY = jax.random.key(0)
 CLUSTERS = np.arange(CONTEXTS) // 2

@@ -8,6 +8,8 @@ from scipy import stats
 
 from vatjax import metrics
 
+pytestmark = pytest.mark.fast_compile
+
 
 def planted(n=60, values=5, seed=0):
     random = np.random.default_rng(seed)

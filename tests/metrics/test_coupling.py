@@ -12,6 +12,8 @@ from scipy import stats
 from tests.tiers import quick
 from vatjax import metrics
 
+pytestmark = [pytest.mark.long, pytest.mark.fast_compile]
+
 
 def oracle(x, statistic):
     """SciPy's correlation of every pair, on the contexts that both have."""

@@ -4,6 +4,8 @@ import pytest
 
 from vatjax import metrics
 
+pytestmark = pytest.mark.fast_compile
+
 
 @pytest.mark.thorough
 def test_a_paired_difference_is_sharper_than_two_apart():

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.fast_compile
+
 PROGRAM = """
 import json, os, sys
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -7,6 +7,8 @@ from scipy import stats
 from vatjax import metrics
 from vatjax.metrics import coupled, inference, intervals, null, pairs
 
+pytestmark = [pytest.mark.long, pytest.mark.fast_compile]
+
 
 # Most tests share one shape, and so one compilation.
 def planted(n=120, values=6, coupling=0.0, seed=0, each=1):

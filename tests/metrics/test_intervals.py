@@ -1,9 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from vatjax.metrics import intervals
+
+pytestmark = pytest.mark.fast_compile
 
 
 def test_students_t_at_traced_degrees_of_freedom():

@@ -5,6 +5,8 @@ from scipy import stats
 
 from vatjax import metrics
 
+pytestmark = pytest.mark.fast_compile
+
 
 def planted(coupling, seed=0, n=150, values=5):
     rng = np.random.default_rng(seed)

@@ -5,6 +5,8 @@ from scipy import linalg, stats
 
 from vatjax import metrics
 
+pytestmark = pytest.mark.fast_compile
+
 
 def planted(n=120, k=4, seed=0):
     rng = np.random.default_rng(seed)

@@ -7,6 +7,8 @@ from scipy import stats
 from vatjax import metrics
 from vatjax.metrics import resample
 
+pytestmark = pytest.mark.fast_compile
+
 
 def data(n, values=6, few=True, seed=0):
     x = np.random.default_rng(seed).normal(size=(n, values))

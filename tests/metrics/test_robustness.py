@@ -4,6 +4,8 @@ import pytest
 
 from vatjax import metrics, values
 
+pytestmark = pytest.mark.fast_compile
+
 
 def test_amplification_is_a_ratio_of_sums():
     d = np.array([[1.0, 2.0, -1.0], [-1.0, 2.0, 0.0], [2.0, -4.0, 1.0], [0.0, 0.0, 2.0]], np.float32)

@@ -6,6 +6,8 @@ import pytest
 
 from vatjax import metrics, values
 
+pytestmark = pytest.mark.fast_compile
+
 D = np.array([[1.0, 0.5, -1.0], [2.0, np.nan, 0.0], [0.0, 0.5, 4.0]], np.float32)
 
 

@@ -6,6 +6,8 @@ from scipy import stats
 
 from vatjax import metrics
 
+pytestmark = pytest.mark.fast_compile
+
 
 def test_certain_probabilities_give_spearman_of_the_argmax():
     ratings = np.random.default_rng(0).integers(0, 5, size=(60, 4))

@@ -5,6 +5,8 @@ import pytest
 
 from vatjax import metrics
 
+pytestmark = pytest.mark.fast_compile
+
 
 def by_hand(stated, acted, half):
     rows = []

@@ -1,7 +1,10 @@
 import jax
 import numpy as np
+import pytest
 
 from vatjax import elicit, items, models, prefix
+
+pytestmark = pytest.mark.fast_compile
 
 
 def test_it_has_the_shapes_and_the_tokens_of_the_model() -> None:

@@ -16,7 +16,7 @@ from vatjax.models.edit import PROJECTIONS
 peft = pytest.importorskip("peft")
 
 # peft asks transformers by a name that is about to change.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [pytest.mark.fast_compile, pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")]
 
 TOKENS = np.random.default_rng(0).integers(3, SHAPE["vocab_size"], (2, 24))
 

@@ -7,6 +7,8 @@ import pytest
 
 from vatjax.models import attention
 
+pytestmark = pytest.mark.fast_compile
+
 
 def written_out(query, key, value, allowed, scale, cap):
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))

@@ -9,6 +9,8 @@ from tests.models.checkpoints import checkpoint
 from tests.models.test_tokens import WORDS, made
 from tests.test_cli import run
 
+pytestmark = pytest.mark.fast_compile
+
 
 @pytest.fixture
 def folder(tmp_path):

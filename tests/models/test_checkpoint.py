@@ -12,6 +12,8 @@ from tests.models.checkpoints import checkpoint, torch, transformers
 from vatjax import errors, models
 from vatjax.models import safetensors
 
+pytestmark = pytest.mark.fast_compile
+
 
 @pytest.fixture
 def folder(tmp_path):

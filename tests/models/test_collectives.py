@@ -11,6 +11,8 @@ from vatjax import models, train
 from vatjax.models import sharding
 from vatjax.train import steps
 
+pytestmark = pytest.mark.fast_compile
+
 ROWS, TIME = 16, 48  # no width of the model has ROWS x TIME
 SPLITS = [(1, 8, 1), (2, 2, 2), (1, 1, 8)]
 

@@ -12,6 +12,8 @@ from tests.tiers import quick
 from vatjax import errors, models
 from vatjax.models import decoder
 
+pytestmark = [pytest.mark.long, pytest.mark.fast_compile]
+
 TIME = 40  # beyond every window, and beyond the length at which ropes are stretched
 
 

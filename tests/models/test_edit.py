@@ -14,6 +14,8 @@ from vatjax import errors, models
 from vatjax.models import decoder
 from vatjax.models.edit import PROJECTIONS
 
+pytestmark = pytest.mark.fast_compile
+
 FAMILIES = ("llama", "gemma2", "olmo2")
 RUN = jax.jit(models.logits)
 RANK = 3

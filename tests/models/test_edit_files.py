@@ -13,6 +13,8 @@ from tests.models.test_edit import edit
 from tests.models.test_steps import every
 from vatjax import errors, models
 
+pytestmark = pytest.mark.fast_compile
+
 
 def load(family="llama", **options):
     return models.load(checkpoint(family).folder, **options)

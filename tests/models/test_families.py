@@ -12,6 +12,8 @@ from vatjax import errors, models
 from vatjax.elicit import provenance
 from vatjax.models import config_reader, families
 
+pytestmark = pytest.mark.fast_compile
+
 # As on the Hub: written by transformers 4.x, with `rope_theta`, `rope_scaling` and `torch_dtype`.
 LLAMA32 = {
     "architectures": ["LlamaForCausalLM"],

@@ -12,6 +12,8 @@ from vatjax import errors, models
 from vatjax.models import generation
 from vatjax.models.generation import Sampling
 
+pytestmark = pytest.mark.fast_compile
+
 
 def prompts(rows=3, time=12):
     tokens = np.random.default_rng(0).integers(3, 96, (rows, time))

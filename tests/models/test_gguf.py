@@ -11,6 +11,8 @@ from vatjax import errors, models
 from vatjax.models import gguf as files
 from vatjax.models import gguf_tokenizer
 
+pytestmark = pytest.mark.fast_compile
+
 gguf = pytest.importorskip("gguf")
 from tests.models import gguf_files  # noqa: E402
 

@@ -9,6 +9,8 @@ from tests.models.checkpoints import FAMILIES, checkpoint
 from tests.tiers import quick
 from vatjax import models, train
 
+pytestmark = pytest.mark.fast_compile
+
 TOKENS = np.random.default_rng(0).integers(3, 90, (4, 24))
 
 

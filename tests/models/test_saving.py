@@ -14,6 +14,8 @@ from tests.models.test_tokens import made as made_tokenizer
 from tests.tiers import quick
 from vatjax import errors, models
 
+pytestmark = pytest.mark.fast_compile
+
 TOKENS = np.random.default_rng(0).integers(3, SHAPE["vocab_size"], (2, 24))
 
 

@@ -10,6 +10,8 @@ from tests.models.test_decoder import texts, theirs
 from vatjax import errors, models
 from vatjax.models import decoder, scoring
 
+pytestmark = pytest.mark.fast_compile
+
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "granite"])
 def test_log_probs_are_those_of_transformers(family):

@@ -13,6 +13,8 @@ from tests.tiers import quick
 from vatjax import errors, models
 from vatjax.models import families, sharding, weights
 
+pytestmark = pytest.mark.fast_compile
+
 SPLITS = [split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == 8]
 RUN = jax.jit(models.logits)
 

@@ -15,6 +15,8 @@ from vatjax import errors, models
 from vatjax.models.edit import KINDS, LAST, POSITIONS, PROMPT, WRITTEN, edit_residual
 from vatjax.models.model import token_kinds
 
+pytestmark = [pytest.mark.long, pytest.mark.fast_compile]
+
 RUN = jax.jit(models.logits)
 
 

@@ -9,6 +9,8 @@ from tests.models.checkpoints import checkpoint, transformers
 from vatjax import errors, models
 from vatjax.models import tokens
 
+pytestmark = pytest.mark.fast_compile
+
 tokenizers = pytest.importorskip("tokenizers")
 
 TEMPLATE = (

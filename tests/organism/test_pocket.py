@@ -11,6 +11,8 @@ from tests.tiers import quick
 from vatjax import elicit, errors, items, models, organism, prompts, validate
 from vatjax.models import hub
 
+pytestmark = pytest.mark.long
+
 DATA = items.bundled()
 _, TEST = organism.split_seen_unseen(DATA)
 SOME = TEST.take(np.flatnonzero(np.isin(TEST.scene_of, np.unique(TEST.scene_of)[::6])))

@@ -11,6 +11,8 @@ from vatjax import errors, models
 from vatjax.prefix import score_edits
 from vatjax.prefix.tokenize import TokenizedPrompts
 
+pytestmark = [pytest.mark.long, pytest.mark.fast_compile]
+
 
 def apart(model, edits):
     return np.stack([scored(model, edit=edit) for edit in edits])

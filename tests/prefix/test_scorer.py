@@ -19,6 +19,8 @@ from vatjax.prefix.plan import Size
 from vatjax.prefix.tokenize import answer_log_probs
 from vatjax.prefix.tree import build_tree
 
+pytestmark = [pytest.mark.long, pytest.mark.fast_compile]
+
 SPLITS = [split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == 8]
 FOUND = forest(7, scenes=2, actions=3, values=4, rubric=11, longest=9)
 SIZE = Size(tokens=128, shard=60)

@@ -5,6 +5,8 @@ import pytest
 
 from vatjax import errors, items, prompts
 
+pytestmark = pytest.mark.long
+
 DATA = items.bundled().where(country=["Egypt", "Germany", "France"])
 TRAIN, TEST = DATA.split(0.25, 3)
 EVALUATED = {scene.text for scene in TEST.scenes}

@@ -18,6 +18,8 @@ from vatjax.commands.rate import Rate
 from vatjax.runtime import cluster
 from vatjax.study.design import Design
 
+pytestmark = pytest.mark.long
+
 SPLITS = [split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == 8]
 
 

@@ -11,6 +11,8 @@ from vatjax import errors, items, models, train
 from vatjax.models import tokens
 from vatjax.train import examples, settings
 
+pytestmark = pytest.mark.long
+
 
 @functools.cache
 def pocket():

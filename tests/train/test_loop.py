@@ -21,6 +21,8 @@ from vatjax import errors, models, train
 from vatjax.runtime import preemption
 from vatjax.train import log
 
+pytestmark = pytest.mark.long
+
 LORA = train.Lora(rank=2, targets=("query", "down"))
 COURSE = train.Course(steps=12, log=2, save=3, keep=2)
 

@@ -9,6 +9,8 @@ from tests.train.test_rows import drawn, load
 from vatjax import errors, models, train
 from vatjax.train import many_adapters
 
+pytestmark = pytest.mark.fast_compile
+
 LORA = train.Lora(rank=2, targets=("query", "down"))
 RATES, STEPS = (1e-2, 3e-3, 2e-2), (6, 12, 30)
 

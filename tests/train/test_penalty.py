@@ -14,6 +14,8 @@ from vatjax.train.anchors import _draw_items, answer_probs, option_probs
 from vatjax.train.anchors import value_state as leaning
 from vatjax.train.penalty import VARIANTS
 
+pytestmark = [pytest.mark.long, pytest.mark.fast_compile]
+
 
 @functools.cache
 def own():

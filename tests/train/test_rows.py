@@ -14,6 +14,8 @@ from tests.tiers import quick
 from vatjax import errors, models, train
 from vatjax.models.tokens import pad_batch
 
+pytestmark = pytest.mark.fast_compile
+
 VOCABULARY = 96
 
 

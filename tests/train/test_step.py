@@ -16,6 +16,8 @@ from vatjax import errors, models, train
 from vatjax.train import optimizer
 from vatjax.train.examples import with_mismatched_completions
 
+pytestmark = [pytest.mark.long, pytest.mark.fast_compile]
+
 LORA = train.Lora(rank=3, alpha=6.0, targets=("query", "up", "down"))
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from vatjax import cli, models, train
 
+pytestmark = pytest.mark.long
+
 SMALL = ["--rows", "8", "--course.steps", "4", "--course.log", "1", "--trained.rank", "2", "--items.country", "Egypt"]
 
 

@@ -156,7 +156,9 @@ def tax(pre: Array, post: Array, target: Array | int, direction: int = 1, missin
     return Tax(gain, mean, gnd, shifts.off_target(gnd, target), r, vat, coupling.nvat(r), coupling.gini(vat))
 
 
-def infer(pre: Arrayish, post: Arrayish, target: Arrayish, clusters: Any, key: Array | int, **options: Any) -> Inference:
+def infer(
+    pre: Arrayish, post: Arrayish, target: Arrayish, clusters: Any, key: Array | int, **options: Any
+) -> Inference:
     """Computes the tax with intervals, floor, debiased value and p, raw and ipsatised.
 
     Args:

@@ -221,7 +221,9 @@ class Stability(NamedTuple):
     dropped: Array
 
 
-def stability(shift: Array, clusters: Any, key: Array | int, draws: int = 100, missing: bool | None = None) -> Stability:
+def stability(
+    shift: Array, clusters: Any, key: Array | int, draws: int = 100, missing: bool | None = None
+) -> Stability:
     """Computes the split-half reliability of R, and the share of scenes that can be dropped with the same order of VAT.
 
     Args:

@@ -1,7 +1,7 @@
 """Log-probabilities of answers after many prompts, with each shared token computed once.
 
 A tree of prompts is computed in passes of fixed shapes (`plan`), whose attention reaches the keys of earlier passes
-(`models.packed`). Only the answers' log-probabilities leave the device: their logits less the log-sum-exp of the
+(`packed_attention`). Only the answers' log-probabilities leave the device: their logits less the log-sum-exp of the
 vocabulary, a few places at a time.
 """
 

@@ -223,7 +223,7 @@ class Intervention:
 
     @property
     def finder_method(self) -> Method:
-        """Returns its method of `edits.search`."""
+        """Returns its method, as `edits.Finder` names it."""
         return self.method if self.kind == "residual" else cast(Method, self.kind)
 
     def finder(self, test: float, seed: int, draw: int) -> Finder:
