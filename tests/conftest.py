@@ -7,6 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 
 import pathlib
+import time
 
 import hypothesis
 import jax
@@ -25,6 +26,21 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=100, derandomize=True)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--random-seed", type=int, default=None, help="seed of tests that kill at random; printed by a failure"
+    )
+
+
+@pytest.fixture
+def random_seed(request):
+    """A new seed each time, or that of --random-seed; a failure shows it."""
+    seed = request.config.getoption("--random-seed")
+    seed = time.time_ns() if seed is None else seed
+    print(f"--random-seed {seed}")
+    return seed
 
 
 def pytest_collection_modifyitems(items):

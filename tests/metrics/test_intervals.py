@@ -82,3 +82,17 @@ def test_root_interval_is_from_zero_where_nothing_is_resolved():
     np.testing.assert_allclose(zero.high, np.sqrt(0.004), rtol=1e-6)
     clear = intervals.root_interval(np.float32(0.25), np.float32(0.05), t)
     np.testing.assert_allclose(clear, [0.5, 0.4, 0.6], rtol=1e-6)
+
+
+def test_a_clustered_mean_is_students_where_each_entry_is_a_cluster_and_covers_where_it_is_not():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=30)
+    interval = intervals.clustered_mean(np.append(x, np.nan), np.arange(31))
+    expected = stats.t.interval(0.95, 29, x.mean(), stats.sem(x))
+    np.testing.assert_allclose(interval, [x.mean(), *expected], rtol=1e-9)
+    cluster, covered = np.arange(100) // 5, 0
+    for _ in range(500):
+        low, high = intervals.clustered_mean(rng.normal(size=20)[cluster] + rng.normal(size=100), cluster)[1:]
+        covered += low < 0 < high
+    assert 0.92 < covered / 500 < 0.98
+    assert np.isnan(intervals.clustered_mean(x, np.zeros(30))).all()

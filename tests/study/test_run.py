@@ -119,15 +119,13 @@ def test_a_row_is_what_the_packages_say_by_hand(whole):
         found.where(targt="Power")
 
 
-def test_ten_kills_at_random_change_no_byte(whole, tmp_path, monkeypatch, root):
+def test_ten_kills_at_random_change_no_byte(whole, tmp_path, monkeypatch, root, random_seed):
     """Processes that are killed and started again, two of them over one folder; `scripts/soak.py` has more of both."""
     monkeypatch.syspath_prepend(str(root / "scripts"))
     import soak
 
-    seed = time.time_ns()
-    print("seed", seed)
     expected = soak.contents(whole[1].folder)
-    assert soak.soaked(tmp_path, TEXT, expected, wanted=10, shards=2, chance=random.Random(seed)) >= 1
+    assert soak.soaked(tmp_path, TEXT, expected, wanted=10, shards=2, chance=random.Random(random_seed)) >= 1
 
 
 def test_what_lies_beside_the_table(whole):
@@ -472,7 +470,6 @@ def test_one_run_at_a_time_and_one_study_a_folder(whole, tmp_path):
 
 
 def test_a_clock_that_jumps_takes_no_folder_away(whole, monkeypatch):
-    import time
 
     _, found = whole
     now = time.time()
@@ -534,7 +531,6 @@ def test_a_training_of_a_machine_that_is_gone_is_made_by_another_shard(tmp_path,
 
 
 def test_a_client_that_fails_in_words_of_its_own_loses_no_claim_and_is_noticed_in_time(tmp_path, monkeypatch):
-    import time
 
     from vatjax.store import claims
 
@@ -560,7 +556,6 @@ def test_a_client_that_fails_in_words_of_its_own_loses_no_claim_and_is_noticed_i
 
 def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
     """The claim is renewed while nothing else happens."""
-    import time
 
     monkeypatch.setattr(held_by, "LEASE_SECONDS", 0.5)
     with locks.exclusive_access(tmp_path) as held:

@@ -107,8 +107,8 @@ def start(where, root):
 
 
 @pytest.mark.thorough  # as studies are killed at random each time, trainings of theirs too
-def test_kill_9_at_a_random_step_and_the_same_command_again(tmp_path, root):
-    kill = random.Random(time.time_ns()).randint(1, 11)
+def test_kill_9_at_a_random_step_and_the_same_command_again(tmp_path, root, random_seed):
+    kill = random.Random(random_seed).randint(1, 11)
     with start(tmp_path / "run", root) as broken:
         for line in broken.stdout:
             if int(line) == kill:

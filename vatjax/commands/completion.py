@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import Positional, arg
 
-from vatjax import cli
+from vatjax.commands.catalog import COMMANDS, SHORT_OPTIONS, Command
 
 # A flag at the start of a line of a command's help, its negation, and its choices.
 _FLAG = re.compile(r"^\W*? (--\w[\w.-]*)(?:, (--\w[\w.-]*))?(?: \[?\{([^}]*)\})?", re.MULTILINE)
@@ -33,12 +33,12 @@ class Completion:
     """The shell."""
 
     def run(self) -> int:
-        commands = {command.words: _flags(command) for command in cli.COMMANDS}
+        commands = {command.words: _flags(command) for command in COMMANDS}
         print(_fish(commands) if self.shell == "fish" else _bash(commands, self.shell == "zsh"))
         return 0
 
 
-def _flags(command: cli.Command) -> list[Flag]:
+def _flags(command: Command) -> list[Flag]:
     """Returns the flags of a command, read from its help."""
     import tyro
 
@@ -50,7 +50,7 @@ def _flags(command: cli.Command) -> list[Flag]:
     for name, negation, choices in _FLAG.findall(text.getvalue()):
         flags.append(Flag(name, tuple(choices.split(",")) if choices else ()))
         flags += [Flag(negation, ())] * bool(negation)
-        flags += [Flag(short, ()) for short, full in cli.SHORT_OPTIONS.items() if full == name]
+        flags += [Flag(short, ()) for short, full in SHORT_OPTIONS.items() if full == name]
     return flags
 
 
@@ -97,7 +97,7 @@ def _bash(commands: dict[tuple[str, ...], list[Flag]], zsh: bool) -> str:
 
 
 def _fish(commands: dict[tuple[str, ...], list[Flag]]) -> str:
-    about = {command.words: command.about.replace("'", "") for command in cli.COMMANDS}
+    about = {command.words: command.about.replace("'", "") for command in COMMANDS}
     lines = []
     for words, flags in commands.items():
         seen = f"__fish_seen_subcommand_from {words[0]}"

@@ -17,6 +17,7 @@ import numpy as np
 
 from vatjax import elicit, errors, metrics, prefix, prompts
 from vatjax.items import Items
+from vatjax.metrics.intervals import clustered_mean
 from vatjax.models import Edit, Model, decoder, sharding
 from vatjax.models.edit import PROMPT, WRITTEN
 from vatjax.models.model import positions_of
@@ -73,6 +74,16 @@ def is_broken(mass: float, perplexity: float, before: float = 1.0) -> bool:
         before: mean option mass of the unedited model.
     """
     return not mass >= LEAST_MASS * before or perplexity > MOST_PERPLEXITY
+
+
+def utility_loss(before: np.ndarray, after: np.ndarray, cluster: np.ndarray) -> metrics.Estimate:
+    """Computes the share of the option mass that an intervention removes, with an interval over clusters.
+
+    Args:
+        before, after: option mass of each prompt, [prompts].
+        cluster: the scene of each prompt, [prompts].
+    """
+    return clustered_mean(1 - after / np.maximum(before, 1e-6), cluster)
 
 
 def outcomes(

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from vatjax import elicit, metrics, prefix
-from vatjax.edits.outcome import is_broken, perplexities
+from vatjax.edits.outcome import is_broken, perplexities, utility_loss
 from vatjax.items import Items
 from vatjax.metrics import Estimate
 from vatjax.models import Edit, Model
@@ -191,7 +191,7 @@ def _trial(
         _to_host(controlled.by_distance),
         float(masses[1].mean()),
         float(masses[0].mean()),
-        _mass_loss(*masses),
+        utility_loss(masses[0], masses[1], rated[0].clusters),
         perplexity,
     )
 
@@ -200,13 +200,6 @@ def _to_host(estimate: Estimate) -> Estimate:
     """Copies an estimate to the host."""
     copied: Estimate = jax.tree.map(np.asarray, estimate)
     return copied
-
-
-def _mass_loss(before: np.ndarray, after: np.ndarray) -> Estimate:
-    """Returns the share of the mass that is lost, with the interval of a mean over prompts."""
-    lost = 1 - after / np.maximum(before, 1e-6)
-    half = 1.96 * lost.std(ddof=1) / np.sqrt(len(lost))
-    return Estimate(*(jnp.asarray(x) for x in (lost.mean(), lost.mean() - half, lost.mean() + half)))
 
 
 def circle_distances(taxonomy: Taxonomy, member: np.ndarray) -> np.ndarray:

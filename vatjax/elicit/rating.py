@@ -32,6 +32,7 @@ class Rated(NamedTuple):
         ratings: [prompts] float64.
         shares: [wordings x scales, prompts, options] float64, probabilities of the options, which sum to the mass; for
             written answers 1 for the one that was read.
+        clusters: the scene or other cluster of each prompt, [prompts].
         cost: tokens of all wordings and scales.
     """
 
@@ -39,6 +40,7 @@ class Rated(NamedTuple):
     agreement: ValueState | None
     ratings: np.ndarray
     shares: np.ndarray
+    clusters: np.ndarray
     cost: Cost
 
 
@@ -123,6 +125,7 @@ def ratings(
         None if agreement is None else state_of(agreement, questions, items, {**meta, "reads": "agreement"}),
         answers.ratings,
         answers.shares,
+        np.asarray(questions.clusters)[questions.context],
         answers.cost,
     )
 

@@ -17,6 +17,7 @@ from vatjax import elicit, errors, models, prefix, train
 from vatjax.estimate import accelerators
 from vatjax.estimate.schedule import SIZE
 from vatjax.models import Model
+from vatjax.runtime.memory import is_out_of_memory
 from vatjax.study.arms import cells
 from vatjax.study.design import Design
 from vatjax.study.planning import load_items
@@ -143,7 +144,7 @@ def _compile(model: str, label: str, lowered: Any) -> tuple[Program, Any]:
     try:
         executable = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         why = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2]
         return Program(model, label, 0, 0, time.monotonic() - start, why), None

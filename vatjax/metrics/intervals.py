@@ -39,6 +39,27 @@ class Estimate(NamedTuple):
     high: Array
 
 
+def clustered_mean(x: np.ndarray, cluster: np.ndarray) -> Estimate:
+    """Computes a mean on the host, with Student's t on the delete-one-cluster jackknife.
+
+    Args:
+        x: [n]; NaN is left out.
+        cluster: label of each entry, [n]; with fewer than two clusters everything is NaN.
+    """
+    present = ~np.isnan(x)
+    _, group = np.unique(cluster[present], return_inverse=True)
+    sums, counts = np.bincount(group, x[present]), np.bincount(group)
+    clusters = len(counts)
+    if clusters < 2:
+        return Estimate(*np.full(3, np.nan))
+    mean = sums.sum() / counts.sum()
+    without = (sums.sum() - sums) / (counts.sum() - counts)
+    error = np.sqrt((clusters - 1) / clusters * ((without - without.mean()) ** 2).sum())
+    half = special.stdtrit(clusters - 1, (1 + LEVEL) / 2) * error
+    interval: list[Any] = [mean, mean - half, mean + half]
+    return Estimate(*interval)
+
+
 # Student's t --------------------------------------------------------------------------------------------------------
 
 

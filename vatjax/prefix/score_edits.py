@@ -25,6 +25,7 @@ from vatjax.prefix.plan import Size
 from vatjax.prefix.tokenize import Spelling, TokenizedPrompts, answer_log_probs
 from vatjax.prefix.tree import build_tree
 from vatjax.runtime import processes
+from vatjax.runtime.memory import is_out_of_memory
 from vatjax.runtime.progress import OnProgress, ignore_progress, stage_progress
 
 Array = jax.Array
@@ -101,7 +102,7 @@ def score_edits(
         try:
             return _scored(model, tokenized, spellings, edits, part, count, size, on_progress)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or processes.is_multiprocess():
+            if not is_out_of_memory(error) or processes.is_multiprocess():
                 raise
             if count == 1:
                 raise errors.InputError(

@@ -24,6 +24,7 @@ from vatjax.prefix.execute import Part, Run
 from vatjax.prefix.plan import Size
 from vatjax.prefix.tokenize import Spelling, TokenizedPrompts, answer_log_probs
 from vatjax.runtime import processes
+from vatjax.runtime.memory import is_out_of_memory
 from vatjax.runtime.progress import OnProgress, ignore_progress
 
 Array = jax.Array
@@ -232,9 +233,7 @@ class _Fitting:
             try:
                 return self._shard(number)
             except jax.errors.JaxRuntimeError as error:
-                if (
-                    "RESOURCE_EXHAUSTED" not in str(error) or processes.is_multiprocess()
-                ):  # the others go on with the larger ones
+                if not is_out_of_memory(error) or processes.is_multiprocess():  # the others go on with the larger ones
                     raise
                 if self.size.tokens < _LEAST:
                     raise errors.InputError(

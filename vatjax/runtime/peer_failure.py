@@ -13,6 +13,7 @@ import signal
 import sys
 from typing import Any, NamedTuple, NoReturn
 
+from vatjax.runtime.memory import is_out_of_memory
 from vatjax.runtime.preemption import PREEMPTED
 
 _PEER_GONE = "another process of this run is gone; start the same command again on all of them to continue from the files on disk"
@@ -80,9 +81,7 @@ def is_peer_failure(error: BaseException) -> bool:
 
     message = str(error)
     return (
-        isinstance(error, jax.errors.JaxRuntimeError)
-        and "RESOURCE_EXHAUSTED" not in message
-        and bool(_NETWORK.search(message))
+        isinstance(error, jax.errors.JaxRuntimeError) and not is_out_of_memory(error) and bool(_NETWORK.search(message))
     )
 
 
@@ -100,7 +99,7 @@ def exit_after_error(error: BaseException) -> NoReturn:
     """Exits after an error, with the message and status that belong to it."""
     if is_peer_failure(error):
         exit_now(PREEMPTED, _PEER_GONE)
-    if "RESOURCE_EXHAUSTED" in str(error):
+    if is_out_of_memory(error):
         exit_now(
             2,
             "out of memory in this process: use smaller passes, or more devices for a model",

@@ -20,6 +20,7 @@ import numpy as np
 import vatjax
 from vatjax import errors, store
 from vatjax.runtime import peer_failure, preemption, processes
+from vatjax.runtime.memory import is_out_of_memory
 from vatjax.runtime.progress import OnProgress, ignore_progress
 from vatjax.study import statistics
 from vatjax.study.artifacts import Artifact, ArtifactStore
@@ -302,7 +303,7 @@ class _StudyRun:
                     f"{error.filename or self.artifact_store.folder}: {store.reason(error)}"
                 ) from error
             if len(ready) > 1:
-                why = "out of memory" if _is_out_of_memory(error) else f"not computed together ({_first_line(error)})"
+                why = "out of memory" if is_out_of_memory(error) else f"not computed together ({_first_line(error)})"
                 half = len(ready) // 2
                 self.calls.on_message(f"{len(ready)} artifacts at once: {why}; trying two halves")
                 self.compute_batch(ready[:half], make)
@@ -332,7 +333,7 @@ class _StudyRun:
     def _fail(self, artifact: Artifact, error: Exception) -> None:
         if isinstance(error, errors.InputError):
             why = str(error)
-        elif _is_out_of_memory(error):
+        elif is_out_of_memory(error):
             why = "out of memory; reduce `scenes`, use a larger device, or set `dtype: bfloat16`"
         else:
             path = self.artifact_store.path(artifact) / "error.txt"
@@ -422,10 +423,6 @@ def _raise_local(error: Exception) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _environment() -> dict[str, Any]:

@@ -6,18 +6,17 @@ break the model are excluded there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
 
 from vatjax import analysis, errors, metrics, states, store
-from vatjax.edits.outcome import is_broken
+from vatjax.edits.outcome import is_broken, utility_loss
 from vatjax.edits.trials import circle_distances
 from vatjax.items import Items
+from vatjax.metrics.intervals import clustered_mean
 from vatjax.states import ValueState
 from vatjax.study.arms import Arm, Cell
 from vatjax.study.artifacts import Artifact, ArtifactStore
@@ -159,14 +158,13 @@ def _answer_quality(artifact: Artifact, artifact_store: ArtifactStore, wordings:
         np.mean([_mass(artifact, artifact_store, f"{when} {w}")[0] for w in wordings], 0)
         for when in ("before", "after")
     ]
-    lost = 1 - masses[1] / np.maximum(masses[0], 1e-6)
-    loss = _scene_jackknife(lost, _mass(artifact, artifact_store, f"before {wordings[0]}")[1])
+    loss = utility_loss(masses[0], masses[1], _mass(artifact, artifact_store, f"before {wordings[0]}")[1])
     return {
         "mass": analysis.json_number(mass),
         "mass_before": analysis.json_number(before),
         "perplexity": analysis.json_number(perplexity),
         "broken": bool(is_broken(mass, perplexity, before)),
-        "utility_loss": {key: analysis.json_number(x) for key, x in loss.items()},
+        "utility_loss": {key: analysis.json_number(x) for key, x in loss._asdict().items()},
     }
 
 
@@ -174,20 +172,6 @@ def _mass(artifact: Artifact, artifact_store: ArtifactStore, need: str) -> tuple
     """Returns the option mass of each prompt, and its scene."""
     arrays = store.load_npz(artifact_store.path(artifact.dependencies[need]) / "mass.npz")
     return np.asarray(arrays["mass"], np.float64), arrays["scene"]
-
-
-def _scene_jackknife(x: np.ndarray, scene: np.ndarray) -> dict[str, float]:
-    """Returns a mean with a jackknife interval over scenes (Student's t)."""
-    present = ~np.isnan(x)
-    if len(np.unique(scene[present])) < 2:
-        return dict.fromkeys(("estimate", "low", "high"), math.nan)
-    _, group = np.unique(scene[present], return_inverse=True)
-    sums, counts = np.bincount(group, x[present]), np.bincount(group)
-    count, mean = len(counts), sums.sum() / counts.sum()
-    without = (sums.sum() - sums) / (counts.sum() - counts)
-    error = np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
-    half = stats.t.ppf(0.975, count - 1) * error
-    return {"estimate": mean, "low": mean - half, "high": mean + half}
 
 
 def _agreement(artifact: Artifact, artifact_store: ArtifactStore, wordings: Sequence[str]) -> dict[str, Any] | None:
@@ -198,7 +182,8 @@ def _agreement(artifact: Artifact, artifact_store: ArtifactStore, wordings: Sequ
     agreement_states = {name: _load_state(artifact, artifact_store, name, "agreement.npz") for name in names}
     gap = np.mean([agreement_states[f"after {w}"].state - agreement_states[f"before {w}"].state for w in wordings], 0)
     scene = np.broadcast_to(agreement_states[names[0]].clusters[:, None], gap.shape)
-    return {key: analysis.json_number(x) for key, x in _scene_jackknife(np.float64(gap).ravel(), scene.ravel()).items()}
+    risen = clustered_mean(np.float64(gap).ravel(), scene.ravel())
+    return {key: analysis.json_number(x) for key, x in risen._asdict().items()}
 
 
 def _wordings(

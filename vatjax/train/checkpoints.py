@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from vatjax import errors, store
 from vatjax.models import fingerprint, sharding
 from vatjax.runtime import processes
+from vatjax.runtime.memory import is_out_of_memory
 from vatjax.train.steps import Progress
 
 T = TypeVar("T")
@@ -205,7 +206,7 @@ class Checkpoints:
         """Re-raises errors other than damage: the checkpoint may be intact and unreadable for another reason."""
         if isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error):
             raise errors.InputError(f"{self._path}: the checkpoints can't be read: permission denied") from None
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        if is_out_of_memory(error):
             raise error
 
     def _set_aside(self, steps: Sequence[int]) -> None:
