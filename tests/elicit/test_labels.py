@@ -39,13 +39,13 @@ def test_a_label_is_the_sign_of_a_rating_that_is_far_enough_from_the_middle(monk
 
 @pytest.mark.thorough
 def test_labels_of_a_model_serve_the_protocol_labelled():
-    found = elicit.label(speaking(), DATA, sure=0.01)
+    found = elicit.label(speaking(), DATA, elicit.ElicitConfig("dense", floor=0), sure=0.01)
     assert found.labels.shape == (len(DATA), 56)
     assert {-1, 1} & set(np.unique(found.labels).tolist())
-    rated = elicit.ratings(speaking(), DATA, elicit.ElicitConfig("labelled"), labels=found.labels)
+    rated = elicit.ratings(speaking(), DATA, elicit.ElicitConfig("labelled", floor=0), labels=found.labels)
     np.testing.assert_allclose(rated.state.state, (rated.ratings[:, None] - 3) * found.labels, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(
-        elicit.ratings(speaking(), DATA, elicit.ElicitConfig("labelled"), labels=found).state.state, rated.state.state
+        elicit.ratings(speaking(), DATA, elicit.ElicitConfig("labelled", floor=0), labels=found).state.state, rated.state.state
     )
 
 

@@ -26,18 +26,20 @@ def prompts(rows=3, time=12):
 def test_64_greedy_tokens_are_those_of_transformers(family):
     made = checkpoint(family)
     tokens, mask = prompts()
-    written = models.generate(models.load(made.folder), tokens, mask, Sampling(64, stop=()))
+    model = models.load(made.folder)
+    count = min(64, model.config.context - tokens.shape[1])  # Ministral 3 has a short context here
+    written = models.generate(model, tokens, mask, Sampling(count, stop=()))
     with torch.no_grad():
         theirs = made.torch.generate(
             torch.tensor(tokens),
             attention_mask=torch.tensor(mask),
-            max_new_tokens=64,
-            min_new_tokens=64,
+            max_new_tokens=count,
+            min_new_tokens=count,
             do_sample=False,
             eos_token_id=None,
         )
     np.testing.assert_array_equal(written.tokens, theirs[:, tokens.shape[1] :])
-    assert written.lengths.tolist() == [64] * 3
+    assert written.lengths.tolist() == [count] * 3
 
 
 def test_what_is_written_is_what_the_uncached_pass_prefers():

@@ -67,7 +67,8 @@ def choose(
     mass = share.sum(-1)
     first = share[..., 0] / np.where((mass > 0) & (mass >= settings.floor), mass, np.nan)
     preference = (first[:, 0] + 1 - first[:, 1]) / 2
-    bias = float(np.nanmean(first) - 0.5)
+    answered = first[~np.isnan(first)]
+    bias = float(answered.mean() - 0.5) if answered.size else float("nan")
     # The state holds half the difference of these two.
     ratings = np.stack([2 * preference - 1, 1 - 2 * preference], 1).ravel()
     state, _ = protocols.answers_to_state(questions, ratings, 0.0, len(items.taxonomy.names))
