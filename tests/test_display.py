@@ -8,7 +8,7 @@ import pytest
 from vatjax.commands.display import Display
 from vatjax.commands.run import _Batches
 from vatjax.runtime.progress import count_progress, ignore_progress, stage_progress
-from vatjax.study.artifacts import Artifact
+from vatjax.store.artifacts import Artifact
 from vatjax.study.runner import Progress
 
 

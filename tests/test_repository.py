@@ -35,6 +35,7 @@ ORDER = (
     "authoring",
     "train",
     "edits",
+    "interventions",
     "validate",
     "study",
     "estimate",

@@ -73,6 +73,8 @@ def parse(cls: type[T], text: str, source: str, absent: Any = _REQUIRED) -> T:
 
 def to_dict(config: Any) -> Any:
     """Returns a configuration as plain mappings, lists and scalars, ready for YAML or JSON."""
+    if hasattr(config, "to_dict") and not isinstance(config, type):
+        return config.to_dict()
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Mapping):
@@ -166,6 +168,13 @@ class _Reader:
                 return self.bad(node, f"{_key_prefix(key)}{error}")
         if not isinstance(node, yaml.MappingNode):
             return self.bad(node, f"{_key_prefix(key)}expected keys of {_title(kind)}, found {_describe_node(node)}")
+        chosen = ""
+        if hasattr(kind, "of_kind"):  # one of several classes, which the key `kind` names
+            chosen, node, problem = _split_kind(node)
+            try:
+                kind = kind.of_kind(chosen)
+            except errors.InputError as error:
+                return self.bad(problem, f"{_key_prefix(f'{key}.kind')}{error}")
         hints = typing.get_type_hints(kind)
         fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
         given: dict[str, Any] = {}
@@ -174,7 +183,13 @@ class _Reader:
         for name_node, value_node in node.value:
             name = name_node.value if isinstance(name_node, yaml.ScalarNode) else _describe_node(name_node)
             path = f"{key}.{name}" if key else str(name)
-            if name not in fields:
+            if name not in fields and chosen:
+                message = f"{path}: the kind {chosen} does not have this setting; it has {', '.join(fields)}"
+                near = names.nearest(name, list(fields))
+                self.bad(name_node, f"{message} (did you mean {near!r}?)" if near else message)
+            elif name not in fields and getattr(kind, "hint_for", lambda _: "")(name):
+                self.bad(name_node, f"{path}: {kind.hint_for(name)}")
+            elif name not in fields:
                 self.bad(name_node, names.unknown_name("key", path, [f"{key}.{f}" if key else f for f in fields]))
             elif name in given:
                 self.bad(name_node, f"the key {path!r} is given twice")
@@ -259,6 +274,15 @@ class _Reader:
                 return self.bad(node, wrong)
             return number if math.isfinite(number) else self.bad(node, wrong)
         raise TypeError(f"{key}: a configuration field can't have the type {kind}")
+
+
+def _split_kind(node: yaml.MappingNode) -> tuple[str, yaml.MappingNode, yaml.Node]:
+    """Returns the value of the key `kind`, the mapping without it, and the node to name in errors."""
+    for pair in node.value:
+        if pair[0].value == "kind" and isinstance(pair[1], yaml.ScalarNode):
+            rest = [other for other in node.value if other is not pair]
+            return pair[1].value, yaml.MappingNode(node.tag, rest, node.start_mark, node.end_mark), pair[1]
+    return "", node, node
 
 
 def _key_prefix(key: str) -> str:

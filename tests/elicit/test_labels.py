@@ -45,7 +45,8 @@ def test_labels_of_a_model_serve_the_protocol_labelled():
     rated = elicit.ratings(speaking(), DATA, elicit.ElicitConfig("labelled", floor=0), labels=found.labels)
     np.testing.assert_allclose(rated.state.state, (rated.ratings[:, None] - 3) * found.labels, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(
-        elicit.ratings(speaking(), DATA, elicit.ElicitConfig("labelled", floor=0), labels=found).state.state, rated.state.state
+        elicit.ratings(speaking(), DATA, elicit.ElicitConfig("labelled", floor=0), labels=found).state.state,
+        rated.state.state,
     )
 
 

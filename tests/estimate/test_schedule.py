@@ -12,7 +12,7 @@ from tests.test_cli import run
 from vatjax import config, elicit, items, models, train
 from vatjax.estimate import accelerators, schedule
 from vatjax.estimate.costs import Work
-from vatjax.study.artifacts import Artifact
+from vatjax.store.artifacts import Artifact
 from vatjax.study.design import Design
 
 TEXT = """
@@ -54,7 +54,9 @@ def test_tokens_are_those_that_a_run_computes(tmp_path):
     asked = sorted({*test.scene})
     assert load.works[unedited.address].tokens > 0
     assert load.weights == sum(leaf.size for leaf in jax.tree.leaves(model.arrays))
-    data = train.prepare_data(model, load.of_kind("training")[0].task[0].training(own)).data
+    data = train.prepare_data(
+        model, load.of_kind("training")[0].maker.run(load.of_kind("training")[0].task[0], own)
+    ).data
     batch = train.batch(data, train.rows_at_step(data, 0, 0))
     assert load.work("training").tokens == 3 * 6 * batch.tokens.size
     assert len(asked) > own.scenes
@@ -128,7 +130,7 @@ def test_operations_of_a_step_are_those_that_are_compiled(tmp_path):
     model = models.load("pocket")
     (load,) = schedule.workloads(own)
     piece = load.of_kind("training")[0]
-    run = piece.task[0].training(own)
+    run = piece.maker.run(piece.task[0], own)
     data = train.prepare_data(model, run).data
     state = train.init(model, run.trained.to_trainable(), run.adam, 6)
     memory = train.Memory(remat="none", unroll=model.config.layers)

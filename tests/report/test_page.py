@@ -13,10 +13,10 @@ import pytest
 
 from tests.tiers import quick
 from vatjax import analysis, items, organism, report, store
+from vatjax.interventions import Arm, Cell, TrainingSettings, of_kind
 from vatjax.report import figures, page, select, sentences, verdict
 from vatjax.study import Study, results
-from vatjax.study.arms import Arm, Cell
-from vatjax.study.design import Design, Intervention, TrainingSettings
+from vatjax.study.design import Design
 
 DATA = items.bundled()
 _, TEST = DATA.split()
@@ -49,9 +49,9 @@ def study(tmp_path_factory):
     """Planted states under planted pushes, as though they had been measured; names are as evil as data can be."""
     folder = tmp_path_factory.mktemp("report")
     kinds = {
-        "examples with a long name": Intervention("shots", counts=(2, 8)),
-        "vector": Intervention("residual", strengths=(0.5, 1.0)),
-        "dpo": Intervention("dpo", training=TrainingSettings(steps=30, checkpoints=3)),
+        "examples with a long name": of_kind("shots")(counts=(2, 8)),
+        "vector": of_kind("residual")(strengths=(0.5, 1.0)),
+        "dpo": of_kind("dpo")(training=TrainingSettings(steps=30, checkpoints=3)),
     }
     design = Design(models=(EVIL,), interventions=kinds, out=str(folder), targets=("Power",), resamples=100)
     world, random = organism.load_world("pocket"), np.random.default_rng(0)

@@ -2,13 +2,14 @@ import pytest
 
 from tests.conftest import ROOT
 from vatjax import config, errors, study, values
-from vatjax.study.design import Design, Intervention
+from vatjax.interventions import of_kind
+from vatjax.study.design import Design
 
 TAX = values.schwartz()
 
 
 def design(**options):
-    shots = {"examples": Intervention("shots"), "said": Intervention("instruction", targets=("power",))}
+    shots = {"examples": of_kind("shots")(), "said": of_kind("instruction")(targets=("power",))}
     return Design(models=("pocket",), out="runs/x", **{"interventions": shots, **options})
 
 

@@ -17,13 +17,14 @@ import pytest
 
 from tests.test_cli import run
 from vatjax import config, edits, elicit, errors, items, models, prompts, report, states, store, study
+from vatjax.interventions import Cell, TrainingSettings, of_kind
 from vatjax.items import Source
 from vatjax.runtime import processes
 from vatjax.store import leases as held_by
-from vatjax.study import arms, folder, locks, runner, statistics
+from vatjax.store.artifacts import Artifact, ArtifactStore, topological_order
+from vatjax.study import folder, graph, locks, runner, statistics
 from vatjax.study import planning as plans
-from vatjax.study.artifacts import Artifact, ArtifactStore, topological_order
-from vatjax.study.design import Design, Intervention, TrainingSettings
+from vatjax.study.design import Design
 from vatjax.train import Adam
 
 pytestmark = pytest.mark.long
@@ -520,7 +521,7 @@ def test_a_folder_of_a_machine_that_works_is_refused(tmp_path, monkeypatch):
 @pytest.mark.thorough
 def test_a_training_of_a_machine_that_is_gone_is_made_by_another_shard(tmp_path, monkeypatch):
     """Its batch's claim is what counts: none of its own keeps the training's folder."""
-    lessons = Intervention("sft", training=TrainingSettings(steps=2, rows=4))
+    lessons = of_kind("sft")(training=TrainingSettings(steps=2, rows=4))
     own = design(tmp_path / "a", interventions={"sft": lessons}, placebos=0, pieces=str(tmp_path / "pieces"))
     planned = study.plan(own)
     (training,) = (piece for piece in planned.artifacts() if piece.kind == "training")
@@ -575,7 +576,7 @@ def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
         ("kind: residual, strengths: [1, 1]", "strengths: expected at least one, and none twice"),
         ("kind: shots, counts: [0]", "counts: expected at least 1 example"),
         ("kind: tax-aware", "training.price.weight: a tax-aware training needs a price above 0"),
-        ("kind: dpo, training: {price: {weight: 1}}", "training.price: dpo has none"),
+        ("kind: dpo, training: {price: {weight: 1}}", "training.price: this kind has no price; use kind: tax-aware"),
         ("kind: sft, training: {steps: 10, checkpoints: 3}", "checkpoints: expected a number that divides the steps"),
         ("kind: sft, training: {trained: {what: whole}}", "trained: studies support LoRA only"),
         ("kind: instruction, wording: plane", "unknown wording 'plane'"),
@@ -599,9 +600,12 @@ def test_an_intervention_that_can_not_be_is_named_with_its_line(text, message):
         ({"placebos: 1": "placebos: -1"}, "placebos: expected 0 to 1,000, found -1"),
         ({"scenes: 16": "seeds: [-1]"}, "seeds: expected numbers from 0 to 2,147,483,647, found -1"),
         ({"resamples: 100": "resamples: 10000000"}, "resamples: expected 100 to 1,000,000, found 10,000,000"),
-        ({"kind: shots, counts": "counts"}, "kind: an intervention needs one of shots, instruction, residual"),
-        ({"kind: shots, counts": "kind: conva, counts"}, "kind conva does not have this setting; it has layers"),
-        ({"{kind: sft, training: {": "{kind: sft, training: {loss: dpo, "}, "training.loss: sft is a loss itself"),
+        ({"kind: shots, counts": "counts"}, "kind: an intervention needs one of "),
+        (
+            {"kind: shots, counts": "kind: conva, counts"},
+            "kind conva does not have this setting; it has targets, layers",
+        ),
+        ({"{kind: sft, training: {": "{kind: sft, training: {loss: dpo, "}, "training.loss: the kind names the loss"),
         ({"  sft:": "  Vector: {kind: instruction}\n  sft:"}, "would share their files where case makes no difference"),
         ({"scenes: 16": "directions: []"}, "directions: expected at least one"),
         ({"scenes: 16": "how: {protocol: labelled}"}, "a study supports paired, dense or stated"),
@@ -693,7 +697,7 @@ def test_what_decides_each_kind_of_piece(tmp_path):
     _, asked = data.split()
 
     def addresses(data=data, asked=asked, identity="w", **changes):
-        made = arms.build_graph(dataclasses.replace(design("x"), **changes), "pocket", identity, data, asked)
+        made = graph.build_graph(dataclasses.replace(design("x"), **changes), "pocket", identity, data, asked)
         return {piece.label: (piece.kind, piece.address) for piece in topological_order(made.final_artifacts())}
 
     base = addresses()
@@ -732,11 +736,11 @@ def test_what_decides_each_kind_of_piece(tmp_path):
         taught = dataclasses.replace(lessons, file=str(file))
         found.append(addresses(interventions=dict(own, sft=dataclasses.replace(own["sft"], training=taught))))
     assert found[0] == found[2] != found[1]
-    swept = dict(own, vector=Intervention("residual", layers=("0",), strengths=(0.5, 1.0, 3.0)))
+    swept = dict(own, vector=of_kind("residual")(layers=("0",), strengths=(0.5, 1.0, 3.0)))
     assert "pocket: unedited" not in changed(interventions=swept)
     assert "pocket: vector towards Power: finding it" not in changed(interventions=swept)  # its place is given
-    tried = dict(own, vector=Intervention("residual", layers=("0", "1"), strengths=(0.5, 1.0)))
-    more = dict(own, vector=Intervention("residual", layers=("0", "1"), strengths=(0.5, 1.0, 3.0)))
+    tried = dict(own, vector=of_kind("residual")(layers=("0", "1"), strengths=(0.5, 1.0)))
+    more = dict(own, vector=of_kind("residual")(layers=("0", "1"), strengths=(0.5, 1.0, 3.0)))
     first, second = addresses(interventions=tried), addresses(interventions=more)
     assert first["pocket: vector towards Power: finding it"] != second["pocket: vector towards Power: finding it"]
     moral = dataclasses.replace(data.taxonomy, title="another")
@@ -747,7 +751,7 @@ def test_what_decides_each_kind_of_piece(tmp_path):
 def test_draws_of_placebos_are_draws_of_their_own():
     own = design("x").interventions["vector"]
     cells = [
-        arms.Cell("pocket", "vector", own, target, way, seed)
+        Cell("pocket", "vector", own, target, way, seed)
         for target in ("Power", "Wealth")
         for way in ("express", "suppress")
         for seed in (0, 1)
@@ -783,7 +787,7 @@ def test_a_report_is_written_again_from_the_folder(capsys, whole):
 
 @pytest.mark.thorough
 def test_one_value_is_judged_among_values_and_an_instruction_beside_a_plain_sentence(tmp_path):
-    kinds = {"said": Intervention("instruction")}
+    kinds = {"said": of_kind("instruction")()}
     own = dataclasses.replace(
         design(tmp_path / "v"), targets=("Wealth",), directions=("suppress",), seeds=(0, 1), interventions=kinds
     )
@@ -808,7 +812,7 @@ def test_an_arm_that_answers_nothing_is_a_broken_row_and_not_a_failure(tmp_path,
     own = dataclasses.replace(
         design(tmp_path / "s"),
         targets=("Power",),
-        interventions={"vector": Intervention("residual", layers=("0",), strengths=(0.5, 400.0))},
+        interventions={"vector": of_kind("residual")(layers=("0",), strengths=(0.5, 400.0))},
         placebos=1,
         texts=2,
     )
@@ -851,7 +855,7 @@ def test_what_a_wording_says_decides_the_addresses(tmp_path):
             '    levels: ["Scene: {scene}", "Action: {action}"]\n    answer: "Rating:"\n'
         )
         own = dataclasses.replace(design("x"), how=elicit.ElicitConfig(wording=str(path)))
-        made = arms.build_graph(own, "pocket", "w", data, asked)
+        made = graph.build_graph(own, "pocket", "w", data, asked)
         return {piece.label: piece.address for piece in topological_order(made.final_artifacts())}
 
     one, other = addresses("Rate {low} to {high}."), addresses("Judge {low} to {high}.")

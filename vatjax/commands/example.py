@@ -79,14 +79,14 @@ def _preferences() -> tuple[Mapping[str, str], str]:
     from vatjax import items
 
     data = items.bundled().where(country="Egypt", type="Power")
-    wanted, unwanted = (data.where(polarity=polarity) for polarity in ("express", "suppress"))
+    expressed, suppressed = (data.where(polarity=polarity) for polarity in ("express", "suppress"))
     pairs = [
         {
             "prompt": f"{chosen.scene}\nWhat should the person do?\n",
             "chosen": chosen.action,
             "rejected": rejected.action,
         }
-        for chosen, rejected in zip(wanted, unwanted, strict=True)
+        for chosen, rejected in zip(expressed, suppressed, strict=True)
     ]
     lines = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
     command = "vatjax train --model pocket --target Power --loss ipo --file {pairs} --out runs/ipo --course.steps 20"

@@ -13,7 +13,8 @@ from vatjax import errors
 from vatjax.commands import show
 from vatjax.estimate import accelerators
 from vatjax.estimate.schedule import Assumed, Estimate, Workload
-from vatjax.study.design import Design, Intervention
+from vatjax.interventions import Intervention
+from vatjax.study.design import Design
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

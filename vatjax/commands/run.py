@@ -15,8 +15,9 @@ from vatjax import store
 from vatjax.commands import show
 from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
+from vatjax.interventions import Intervention
 from vatjax.runtime.cluster import Cluster
-from vatjax.study.design import Design, Intervention
+from vatjax.study.design import Design
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

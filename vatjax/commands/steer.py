@@ -92,7 +92,7 @@ class Steer(Devices):
         folder = store.path(self.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise errors.InputError(f"{self.out}: already exists; remove it, or write to another folder")
-        from vatjax import edits, models, study
+        from vatjax import edits, interventions, models
         from vatjax.elicit import prefill
 
         for name, methods in edits.METHODS_BY_OPTION.items():
@@ -101,7 +101,7 @@ class Steer(Devices):
         show.print_message(f"{self.model}: loading")
         model = models.load(self.model, self.dtype, self.device_mesh(), self.ignore, self.context)
         named = tuple(part.strip() for part in self.layers.split(",") if part.strip())
-        places = study.parse_places(named, model.config.layers)
+        places = interventions.parse_places(named, model.config.layers)
         _, test = data.split(source.test, source.seed)
         if not len(_of_target(test, self.target).pair().express):
             raise errors.InputError(

@@ -16,10 +16,11 @@ import jax
 from vatjax import elicit, errors, models, prefix, train
 from vatjax.estimate import accelerators
 from vatjax.estimate.schedule import SIZE
+from vatjax.interventions import TrainedIntervention
 from vatjax.models import Model
 from vatjax.runtime.memory import is_out_of_memory
-from vatjax.study.arms import cells
 from vatjax.study.design import Design
+from vatjax.study.graph import cells
 from vatjax.study.planning import load_items
 
 HERE = "here"
@@ -125,9 +126,10 @@ def _compile_all(
         for wording in design.wordings():
             parts = elicit.plan_ratings(model, test_items, dataclasses.replace(design.how, wording=wording), size=size)
             prefix.compile_programs(model, parts, functools.partial(compiled, name))
-        trained = {cell.name: cell for cell in reversed(cells(design, name, items)) if cell.intervention.trains}
+        trained = {cell.name: cell for cell in reversed(cells(design, name, items))}
         for cell in reversed(trained.values()):
-            compiled(name, f"a step of {cell.name}", _lower_step(model, cell.training(design)))
+            if isinstance(cell.intervention, TrainedIntervention):
+                compiled(name, f"a step of {cell.name}", _lower_step(model, cell.intervention.run(cell, design)))
 
 
 def _lower_step(model: Model, run: train.Training) -> Any:

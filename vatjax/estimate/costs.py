@@ -11,12 +11,12 @@ import jax
 from vatjax import elicit, errors, prefix, prompts, train
 from vatjax.edits.candidates import sample_target_scenes
 from vatjax.elicit.free import FREE_ANSWER_TOKENS
+from vatjax.interventions import Arm, Cell, FoundEdit, TrainedIntervention, display_name
 from vatjax.items import Items
 from vatjax.models import Model
 from vatjax.prompts import ElicitConfig, Shot
 from vatjax.runtime.progress import OnProgress, ignore_progress
-from vatjax.study.arms import Arm, Cell, display_name
-from vatjax.study.artifacts import Artifact, topological_order
+from vatjax.store.artifacts import Artifact, topological_order
 from vatjax.study.planning import Plan, detectable, loader, open_artifact_store
 
 _BACKWARD = 3  # a step of training takes about three forward passes of its tokens
@@ -121,20 +121,21 @@ class Meter:
         """Returns the cost of one artifact; zero if it does not need the model."""
         if artifact.kind == "state":
             arm, wording = artifact.task
-            shots = int(arm.level) if arm is not None and arm.cell.intervention.kind == "shots" else 0
+            shots = 0 if arm is None else arm.cell.intervention.examples(arm.level)
             demonstrations = self._shots(arm.cell, shots) if shots else []
             return self._cached(
                 ("state", shots, wording),
                 lambda: self._rating(self.planned.test_items, self._how(wording), demonstrations),
             )
-        if artifact.kind == "training":
+        maker = artifact.maker
+        if isinstance(maker, TrainedIntervention):
             cell, draw = artifact.task
-            return self._cached(("training", artifact.address), lambda: self._training_steps(cell, draw))
+            return self._cached(("training", artifact.address), lambda: self._training_steps(maker, cell, draw))
         if artifact.kind == "texts":
             return self._cached(("texts",), lambda: self._free_text(artifact.inputs["items"]))
-        if artifact.kind == "edit":
+        if isinstance(maker, FoundEdit):
             cell, exchanged = artifact.task
-            return self._cached(("edit", artifact.address), lambda: self._edit_search(cell, exchanged))
+            return self._cached(("edit", artifact.address), lambda: self._edit_search(maker, cell, exchanged))
         return NOTHING
 
     def _cached(self, key: Any, count: Callable[[], Work]) -> Work:
@@ -168,9 +169,8 @@ class Meter:
             self.planned.items, cell.target, cell.sign, count, test=source.test, seed=source.seed
         )
 
-    def _training_steps(self, cell: Cell, draw: int | None) -> Work:
-        design = self.planned.design
-        run = cell.training(design, draw)
+    def _training_steps(self, intervention: TrainedIntervention, cell: Cell, draw: int | None) -> Work:
+        run = intervention.run(cell, self.planned.design, draw)
         prepared = train.prepare_data(self.model, run)
         data, shape = prepared.data, prepared.data.shape
         seen = data.tokens / max(1, len(data.examples))
@@ -181,9 +181,9 @@ class Meter:
         every = len(train.rows_drawn(data, run.course.steps, run.course.seed))
         return steps + self._forward(every * shape.time, seen, every * shape.learned)
 
-    def _edit_search(self, cell: Cell, exchanged: int | None) -> Work:
+    def _edit_search(self, intervention: FoundEdit, cell: Cell, exchanged: int | None) -> Work:
         """Counts the contrast pairs and, for a real edit, the places tried."""
-        design, intervention = self.planned.design, cell.intervention
+        design = self.planned.design
         side, _ = self.planned.items.split(design.items.test, design.items.seed)
         mask = side.taxonomy.mask(cell.target)[side.value]
         some = side.take(mask.nonzero()[0][: 2 * intervention.pairs])
@@ -191,12 +191,12 @@ class Meter:
             ("pairs", cell.target, intervention.pairs), lambda: self._rating(some, design.how.of_pairs())
         )
         if exchanged is not None:
-            return pairs if intervention.kind in ("split", "conva", "neurons", "conditional") else NOTHING
-        places = intervention.places(self.model.config.layers) or [(0,)] * (6 if intervention.kind == "residual" else 1)
-        if len(places) < 2:
+            return pairs if intervention.placebo_asks else NOTHING
+        places = intervention.tried_places(self.model.config.layers)
+        if places < 2:
             return pairs
         tried = sample_target_scenes(side, cell.target, intervention.scenes, design.items.seed)
         swept = self._cached(
             ("swept", cell.target, intervention.scenes), lambda: self._rating(tried, design.how.of_pairs())
         )
-        return pairs + swept * (len(places) * len(intervention.strengths))
+        return pairs + swept * (places * len(intervention.strengths))

@@ -17,10 +17,10 @@ from vatjax.estimate.accelerators import Slice
 from vatjax.estimate.costs import NOTHING, Meter, Work
 from vatjax.items import open_source
 from vatjax.models import Model
-from vatjax.study.arms import ArtifactGraph
-from vatjax.study.artifacts import Artifact, topological_order
+from vatjax.store.artifacts import Artifact, topological_order
 from vatjax.study.batches import group_artifacts
 from vatjax.study.design import Design
+from vatjax.study.graph import ArtifactGraph
 from vatjax.study.planning import Plan, detectable, plan
 
 SIZE = prefix.Size(16_384, 1 << 18)  # amount computed at once on an accelerator

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from vatjax.interventions import display_name
 from vatjax.study import Study
-from vatjax.study.arms import display_name
 from vatjax.study.results import is_placebo
 
 Row = dict[str, Any]
@@ -70,9 +70,8 @@ def arm_groups(study: Study) -> list[ArmGroup]:
     for row in study.rows:
         if not row["headline"]:
             continue
-        for seed in (
-            seeds if row["kind"] == "instruction" else (row["seed"],)
-        ):  # an instruction is the same for every seed
+        seeded = study.design.interventions[row["intervention"]].seeded
+        for seed in (row["seed"],) if seeded else seeds:  # one without seeds is the same for each
             key = (row["model"], row["target"], row["direction"], seed)
             group = groups.setdefault(key, ArmGroup(*key, {}, {}, len(seeds), row["level"]))
             side = group.blind if is_placebo(row) else group.real
@@ -105,7 +104,8 @@ def spreads(study: Study) -> list[Spread]:
     """Returns the spread of every arm that has several seeds."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in study.rows:
-        if row["headline"] and not is_placebo(row) and row["kind"] != "instruction":
+        seeded = study.design.interventions[row["intervention"]].seeded
+        if row["headline"] and not is_placebo(row) and seeded:
             groups.setdefault(tuple(row[name] for name in Spread._fields[:6]), []).append(row)
     result = []
     for key, rows in groups.items():

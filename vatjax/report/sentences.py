@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vatjax.edits.outcome import MOST_PERPLEXITY
+from vatjax.interventions import display_name
 from vatjax.report.select import ArmGroup, Row
 from vatjax.study import Study
-from vatjax.study.arms import display_name
 from vatjax.study.results import is_placebo
 
 LEGEND = (

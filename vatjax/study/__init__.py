@@ -4,7 +4,7 @@ design = config.read(study.Design, "configs/quickstart.yaml")    # models x inte
 results = study.write(study.run(study.plan(design)))  # a `Study`: .rows, .comparisons, .result(row), .states(row)
 """
 
-from vatjax.study.design import Design, Intervention, TrainingSettings, parse_places
+from vatjax.study.design import Design
 from vatjax.study.folder import check_folder, check_writable
 from vatjax.study.locks import ShardSpec, parse_shard, run_once
 from vatjax.study.planning import loader, plan
@@ -13,16 +13,13 @@ from vatjax.study.runner import RunResult, run
 
 __all__ = [
     "Design",
-    "Intervention",
     "RunResult",
     "ShardSpec",
     "Study",
-    "TrainingSettings",
     "check_folder",
     "check_writable",
     "loader",
     "open_study",
-    "parse_places",
     "parse_shard",
     "plan",
     "run",

@@ -11,17 +11,16 @@ from collections.abc import Iterable, Sequence, Set
 from typing import Any, NamedTuple
 
 from vatjax import errors, store
+from vatjax.interventions.trained import SMALL
 from vatjax.prefix import score_edits
 from vatjax.runtime import processes
-from vatjax.study.arms import Arm, ArtifactGraph
-from vatjax.study.artifacts import Artifact, Kind, topological_order
+from vatjax.store.artifacts import Artifact, topological_order
+from vatjax.study.graph import ArtifactGraph
 from vatjax.study.planning import Plan
 
-# Below this number of weights adapters are trained jointly; above it one by one, with checkpoints to resume from.
-_SMALL = 500_000_000
 _FEW = 4  # states of a larger model per batch: more would save little, and leave other shards without work
-_MODEL: tuple[Kind, ...] = ("edit", "training", "state", "texts")  # kinds that need the model itself
-_NUMBERS: tuple[Kind, ...] = ("result", "placebo", "comparison")
+_RATED = ("state", "texts")
+_NUMBERS = ("result", "placebo", "comparison")
 _STATISTICS_PER_BATCH = 16  # statistics per batch, and so per lease
 
 
@@ -37,28 +36,29 @@ class Batch(NamedTuple):
     artifacts: tuple[Artifact, ...]
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> str:
         """Returns the kind of its artifacts."""
         return self.artifacts[0].kind
 
     @property
     def needs_model(self) -> bool:
         """Returns True if computing it needs the model itself."""
-        return self.kind in _MODEL
+        return self.kind not in _NUMBERS
 
     @property
     def joint(self) -> bool:
         """Returns True if its artifacts are computed jointly, and not only by the same worker."""
-        return self.kind in ("training", "state")
+        maker = self.artifacts[0].maker
+        return self.kind == "state" or (maker is not None and maker.joint)
 
     def lease_names(self) -> list[str]:
         """Returns the names to lease before it is computed.
 
-        Edits and trainings are leased one by one; any other batch takes one lease, on its first address. Two studies
+        What interventions make is leased one by one; any other batch takes one lease, on its first address. Two studies
         that batch the same artifacts differently may compute some twice: wasteful, not wrong.
         """
         addresses = sorted(artifact.address for artifact in self.artifacts)
-        return addresses if self.kind in ("edit", "training") else addresses[:1]
+        return addresses if self.artifacts[0].maker is not None else addresses[:1]
 
 
 def load_or_create_batches(planned: Plan, present: Set[str]) -> list[Batch]:
@@ -124,14 +124,18 @@ def group_artifacts(model: int, graph: ArtifactGraph, missing: Iterable[str]) ->
     requested = set(missing)
     artifacts = [artifact for artifact in _all_artifacts(graph) if artifact.address in requested]
     batches: list[Batch] = []
-    for kind in (*_MODEL, *_NUMBERS):
+    artifact_kinds = sorted({artifact.kind for artifact in artifacts if artifact.maker is not None})
+    for kind in (*artifact_kinds, *_RATED, *_NUMBERS):
         groups: dict[Any, list[Artifact]] = {}
         for artifact in artifacts:
             if artifact.kind == kind:
                 groups.setdefault(_batch_key(artifact, graph.weights), []).append(artifact)
         for group in groups.values():
-            states = score_edits.MAX_EDITS if graph.weights < _SMALL else _FEW
-            size = {"state": states, "training": len(group)}.get(kind, _STATISTICS_PER_BATCH)
+            size = _STATISTICS_PER_BATCH
+            if kind == "state":
+                size = score_edits.MAX_EDITS if graph.weights < SMALL else _FEW
+            elif group[0].maker is not None and group[0].maker.joint:
+                size = len(group)
             batches += [Batch(model, tuple(group[start : start + size])) for start in range(0, len(group), size)]
     return batches
 
@@ -140,24 +144,10 @@ def _batch_key(artifact: Artifact, weights: int) -> Any:
     """Returns a key that is equal for artifacts that can be computed together."""
     if artifact.kind in _NUMBERS:
         return artifact.kind
-    if artifact.kind == "edit":  # an edit and its placebos use the same activations of pairs
-        return artifact.dependencies.get("real", artifact).address
     if artifact.kind == "texts":
         return artifact.address
-    if artifact.kind == "training":
-        cell, draw = artifact.task
-        priced = bool(cell.intervention.training.price.weight)
-        return (cell.name, draw is None) if weights < _SMALL and not priced else artifact.address
+    if artifact.maker is not None:
+        return artifact.maker.batch_key(artifact, weights)
     arm, wording = artifact.task
-    if arm is None or not artifact.dependencies or (arm.cell.intervention.trains and weights >= _SMALL):
-        return artifact.address  # low-rank changes of all layers share no layers that could be computed once
-    return _edit_form(arm), wording
-
-
-def _edit_form(arm: Arm) -> Any:
-    """Returns a key that is equal for edits with the same parts, as far as known before they are found."""
-    intervention = arm.cell.intervention
-    if intervention.trains:
-        return intervention.training.trained
-    kind = "along" if intervention.kind == "residual" else intervention.kind
-    return kind, intervention.operator, intervention.positions, intervention.gate
+    form = None if arm is None else arm.cell.intervention.state_key(arm, weights)
+    return artifact.address if form is None else (form, wording)

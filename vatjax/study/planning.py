@@ -13,8 +13,8 @@ from vatjax import analysis, errors, metrics, models, store
 from vatjax.edits.candidates import sample_scenes
 from vatjax.elicit import prefill, protocols
 from vatjax.items import Items, open_source
-from vatjax.study import arms
-from vatjax.study.artifacts import Artifact, ArtifactStore, topological_order
+from vatjax.store.artifacts import Artifact, ArtifactStore, topological_order
+from vatjax.study import graph
 from vatjax.study.design import Design
 
 LoadModel = Callable[[str], models.Model]
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     design: Design
     items: Items
     test_items: Items
-    graphs: list[arms.ArtifactGraph]
+    graphs: list[graph.ArtifactGraph]
 
     def artifacts(self) -> list[Artifact]:
         """Returns all artifacts in topological order."""
@@ -68,14 +68,14 @@ def plan(
         on_message(f"{name}: loading")
         model = load(name)
         for intervention in design.interventions.values():
-            intervention.places(model.config.layers)  # raises errors before anything is computed
+            intervention.check(design.how.protocol, model.config.layers)  # before anything is computed
         weights = sum(leaf.size for leaf in jax.tree.leaves(model.arrays))
         model_design = dataclasses.replace(
             design, how=prefill.ensure_option_mass(model, design.how, design.allow_low_mass, on_message)
         )
         graphs.append(
             dataclasses.replace(
-                arms.build_graph(model_design, name, identify(model), items, test_items), weights=weights
+                graph.build_graph(model_design, name, identify(model), items, test_items), weights=weights
             )
         )
         del model

@@ -25,16 +25,17 @@ import numpy as np
 
 from vatjax import config, errors, metrics, models, names, states, store, tables
 from vatjax.analysis import LEVELS
+from vatjax.interventions import Arm
+from vatjax.interventions.found import EDIT
 from vatjax.models import Edit, Model
 from vatjax.states import ValueState
-from vatjax.study.arms import Arm, ArtifactGraph
-from vatjax.study.artifacts import Artifact, ArtifactStore
+from vatjax.store.artifacts import Artifact, ArtifactStore
 from vatjax.study.columns import NONE, Row, data_dictionary, read_csv, to_csv
 from vatjax.study.design import Design
+from vatjax.study.graph import ArtifactGraph
 from vatjax.study.planning import open_artifact_store
 from vatjax.study.runner import RunResult, failure_lines
 from vatjax.study.statistics import level_of
-from vatjax.study.worker import step_folder
 from vatjax.text_table import html_table
 
 _KEYS = ("model", "intervention", "kind", "target", "direction", "seed", "amount", "unit", "placebo", "draw")
@@ -181,7 +182,7 @@ class Study:
             )
             raise errors.InputError(f"{row['intervention']}: {what}")
         edit = models.load_edit(self._artifact_folder(entry["edit"]) / entry["inside"], model)
-        return edit if entry["inside"] != "edit" else float(row["amount"]) * edit
+        return edit if entry["inside"] != EDIT else float(row["amount"]) * edit
 
     def _index_entry(self, row: Row) -> dict[str, Any]:
         key = [row[name] for name in _KEYS]
@@ -420,11 +421,9 @@ def _index_entry(arm: Arm, artifact: Artifact, graph: ArtifactGraph, failed: Map
     before = {name: state.address for (state_arm, name), state in graph.states.items() if state_arm is None}
     entry = {**_arm_columns(arm), "piece": artifact.address, "before": before}
     entry["after"] = {name: state.address for name, state in wordings.items()}
-    needs = next(iter(wordings.values())).dependencies
-    if "edit" in needs and arm.placebo != "random":
-        entry |= {"edit": needs["edit"].address, "inside": "edit"}
-    if "training" in needs:
-        entry |= {"edit": needs["training"].address, "inside": step_folder(arm.level)}
+    written = arm.cell.intervention.edit_folder(arm, next(iter(wordings.values())))
+    if written is not None:
+        entry |= {"edit": written[0].address, "inside": written[1]}
     return entry
 
 
@@ -453,16 +452,12 @@ def _link_states_and_edits(ran: RunResult, artifact_store: ArtifactStore, folder
             several = f", {wording}" if len(ran.planned.design.wordings()) > 1 else ""
             named = _slug(name + several, artifact)
             _link(artifact_store.path(artifact) / "state.npz", folder / "states" / f"{named}.npz")
-            if arm is None or not artifact.dependencies:
+            written = None if arm is None else arm.cell.intervention.edit_folder(arm, artifact)
+            if arm is None or written is None:
                 continue
-            edit = (
-                artifact_store.path(artifact.dependencies["training"]) / step_folder(arm.level)
-                if "training" in artifact.dependencies
-                else artifact_store.path(artifact.dependencies["edit"]) / "edit"
-            )
-            label = str(arm) if "training" in artifact.dependencies else str(arm.cell)
-            for file in edit.iterdir():
-                _link(file, folder / "edits" / _slug(label, next(iter(artifact.dependencies.values()))) / file.name)
+            label = str(arm.cell) if written[1] == EDIT else str(arm)  # at strength 1, for all levels
+            for file in (artifact_store.path(written[0]) / written[1]).iterdir():
+                _link(file, folder / "edits" / _slug(label, written[0]) / file.name)
 
 
 def _slug(name: str, artifact: Artifact) -> str:

@@ -22,8 +22,8 @@ from vatjax import errors, store
 from vatjax.runtime import peer_failure, preemption, processes
 from vatjax.runtime.memory import is_out_of_memory
 from vatjax.runtime.progress import OnProgress, ignore_progress
+from vatjax.store.artifacts import Artifact, ArtifactStore
 from vatjax.study import statistics
-from vatjax.study.artifacts import Artifact, ArtifactStore
 from vatjax.study.batches import Batch, load_or_create_batches
 from vatjax.study.folder import write_design
 from vatjax.study.locks import ShardSpec, exclusive_access

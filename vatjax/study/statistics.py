@@ -15,11 +15,11 @@ import numpy as np
 from vatjax import analysis, errors, metrics, states, store
 from vatjax.edits.outcome import is_broken, utility_loss
 from vatjax.edits.trials import circle_distances
+from vatjax.interventions import Arm, Cell
 from vatjax.items import Items
 from vatjax.metrics.intervals import clustered_mean
 from vatjax.states import ValueState
-from vatjax.study.arms import Arm, Cell
-from vatjax.study.artifacts import Artifact, ArtifactStore
+from vatjax.store.artifacts import Artifact, ArtifactStore
 from vatjax.study.design import Design
 from vatjax.values import Taxonomy
 

@@ -1,27 +1,23 @@
-"""Computes artifacts of one model: finds edits, trains adapters and elicits states, jointly where possible."""
+"""Computes artifacts of one model: what interventions make, value states and answers in words, jointly where possible."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from vatjax import edits, elicit, errors, models, prompts, states, store, train
-from vatjax.edits.candidates import Candidate, find_candidate, sample_target_scenes
+from vatjax import edits, elicit, prompts, states, store
 from vatjax.elicit import prefill, protocols
+from vatjax.interventions import Arm
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.prefix import score_edits
-from vatjax.prompts import ElicitConfig, Shot
-from vatjax.runtime import processes
+from vatjax.prompts import ElicitConfig
 from vatjax.runtime.progress import OnProgress, ignore_progress, stage_progress
-from vatjax.study.arms import Arm, Cell, instruction
-from vatjax.study.artifacts import REFERENCE, RUN, SHARDS, Artifact, ArtifactStore
+from vatjax.store.artifacts import SHARDS, Artifact, ArtifactStore
 from vatjax.study.design import Design
 
 
@@ -51,225 +47,44 @@ class Worker:
         self.design, self.model, self.items, self.test_items = design, model, items, test_items
         self.artifact_store, self.on_message, self.on_progress = artifact_store, on_message, on_progress
         self.how = prefill.resolve_prefill(model, design.how)
-        self.candidates: dict[str, Candidate] = {}
+        self.cache: dict[str, Any] = {}
+        self.source, self.dtype = design.items, design.dtype
 
     def make(self, batch: Sequence[Artifact]) -> None:
         """Computes a batch of artifacts and writes their files. The caller writes `piece.json`, which marks an artifact
         complete."""
-        kind = batch[0].kind
-        if kind == "edit":
-            self._edit(batch[0])
-        elif kind == "training":
-            self._train(batch)
-        elif kind == "texts":
+        if batch[0].maker is not None:
+            batch[0].maker.make(batch, self)
+        elif batch[0].kind == "texts":
             self._texts(batch[0])
         else:
             self._states(batch)
 
-    # Edits ----------------------------------------------------------------------------------------------------------
-
-    def _edit(self, artifact: Artifact) -> None:
-        cell, exchanged = artifact.task
-        place = self.artifact_store.path(artifact)
-        if exchanged is not None:
-            self._placebo_edit(artifact, exchanged)
-            return
-        tried = self._candidate(artifact)
-        layers, points = self._choose_place(cell, tried)
-        facts = {**tried.facts(layers), "layers": list(layers)}
-        store.commit_json(place / "chosen.json", {"layers": list(layers), "sweep": points})
-        models.save_edit(tried.make(layers), self.model, place / "edit", store.nonfinite_to_none(facts))
-        processes.barrier("an edit is written")  # all processes read it for its placebos
-
-    def _placebo_edit(self, artifact: Artifact, exchanged: int) -> None:
-        """Finds an edit from shuffled labels; if the finder finds nothing, writes an edit that does nothing."""
-        real = artifact.dependencies["real"]
-        meta: dict[str, Any] = {"shuffled labels": exchanged}
-        layers = tuple(self.artifact_store.read_json(real, "chosen.json")["layers"])
-        try:
-            edit = self._candidate(real).make_placebo(layers, exchanged)
-        except errors.InputError as error:
-            self.on_message(f"{artifact.label}: found nothing: {error}")
-            edit, meta = (
-                0.0 * models.load_edit(self.artifact_store.path(real) / "edit", self.model),
-                {**meta, "none": str(error)},
-            )
-        models.save_edit(edit, self.model, self.artifact_store.path(artifact) / "edit", meta)
-
-    def _candidate(self, artifact: Artifact) -> Candidate:
-        """Returns the finder's result for a real edit; the last result is cached for its placebos."""
-        if artifact.address not in self.candidates:
-            cell = artifact.task[0]
-            source, depth = self.design.items, self.model.config.layers
-            finder = cell.intervention.finder(source.test, source.seed, cell.seed)
-            self.candidates.clear()
-            self.candidates[artifact.address] = find_candidate(
-                self.model,
-                self.items,
-                cell.target,
-                cell.sign,
-                finder,
-                cell.intervention.places(depth),
-                self.how.of_pairs(),
-            )
-        return self.candidates[artifact.address]
-
-    def _choose_place(self, cell: Cell, tried: Candidate) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
-        """Chooses the place with the largest gain on the train side, at a strength that does not break the model if one
-        exists."""
-        if len(tried.places) == 1:
-            return tried.places[0], []
-        source = self.design.items
-        side, _ = self.items.split(source.test, source.seed)
-        sampled_items = sample_target_scenes(side, cell.target, cell.intervention.scenes, source.seed)
-        points = edits.sweep(
-            self.model,
-            sampled_items,
-            cell.target,
-            tried.make,
-            tried.places,
-            cell.intervention.strengths,
-            cell.sign,
-            how=self.how.of_pairs(),
-            on_progress=stage_progress(self.on_progress, 0.2, 1),
-        )
-        chosen = edits.best_point(points) or max(points, key=lambda point: point.outcome.mass)
-        sweep_points = [
-            {"layers": list(p.layers), "strength": p.strength, **store.nonfinite_to_none(p.outcome._asdict())}
-            for p in points
-        ]
-        return chosen.layers, sweep_points
-
-    def edit_of(self, artifact: Artifact) -> Edit | None:
-        """Returns the edit of a state's arm; None if the arm does not edit the model."""
+    def condition(self, artifact: Artifact) -> elicit.Condition:
+        """Returns what a value state is elicited under; for an arm of nothing the unedited model."""
         arm: Arm | None = artifact.task[0]
-        if arm is None or not artifact.dependencies:
-            return None
-        if "training" in artifact.dependencies:
-            return models.load_edit(
-                self.artifact_store.path(artifact.dependencies["training"]) / step_folder(arm.level), self.model
-            )
-        edit = arm.level * models.load_edit(
-            self.artifact_store.path(artifact.dependencies["edit"]) / "edit", self.model
-        )
-        if not float(edit.strength):
-            return None
-        return edits.random_like(edit, arm.cell.draw_seed(arm.draw)) if arm.placebo == "random" else edit
-
-    # Training -------------------------------------------------------------------------------------------------------
-
-    def _train(self, batch: Sequence[Artifact]) -> None:
-        if len(batch) > 1:
-            self._train_jointly(batch)
-            return
-        artifact = batch[0]
-        run = self._training_settings(artifact)
-        folder = self.artifact_store.path(artifact)
-        prepared = train.prepare(self.model, run, folder / REFERENCE, on_message=self.on_message)
-        every = min(artifact.task[0].intervention.training.measured_steps())
-        course = dataclasses.replace(run.course, probe=every, save=every, log=max(1, every // 10))
-
-        def keep(state: train.State, step: int) -> None:
-            if step and not processes.global_all((folder / step_folder(step) / "edit.json").exists()):
-                self._save_step(state, artifact, step)
-
-        ended = train.run(
-            prepared.state,
-            prepared.data,
-            prepared.loss,
-            course,
-            folder / RUN,
-            prepared.penalty,
-            probe=keep,
-            memory=run.memory,
-            on_step=lambda metrics, _: self.on_progress(metrics["step"] / course.steps),
-            on_message=self.on_message,
-            locked=True,  # by the lease on its batch
-        )
-        _commit_lines(folder / "metrics.jsonl", ended.metrics)
-
-    def _train_jointly(self, batch: Sequence[Artifact]) -> None:
-        """Trains adapters on one model, each with its own data and order, in one compiled step."""
-        runs = [self._training_settings(artifact) for artifact in batch]
-        prepared = [
-            train.prepare(self.model, run, self.artifact_store.path(artifact) / REFERENCE, on_message=self.on_message)
-            for run, artifact in zip(runs, batch, strict=True)
-        ]
-        data = train.pad_to_common_shape([run_inputs.data for run_inputs in prepared])
-        state = train.stack([run_inputs.state for run_inputs in prepared])
-        marks, lines = (
-            batch[0].task[0].intervention.training.measured_steps(),
-            [list[dict[str, float]]() for _ in batch],
-        )
-        course, loss, memory = runs[0].course, prepared[0].loss, runs[0].memory
-        unread: collections.deque[Any] = collections.deque()
-        for step in range(course.steps):
-            rows = [
-                train.batch(adapter_data, train.rows_at_step(adapter_data, step, run.course.seed))
-                for adapter_data, run in zip(data, runs, strict=True)
-            ]
-            state, logs = train.step_many(
-                state, train.stack_batches(rows), loss, parts=course.parts, memory=memory, donate=True
-            )
-            number = step + 1
-            unread.append(logs["loss"])
-            if (
-                self.on_progress is not ignore_progress and len(unread) > 2
-            ):  # two steps after the device: it is never idle
-                unread.popleft().block_until_ready()
-                self.on_progress((number - 2) / course.steps)
-            if number == 1 or number in marks or number % max(1, min(marks) // 10) == 0:
-                self._log_step(batch, number, processes.fetch(logs), lines)
-            if number in marks:
-                for artifact, adapter in zip(batch, train.unstack(state), strict=True):
-                    self._save_step(adapter, artifact, number)
-        for artifact, metric_lines in zip(batch, lines, strict=True):
-            if self.artifact_store.has(artifact):
-                continue
-            _commit_lines(self.artifact_store.path(artifact) / "metrics.jsonl", metric_lines)
-
-    def _log_step(self, batch: Sequence[Artifact], step: int, logs: Any, lines: list[list[dict[str, float]]]) -> None:
-        for i, artifact in enumerate(batch):
-            if not logs["finite"][i]:
-                rate = artifact.task[0].intervention.training.adam.rate
-                raise errors.InputError(
-                    f"{artifact.label}: the loss is not finite at step {step}; lower the rate, {rate:g}"
-                )
-            metrics = {name: float(x[i]) for name, x in logs.items() if name not in ("finite", "empty", "tokens")}
-            lines[i].append({"step": step, **metrics})
-
-    def _training_settings(self, artifact: Artifact) -> train.Training:
-        cell, draw = artifact.task
-        settings: train.Training = cell.training(dataclasses.replace(self.design, how=self.how), draw)
-        return settings
-
-    def _save_step(self, state: train.State, artifact: Artifact, step: int) -> None:
-        if self.artifact_store.has(artifact):
-            return
-        edit = train.export(state)
-        assert isinstance(edit, Edit)
-        models.save_edit(edit, self.model, self.artifact_store.path(artifact) / step_folder(step), {"step": step})
+        return elicit.Condition() if arm is None else arm.cell.intervention.condition(arm, artifact, self)
 
     # States ---------------------------------------------------------------------------------------------------------
 
     def _states(self, batch: Sequence[Artifact]) -> None:
         how = dataclasses.replace(self.how, wording=batch[0].task[1])
-        like: dict[str, list[tuple[Artifact, Edit | None]]] = {}
+        like: dict[str, list[tuple[Artifact, elicit.Condition]]] = {}
         for artifact in batch:
-            edit = self.edit_of(artifact)
-            like.setdefault("" if edit is None else score_edits.edit_structure(edit), []).append((artifact, edit))
+            condition = self.condition(artifact)
+            edit = condition.edit
+            like.setdefault("" if edit is None else score_edits.edit_structure(edit), []).append((artifact, condition))
         finished = 0
         for form, group in like.items():
             if form and len(group) > 1:
                 part = stage_progress(self.on_progress, finished / len(batch), (finished + len(group)) / len(batch))
-                self._rate_under_edits(
-                    [artifact for artifact, _ in group], [edit for _, edit in group if edit is not None], how, part
-                )
+                arm_edits = [condition.edit for _, condition in group if condition.edit is not None]
+                self._rate_under_edits([artifact for artifact, _ in group], arm_edits, how, part)
                 finished += len(group)
                 continue
-            for artifact, edit in group:
+            for artifact, condition in group:
                 part = stage_progress(self.on_progress, finished / len(batch), (finished + 1) / len(batch))
-                self._rate_one(artifact, how, edit, part)
+                self._rate_one(artifact, how, condition, part)
                 finished += 1
 
     def _rate_under_edits(
@@ -284,17 +99,18 @@ class Worker:
             agreement = None if elicited.agreement is None else elicited.state(i, reads="agreement")
             self._save_state(artifact, elicited.state(i), agreement, elicited.mass[i], float(perplexity[i]))
 
-    def _rate_one(self, artifact: Artifact, how: ElicitConfig, edit: Edit | None, on_progress: OnProgress) -> None:
+    def _rate_one(
+        self, artifact: Artifact, how: ElicitConfig, condition: elicit.Condition, on_progress: OnProgress
+    ) -> None:
         """Elicits one state; finished shards are cached."""
         arm: Arm | None = artifact.task[0]
-        place = self.artifact_store.path(artifact)
-        shots, instruction = self._shots_and_instruction(arm, how)
+        place, edit = self.artifact_store.path(artifact), condition.edit
         rated = elicit.ratings(
             self.model,
             self.test_items,
             how,
-            shots=shots,
-            instruction=instruction,
+            shots=condition.shots,
+            instruction=condition.instruction,
             edit=edit,
             keep=place / SHARDS,
             on_progress=on_progress,
@@ -305,26 +121,12 @@ class Worker:
             noise = elicit.numerical_noise(self.model, self.test_items, how)
         self._save_state(artifact, rated.state, rated.agreement, rated.shares.sum(-1).mean(0), perplexity, noise)
 
-    def _shots_and_instruction(self, arm: Arm | None, how: ElicitConfig) -> tuple[list[Shot], str]:
-        if arm is None or arm.cell.intervention.edits or arm.cell.intervention.trains:
-            return [], ""
-        cell, source = arm.cell, self.design.items
-        if cell.intervention.kind == "instruction":
-            return [], instruction(arm, self.items.taxonomy)
-        drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
-        count = int(arm.level)
-        if arm.placebo:
-            number = cell.draw_seed(arm.draw)
-            return elicit.neutral_shots(self.model, self.items, count, cell.target, how, draw=number, **drawn), ""
-        scale = prompts.Scale(how.low, how.high)
-        return prompts.demonstrations(self.items, cell.target, cell.sign, count, scale, draw=cell.seed, **drawn), ""
-
     # Answers in words ------------------------------------------------------------------------------------------------
 
     def _texts(self, artifact: Artifact) -> None:
         """Writes, for the cells that moved most, the prompt that did, with its ratings and written answers before and
         after."""
-        arm, after = artifact.task, artifact.dependencies["after"]
+        after = artifact.dependencies["after"]
         how = dataclasses.replace(self.how, wording=after.task[1])
         was, now = (
             states.load(self.artifact_store.path(artifact.dependencies[when]) / "state.npz")
@@ -335,9 +137,7 @@ class Worker:
         rows = list(questions.rows)
         members = [np.flatnonzero((questions.context == c) & (questions.value == v)) for c, v in cells]
         content = (
-            self._before_and_after(arm, after, how, [[rows[i] for i in indices] for indices in members])
-            if cells
-            else []
+            self._before_and_after(after, how, [[rows[i] for i in indices] for indices in members]) if cells else []
         )
         for cell_texts, (context, value) in zip(content, cells, strict=True):
             x, y = (float(state.state[context, value]) for state in (was, now))
@@ -346,13 +146,11 @@ class Worker:
         store.commit_json(self.artifact_store.path(artifact) / "texts.json", store.nonfinite_to_none(content))
 
     def _before_and_after(
-        self, arm: Arm, after: Artifact, how: ElicitConfig, cells: Sequence[Sequence[Mapping[str, str]]]
+        self, after: Artifact, how: ElicitConfig, cells: Sequence[Sequence[Mapping[str, str]]]
     ) -> list[dict[str, Any]]:
         """Returns, for each cell, the prompt whose rating moved most, as plain data."""
-        shots, instruction = self._shots_and_instruction(arm, how)
-        edit = self.edit_of(after)
-        plain = elicit.Condition(edit=None if edit is None else 0.0 * edit)  # one program for both
-        pushed = elicit.Condition(shots, instruction, edit)
+        pushed = self.condition(after)
+        plain = elicit.Condition(edit=None if pushed.edit is None else 0.0 * pushed.edit)  # one program for both
         every = [row for members in cells for row in members]
         with warnings.catch_warnings():  # the row of an arm reports its mass
             warnings.filterwarnings("ignore", "the options have")
@@ -413,12 +211,3 @@ def _moved_most(before: states.ValueState, after: states.ValueState, count: int)
     shift = np.where(both if both.any() else before.mask, np.abs(moved), -1.0)
     order = np.argsort(-shift.max(0), kind="stable")[:count]
     return [(int(shift[:, value].argmax()), int(value)) for value in order if shift[:, value].max() > 0]
-
-
-def step_folder(step: float) -> str:
-    """Returns the folder of the edit of a training step, relative to its artifact."""
-    return f"step-{int(step):06d}"
-
-
-def _commit_lines(path: Any, lines: Sequence[Any]) -> None:
-    store.commit(path, "".join(json.dumps(store.nonfinite_to_none(dict(line))) + "\n" for line in lines).encode())

@@ -14,19 +14,14 @@ import functools
 import json
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import vatjax
 from vatjax import errors, store
 
-Kind = Literal["edit", "training", "state", "texts", "result", "placebo", "comparison"]
-
-# Version of the code of each kind; a change of its output needs a new number, so that old artifacts are not reused.
-VERSIONS: Mapping[Kind, int] = {
-    "edit": 1,
-    "training": 1,
-    "state": 1,
-    "texts": 1,
+# Version of the code of each kind, 1 if absent; a change of its output needs a new number, so that old artifacts are not
+# reused.
+VERSIONS: Mapping[str, int] = {
     "result": 3,
     "placebo": 3,
     "comparison": 2,
@@ -48,19 +43,21 @@ class Artifact:
         inputs: everything that determines it except its dependencies, as plain data.
         dependencies: the artifacts that it is computed from, by their role.
         task: further data for its worker, such as its names in the study; not part of the address.
+        maker: the intervention that makes it; None for states and statistics.
     """
 
-    kind: Kind
+    kind: str
     label: str
     inputs: Mapping[str, Any]
     dependencies: Mapping[str, Artifact] = dataclasses.field(default_factory=dict)
     task: Any = None
+    maker: Any = None
 
     @functools.cached_property
     def address(self) -> str:
         """Returns its content hash, equal for equal inputs and dependencies."""
         dependencies = {name: artifact.address for name, artifact in self.dependencies.items()}
-        return store.address(self.kind, VERSIONS[self.kind], vatjax.__version__, self.inputs, dependencies)
+        return store.address(self.kind, VERSIONS.get(self.kind, 1), vatjax.__version__, self.inputs, dependencies)
 
 
 class ArtifactStore:
@@ -120,7 +117,7 @@ class ArtifactStore:
         store.commit_json(place / "time.json", {"seconds": round(seconds, 3), "host": socket.gethostname(), **about})
         content = {"kind": artifact.kind, "label": artifact.label, "decides": artifact.inputs}
         dependencies = {name: dependency.address for name, dependency in artifact.dependencies.items()}
-        for part in SCRATCH if artifact.kind in ("training", "state") else ():
+        for part in SCRATCH if artifact.maker is not None or artifact.kind == "state" else ():
             with contextlib.suppress(OSError):
                 _remove(place / part)
         sizes = dict(_sizes(place)) if store.writes_enabled() else {}

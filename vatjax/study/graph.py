@@ -4,99 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from vatjax import config, prompts, store
 from vatjax.elicit import provenance
+from vatjax.interventions import Arm, Cell, arms, display_name
 from vatjax.items import Items
-from vatjax.study.artifacts import Artifact
-from vatjax.study.design import Design, Intervention, Side
-from vatjax.train import Training
-from vatjax.values import Taxonomy
-
-UNITS = {"shots": "examples", "instruction": "", "trained": "steps", "edits": "strength"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One intervention on one model, for one target, one direction and one seed.
-
-    Attributes:
-        model: as the design names it.
-        name: of the intervention.
-        intervention: the intervention.
-        target, direction, seed: the target, its direction, and the seed of everything drawn.
-    """
-
-    model: str
-    name: str
-    intervention: Intervention = dataclasses.field(compare=False)
-    target: str
-    direction: Side
-    seed: int
-
-    @property
-    def sign(self) -> int:
-        """Returns +1 towards the target, -1 away from it."""
-        return 1 if self.direction == "express" else -1
-
-    def draw_seed(self, draw: int) -> int:
-        """Returns the seed of a placebo draw; it differs between cells and draws."""
-        return int(store.address(self.target, self.direction, self.seed, draw)[:7], 16)
-
-    def training(self, design: Design, draw: int | None = None) -> Training:
-        """Returns the settings of the training run, or of a draw of its placebo."""
-        if draw is None:
-            return self.intervention.make_training(design, self.model, self.target, self.sign, self.seed)
-        neutral = self.intervention.placebo_of_training() == "neutral text"
-        seed = self.seed + 1000 * draw if neutral else self.draw_seed(draw)  # the same for all targets: trained once
-        return self.intervention.make_training(design, self.model, self.target, self.sign, seed, True)
-
-    @property
-    def unit(self) -> str:
-        """Returns the unit of its levels."""
-        kind = (
-            self.intervention.kind
-            if not (self.intervention.trains or self.intervention.edits)
-            else "trained"
-            if self.intervention.trains
-            else "edits"
-        )
-        return UNITS[kind]
-
-    def __str__(self) -> str:
-        way = "towards" if self.sign == 1 else "away from"
-        seed = f", seed {self.seed}" if self.seed else ""
-        return f"{display_name(self.model)}: {self.name} {way} {self.target}{seed}"
-
-
-def display_name(model: str) -> str:
-    """Returns a model's name without its folders; a generic name such as `checkpoint` keeps its last folder."""
-    *folders, name = model.rstrip("/").split("/")
-    plain = name in ("model", "checkpoint", "final", "merged") or name.startswith(("checkpoint-", "step"))
-    return f"{folders[-1]}/{name}" if plain and folders else name
-
-
-class Arm(NamedTuple):
-    """A push at one level, or a draw of its placebo.
-
-    Attributes:
-        cell: the cell it belongs to.
-        level: number of examples, strength, or number of steps.
-        placebo: name of the placebo it is a draw of; empty for the intervention itself.
-        draw: index of the draw.
-    """
-
-    cell: Cell
-    level: float
-    placebo: str = ""
-    draw: int = 0
-
-    def __str__(self) -> str:
-        blind = f", {self.placebo} {self.draw + 1}" if self.placebo else ""
-        amount = f", {self.level:g} {self.cell.unit}" if self.cell.unit else ""
-        return f"{self.cell}{amount}{blind}"
+from vatjax.store.artifacts import Artifact
+from vatjax.study.design import Design
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,6 +62,7 @@ def build_graph(design: Design, model: str, identity: str, items: Items, test_it
 class _GraphBuilder:
     def __init__(self, design: Design, model: str, identity: str, items: Items, test_items: Items) -> None:
         self.design, self.model, self.items = design, model, items
+        self.source, self.how, self.dtype = design.items, design.how, design.dtype
         split = {"test": design.items.test, "seed": design.items.seed}
         self.taxonomy = store.address(items.taxonomy)
         common = {"model": identity, "dtype": design.dtype, "taxonomy": self.taxonomy, "prompts": prompts.digest()}
@@ -187,35 +103,6 @@ class _GraphBuilder:
             self.model, results, states, placebos, pairs, {arm: self.texts(arm, states) for arm in shown}
         )
 
-    # Edits and trainings --------------------------------------------------------------------------------------------
-
-    def edit(self, cell: Cell, exchanged: int | None = None) -> Artifact:
-        """Returns an edit at strength 1 in the chosen place, or the edit found there from shuffled labels."""
-        intervention = cell.intervention
-        finder = intervention.finder(self.design.items.test, self.design.items.seed, cell.seed)
-        inputs: dict[str, Any] = {**self.train_inputs, "target": cell.target, "direction": cell.direction}
-        inputs |= {"finder": config.to_dict(finder)}
-        if exchanged is not None:
-            label = f"{cell}: shuffled labels {exchanged + 1}"
-            return Artifact("edit", label, {"exchanged": exchanged}, {"real": self.edit(cell)}, (cell, exchanged))
-        inputs["layers"] = list(intervention.layers)
-        if intervention.sweeps:  # otherwise no measurement chooses the place
-            inputs |= {"strengths": list(intervention.strengths), "scenes": intervention.scenes}
-        return Artifact("edit", f"{cell}: finding it", inputs, task=(cell, None))
-
-    def training(self, cell: Cell, draw: int | None = None) -> Artifact:
-        """Returns a training run with an edit for each measured step, or the run of a placebo."""
-        run = cell.training(self.design, draw)
-        inputs = {key: value for key, value in config.to_dict(run).items() if key not in ("model", "source", "dtype")}
-        if run.file:
-            inputs["file"] = store.file_address(run.file)
-        inputs |= {**self.train_inputs, "marks": list(cell.intervention.training.measured_steps())}
-        label = f"{cell}: training" if draw is None else f"{cell}: training on {run.placebo} {draw + 1}"
-        if run.placebo == "neutral text":  # the same for every target
-            inputs |= {"target": "", "direction": ""}
-            label = f"{display_name(cell.model)}: {cell.name}, training on neutral text {draw + 1 if draw is not None else ''}"
-        return Artifact("training", label, inputs, task=(cell, draw))
-
     # Measurements ---------------------------------------------------------------------------------------------------
 
     def state(self, arm: Arm | None, wording: str) -> Artifact:
@@ -230,28 +117,9 @@ class _GraphBuilder:
         label += f", {wording}" if len(self.wordings) > 1 else ""
         dependencies: dict[str, Artifact] = {}
         if arm is not None:
-            cell, intervention = arm.cell, arm.cell.intervention
-            if intervention.edits:
-                dependencies["edit"] = self.edit(cell, arm.draw if arm.placebo == "shuffled labels" else None)
-                inputs["strength"] = arm.level
-                if arm.placebo == "random":
-                    inputs["random"] = cell.draw_seed(arm.draw)
-            elif intervention.trains:
-                dependencies["training"] = self.training(cell, arm.draw if arm.placebo else None)
-                inputs["step"] = arm.level
-            else:
-                inputs["said"] = self.prompt_inputs(arm)
+            dependencies = arm.cell.intervention.dependencies(arm, self)
+            inputs |= arm.cell.intervention.inputs(arm, self)
         return Artifact("state", label, inputs, dependencies, (arm, wording))
-
-    def prompt_inputs(self, arm: Arm) -> dict[str, Any]:
-        """Returns the inputs that determine examples and instructions."""
-        cell = arm.cell
-        if cell.intervention.kind == "instruction":
-            return {"instruction": instruction(arm, self.items.taxonomy)}
-        inputs: dict[str, Any] = {**self.train_inputs, "shots": arm.level, "target": cell.target}
-        if arm.placebo:
-            return {**inputs, "neutral": cell.draw_seed(arm.draw)}
-        return {**inputs, "direction": cell.direction, "draw": cell.seed}
 
     def result(self, arm: Arm, states: dict[tuple[Arm | None, str], Artifact]) -> Artifact:
         """Returns the statistics of one arm."""
@@ -304,21 +172,3 @@ class _GraphBuilder:
         }
         label = f"{display_name(first.model)}: {first.name} against {second.name}, {first.direction} {first.target}"
         return Artifact("comparison", label, inputs, dependencies, (first, second))
-
-
-def arms(cell: Cell, placebos: int) -> Iterator[Arm]:
-    """Yields each push of a cell, then the draws of its placebos at each level."""
-    intervention = cell.intervention
-    levels = intervention.levels()
-    for level in levels:
-        yield Arm(cell, level)
-    for level, name, draw in itertools.product(levels, intervention.placebo_names(), range(placebos)):
-        yield Arm(cell, level, name, draw)
-
-
-def instruction(arm: Arm, taxonomy: Taxonomy) -> str:
-    """Returns the sentence of an arm; a placebo gets a neutral sentence."""
-    if arm.placebo:
-        plain = prompts.neutral_texts()
-        return plain[arm.cell.draw_seed(arm.draw) % len(plain)]
-    return prompts.instruction(taxonomy, arm.cell.target, arm.cell.sign, arm.cell.intervention.wording)

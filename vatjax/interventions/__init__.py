@@ -1,0 +1,32 @@
+"""Interventions: one file a kind, each with its settings, levels, placebos, artifacts and condition.
+
+    interventions.KINDS["shots"](counts=(2, 8))     what `kind: shots` with `counts: [2, 8]` means in a study
+
+A new kind is a class with `@register("name")`, as in the files here.
+"""
+
+from vatjax.interventions import conditional, conva, instruction, losses, neurons, residual, shots, split, tax_aware
+from vatjax.interventions.arms import Arm, Cell, arms, display_name
+from vatjax.interventions.base import KINDS, Intervention, PlanContext, WorkContext, of_kind, register
+from vatjax.interventions.found import FoundEdit, parse_places
+from vatjax.interventions.trained import TrainedIntervention, TrainingSettings
+
+# Imported for their kinds.
+_SHIPPED = (shots, instruction, residual, conva, split, neurons, conditional, losses, tax_aware)
+
+__all__ = [
+    "KINDS",
+    "Arm",
+    "Cell",
+    "FoundEdit",
+    "Intervention",
+    "PlanContext",
+    "TrainedIntervention",
+    "TrainingSettings",
+    "WorkContext",
+    "arms",
+    "display_name",
+    "of_kind",
+    "parse_places",
+    "register",
+]

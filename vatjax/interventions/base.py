@@ -1,0 +1,215 @@
+"""An intervention: its settings, its levels and placebos, the artifacts that it needs, and the condition of a rating.
+
+Each kind is a frozen dataclass in a file of its own. YAML (`kind: conva`), `--interventions.NAME.KEY` and Python share
+it. A study asks an intervention for
+
+    levels()                numbers of examples, strengths or steps, each of which is measured
+    placebo_names()         placebos that are measured next to each level
+    dependencies(arm, plan) artifacts that have to be made first, each named by the content of everything it depends on
+    inputs(arm, plan)       what else determines the value state of an arm
+    make(batch, work)       makes such artifacts
+    condition(arm, state, work)     what the model is rated under: examples, a sentence, an edit
+
+and nothing of the study knows a kind by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from vatjax import config, errors, names
+from vatjax.elicit import Condition
+from vatjax.items import Items, Source
+from vatjax.models import Edit, Model
+from vatjax.prompts import ElicitConfig
+from vatjax.runtime.progress import OnProgress
+from vatjax.store.artifacts import Artifact, ArtifactStore
+
+if TYPE_CHECKING:
+    from vatjax.interventions.arms import Arm
+
+
+class RunContext(Protocol):
+    """Settings of a study that an intervention may read.
+
+    Attributes:
+        source: where the items come from, with the split into train and test.
+        how: elicitation settings of the model.
+        dtype: of the weights.
+    """
+
+    @property
+    def source(self) -> Source:
+        """Returns the source."""
+
+    @property
+    def how(self) -> ElicitConfig:
+        """Returns the settings."""
+
+    @property
+    def dtype(self) -> Any:
+        """Returns the dtype."""
+
+
+class PlanContext(RunContext, Protocol):
+    """What an intervention may read while a study is planned.
+
+    Attributes:
+        items: all items.
+        train_inputs: inputs of every artifact that is made from the train side.
+    """
+
+    items: Items
+    train_inputs: dict[str, Any]
+
+
+class WorkContext(RunContext, Protocol):
+    """What an intervention may read and write while artifacts are made. `how` has the prefill that the model answers after.
+
+    Attributes:
+        model: the model.
+        items: all items.
+        artifact_store: where artifacts are read and written.
+        cache: for results that the next batch may use.
+        on_message, on_progress: callbacks.
+    """
+
+    model: Model
+    items: Items
+    artifact_store: ArtifactStore
+    cache: dict[str, Any]
+    on_message: Callable[[str], None]
+    on_progress: OnProgress
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Intervention:
+    """One way to push a model; the base of every kind."""
+
+    kind: ClassVar[str] = ""
+    unit: ClassVar[str] = ""
+    # False for a kind that draws nothing at random: then one seed is measured.
+    seeded: ClassVar[bool] = True
+    # True for a kind that trains weights, and so has steps.
+    trains: ClassVar[bool] = False
+    # True for a kind whose `make` takes several artifacts at once.
+    joint: ClassVar[bool] = False
+
+    targets: tuple[str, ...] = ()
+    """A subset of the study's targets, without their signs; by default all."""
+
+    @classmethod
+    def of_kind(cls, kind: str) -> type[Intervention]:
+        """Returns the class of a kind, for configurations."""
+        return of_kind(kind)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings as plain data, with the kind first."""
+        settings = {field.name: config.to_dict(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        targets = settings.pop("targets")
+        return {"kind": self.kind, **settings, "targets": targets}
+
+    def levels(self) -> tuple[float, ...]:
+        """Returns the levels that are measured."""
+        raise NotImplementedError
+
+    def placebo_names(self) -> tuple[str, ...]:
+        """Returns the names of the placebos; each is drawn several times at each level."""
+        raise NotImplementedError
+
+    def check(self, protocol: str, depth: int | None = None) -> None:
+        """Raises InputError if a study with this protocol, or a model with so many layers, cannot have it."""
+
+    def examples(self, level: float) -> int:
+        """Returns the number of examples in the prompt at a level."""
+        del level
+        return 0
+
+    def dependencies(self, arm: Arm, plan: PlanContext) -> dict[str, Artifact]:
+        """Returns the artifacts that the value state of an arm is elicited from."""
+        del arm, plan
+        return {}
+
+    def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
+        """Returns what else determines the value state of an arm, as plain data."""
+        raise NotImplementedError
+
+    def make(self, batch: Sequence[Artifact], work: WorkContext) -> None:
+        """Makes artifacts of `dependencies`: one, or for a `joint` kind several with the same `batch_key`."""
+        raise NotImplementedError
+
+    def batch_key(self, artifact: Artifact, weights: int) -> Any:
+        """Returns a key that is equal for artifacts which are made together, or one after the other; by default each alone.
+
+        Args:
+            artifact: one of `dependencies`.
+            weights: number of the model's weights.
+        """
+        del weights
+        return artifact.address
+
+    def state_key(self, arm: Arm, weights: int) -> Any:
+        """Returns a key that is equal for arms whose edits have the same form and are rated together; None for no edit."""
+        del arm, weights
+        return None
+
+    def edit_folder(self, arm: Arm, state: Artifact) -> tuple[Artifact, str] | None:
+        """Returns the artifact that holds the edit of an arm, and the folder in it; None without a written edit."""
+        del arm, state
+        return None
+
+    def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition:
+        """Returns what the model is rated under.
+
+        Args:
+            arm: the arm.
+            state: the artifact of its value state, with its dependencies.
+            work: the model and the artifacts.
+        """
+        raise NotImplementedError
+
+
+T = TypeVar("T", bound=type[Intervention])
+
+KINDS: dict[str, type[Intervention]] = {}
+
+
+def register(kind: str) -> Callable[[T], T]:
+    """Registers the class of a kind.
+
+    Raises:
+        ValueError: if another class has this kind already.
+    """
+
+    def decorate(cls: T) -> T:
+        present = KINDS.get(kind)
+        if present is not None and (present.__module__, present.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"two classes register the kind {kind!r}: {present.__module__} and {cls.__module__}")
+        cls.kind = kind
+        KINDS[kind] = cls
+        return cls
+
+    return decorate
+
+
+def of_kind(kind: str) -> type[Intervention]:
+    """Returns the class of a kind.
+
+    Raises:
+        InputError: if no kind has this name; lists all of them.
+    """
+    if kind in KINDS:
+        return KINDS[kind]
+    if not kind:
+        raise errors.InputError(f"an intervention needs one of {', '.join(KINDS)}")
+    near = names.nearest(kind, list(KINDS))
+    hint = f"; did you mean {near!r}?" if near else ""
+    raise errors.InputError(f"unknown choice {kind!r}{hint} (there are {', '.join(KINDS)})")
+
+
+def at_strength(edit: Edit, level: float) -> Edit | None:
+    """Returns an edit at a strength; None if it does nothing."""
+    scaled = level * edit
+    return scaled if float(scaled.strength) else None
