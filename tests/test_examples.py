@@ -53,6 +53,12 @@ def test_a_training_loop(root, tmp_path):
     assert "LoRA on down, gate" in printed
 
 
+def test_an_intervention_of_ones_own(root, tmp_path):
+    printed = output(root, "own_intervention", tmp_path)
+    assert [line.split()[0] for line in printed.splitlines()] == ["stern", "stern", "examples", "told"]
+    assert len((root / "scripts" / "examples" / "own_intervention.py").read_text().splitlines()) < 40
+
+
 @pytest.mark.thorough
 def test_other_interventions(root, tmp_path):
     printed = output(root, "other_interventions", tmp_path)

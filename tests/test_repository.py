@@ -189,3 +189,13 @@ def test_a_study_under_ten_random_kills(root, random_seed):
     subprocess.run(
         [sys.executable, root / "scripts" / "soak.py", "--kills", "10", "--seed", str(random_seed)], check=True
     )
+
+
+def test_no_package_but_interventions_knows_a_kind_by_name(root):
+    from vatjax import interventions
+
+    for package in ("study", "report", "estimate"):
+        for path in (root / "vatjax" / package).rglob("*.py"):
+            words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            ordinary = {"weights", "prompt", "edit", "adapter", "function", "instruction"}  # keys of other things too
+            assert not words & (set(interventions.KINDS) - ordinary), path

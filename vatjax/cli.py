@@ -7,6 +7,7 @@ mistake ends with one readable error and status 2. Nothing heavy is imported bef
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import os
@@ -171,7 +172,10 @@ def _parse_and_run(command: Command, options: Any, rest: list[str]) -> int:
     rest, printing = _pop_flag(rest, "--print-config")
     for short, full in SHORT_OPTIONS.items():
         rest = [re.sub(rf"^{short}(?=$|=)", full, word) for word in rest]
-    given = {} if file is None else {"default": config.read(options, file, absent=tyro.MISSING)}
+    rest, nested = _pop_settings(rest, "--interventions.")
+    given: dict[str, Any] = {} if file is None else {"default": config.read(options, file, absent=tyro.MISSING)}
+    if nested:
+        given["default"] = _with_interventions(given.get("default"), nested)
     chosen = tyro.cli(
         options,
         args=rest,
@@ -191,6 +195,7 @@ def _parse_and_run(command: Command, options: Any, rest: list[str]) -> int:
 def _description(command: Command, options: Any) -> str:
     about = " ".join((options.__doc__ or "").split())
     first = _FIRST.format(*command.words) if command.file else ""
+    first += options.more_help() if hasattr(options, "more_help") else ""
     return "\n  ".join([f"{about}{first}{_COMMON}\n\nExamples:", *command.examples])
 
 
@@ -211,6 +216,42 @@ def _pop_option(arguments: list[str], flag: str) -> tuple[list[str], str | None]
             raise InputError(f"{flag} is given twice")
         return rest, value
     return arguments, None
+
+
+def _pop_settings(arguments: list[str], prefix: str) -> tuple[list[str], dict[str, dict[str, list[str]]]]:
+    """Returns the arguments without flags such as `--interventions.NAME.KEY WORD ...`, and their words by name and key."""
+    from vatjax.errors import InputError
+
+    rest: list[str] = []
+    settings: dict[str, dict[str, list[str]]] = {}
+    words: list[str] | None = None
+    for argument in arguments:
+        if argument.startswith(prefix):
+            flag, _, value = argument.partition("=")
+            name, _, key = flag.removeprefix(prefix).partition(".")
+            if not key:
+                raise InputError(f"{flag}: expected {prefix}NAME.SETTING")
+            words = settings.setdefault(name, {}).setdefault(key.replace("-", "_"), [value] * bool(value))
+        elif argument.startswith("--"):
+            words = None
+            rest.append(argument)
+        else:
+            (rest if words is None else words).append(argument)
+    return rest, settings
+
+
+def _with_interventions(chosen: Any, settings: dict[str, dict[str, list[str]]]) -> Any:
+    """Returns a study with settings of its interventions replaced."""
+    from vatjax import config
+    from vatjax.errors import InputError
+    from vatjax.names import unknown_name
+
+    present = dict(getattr(chosen, "interventions", {}))
+    for name, changes in settings.items():
+        if name not in present:
+            raise InputError(f"--interventions: {unknown_name('intervention', name, list(present))}")
+        present[name] = config.with_settings(present[name], changes, f"--interventions.{name}")
+    return dataclasses.replace(chosen, interventions=present)
 
 
 def _pop_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,30 @@ def parse(cls: type[T], text: str, source: str, absent: Any = _REQUIRED) -> T:
     if reader.problems:
         raise errors.all_of(reader.problems)
     return result
+
+
+def with_settings(chosen: T, settings: Mapping[str, Sequence[str]], source: str) -> T:
+    """Returns a configuration with some settings replaced, as flags give them.
+
+    Args:
+        chosen: a dataclass, whose class a key `kind` may name.
+        settings: words by dotted key, as `training.steps`; several words are a list.
+        source: names the flags in errors.
+    """
+    content = to_dict(chosen)
+    for key, words in settings.items():
+        *parents, last = key.split(".")
+        place = content
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise errors.InputError(f"{source}.{key}: {parent} has no settings of its own")
+        values = [yaml.safe_load(word) for word in words]
+        place[last] = values[0] if len(values) == 1 else values
+    try:
+        return parse(type(chosen), to_yaml(content), source)
+    except errors.InputError as error:  # flags have no lines
+        raise errors.InputError(re.sub(rf"^{re.escape(source)}:\d+", source, str(error), flags=re.MULTILINE)) from None
 
 
 def to_dict(config: Any) -> Any:

@@ -178,9 +178,12 @@ def test_words_are_those_of_the_numbers(study, written):
     assert "cannot be distinguished from 0, so nothing is said about its price" in sentences._did(blank, "Power")
     fell = sentences._did(dict(best, direction="suppress", off_target_shift=None), "Power")
     assert fell.startswith(f"Power fell by {best['gain']:.2f} [")
-    assert "No draw of a placebo counts next to it." in fell
+    assert "It has no placebo" in fell
+    none = sentences._did(dict(best, over_placebo_draws=0), "Power")
+    assert "No draw of a placebo counts next to it." in none
     over = {
         "over_placebo": "random",
+        "over_placebo_draws": 2,
         "over_placebo_gain": 0.1,
         "over_placebo_gain_low": 0.05,
         "over_placebo_gain_high": 0.15,

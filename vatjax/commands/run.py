@@ -15,7 +15,7 @@ from vatjax import store
 from vatjax.commands import show
 from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
-from vatjax.interventions import Intervention
+from vatjax.interventions import Intervention, kind_names
 from vatjax.runtime.cluster import Cluster
 from vatjax.study.design import Design
 
@@ -43,6 +43,14 @@ class Run(Design, Devices):
         """Returns the cluster; a shard without --distributed is a single process: its cluster's others are shards."""
         single_process = self.shard and self.distributed == Cluster()
         return Cluster("off") if single_process else self.distributed
+
+    @classmethod
+    def more_help(cls) -> str:
+        """Returns the kinds of interventions, for the help."""
+        return (
+            " Interventions are given in the file; --interventions.NAME.KEY changes a setting of one. Their kinds: "
+            f"{', '.join(kind_names())}."
+        )
 
     def run(self) -> int:
         from vatjax import estimate, report, study

@@ -27,7 +27,7 @@ from vatjax.edits.conva import conva
 from vatjax.edits.directions import Directions, directions, steer
 from vatjax.edits.finders import METHODS, EditResult, Method, find, find_with_facts
 from vatjax.edits.neurons import neuron_edit
-from vatjax.edits.outcome import Outcome, outcomes, perplexities
+from vatjax.edits.outcome import Outcome, outcomes, perplexities, relative_perplexity
 from vatjax.edits.pairs import Contrast, contrast, contrasts
 from vatjax.edits.placebo import match_lengths, random_like, shuffle_labels
 from vatjax.edits.plots import sweep_figure
@@ -72,6 +72,7 @@ __all__ = [
     "perplexities",
     "placebo_pushes",
     "random_like",
+    "relative_perplexity",
     "run_trials",
     "sample_target_scenes",
     "shuffle_labels",

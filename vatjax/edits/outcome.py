@@ -188,24 +188,46 @@ def perplexities(
         raise errors.InputError("no edits are given")
     if edits[0].positions == "last":
         return np.full(len(edits), np.nan)  # a plain text has no prompt
+    plain, *others = _neutral_nll(model, [edits[0] * 0.0, *edits], texts, at_once)
+    known = plain < np.log(model.config.vocabulary)
+    return np.exp(np.array(others) - plain) if known else np.full(len(others), np.nan)
+
+
+def relative_perplexity(model: Model, other: Model, texts: Sequence[str] | None = None) -> float:
+    """Returns the perplexity of neutral texts under another checkpoint, relative to the model's; NaN as in `perplexities`.
+
+    Args:
+        model: the reference.
+        other: a model with the same tokenizer.
+        texts: neutral ones; the bundled ones by default.
+    """
+    unchanged = Edit(jnp.asarray(0.0), residual=jnp.zeros((model.config.layers, model.config.width)))
+    before = _neutral_nll(model, [unchanged], texts)[0]
+    changed = Edit(jnp.asarray(0.0), residual=jnp.zeros((other.config.layers, other.config.width)))
+    after = _neutral_nll(other, [changed], texts)[0]
+    return float(np.exp(after - before)) if before < np.log(model.config.vocabulary) else float("nan")
+
+
+def _neutral_nll(
+    model: Model, edits: Sequence[Edit], texts: Sequence[str] | None = None, at_once: int = 0
+) -> list[float]:
+    """Returns the mean negative log-likelihood of a token of neutral texts under each edit."""
     encoded = [encode(model.tokenizer, text) for text in texts or prompts.neutral_texts()]
     padded_texts = pad_batch(encoded, multiple=16)
     tokens, present = sharding.pad_and_shard_batch(
         (padded_texts.tokens, padded_texts.mask.astype(bool)), model.config.mesh
     )
     present = present & (np.arange(len(tokens)) < len(encoded))[:, None]  # padding rows are not counted
-    every = [edits[0] * 0.0, *edits]
-    count = min(at_once or score_edits.MAX_EDITS, len(every))
+    count = min(at_once or score_edits.MAX_EDITS, len(edits))
     nll = []
-    for start in range(0, len(every), count):
-        chosen = every[start : start + count]
+    for start in range(0, len(edits), count):
+        chosen = edits[start : start + count]
         padded = [*chosen, *[chosen[-1]] * (count - len(chosen))]
         nll.append(
             processes.fetch(_likelihoods(model, score_edits.stack_edits(padded), tokens, present))[: len(chosen)]
         )
-    plain, *others = np.concatenate(nll).tolist()
-    known = plain < np.log(model.config.vocabulary)
-    return np.exp(np.array(others) - plain) if known else np.full(len(others), np.nan)
+    values: list[float] = np.concatenate(nll).tolist()
+    return values
 
 
 @jax.jit

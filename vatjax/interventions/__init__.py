@@ -2,17 +2,35 @@
 
     interventions.KINDS["shots"](counts=(2, 8))     what `kind: shots` with `counts: [2, 8]` means in a study
 
-A new kind is a class with `@register("name")`, as in the files here.
+A new kind is a class with `@register("name")`, as in the files here. A package of yours that names it in the entry points
+`vatjax.interventions` makes it known to `vatjax run`.
 """
 
-from vatjax.interventions import conditional, conva, instruction, losses, neurons, residual, shots, split, tax_aware
+from vatjax.interventions import (
+    conditional,
+    conva,
+    function,
+    given_edit,
+    instruction,
+    losses,
+    neurons,
+    prompt,
+    residual,
+    shots,
+    split,
+    tax_aware,
+    weights,
+)
 from vatjax.interventions.arms import Arm, Cell, arms, display_name
-from vatjax.interventions.base import KINDS, Intervention, PlanContext, WorkContext, of_kind, register
+from vatjax.interventions.base import KINDS, Intervention, PlanContext, WorkContext, kind_names, of_kind, register
 from vatjax.interventions.found import FoundEdit, parse_places
 from vatjax.interventions.trained import TrainedIntervention, TrainingSettings
 
 # Imported for their kinds.
-_SHIPPED = (shots, instruction, residual, conva, split, neurons, conditional, losses, tax_aware)
+_SHIPPED = (
+    *(shots, instruction, residual, conva, split, neurons, conditional, losses, tax_aware),
+    *(prompt, given_edit, weights, function),
+)
 
 __all__ = [
     "KINDS",
@@ -26,6 +44,7 @@ __all__ = [
     "WorkContext",
     "arms",
     "display_name",
+    "kind_names",
     "of_kind",
     "parse_places",
     "register",

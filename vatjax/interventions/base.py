@@ -15,8 +15,11 @@ and nothing of the study knows a kind by its name.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import importlib.metadata
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from vatjax import config, errors, names
@@ -24,6 +27,7 @@ from vatjax.elicit import Condition
 from vatjax.items import Items, Source
 from vatjax.models import Edit, Model
 from vatjax.prompts import ElicitConfig
+from vatjax.runtime.memory import is_out_of_memory
 from vatjax.runtime.progress import OnProgress
 from vatjax.store.artifacts import Artifact, ArtifactStore
 
@@ -73,6 +77,7 @@ class WorkContext(RunContext, Protocol):
         items: all items.
         artifact_store: where artifacts are read and written.
         cache: for results that the next batch may use.
+        load: opens another model with the settings of the study.
         on_message, on_progress: callbacks.
     """
 
@@ -80,6 +85,7 @@ class WorkContext(RunContext, Protocol):
     items: Items
     artifact_store: ArtifactStore
     cache: dict[str, Any]
+    load: Callable[[str], Model]
     on_message: Callable[[str], None]
     on_progress: OnProgress
 
@@ -133,8 +139,22 @@ class Intervention:
         return {}
 
     def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
-        """Returns what else determines the value state of an arm, as plain data."""
-        raise NotImplementedError
+        """Returns what else determines the value state of an arm, as plain data: files that it reads, for example.
+
+        States of a kind of another package also depend on its settings, and on target, direction, seed, level and placebo.
+        """
+        del arm, plan
+        return {}
+
+    def state_inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
+        """Returns all inputs of the value state of an arm."""
+        inputs = self.inputs(arm, plan)
+        if type(self).__module__.startswith("vatjax."):
+            return inputs
+        cell = arm.cell
+        push = {"target": cell.target, "direction": cell.direction, "seed": cell.seed}
+        drawn = {"level": arm.level, "placebo": arm.placebo, "draw": arm.draw}
+        return {**inputs, "intervention": {**self.to_dict(), **push, **drawn}}
 
     def make(self, batch: Sequence[Artifact], work: WorkContext) -> None:
         """Makes artifacts of `dependencies`: one, or for a `joint` kind several with the same `batch_key`."""
@@ -154,6 +174,11 @@ class Intervention:
         """Returns a key that is equal for arms whose edits have the same form and are rated together; None for no edit."""
         del arm, weights
         return None
+
+    def rated_model(self, arm: Arm, work: WorkContext) -> Model:
+        """Returns the model that is rated; by default that of the study."""
+        del arm
+        return work.model
 
     def edit_folder(self, arm: Arm, state: Artifact) -> tuple[Artifact, str] | None:
         """Returns the artifact that holds the edit of an arm, and the folder in it; None without a written edit."""
@@ -195,18 +220,74 @@ def register(kind: str) -> Callable[[T], T]:
 
 
 def of_kind(kind: str) -> type[Intervention]:
-    """Returns the class of a kind.
+    """Returns the class of a kind: a shipped one, or that of an installed plug-in.
 
     Raises:
-        InputError: if no kind has this name; lists all of them.
+        InputError: if no kind has this name, which lists all of them, or if its plug-in cannot be loaded.
     """
+    if kind not in KINDS:
+        _load_plugin(kind)
     if kind in KINDS:
         return KINDS[kind]
+    known = kind_names()
     if not kind:
-        raise errors.InputError(f"an intervention needs one of {', '.join(KINDS)}")
-    near = names.nearest(kind, list(KINDS))
+        raise errors.InputError(f"an intervention needs one of {', '.join(known)}")
+    near = names.nearest(kind, known)
     hint = f"; did you mean {near!r}?" if near else ""
-    raise errors.InputError(f"unknown choice {kind!r}{hint} (there are {', '.join(KINDS)})")
+    raise errors.InputError(f"unknown choice {kind!r}{hint} (there are {', '.join(known)})")
+
+
+# Plug-ins -----------------------------------------------------------------------------------------------------------
+
+# Entry points of this group name a kind, and the class that has it.
+GROUP = "vatjax.interventions"
+
+
+def kind_names() -> list[str]:
+    """Returns the names of all kinds, those of installed plug-ins included; loads no plug-in."""
+    return list(dict.fromkeys([*KINDS, *(point.name for point in importlib.metadata.entry_points(group=GROUP))]))
+
+
+def _load_plugin(kind: str) -> None:
+    """Loads the plug-in of a kind, if one is installed; its module registers the class."""
+    points = list(importlib.metadata.entry_points(group=GROUP, name=kind))
+    if not points:
+        return
+    packages = [point.dist.name if point.dist is not None else point.value for point in points]
+    if len(points) > 1:
+        raise errors.InputError(f"the packages {' and '.join(sorted(packages))} both register the kind {kind!r}")
+    try:
+        cls = points[0].load()
+    except Exception as error:
+        raise errors.InputError(f"the plug-in {packages[0]}: {type(error).__name__}: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, Intervention) and cls.kind == kind):
+        raise errors.InputError(f"the plug-in {packages[0]}: {points[0].value} does not register the kind {kind!r}")
+
+
+def check_levels_of(name: str, intervention: Intervention) -> None:
+    """Raises InputError unless the levels of an intervention are numbers."""
+    with named_errors(name, intervention):
+        levels = tuple(intervention.levels())
+    if not levels or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in levels):
+        raise errors.InputError(
+            f"{name}: the kind {intervention.kind} has levels that are not finite numbers: {list(levels)}"
+        )
+
+
+@contextlib.contextmanager
+def named_errors(name: str, intervention: Intervention) -> Iterator[None]:
+    """Turns an error of a plug-in into one that names its kind and its place."""
+    try:
+        yield
+    except (errors.InputError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error) or type(intervention).__module__.startswith("vatjax."):
+            raise
+        where = f"{type(intervention).__module__}.{type(intervention).__qualname__}"
+        raise errors.InputError(
+            f"{name}: the kind {intervention.kind} ({where}): {type(error).__name__}: {error}"
+        ) from error
 
 
 def at_strength(edit: Edit, level: float) -> Edit | None:

@@ -263,7 +263,7 @@ def _over(row: Row) -> str:
         return ""
     if row["over_placebo_gain"] is not None:
         return sentences.interval(row, "over_placebo_gain")
-    return "no draw counts" if row["over_placebo_draws"] is None or row["over_placebo_draws"] == 0 else "-"
+    return {None: "no placebo", 0: "no draw counts"}.get(row["over_placebo_draws"], "-")
 
 
 def _shown(x: float | None) -> str:

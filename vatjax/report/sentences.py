@@ -87,6 +87,8 @@ def how_broken(row: Row) -> str:
 def _beyond(row: Row) -> str:
     """Returns a sentence about the gain beyond the placebo."""
     over, low = row["over_placebo_gain"], row["over_placebo_gain_low"]
+    if row["over_placebo_draws"] is None:
+        return "It has no placebo, so that any such push may gain as much. "
     if over is None:
         return "No draw of a placebo counts next to it. "
     remainder = interval(row, "over_placebo_gain")

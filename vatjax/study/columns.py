@@ -82,7 +82,10 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "over_placebo_gain": ("points", "gain minus the gain of that placebo"),
     "over_placebo_nvat": ("", "the placebo whose nVAT comes nearest; none where no draw counts"),
     "over_placebo_nvat_p": ("p", "that the values do not move together more than under that placebo"),
-    "over_placebo_draws": ("draws", "draws of the placebo that count: not broken, and not without any change"),
+    "over_placebo_draws": (
+        "draws",
+        "draws of the placebo that count: not broken, and not without any change; empty without a placebo",
+    ),
     "front": (
         "",
         "True where no other arm with the same aim that gains and leaves the model whole has more gain at less shift",

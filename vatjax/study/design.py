@@ -11,6 +11,7 @@ from vatjax import config, errors, names
 from vatjax.dtypes import Dtype
 from vatjax.interventions import Intervention
 from vatjax.interventions.arms import Side
+from vatjax.interventions.base import check_levels_of
 from vatjax.items import Source
 from vatjax.metrics import Reading
 from vatjax.prompts import ElicitConfig
@@ -93,7 +94,8 @@ class Design:
             raise errors.InputError(
                 "how.protocol: a study supports paired, dense or stated; labelled needs labels of each item"
             )
-        for intervention in self.interventions.values():
+        for name, intervention in self.interventions.items():
+            check_levels_of(f"interventions.{name}", intervention)
             intervention.check(self.how.protocol)
         if self.how.reading == "generate":
             raise errors.InputError("how.reading: a study supports expected or argmax")

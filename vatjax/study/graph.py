@@ -9,6 +9,7 @@ from typing import Any
 from vatjax import config, prompts, store
 from vatjax.elicit import provenance
 from vatjax.interventions import Arm, Cell, arms, display_name
+from vatjax.interventions.base import named_errors
 from vatjax.items import Items
 from vatjax.store.artifacts import Artifact
 from vatjax.study.design import Design
@@ -117,8 +118,10 @@ class _GraphBuilder:
         label += f", {wording}" if len(self.wordings) > 1 else ""
         dependencies: dict[str, Artifact] = {}
         if arm is not None:
-            dependencies = arm.cell.intervention.dependencies(arm, self)
-            inputs |= arm.cell.intervention.inputs(arm, self)
+            intervention = arm.cell.intervention
+            with named_errors(arm.cell.name, intervention):
+                dependencies = intervention.dependencies(arm, self)
+                inputs |= intervention.state_inputs(arm, self)
         return Artifact("state", label, inputs, dependencies, (arm, wording))
 
     def result(self, arm: Arm, states: dict[tuple[Arm | None, str], Artifact]) -> Artifact:

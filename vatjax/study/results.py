@@ -319,9 +319,10 @@ def _over_placebos(
     for (compared_arm, name), artifact in graph.placebos.items():
         if compared_arm == arm and artifact.address not in failed:
             comparisons.append((name, artifact_store.read_json(artifact, "numbers.json")))
-    comparisons = [(name, content) for name, content in comparisons if content["draws"]]
-    if not comparisons:
-        return empty
+    counted = [(name, content) for name, content in comparisons if content["draws"]]
+    if not counted:  # no placebo at all, or draws that break the model or change nothing
+        return {**empty, "over_placebo_draws": 0 if comparisons else None}
+    comparisons = counted
     name, least = min(comparisons, key=lambda entry: _gain_low(entry[1]["gain"]))
     p, nearest = max(
         ((entry["p_nvat"], name) for name, entry in comparisons if entry["p_nvat"] is not None), default=(None, NONE)

@@ -273,6 +273,7 @@ class _StudyRun:
                 self.artifact_store,
                 self.calls.on_message,
                 self.calls.on_progress,
+                self.load,
             )
         return self.workers[model]
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from vatjax import edits, elicit, prompts, states, store
+from vatjax import edits, elicit, errors, models, prompts, states, store
 from vatjax.elicit import prefill, protocols
 from vatjax.interventions import Arm
+from vatjax.interventions.base import named_errors
 from vatjax.items import Items
 from vatjax.models import Edit, Model
+from vatjax.models.weights import check_edit
 from vatjax.prefix import score_edits
 from vatjax.prompts import ElicitConfig
 from vatjax.runtime.progress import OnProgress, ignore_progress, stage_progress
@@ -32,6 +34,7 @@ class Worker:
         artifact_store: where artifacts are written.
         on_message: called with lines for the user.
         on_progress: called with the completed fraction of the current batch.
+        load: opens another model.
     """
 
     def __init__(
@@ -43,7 +46,9 @@ class Worker:
         artifact_store: ArtifactStore,
         on_message: Callable[[str], None],
         on_progress: OnProgress = ignore_progress,
+        load: Callable[[str], Model] = models.load,
     ) -> None:
+        self.load = load
         self.design, self.model, self.items, self.test_items = design, model, items, test_items
         self.artifact_store, self.on_message, self.on_progress = artifact_store, on_message, on_progress
         self.how = prefill.resolve_prefill(model, design.how)
@@ -54,7 +59,8 @@ class Worker:
         """Computes a batch of artifacts and writes their files. The caller writes `piece.json`, which marks an artifact
         complete."""
         if batch[0].maker is not None:
-            batch[0].maker.make(batch, self)
+            with named_errors(batch[0].label, batch[0].maker):
+                batch[0].maker.make(batch, self)
         elif batch[0].kind == "texts":
             self._texts(batch[0])
         else:
@@ -63,7 +69,23 @@ class Worker:
     def condition(self, artifact: Artifact) -> elicit.Condition:
         """Returns what a value state is elicited under; for an arm of nothing the unedited model."""
         arm: Arm | None = artifact.task[0]
-        return elicit.Condition() if arm is None else arm.cell.intervention.condition(arm, artifact, self)
+        if arm is None:
+            return elicit.Condition()
+        intervention = arm.cell.intervention
+        with named_errors(arm.cell.name, intervention):
+            condition: Any = intervention.condition(arm, artifact, self)
+        if not isinstance(condition, elicit.Condition):
+            given = type(condition).__name__
+            raise errors.InputError(f"{arm}: the kind {intervention.kind} gives a {given}, not an elicit.Condition")
+        if condition.edit is not None:
+            check_edit(condition.edit, self.rated_model(artifact).config)
+        checked: elicit.Condition = condition
+        return checked
+
+    def rated_model(self, artifact: Artifact) -> Model:
+        """Returns the model that a value state is elicited from: that of the study, unless the intervention is another."""
+        arm: Arm | None = artifact.task[0]
+        return self.model if arm is None else arm.cell.intervention.rated_model(arm, self)
 
     # States ---------------------------------------------------------------------------------------------------------
 
@@ -73,7 +95,9 @@ class Worker:
         for artifact in batch:
             condition = self.condition(artifact)
             edit = condition.edit
-            like.setdefault("" if edit is None else score_edits.edit_structure(edit), []).append((artifact, condition))
+            alone = edit is None or condition.shots or condition.instruction
+            form = "" if alone or edit is None else score_edits.edit_structure(edit)
+            like.setdefault(form, []).append((artifact, condition))
         finished = 0
         for form, group in like.items():
             if form and len(group) > 1:
@@ -104,9 +128,9 @@ class Worker:
     ) -> None:
         """Elicits one state; finished shards are cached."""
         arm: Arm | None = artifact.task[0]
-        place, edit = self.artifact_store.path(artifact), condition.edit
+        place, edit, model = self.artifact_store.path(artifact), condition.edit, self.rated_model(artifact)
         rated = elicit.ratings(
-            self.model,
+            model,
             self.test_items,
             how,
             shots=condition.shots,
@@ -115,7 +139,9 @@ class Worker:
             keep=place / SHARDS,
             on_progress=on_progress,
         )
-        perplexity = 1.0 if edit is None else float(edits.perplexities(self.model, [edit])[0])
+        perplexity = 1.0 if edit is None else float(edits.perplexities(model, [edit])[0])
+        if model is not self.model:
+            perplexity *= edits.relative_perplexity(self.model, model)
         noise = None
         if arm is None and elicit.is_noisy(self.model):
             noise = elicit.numerical_noise(self.model, self.test_items, how)
@@ -154,7 +180,8 @@ class Worker:
         every = [row for members in cells for row in members]
         with warnings.catch_warnings():  # the row of an arm reports its mass
             warnings.filterwarnings("ignore", "the options have")
-            was, now = (elicit.answers(self.model, every, how, condition) for condition in (plain, pushed))
+            sides = ((self.model, plain), (self.rated_model(after), pushed))
+            was, now = (elicit.answers(model, every, how, condition) for model, condition in sides)
         moved = np.abs(now.ratings - was.ratings)
         ends = np.cumsum([len(members) for members in cells])
         chosen = [
@@ -162,20 +189,20 @@ class Worker:
             for members, end in zip(cells, ends, strict=True)
         ]
         picked = [every[i] for i in chosen]
-        wrote = [elicit.free_answers(self.model, picked, how, condition) for condition in (plain, pushed)]
+        wrote = [elicit.free_answers(model, picked, how, condition) for model, condition in sides]
         scale = prompts.Scale(how.low, how.high)
         assembled = prompts.assemble(picked, how.wordings()[0], scale)
         content = []
         for number, i in enumerate(chosen):
-            sides = {}
+            before_after = {}
             for side, answers, texts in (("before", was, wrote[0]), ("after", now, wrote[1])):
-                sides[side] = {
+                before_after[side] = {
                     "rating": float(answers.ratings[i]),
                     "mass": float(answers.shares[:, i].sum(-1).mean()),
                     "prompt": texts[number].prompt,
                     "written": texts[number].text,
                 }
-            content.append({"asked": assembled.text(number), **sides})
+            content.append({"asked": assembled.text(number), **before_after})
         return content
 
     def _save_state(

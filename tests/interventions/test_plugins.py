@@ -1,0 +1,180 @@
+"""Kinds of other packages: found by their entry points, and named in every error of theirs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vatjax import config, errors, study
+from vatjax.study.design import Design
+
+MODULE = '''
+"""A package of somebody else."""
+import dataclasses
+
+from vatjax import edits, elicit, interventions, items, models, store
+from vatjax.store.artifacts import Artifact
+
+
+@interventions.register("flipped")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flipped(interventions.Intervention):
+    """A vector against the target, with an artifact and a placebo."""
+
+    unit = "strength"
+    strengths: tuple[float, ...] = (0.5,)
+
+    def levels(self):
+        return self.strengths
+
+    def placebo_names(self):
+        return ("random",)
+
+    def dependencies(self, arm, plan):
+        inputs = {**plan.train_inputs, "target": arm.cell.target}
+        return {"vector": Artifact("flipped", f"{arm.cell}: flipping", inputs, task=(arm.cell,), maker=self)}
+
+    def make(self, batch, work):
+        edit = -1.0 * edits.find(work.model, work.items, batch[0].task[0].target, layers=[0])
+        models.save_edit(edit, work.model, work.artifact_store.path(batch[0]) / "edit")
+
+    def condition(self, arm, state, work):
+        edit = models.load_edit(work.artifact_store.path(state.dependencies["vector"]) / "edit", work.model)
+        if arm.placebo:
+            edit = edits.random_like(edit, arm.draw)
+        return elicit.Condition(edit=arm.level * edit)
+
+
+@interventions.register("wordy")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wordy(interventions.Intervention):
+    def levels(self):
+        return ("many",)
+
+
+@interventions.register("raises")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Raises(interventions.Intervention):
+    what: str = "condition"
+
+    def levels(self):
+        return (1,)
+
+    def placebo_names(self):
+        return ()
+
+    def condition(self, arm, state, work):
+        if self.what == "condition":
+            raise KeyError("mine")
+        if self.what == "text":
+            return "a text"
+        import jax.numpy as jnp
+        return elicit.Condition(edit=models.Edit(jnp.asarray(1.0), residual=jnp.ones((2, 3))))
+'''
+POINTS = "[vatjax.interventions]\nflipped = demo_kinds:Flipped\nwordy = demo_kinds:Wordy\nraises = demo_kinds:Raises\nabsent = nowhere:X\nwrong = demo_kinds:Flipped\n"
+STUDY = """
+models: [pocket]
+targets: [Power]
+out: {out}
+scenes: 8
+placebos: 1
+resamples: 100
+texts: 0
+interventions:
+  mine: {{kind: flipped}}
+  examples: {{kind: shots, counts: [2]}}
+"""
+
+
+def package(folder, name="demo-kinds", points=POINTS):
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(points)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    package(folder)
+    (folder / "demo_kinds.py").write_text(MODULE)
+    return folder
+
+
+def vatjax(site, *words):
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    environment.pop("XLA_FLAGS", None)
+    return subprocess.run(
+        [sys.executable, "-m", "vatjax", *words], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_plug_in_stands_in_the_help_in_a_study_and_in_the_report(site, tmp_path):
+    assert "flipped" in vatjax(site, "run", "--help").stdout
+    (tmp_path / "study.yaml").write_text(STUDY.format(out=tmp_path / "out"))
+    done = vatjax(site, "run", str(tmp_path / "study.yaml"))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "mine" in page
+    rows = (tmp_path / "out" / "results.csv").read_text().splitlines()
+    assert sum(",flipped," in row for row in rows) == 3  # types and values, and types of the placebo
+    again = vatjax(
+        site,
+        "run",
+        str(tmp_path / "study.yaml"),
+        "--interventions.mine.strengths",
+        "0.25",
+        "--dry-run",
+        "--out",
+        str(tmp_path / "b"),
+    )
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.fixture
+def installed(site, monkeypatch):
+    monkeypatch.syspath_prepend(str(site))
+
+
+def design(tmp_path, text):
+    return config.parse(Design, STUDY.format(out=tmp_path / "s").partition("interventions:")[0] + text, "study.yaml")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("absent", "the plug-in demo-kinds: ModuleNotFoundError: No module named 'nowhere'"),
+        ("wrong", "the plug-in demo-kinds: demo_kinds:Flipped does not register the kind 'wrong'"),
+        ("wordy", "interventions.a: the kind wordy has levels that are not finite numbers: ['many']"),
+    ],
+)
+def test_a_plug_in_that_can_not_be_used_is_named(installed, tmp_path, kind, message):
+    with pytest.raises(errors.InputError) as caught:
+        design(tmp_path, f"interventions: {{a: {{kind: {kind}}}}}")
+    assert message in str(caught.value)
+
+
+def test_a_kind_of_two_packages_names_both(installed, tmp_path, monkeypatch):
+    package(tmp_path / "more", "other-kinds", "[vatjax.interventions]\ntwice = a:B\n")
+    package(tmp_path / "again", "third-kinds", "[vatjax.interventions]\ntwice = c:D\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "more"))
+    monkeypatch.syspath_prepend(str(tmp_path / "again"))
+    with pytest.raises(errors.InputError, match="packages other-kinds and third-kinds both register the kind 'twice'"):
+        design(tmp_path, "interventions: {a: {kind: twice}}")
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("condition", "the kind raises (demo_kinds.Raises): KeyError: 'mine'"),
+        ("text", "the kind raises gives a str, not an elicit.Condition"),
+        ("edit", "residual"),
+    ],
+)
+def test_a_condition_that_fails_ends_its_arm_alone(installed, tmp_path, what, message):
+    text = f"interventions: {{bad: {{kind: raises, what: {what}}}, good: {{kind: prompt, text: Be kind.}}}}"
+    outcome = study.run(study.plan(design(tmp_path, text)))
+    results = study.write(outcome)
+    assert any(message in why for why in results.failed), results.failed
+    assert {row["intervention"] for row in results.rows} == {"good"}

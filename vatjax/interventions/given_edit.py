@@ -1,0 +1,119 @@
+"""Changes of the computation that exist already: edits that vatjax wrote, and PEFT adapters.
+
+Each strength is a level. The placebo is a random edit of the same form and norm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vatjax import edits, errors, models, store
+from vatjax.elicit import Condition
+from vatjax.interventions.base import Intervention, PlanContext, WorkContext, at_strength, register
+from vatjax.interventions.shots import check_levels
+from vatjax.models import Edit, Model
+from vatjax.models.hub import local_folder
+from vatjax.store.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from vatjax.interventions.arms import Arm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Given(Intervention):
+    seeded: ClassVar[bool] = False
+    unit: ClassVar[str] = "strength"
+    # Names of the files that determine it.
+    files: ClassVar[tuple[str, ...]] = ()
+
+    path: str = ""
+    strengths: tuple[float, ...] = (1.0,)
+    """The strengths to measure."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise errors.InputError(f"path: the kind {self.kind} needs a folder")
+        check_levels("strengths", self.strengths)
+        if 0.0 in self.strengths:
+            raise errors.InputError("strengths: 0 is the model itself, which is measured in any case")
+
+    def levels(self) -> tuple[float, ...]:
+        """Returns the strengths."""
+        return self.strengths
+
+    def placebo_names(self) -> tuple[str, ...]:
+        """Returns the placebo: a random edit of the same norm."""
+        return ("random",)
+
+    def folder(self) -> Any:
+        """Returns its folder; raises InputError if a file is missing there."""
+        folder = store.path(self.path)
+        for name in self.files:
+            if not (folder / name).exists():
+                raise errors.InputError(f"{self.path}: no {name} there, which the kind {self.kind} needs")
+        return folder
+
+    def load(self, model: Model) -> Edit:
+        """Returns the edit at strength 1."""
+        raise NotImplementedError
+
+    def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
+        """Returns the content of its files, the strength, and the seed of a random edit."""
+        del plan
+        folder = self.folder()
+        drawn = {"random": arm.cell.draw_seed(arm.draw)} if arm.placebo else {}
+        return {self.kind: [store.file_address(folder / name) for name in self.files], "strength": arm.level, **drawn}
+
+    def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition:
+        """Returns the edit at the arm's strength."""
+        del state
+        edit = at_strength(self.load(work.model), arm.level)
+        if edit is not None and arm.placebo:
+            edit = edits.random_like(edit, arm.cell.draw_seed(arm.draw))
+        return Condition(edit=edit)
+
+    def state_key(self, arm: Arm, weights: int) -> Any:
+        """Returns a key that is equal for its strengths."""
+        del arm, weights
+        return self.kind, self.path
+
+
+@register("edit")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GivenEdit(_Given):
+    """An edit that vatjax wrote, at some strengths."""
+
+    files: ClassVar[tuple[str, ...]] = ("edit.json", "edit.safetensors")
+
+    path: str = ""
+    """Folder of the edit."""
+
+    def load(self, model: Model) -> Edit:
+        """Returns the edit; raises InputError, which names both models, if it was made for another one."""
+        return models.load_edit(self.folder(), model)
+
+
+@register("adapter")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapter(_Given):
+    """A PEFT adapter, at some strengths."""
+
+    files: ClassVar[tuple[str, ...]] = ("adapter_config.json", "adapter_model.safetensors")
+
+    path: str = ""
+    """Folder of the adapter, or owner/name on the Hub."""
+
+    def folder(self) -> Any:
+        """Returns the local folder; an adapter on the Hub is downloaded."""
+        return super().folder() if store.path(self.path).exists() else local_folder(self.path)
+
+    def load(self, model: Model) -> Edit:
+        """Returns the adapter; raises InputError, which names its base and the model, if it does not fit."""
+        folder = self.folder()
+        try:
+            return models.load_adapter(folder, model.config)
+        except errors.InputError as error:
+            base = json.loads(store.read_text(folder / self.files[0])).get("base_model_name_or_path") or "another base"
+            raise errors.InputError(f"{error} (the adapter is for {base}, and the model is {model.name})") from None
