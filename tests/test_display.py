@@ -63,7 +63,7 @@ def test_a_terminal_has_one_bar(monkeypatch, capsys, fraction):
 
 def test_a_run_corrects_its_time_left_by_what_pieces_took(capsys):
     pieces = [Artifact("state", f"model: {name}", {"x": name}) for name in "abc"]
-    costs = {"pieces": [{"address": one.address, "seconds": 100.0, "there": False} for one in pieces]}
+    costs = {"artifacts": [{"address": one.address, "seconds": 100.0, "present": False} for one in pieces]}
     with Display(every=60) as display:
         batches = _Batches(costs, display)
         batches.on_batch(pieces[:2])

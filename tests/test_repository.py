@@ -27,6 +27,7 @@ ORDER = (
     "metrics",
     "analysis",
     "summary",
+    "comparison",
     "prompts",
     "models",
     "prefix",
@@ -199,3 +200,11 @@ def test_no_package_but_interventions_knows_a_kind_by_name(root):
             words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
             ordinary = {"weights", "prompt", "edit", "adapter", "function", "instruction"}  # keys of other things too
             assert not words & (set(interventions.KINDS) - ordinary), path
+
+
+def test_the_readme_of_a_package_names_its_files(root):
+    for readme in (root / "vatjax").rglob("README.md"):
+        text = readme.read_text()
+        if "## Files" in text:
+            files = {path.name for path in readme.parent.glob("*.py")} - {"__init__.py"}
+            assert not [name for name in files if f"`{name}`" not in text], readme

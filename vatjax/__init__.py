@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from vatjax import (
         analysis,
         authoring,
+        comparison,
         config,
         edits,
         elicit,
@@ -52,6 +53,7 @@ __all__ = [
     "Tax",
     "analysis",
     "authoring",
+    "comparison",
     "config",
     "edits",
     "elicit",

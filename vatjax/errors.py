@@ -6,7 +6,8 @@ status 2. Readers collect `Problem`s, so that one run reports every problem of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 _SHOWN = 20
@@ -18,6 +19,15 @@ class InputError(ValueError):
 
 class LocalError(InputError):
     """Error of this process that others with the same work need not have: a full disk, an unreachable network."""
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """Puts a name before the message of an InputError."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 class Problem(NamedTuple):

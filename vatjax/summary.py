@@ -75,7 +75,7 @@ def _level_rows(content: dict[str, Any]) -> list[tuple[str, ...]]:
                     _number(part["nvat"]["estimate"]),
                     _number(part["floor"]["nvat"]),
                     format_interval(part["nvat_debiased"]),
-                    _p(part["p"]["nvat"], content),
+                    format_p(part["p"]["nvat"], content.get("resamples")),
                     _number(part["gini"]),
                     _number(part["coupling_points"]["estimate"]),
                 )
@@ -161,7 +161,7 @@ def _first_order(content: dict[str, Any], target_level: dict[str, Any], level: d
             if margin["p"] <= 0.05
             else "it is not shown that all other types moved by less"
         )
-        lines.append(f"Margin {margin['margin']:g}: {verdict} (p {_p(margin['p'], {})}).")
+        lines.append(f"Margin {margin['margin']:g}: {verdict} (p {format_p(margin['p'])}).")
     return lines
 
 
@@ -169,8 +169,8 @@ def _second_order(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
     p, style, placebo = level["p"]["nvat"], level["ipsatised"]["p"]["nvat"], content.get("placebo")
     lines = []
     numbers = (
-        f"(nVAT {_number(level['nvat']['estimate'])}, floor {_number(level['floor']['nvat'])}, p {_p(p, content)}; ipsatised p "
-        f"{_p(style, content)})"
+        f"(nVAT {_number(level['nvat']['estimate'])}, floor {_number(level['floor']['nvat'])}, p {format_p(p, content.get('resamples'))}; ipsatised p "
+        f"{format_p(style, content.get('resamples'))})"
     )
     if p is None:
         why = "no two of them vary over the contexts"
@@ -201,8 +201,8 @@ def _second_order(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
     else:
         beyond = "more than under the placebo" if _exceeds(placebo) else "not shown to be more than under the placebo"
         lines.append(
-            f"Types move together from context to context {numbers}, {beyond} (p {_p(placebo['p_nvat'], {})}; ipsatised p "
-            f"{_p(placebo['ipsatised_p_nvat'], {})})."
+            f"Types move together from context to context {numbers}, {beyond} (p {format_p(placebo['p_nvat'])}; ipsatised p "
+            f"{format_p(placebo['ipsatised_p_nvat'])})."
         )
     if placebo is not None:
         single_draw = "; one draw, so that its own variance is unknown" if placebo["draws"] < 2 else ""
@@ -221,7 +221,7 @@ def _second_order(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
         follow = (
             "Coupling follows" if all(test["p"] < 0.05 for _, test in tests) else "Nothing shows that coupling follows"
         )
-        shown = "; ".join(f"{name}: index {test['index']:.2f}, p {_p(test['p'], {})}" for name, test in tests)
+        shown = "; ".join(f"{name}: index {test['index']:.2f}, p {format_p(test['p'])}" for name, test in tests)
         lines.append(f"{follow} the order of the circle ({shown}).")
     return lines
 
@@ -251,11 +251,10 @@ def _number(x: float | None) -> str:
     return "-" if x is None else f"{x:.3f}"
 
 
-def _p(x: float | None, content: dict[str, Any]) -> str:
-    """Formats a p-value; the smallest that the draws can give is shown as a bound."""
+def format_p(x: float | None, draws: int | None = None) -> str:
+    """Formats a p-value; the smallest that so many draws can give is shown as a bound."""
     if x is None:
         return "-"
-    draws = content.get("resamples")
     if draws and x <= 1.5 / (draws + 1):
         return "<.001" if draws >= 999 else f"<={1 / (draws + 1):.3f}"
     return "<.001" if x < 0.001 else f"{x:.3f}"

@@ -1,8 +1,10 @@
 """Interventions that exist already: what a study says of them is what is measured by hand."""
 
 import dataclasses
+import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -203,3 +205,34 @@ def test_a_checkpoint_with_other_words_and_an_adapter_of_another_base_are_refuse
     assert any("it has another vocabulary than" in why for why in outcome.failed.values())
     results = study.write(outcome)
     assert results.where(intervention="mine", level="types", placebo="none")
+
+
+def test_whole_weights_are_levels_like_any_other(tmp_path, capsys):
+    from tests.test_cli import run
+
+    training = "{steps: 4, checkpoints: 2, rows: 4, trained: {what: whole, layers: [0]}, adam: {rate: 0.001}}"
+    text = TEXT.format(out=tmp_path / "s", folder="x").partition("interventions:")[0]
+    text += f"interventions:\n  tuned: {{kind: sft, training: {training}}}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    status, out, err = run(capsys, "run", str(tmp_path / "study.yaml"), "--dry-run", "--json")
+    assert status == 0, err
+    planned = json.loads(out)["artifacts"]
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(models.load("pocket").arrays))
+    assert (
+        sum(piece["disk_bytes"] for piece in planned) == 2 * 2 * size
+    )  # two steps, of the training and of its placebo
+    outcome = study.run(study.plan(config.read(Design, tmp_path / "study.yaml")))
+    assert not outcome.failed
+    results = study.write(outcome)
+    rows = results.where(level="types", placebo="none")
+    assert [(row["amount"], row["unit"]) for row in rows] == [(2, "steps"), (4, "steps")]
+    checkpoints = sorted(path.parent for path in (tmp_path / "s" / "pieces").glob("*/*/step-000004/config.json"))
+    assert len(checkpoints) == 2
+    _, after = results.states(rows[1])
+    by_hand = [
+        elicit.ratings(models.load(str(folder)), outcome.planned.test_items).state.state for folder in checkpoints
+    ]
+    assert min(np.abs(np.nan_to_num(after.state - state)).max() for state in by_hand) < 2e-5
+    assert np.abs(np.nan_to_num(by_hand[0] - by_hand[1])).max() > 1e-3
+    again = study.run(study.plan(config.read(Design, tmp_path / "study.yaml")))
+    assert again.computed == 0

@@ -578,7 +578,7 @@ def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
         ("kind: tax-aware", "training.price.weight: a tax-aware training needs a price above 0"),
         ("kind: dpo, training: {price: {weight: 1}}", "training.price: this kind has no price; use kind: tax-aware"),
         ("kind: sft, training: {steps: 10, checkpoints: 3}", "checkpoints: expected a number that divides the steps"),
-        ("kind: sft, training: {trained: {what: whole}}", "trained: studies support LoRA only"),
+        ("kind: sft, training: {trained: {what: all}}", "trained.what: unknown choice 'all'"),
         ("kind: instruction, wording: plane", "unknown wording 'plane'"),
     ],
 )
@@ -648,8 +648,8 @@ def test_the_command_says_what_is_to_be_done_and_what_was(capsys, whole, tmp_pat
     status, out, _ = run(capsys, "run", str(file), "--dry-run", "--json")
     plan = json.loads(out)
     assert status == 0
-    assert all(piece["there"] for piece in plan["pieces"])
-    assert not any(piece["tokens"] for piece in plan["pieces"])
+    assert all(piece["present"] for piece in plan["artifacts"])
+    assert not any(piece["tokens"] for piece in plan["artifacts"])
     status, out, _ = run(capsys, "run", str(file), "--out", str(tmp_path / "new"), "--dry-run", "--json")
     fresh = json.loads(out)
     assert {piece["kind"] for piece in fresh["pieces"]} == {

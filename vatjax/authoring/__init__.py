@@ -1,8 +1,8 @@
 """Builds data sets: scenes for countries and topics, actions for and against values, and the quality gates for both.
 
-    settings = build.Build(out="data", countries=("Kenya",), topics=("Work",), writer="pocket", judge="pocket")
-    result = build.run_pipeline(settings, values.schwartz(), {"scene": writer, "action": writer}, judge)
-    build.publish(settings, result, values.schwartz())      # items.jsonl, apart.jsonl, card.md, hub/
+    settings = authoring.Build(out="data", countries=("Kenya",), topics=("Work",), writer="pocket", judge="pocket")
+    result = authoring.run_pipeline(settings, values.schwartz(), {"scene": writer, "action": writer}, judge)
+    authoring.publish(settings, result, values.schwartz())  # items.jsonl, apart.jsonl, card.md, hub/
 
 A writer is a model (`ModelWriter`), a table (`TableWriter`) or another `Writer`; a judge is a `ModelJudge` or `Judge`.
 """

@@ -75,6 +75,16 @@ COMMANDS = (
         ),
     ),
     Command(
+        ("compare",),
+        "compare interventions from ratings before, and after each of them",
+        "vatjax.commands.compare",
+        "Compare",
+        (
+            "vatjax compare example/before.csv example/after.csv example/placebo.csv --target Power",
+            "vatjax compare before.npz dpo.npz sft.npz --target Power --json",
+        ),
+    ),
+    Command(
         ("example",),
         "write small files to try the other commands on",
         "vatjax.commands.example",

@@ -73,7 +73,7 @@ class Run(Design, Devices):
                 costs = estimate.costs(planned, load, display.progress)
             show.print_json(costs) if self.json and self.dry_run else _print_plan(costs)
             if self.dry_run:
-                return int(any(piece["fails"] for piece in costs["pieces"]))
+                return int(any(piece["fails"] for piece in costs["artifacts"]))
             with Display() as display:
                 batches = _Batches(costs, display)
                 ran = study.run(
@@ -138,7 +138,7 @@ class _Batches:
 
     def __init__(self, costs: Mapping[str, Any], display: Display) -> None:
         self.display = display
-        self.seconds = {piece["address"]: piece["seconds"] for piece in costs["pieces"] if not piece["there"]}
+        self.seconds = {piece["address"]: piece["seconds"] for piece in costs["artifacts"] if not piece["present"]}
         self.total, self.count = len(self.seconds), 0
         self.expected = self.taken = 0.0
 
@@ -174,23 +174,30 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
     """Prints the artifacts to compute, by kind; on standard error, apart from the results."""
     rows = []
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = collections.defaultdict(list)
-    for piece in costs["pieces"]:
+    for piece in costs["artifacts"]:
         groups[piece["group"], piece["kind"]].append(piece)
     for (group, kind), pieces in groups.items():
-        ready = sum(piece["there"] for piece in pieces)
-        tokens = sum(piece["tokens"] for piece in pieces if not piece["there"])
-        seconds = sum(piece["seconds"] for piece in pieces if not piece["there"])
+        ready = sum(piece["present"] for piece in pieces)
+        tokens = sum(piece["tokens"] for piece in pieces if not piece["present"])
+        seconds = sum(piece["seconds"] for piece in pieces if not piece["present"])
         worth = (
             (f"{tokens:,}", show.format_duration(seconds))
             if kind in ("edit", "training", "state", "texts")
             else ("-", "-")
         )
         rows.append((group, kind, f"{len(pieces):,}", f"{ready:,}", *worth))
-    ready, tokens, seconds = (sum(piece[key] for piece in costs["pieces"]) for key in ("there", "tokens", "seconds"))
-    rows.append(("in all", "", f"{len(costs['pieces']):,}", f"{ready:,}", f"{tokens:,}", show.format_duration(seconds)))
-    for why in dict.fromkeys(piece["fails"] for piece in costs["pieces"] if piece["fails"]):
+    ready, tokens, seconds = (
+        sum(piece[key] for piece in costs["artifacts"]) for key in ("present", "tokens", "seconds")
+    )
+    rows.append(
+        ("in all", "", f"{len(costs['artifacts']):,}", f"{ready:,}", f"{tokens:,}", show.format_duration(seconds))
+    )
+    for why in dict.fromkeys(piece["fails"] for piece in costs["artifacts"] if piece["fails"]):
         show.print_message(f"will fail: {why}")
     show.print_table(("", "artifact", "count", "cached", "tokens to compute", "at least"), rows, sys.stderr)
+    disk = sum(piece["disk_bytes"] for piece in costs["artifacts"] if not piece["present"])
+    if disk:
+        show.print_message(f"checkpoints of whole weights take {disk / 1e9:.1f} GB in {costs['artifact_store']}")
     show.print_message(
         "at least: the time of the model's arithmetic; on a small model compiling and resampling take more"
     )

@@ -14,23 +14,14 @@ from vatjax.commands import show
 from vatjax.values import Taxonomy
 
 
-@dataclasses.dataclass(frozen=True)
-class Tax:
-    """Compares ratings before and after an intervention: how far the target moved, what happened to the other values,
-    and whether values move together. Ratings are tables (CSV, TSV, JSONL, JSON, each also gzipped; one row a context, one
-    column a value, every other column a key on which the two are joined; or long tables with the columns `value` and
-    `rating`) or value states (.npz). `vatjax example ratings` writes two to try."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RatingOptions:
+    """Options of commands that read ratings."""
 
-    pre: Annotated[str, Positional, arg(metavar="PRE")]
-    """Ratings before."""
-    post: Annotated[str, Positional, arg(metavar="POST")]
-    """Ratings after."""
     target: str
     """Target of the intervention: a value, a type or a group of the taxonomy, or several separated by commas."""
     direction: Literal["express", "suppress"] = "express"
     """Direction of the intervention."""
-    placebo: tuple[str, ...] = ()
-    """Ratings after a placebo, in the same contexts; several files are draws of one placebo."""
     clusters: str = ""
     """Columns, separated by commas, whose rows belong together; two such choices joined by + are two-way clusters. By default
     country+topic if both are present and cross, else `scene`."""
@@ -50,8 +41,6 @@ class Tax:
     """Reading of nVAT: rms = |R_off| / sqrt(V(V-1)), offdiag = |R_off| / sqrt(V), full = |R| / sqrt(V)."""
     unit: Literal["points", "paper"] = "points"
     """Unit of shifts: points of the scale, or ratings mapped to -1 to 1 as published."""
-    margin: float | None = None
-    """A negligible shift, in the unit of shifts; tests whether every other type moved by less."""
     resamples: int = analysis.RESAMPLES
     """Draws of the null."""
     seed: int = 0
@@ -59,28 +48,82 @@ class Tax:
     json: bool = False
     """Print one JSON document instead of tables."""
 
-    def run(self) -> int:
+    @property
+    def sign(self) -> int:
+        """Returns +1 towards the target, -1 away from it."""
+        return 1 if self.direction == "express" else -1
+
+    def load_taxonomy(self) -> Taxonomy:
+        """Returns the taxonomy of the ratings."""
+        return values.schwartz() if self.taxonomy == "schwartz" else values.load(self.taxonomy)
+
+    def read(self, *paths: str) -> list[states.ValueState]:
+        """Reads ratings; with `--values common` all get the values that each of them has.
+
+        Raises:
+            InputError: for files that cannot be read, and for options that do not apply to them.
+        """
         if self.resamples < 100:
             raise errors.InputError(f"--resamples: at least 100 are needed, found {self.resamples}")
-        if self.margin is not None and not (0 < self.margin < float("inf")):
-            raise errors.InputError(f"--margin: expected a number above 0, found {self.margin:g}")
-        taxonomy = values.schwartz() if self.taxonomy == "schwartz" else values.load(self.taxonomy)
-        pre, post, *placebos = (self._read(path, taxonomy) for path in (self.pre, self.post, *self.placebo))
+        taxonomy = self.load_taxonomy()
+        read = [self._read(path, taxonomy) for path in paths]
         if self.values == "common":
-            every = {name for state in (pre, post, *placebos) for name in state.values}
-            pre, post, *placebos = states.common_values(pre, post, *placebos)
-            gone = sorted(every - set(pre.values))
+            every = {name for state in read for name in state.values}
+            read = list(states.common_values(*read))
+            gone = sorted(every - set(read[0].values))
             if gone:
                 show.print_message(f"left out, not in every table: {names.short_list(gone)}")
+        return read
+
+    def _read(self, path: str, taxonomy: Taxonomy) -> states.ValueState:
+        if path.endswith(".npz"):
+            for flag, given in (("--scale", self.scale), ("--missing", self.missing)):
+                if given:
+                    raise errors.InputError(f"{flag}: it applies to tables, and {path} is a value state")
+            return states.load(path)
+        state = states.read_ratings(
+            path, taxonomy, _scale(self.scale or "1:5"), missing=split_names(self.missing), keys=split_names(self.on)
+        )
+        if self.duplicates == "refuse":
+            return state
+        averaged = states.average_duplicates(state, split_names(self.on))
+        if len(averaged.clusters) < len(state.clusters):
+            show.print_message(
+                f"{path}: {len(state.clusters):,} rows are averaged to {len(averaged.clusters):,} contexts"
+            )
+        return averaged
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tax(RatingOptions):
+    """Compares ratings before and after an intervention: how far the target moved, what happened to the other values,
+    and whether values move together. Ratings are tables (CSV, TSV, JSONL, JSON, each also gzipped; one row a context, one
+    column a value, every other column a key on which the two are joined; or long tables with the columns `value` and
+    `rating`) or value states (.npz). `vatjax example ratings` writes two to try."""
+
+    pre: Annotated[str, Positional, arg(metavar="PRE")]
+    """Ratings before."""
+    post: Annotated[str, Positional, arg(metavar="POST")]
+    """Ratings after."""
+    placebo: tuple[str, ...] = ()
+    """Ratings after a placebo, in the same contexts; several files are draws of one placebo."""
+    margin: float | None = None
+    """A negligible shift, in the unit of shifts; tests whether every other type moved by less."""
+
+    def run(self) -> int:
+        if self.margin is not None and not (0 < self.margin < float("inf")):
+            raise errors.InputError(f"--margin: expected a number above 0, found {self.margin:g}")
+        taxonomy = self.load_taxonomy()
+        pre, post, *placebos = self.read(self.pre, self.post, *self.placebo)
         if not self.json:
             show.print_message("measuring; the first time on a machine this takes up to ten seconds, to compile")
         result = analysis.analyse(
             pre,
             post,
             taxonomy,
-            _names(self.target) or [self.target],
-            1 if self.direction == "express" else -1,
-            _names(self.on) or None,
+            split_names(self.target) or [self.target],
+            self.sign,
+            split_names(self.on) or None,
             self.resamples,
             self.seed,
             self.reading,
@@ -114,24 +157,6 @@ class Tax:
         except errors.InputError as error:
             raise errors.InputError(f"--placebo {', '.join(self.placebo)}: {error}") from None
 
-    def _read(self, path: str, taxonomy: Taxonomy) -> states.ValueState:
-        if path.endswith(".npz"):
-            for flag, given in (("--scale", self.scale), ("--missing", self.missing)):
-                if given:
-                    raise errors.InputError(f"{flag}: it applies to tables, and {path} is a value state")
-            return states.load(path)
-        state = states.read_ratings(
-            path, taxonomy, _scale(self.scale or "1:5"), missing=_names(self.missing), keys=_names(self.on)
-        )
-        if self.duplicates == "refuse":
-            return state
-        averaged = states.average_duplicates(state, _names(self.on))
-        if len(averaged.clusters) < len(state.clusters):
-            show.print_message(
-                f"{path}: {len(state.clusters):,} rows are averaged to {len(averaged.clusters):,} contexts"
-            )
-        return averaged
-
     def _reading_warnings(self, pre: states.ValueState, post: states.ValueState) -> list[str]:
         """Returns warnings about possible mistakes in reading the tables."""
         warnings = []
@@ -156,7 +181,8 @@ class Tax:
         return warnings
 
 
-def _names(text: str) -> list[str]:
+def split_names(text: str) -> list[str]:
+    """Returns the names in a text, which commas separate."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

@@ -1,4 +1,4 @@
-"""Figures of a study."""
+"""Figures of a sweep of edits."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Trial(NamedTuple):
         gain: of the target.
         resolved: True if the gain can be distinguished from 0.
         p: of the gain.
-        off_target: mean absolute GND of the other types; NaN if the gain is not resolved.
+        off_target: debiased root mean square GND of the other types; NaN if the gain is not resolved.
         nvat: of the types, debiased.
         success_before: share of contexts in which the unedited model leans in the requested direction.
         success: the same under the push.

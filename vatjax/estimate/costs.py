@@ -83,14 +83,20 @@ def costs(
                     "group": _group(artifact, graph.model),
                     "kind": artifact.kind,
                     "label": artifact.label,
-                    "there": present,
+                    "present": present,
                     "tokens": work.tokens,
                     "operations": work.operations,
                     "seconds": prefix.seconds_for(meter.model, work.tokens),
+                    "disk_bytes": meter.disk_bytes(artifact),
                 }
             )
     power = detectable(design, planned.test_items)
-    return {"out": design.out, "shelf": str(artifact_store.folder), "pieces": artifacts, "detectable": power}
+    return {
+        "out": design.out,
+        "artifact_store": str(artifact_store.folder),
+        "artifacts": artifacts,
+        "detectable": power,
+    }
 
 
 def _group(artifact: Artifact, model: str) -> str:
@@ -137,6 +143,12 @@ class Meter:
             cell, exchanged = artifact.task
             return self._cached(("edit", artifact.address), lambda: self._edit_search(maker, cell, exchanged))
         return NOTHING
+
+    def disk_bytes(self, artifact: Artifact) -> int:
+        """Returns the bytes of checkpoints that an artifact keeps; edits and states are small."""
+        maker = artifact.maker
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.model.arrays))
+        return maker.disk_bytes(size) if isinstance(maker, TrainedIntervention) else 0
 
     def _cached(self, key: Any, count: Callable[[], Work]) -> Work:
         if key not in self.known:

@@ -175,9 +175,9 @@ class Intervention:
         del arm, weights
         return None
 
-    def rated_model(self, arm: Arm, work: WorkContext) -> Model:
+    def rated_model(self, arm: Arm, state: Artifact, work: WorkContext) -> Model:
         """Returns the model that is rated; by default that of the study."""
-        del arm
+        del arm, state
         return work.model
 
     def edit_folder(self, arm: Arm, state: Artifact) -> tuple[Artifact, str] | None:

@@ -1,7 +1,8 @@
-"""Trainings of low-rank changes on the train side: what their kinds share.
+"""Trainings on the train side, of low-rank changes or of whole weights: what their kinds share.
 
 Steps are the levels: a training is measured at evenly spaced steps. The placebo trains in the same way on neutral text,
-or on pairs whose labels are shuffled. Adapters of small models are trained together, in one compiled step.
+or on pairs whose labels are shuffled. Adapters of small models are trained together, in one compiled step. A training of
+whole weights leaves a checkpoint in Hugging Face's layout for each measured step.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from vatjax import config, errors, models, store, train
 from vatjax.elicit import Condition
 from vatjax.interventions.base import Intervention, PlanContext, RunContext, WorkContext
-from vatjax.models import Edit
+from vatjax.models import Edit, Model
 from vatjax.runtime import processes
 from vatjax.runtime.progress import ignore_progress
 from vatjax.store.artifacts import REFERENCE, RUN, Artifact
@@ -52,7 +53,7 @@ class TrainingSettings:
     parts: int = 1
     """Number of parts that a batch is split into."""
     trained: Trained = dataclasses.field(default_factory=Trained)
-    """Low-rank changes: rank, alpha, targets, layers."""
+    """Low-rank changes: rank, alpha, targets, layers; with `what: whole` all weights, or those of the layers."""
     adam: Adam = dataclasses.field(default_factory=Adam)
     """Settings of the optimizer."""
     memory: Memory = dataclasses.field(default_factory=Memory)
@@ -61,8 +62,6 @@ class TrainingSettings:
     """Training data of the placebo; by default neutral text for sft and shuffled labels for the rest."""
 
     def __post_init__(self) -> None:
-        if self.trained.what != "lora":
-            raise errors.InputError("trained: studies support LoRA only (what: lora)")
         if not 1 <= self.checkpoints <= self.steps or self.steps % self.checkpoints:
             raise errors.InputError(
                 f"checkpoints: expected a number that divides the steps ({self.steps}), found {self.checkpoints}"
@@ -114,6 +113,15 @@ class TrainedIntervention(Intervention):
     def placebo_data(self) -> str:
         """Returns the training data of its placebo."""
         return self.training.placebo or ("neutral text" if self.loss == "sft" else "shuffled labels")
+
+    @property
+    def whole(self) -> bool:
+        """Returns True if weights themselves are trained, and not an adapter."""
+        return self.training.trained.what == "whole"
+
+    def disk_bytes(self, weights: int) -> int:
+        """Returns the bytes that the checkpoints of one training take, for a model of so many bytes."""
+        return weights * self.training.checkpoints if self.whole else 0
 
     def levels(self) -> tuple[float, ...]:
         """Returns the measured steps."""
@@ -173,11 +181,19 @@ class TrainedIntervention(Intervention):
         return {"step": arm.level}
 
     def edit_folder(self, arm: Arm, state: Artifact) -> tuple[Artifact, str] | None:
-        """Returns the trained change at the arm's step."""
-        return state.dependencies["training"], step_folder(arm.level)
+        """Returns the trained change at the arm's step; whole weights are no edit."""
+        return None if self.whole else (state.dependencies["training"], step_folder(arm.level))
+
+    def rated_model(self, arm: Arm, state: Artifact, work: WorkContext) -> Model:
+        """Returns the trained checkpoint, or the study's model, to which an adapter is applied."""
+        if not self.whole:
+            return work.model
+        return work.load(str(work.artifact_store.path(state.dependencies["training"]) / step_folder(arm.level)))
 
     def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition:
         """Returns the trained change at the arm's step."""
+        if self.whole:
+            return Condition()
         folder = work.artifact_store.path(state.dependencies["training"]) / step_folder(arm.level)
         return Condition(edit=models.load_edit(folder, work.model))
 
@@ -185,13 +201,14 @@ class TrainedIntervention(Intervention):
         """Returns a key that is equal for runs that differ in their data and their order alone."""
         cell, draw = artifact.task
         priced = bool(self.price.weight)
-        return (cell.name, draw is None) if weights < SMALL and not priced else artifact.address
+        jointly = weights < SMALL and not priced and not self.whole
+        return (cell.name, draw is None) if jointly else artifact.address
 
     def state_key(self, arm: Arm, weights: int) -> Any:
         """Returns a key that is equal for low-rank changes of the same shapes; those of a large model are rated alone,
         since changes of all layers share no layers that could be computed once."""
         del arm
-        return self.training.trained if weights < SMALL else None
+        return self.training.trained if weights < SMALL and not self.whole else None
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -208,7 +225,8 @@ class TrainedIntervention(Intervention):
         course = dataclasses.replace(run.course, probe=every, save=every, log=max(1, every // 10))
 
         def keep(state: train.State, step: int) -> None:
-            if step and not processes.global_all((folder / step_folder(step) / "edit.json").exists()):
+            written = "config.json" if self.whole else "edit.json"
+            if step and not processes.global_all((folder / step_folder(step) / written).exists()):
                 _save_step(state, artifact, step, work)
 
         ended = train.run(
@@ -278,9 +296,11 @@ def _log_step(batch: Sequence[Artifact], step: int, logs: Any, lines: list[list[
 def _save_step(state: train.State, artifact: Artifact, step: int, work: WorkContext) -> None:
     if work.artifact_store.has(artifact):
         return
-    edit = train.export(state)
-    assert isinstance(edit, Edit)
-    models.save_edit(edit, work.model, work.artifact_store.path(artifact) / step_folder(step), {"step": step})
+    trained, folder = train.export(state), work.artifact_store.path(artifact) / step_folder(step)
+    if isinstance(trained, Edit):
+        models.save_edit(trained, work.model, folder, {"step": step})
+    else:
+        models.save(trained, folder, overwrite=True)
 
 
 def _commit_lines(path: Any, lines: Sequence[Any]) -> None:

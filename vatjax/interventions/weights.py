@@ -61,8 +61,9 @@ class Weights(Intervention):
         del arm, state, work
         return Condition()
 
-    def rated_model(self, arm: Arm, work: WorkContext) -> Model:
+    def rated_model(self, arm: Arm, state: Artifact, work: WorkContext) -> Model:
         """Returns the checkpoint; raises InputError if its prompts would have other tokens."""
+        del state
         path = self.checkpoints[int(arm.level) - 1]
         model = work.load(path)
         mine, other = work.model.tokenizer, model.tokenizer

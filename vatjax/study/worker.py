@@ -85,7 +85,7 @@ class Worker:
     def rated_model(self, artifact: Artifact) -> Model:
         """Returns the model that a value state is elicited from: that of the study, unless the intervention is another."""
         arm: Arm | None = artifact.task[0]
-        return self.model if arm is None else arm.cell.intervention.rated_model(arm, self)
+        return self.model if arm is None else arm.cell.intervention.rated_model(arm, artifact, self)
 
     # States ---------------------------------------------------------------------------------------------------------
 

@@ -247,6 +247,7 @@ def kto(judged: Judged, *, beta: float = 0.1, good: float = 1.0, bad: float = 1.
     return jnp.where(judged.good, good * (1 - jax.nn.sigmoid(gain)), bad * (1 - jax.nn.sigmoid(-gain)))
 
 
+# A new loss stands here, in `settings.LossName` and in the exports of `train`; it is a kind of intervention then.
 LOSSES: dict[str, Callable[..., Loss]] = {
     make.__name__: make for make in (sft, dpo, cdpo, robust_dpo, ipo, hinge, simpo, orpo, apo_zero, kto)
 }
