@@ -99,5 +99,5 @@ def test_mistakes_name_the_file(words, message, tmp_path, capsys):
 
 
 def test_nothing_after_is_refused():
-    with pytest.raises(errors.InputError, match="no state after an intervention"):
+    with pytest.raises(errors.InputError, match="no state after an intervention is given"):
         comparison.compare(PRE, {}, TAXONOMY, "Power")

@@ -48,7 +48,7 @@ def compare(
         InputError: as `analysis.analyse` does, with the name of the state.
     """
     if not posts:
-        raise errors.InputError("there is no state after an intervention")
+        raise errors.InputError("no state after an intervention is given")
     common, matched = _match(pre, posts, on)
     analysed = {}
     for name, post in matched.items():

@@ -652,7 +652,7 @@ def test_the_command_says_what_is_to_be_done_and_what_was(capsys, whole, tmp_pat
     assert not any(piece["tokens"] for piece in plan["artifacts"])
     status, out, _ = run(capsys, "run", str(file), "--out", str(tmp_path / "new"), "--dry-run", "--json")
     fresh = json.loads(out)
-    assert {piece["kind"] for piece in fresh["pieces"]} == {
+    assert {piece["kind"] for piece in fresh["artifacts"]} == {
         "edit",
         "training",
         "state",
@@ -660,7 +660,7 @@ def test_the_command_says_what_is_to_be_done_and_what_was(capsys, whole, tmp_pat
         "placebo",
         "comparison",
     }
-    for piece in fresh["pieces"]:
+    for piece in fresh["artifacts"]:
         assert (piece["tokens"] > 0) == (piece["kind"] in ("training", "state") or "finding it" in piece["label"])
     assert not (tmp_path / "new").exists()
     status, out, _ = run(capsys, "run", str(file))

@@ -181,7 +181,7 @@ class TrainedIntervention(Intervention):
         return {"step": arm.level}
 
     def edit_folder(self, arm: Arm, state: Artifact) -> tuple[Artifact, str] | None:
-        """Returns the trained change at the arm's step; whole weights are no edit."""
+        """Returns the trained change at the arm's step; None for whole weights."""
         return None if self.whole else (state.dependencies["training"], step_folder(arm.level))
 
     def rated_model(self, arm: Arm, state: Artifact, work: WorkContext) -> Model:

@@ -45,7 +45,7 @@ class Weights(Intervention):
         return tuple(range(1, len(self.checkpoints) + 1))
 
     def placebo_names(self) -> tuple[str, ...]:
-        """Returns nothing: there is no placebo of weights that are given."""
+        """Returns nothing: given weights have no placebo."""
         return ()
 
     def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
