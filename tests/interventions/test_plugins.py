@@ -166,10 +166,10 @@ def test_a_kind_of_two_packages_names_both(installed, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("what", "message"),
-    [
+    [  # each is a study of its own
         ("condition", "the kind raises (demo_kinds.Raises): KeyError: 'mine'"),
         ("text", "the kind raises gives a str, not an elicit.Condition"),
-        ("edit", "residual"),
+        pytest.param("edit", "residual", marks=pytest.mark.thorough),
     ],
 )
 def test_a_condition_that_fails_ends_its_arm_alone(installed, tmp_path, what, message):

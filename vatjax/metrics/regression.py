@@ -58,8 +58,8 @@ def regress(y: Array, x: Array, clusters: Any = None) -> Regression:
     groups = resample.clusters_of(clusters, x.shape[0])
     if len(groups.index) > 1:
         raise ValueError("regression takes clusters of one key; choose one of the crossed keys")
-    found: Regression = _regress(y, x, jnp.asarray(groups.index[0]), groups.count)
-    return found
+    fitted: Regression = _regress(y, x, jnp.asarray(groups.index[0]), groups.count)
+    return fitted
 
 
 @functools.partial(jax.jit, static_argnums=3)
