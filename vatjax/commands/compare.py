@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import pathlib
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from vatjax import comparison, errors, summary
 from vatjax.commands import show
-from vatjax.commands.tax import RatingOptions, split_names
+from vatjax.commands.tax import RatingOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,14 +34,7 @@ class Compare(RatingOptions):
             pre,
             dict(zip(_short_names(self.posts), posts, strict=True)),
             self.load_taxonomy(),
-            split_names(self.target) or [self.target],
-            self.sign,
-            split_names(self.on) or None,
-            self.resamples,
-            self.seed,
-            self.reading,
-            self.clusters,
-            self.unit,
+            **self.analysis_options(),
         )
         for warning in content["warnings"]:
             show.print_message(warning)
@@ -82,7 +74,7 @@ def _print(content: dict[str, Any]) -> None:
             (f"{first} minus", "gain", "others' shift", "GND of others", "nVAT"),
             [(pair["second"], *(summary.format_interval(pair[key]) for key in keys)) for pair in against],
         )
-    count = len(list(itertools.combinations(content["rows"], 2)))
+    count = len(content["pairs"])
     print(
         "Intervals are at 95 %, of one number by itself; others' shift is the debiased root mean square."
         + (f" --json has all {count} differences." if count > len(against) else "")

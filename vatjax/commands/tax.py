@@ -53,6 +53,19 @@ class RatingOptions:
         """Returns +1 towards the target, -1 away from it."""
         return 1 if self.direction == "express" else -1
 
+    def analysis_options(self) -> dict[str, Any]:
+        """Returns the arguments that `analysis.analyse` and `comparison.compare` share."""
+        return {
+            "target": split_names(self.target) or [self.target],
+            "direction": self.sign,
+            "on": split_names(self.on) or None,
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "reading": self.reading,
+            "clusters": self.clusters,
+            "unit": self.unit,
+        }
+
     def load_taxonomy(self) -> Taxonomy:
         """Returns the taxonomy of the ratings."""
         return values.schwartz() if self.taxonomy == "schwartz" else values.load(self.taxonomy)
@@ -121,14 +134,7 @@ class Tax(RatingOptions):
             pre,
             post,
             taxonomy,
-            split_names(self.target) or [self.target],
-            self.sign,
-            split_names(self.on) or None,
-            self.resamples,
-            self.seed,
-            self.reading,
-            clusters=self.clusters,
-            unit=self.unit,
+            **self.analysis_options(),
         )
         content = analysis.as_json(result)
         content["resamples"] = self.resamples

@@ -17,6 +17,7 @@ import numpy as np
 
 from vatjax import elicit, errors, metrics, prefix, prompts
 from vatjax.items import Items
+from vatjax.metrics.arrays import mean_present
 from vatjax.metrics.intervals import clustered_mean
 from vatjax.models import Edit, Model, decoder, sharding
 from vatjax.models.edit import PROMPT, WRITTEN
@@ -135,8 +136,8 @@ def outcomes(
         moved = (rated.states[e] - rated.states[0])[:, member]
         results.append(
             Outcome(
-                gain=_mean_present(np.array([_mean_present(column) for column in moved.T])) * direction,
-                off_target=_mean_present(np.abs(shift)),
+                gain=mean_present(np.array([mean_present(column) for column in moved.T])) * direction,
+                off_target=mean_present(np.abs(shift)),
                 nvat=float(tax.nvat),
                 success=_share(rated.states[e][:, member] * direction),
                 preference=float(odds[e]),
@@ -149,15 +150,9 @@ def outcomes(
     return results
 
 
-def _mean_present(x: np.ndarray) -> float:
-    """Returns the mean of the entries without NaN; NaN if there are none, as where an edit breaks every answer."""
-    present = x[~np.isnan(x)]
-    return float(present.mean()) if present.size else float("nan")
-
-
 def _share(leaning: np.ndarray) -> float:
     """Returns the share of the leanings without NaN that are above 0."""
-    return _mean_present(np.where(np.isnan(leaning), np.nan, leaning > 0))
+    return mean_present(np.where(np.isnan(leaning), np.nan, leaning > 0))
 
 
 def odds_of(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

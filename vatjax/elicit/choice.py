@@ -14,6 +14,7 @@ import numpy as np
 from vatjax import prompts
 from vatjax.elicit import ask, prefill, protocols, provenance, rating
 from vatjax.items import Items
+from vatjax.metrics.arrays import mean_present
 from vatjax.models import Edit, Model
 from vatjax.prefix.plan import Size
 from vatjax.prompts import ElicitConfig, Letters
@@ -67,8 +68,7 @@ def choose(
     mass = share.sum(-1)
     first = share[..., 0] / np.where((mass > 0) & (mass >= settings.floor), mass, np.nan)
     preference = (first[:, 0] + 1 - first[:, 1]) / 2
-    answered = first[~np.isnan(first)]
-    bias = float(answered.mean() - 0.5) if answered.size else float("nan")
+    bias = mean_present(first) - 0.5
     # The state holds half the difference of these two.
     ratings = np.stack([2 * preference - 1, 1 - 2 * preference], 1).ravel()
     state, _ = protocols.answers_to_state(questions, ratings, 0.0, len(items.taxonomy.names))

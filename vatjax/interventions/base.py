@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from vatjax import config, errors, names
+from vatjax.edits import random_like
 from vatjax.elicit import Condition
 from vatjax.items import Items, Source
 from vatjax.models import Edit, Model
@@ -98,8 +99,6 @@ class Intervention:
     unit: ClassVar[str] = ""
     # False for a kind that draws nothing at random: then one seed is measured.
     seeded: ClassVar[bool] = True
-    # True for a kind that trains weights, and so has steps.
-    trains: ClassVar[bool] = False
     # True for a kind whose `make` takes several artifacts at once.
     joint: ClassVar[bool] = False
 
@@ -290,7 +289,28 @@ def named_errors(name: str, intervention: Intervention) -> Iterator[None]:
         ) from error
 
 
-def at_strength(edit: Edit, level: float) -> Edit | None:
-    """Returns an edit at a strength; None if it does nothing."""
-    scaled = level * edit
-    return scaled if float(scaled.strength) else None
+def check_levels(name: str, levels: tuple[float, ...]) -> None:
+    """Raises InputError unless there is at least one level, and none twice."""
+    if not levels or len(set(levels)) != len(levels):
+        raise errors.InputError(f"{name}: expected at least one, and none twice, found {list(levels)}")
+
+
+def check_strengths(strengths: tuple[float, ...]) -> None:
+    """Raises InputError unless strengths are levels other than 0."""
+    check_levels("strengths", strengths)
+    if 0.0 in strengths:
+        raise errors.InputError("strengths: 0 is the model itself, which is measured in any case")
+
+
+def strength_inputs(arm: Arm) -> dict[str, Any]:
+    """Returns the inputs of an arm that is an edit at a strength: the strength, and the seed of a random edit."""
+    drawn = {"random": arm.cell.draw_seed(arm.draw)} if arm.placebo == "random" else {}
+    return {"strength": arm.level, **drawn}
+
+
+def at_strength(edit: Edit, arm: Arm) -> Edit | None:
+    """Returns an edit at the arm's strength, or the random one of its placebo; None if it does nothing."""
+    scaled = arm.level * edit
+    if not float(scaled.strength):
+        return None
+    return random_like(scaled, arm.cell.draw_seed(arm.draw)) if arm.placebo == "random" else scaled

@@ -16,8 +16,14 @@ from vatjax.edits.candidates import METHODS_BY_OPTION, Candidate, Finder, Place,
 from vatjax.edits.directions import layer_shares
 from vatjax.edits.pairs import PAIRS
 from vatjax.elicit import Condition
-from vatjax.interventions.base import Intervention, PlanContext, WorkContext, at_strength
-from vatjax.interventions.shots import check_levels
+from vatjax.interventions.base import (
+    Intervention,
+    PlanContext,
+    WorkContext,
+    at_strength,
+    check_strengths,
+    strength_inputs,
+)
 from vatjax.models.edit import Positions
 from vatjax.runtime import processes
 from vatjax.runtime.progress import stage_progress
@@ -53,9 +59,7 @@ class FoundEdit(Intervention):
     """Number of pairs that the edit is found from."""
 
     def __post_init__(self) -> None:
-        check_levels("strengths", self.strengths)
-        if 0.0 in self.strengths:
-            raise errors.InputError("strengths: 0 is the model itself, which is measured in any case")
+        check_strengths(self.strengths)
 
     @property
     def method(self) -> Method:
@@ -106,8 +110,7 @@ class FoundEdit(Intervention):
     def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
         """Returns the strength, and the seed of a random edit."""
         del plan
-        drawn = {"random": arm.cell.draw_seed(arm.draw)} if arm.placebo == "random" else {}
-        return {"strength": arm.level, **drawn}
+        return strength_inputs(arm)
 
     def edit_folder(self, arm: Arm, state: Artifact) -> tuple[Artifact, str] | None:
         """Returns the edit at strength 1; a random one is drawn anew each time."""
@@ -116,10 +119,7 @@ class FoundEdit(Intervention):
     def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition:
         """Returns the edit at the arm's strength."""
         folder = work.artifact_store.path(state.dependencies["edit"]) / EDIT
-        edit = at_strength(models.load_edit(folder, work.model), arm.level)
-        if edit is not None and arm.placebo == "random":
-            edit = edits.random_like(edit, arm.cell.draw_seed(arm.draw))
-        return Condition(edit=edit)
+        return Condition(edit=at_strength(models.load_edit(folder, work.model), arm))
 
     def batch_key(self, artifact: Artifact, weights: int) -> Any:
         """Returns a key that an edit shares with its placebos: they use the same activations of pairs."""

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vatjax import errors
 from vatjax.elicit import Condition
-from vatjax.interventions.base import Intervention, PlanContext, WorkContext, register
-from vatjax.interventions.shots import check_levels
+from vatjax.interventions.base import Intervention, PlanContext, WorkContext, check_levels, register
 from vatjax.store.artifacts import Artifact
 
 if TYPE_CHECKING:

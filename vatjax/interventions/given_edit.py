@@ -9,10 +9,17 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vatjax import edits, errors, models, store
+from vatjax import errors, models, store
 from vatjax.elicit import Condition
-from vatjax.interventions.base import Intervention, PlanContext, WorkContext, at_strength, register
-from vatjax.interventions.shots import check_levels
+from vatjax.interventions.base import (
+    Intervention,
+    PlanContext,
+    WorkContext,
+    at_strength,
+    check_strengths,
+    register,
+    strength_inputs,
+)
 from vatjax.models import Edit, Model
 from vatjax.models.hub import local_folder
 from vatjax.store.artifacts import Artifact
@@ -35,9 +42,7 @@ class _Given(Intervention):
     def __post_init__(self) -> None:
         if not self.path:
             raise errors.InputError(f"path: the kind {self.kind} needs a folder")
-        check_levels("strengths", self.strengths)
-        if 0.0 in self.strengths:
-            raise errors.InputError("strengths: 0 is the model itself, which is measured in any case")
+        check_strengths(self.strengths)
 
     def levels(self) -> tuple[float, ...]:
         """Returns the strengths."""
@@ -63,16 +68,12 @@ class _Given(Intervention):
         """Returns the content of its files, the strength, and the seed of a random edit."""
         del plan
         folder = self.folder()
-        drawn = {"random": arm.cell.draw_seed(arm.draw)} if arm.placebo else {}
-        return {self.kind: [store.file_address(folder / name) for name in self.files], "strength": arm.level, **drawn}
+        return {self.kind: [store.file_address(folder / name) for name in self.files], **strength_inputs(arm)}
 
     def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition:
         """Returns the edit at the arm's strength."""
         del state
-        edit = at_strength(self.load(work.model), arm.level)
-        if edit is not None and arm.placebo:
-            edit = edits.random_like(edit, arm.cell.draw_seed(arm.draw))
-        return Condition(edit=edit)
+        return Condition(edit=at_strength(self.load(work.model), arm))
 
     def state_key(self, arm: Arm, weights: int) -> Any:
         """Returns a key that is equal for its strengths."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from vatjax.edits import Method
-from vatjax.edits.candidates import METHODS_BY_OPTION, Finder
 from vatjax.edits.directions import Method as Along
 from vatjax.edits.directions import Operator
 from vatjax.edits.pairs import Way
@@ -31,11 +29,6 @@ class Residual(FoundEdit):
     """The texts of a pair: acted, or instructed."""
     operator: Operator = "add"
     """add, project, set or turn."""
-
-    def finder(self, test: float, seed: int, draw: int) -> Finder:
-        """Returns the finder of its edit, for a draw of pairs of the train side of a split."""
-        options: dict[str, Any] = {name: getattr(self, name) for name in METHODS_BY_OPTION if hasattr(self, name)}
-        return Finder(cast(Method, self.method), **options, test=test, seed=seed, draw=draw)
 
     def state_key(self, arm: Arm, weights: int) -> Any:
         """Returns a key that is equal for edits with the same parts."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vatjax import elicit, errors, prompts
 from vatjax.elicit import Condition
-from vatjax.interventions.base import Intervention, PlanContext, WorkContext, register
+from vatjax.interventions.base import Intervention, PlanContext, WorkContext, check_levels, register
 from vatjax.store.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -69,9 +69,3 @@ class Shots(Intervention):
         return Condition(
             prompts.demonstrations(work.items, cell.target, cell.sign, count, scale, draw=cell.seed, **drawn)
         )
-
-
-def check_levels(name: str, levels: tuple[float, ...]) -> None:
-    """Raises InputError unless there is at least one level, and none twice."""
-    if not levels or len(set(levels)) != len(levels):
-        raise errors.InputError(f"{name}: expected at least one, and none twice, found {list(levels)}")

@@ -86,7 +86,6 @@ class TrainedIntervention(Intervention):
     """Settings that all kinds of trainings have."""
 
     unit: ClassVar[str] = "steps"
-    trains: ClassVar[bool] = True
     joint: ClassVar[bool] = True
 
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)

@@ -30,6 +30,12 @@ def as_key(key: Any) -> jax.Array:
     return key
 
 
+def mean_present(x: np.ndarray) -> float:
+    """Returns the mean of the entries without NaN; NaN if there are none, without a warning."""
+    present = x[~np.isnan(x)]
+    return float(present.mean()) if present.size else float("nan")
+
+
 def namespace(*arrays: Any) -> Any:
     """Returns `jax.numpy` if any of the arrays is a JAX array, else NumPy."""
     return jnp if any(isinstance(array, jax.Array) for array in arrays) else np

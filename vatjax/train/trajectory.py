@@ -13,6 +13,7 @@ import numpy as np
 
 from vatjax import elicit, errors, metrics, prefix, states, store
 from vatjax.items import Items
+from vatjax.metrics.arrays import mean_present
 from vatjax.models import Edit
 from vatjax.prompts import ElicitConfig
 from vatjax.runtime import processes
@@ -130,17 +131,11 @@ def trajectory(by_step: dict[int, ValueState], taxonomy: Taxonomy, target: str, 
         np.array(later),
         np.array([float(tax.gain) for tax in taxes]),
         np.array([float(tax.nvat) for tax in taxes]),
-        np.array([_mean_size(np.asarray(tax.gnd)[off]) for tax in taxes]),
+        np.array([mean_present(np.abs(np.asarray(tax.gnd)[off])) for tax in taxes]),
         np.stack([np.asarray(tax.shift) for tax in taxes]),
         shift,
         drift_time(later, shift),
     )
-
-
-def _mean_size(x: np.ndarray) -> float:
-    """Returns the mean absolute value of the entries without NaN; NaN if there are none, as where nothing moved."""
-    present = np.abs(x[~np.isnan(x)])
-    return float(present.mean()) if present.size else float("nan")
 
 
 def drift_time(steps: Sequence[int], shift: np.ndarray) -> np.ndarray:
