@@ -139,7 +139,7 @@ def theirs(folder: str, loss: str, prompt: int, kept: bool) -> None:
 # The parent ------------------------------------------------------------------------------------------------------------
 
 
-def paired(folder: str, loss: str, prompt: int, kept: bool) -> None:
+def paired(folder: str, loss: str, prompt: int, kept: bool, steps: int) -> None:
     sides = [
         subprocess.Popen(
             [sys.executable, __file__, "--side", side, folder, loss, str(prompt), str(int(kept))],
@@ -151,7 +151,7 @@ def paired(folder: str, loss: str, prompt: int, kept: bool) -> None:
         for side in ("ours", "theirs")
     ]
     found: list[list[dict[str, float]]] = [[], []]
-    for _ in range(STEPS + 1):
+    for _ in range(steps + 1):
         for side, own in zip(sides, found, strict=True):
             assert side.stdin is not None
             assert side.stdout is not None
@@ -231,6 +231,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["dpo", "sft", "many"])
     parser.add_argument("--model", help="a folder in Hugging Face's layout, in place of random weights")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each side after the first (at most {STEPS})")
+    parser.add_argument("--prompts", type=int, nargs="*", default=[64, 384], help="tokens of the prompts")
     parser.add_argument("--side", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
@@ -247,11 +249,11 @@ def main() -> None:
             make_checkpoint(folder)
             make_tokenizer(folder)
         for loss, prompt, kept in [
-            *itertools.product(("dpo",), (64, 384), (False, True)),
-            *itertools.product(("sft",), (64, 384), (False,)),
+            *itertools.product(("dpo",), given.prompts, (False, True)),
+            *itertools.product(("sft",), given.prompts, (False,)),
         ]:
             if given.only in (None, loss):
-                paired(str(folder), loss, prompt, kept)
+                paired(str(folder), loss, prompt, kept, min(given.steps, STEPS))
         if given.only in (None, "many"):
             many(str(folder))
 

@@ -24,6 +24,7 @@ texts: 1
 interventions:
   mine: {{kind: prompt, text: "Remember that {{target}} matters most to you."}}
   several: {{kind: prompt, file: "{folder}/texts.txt"}}
+  chats: {{kind: prompt, file: "{folder}/chats.jsonl", place: prefix}}
   vector: {{kind: edit, path: "{folder}/edit", strengths: [0.5, 1]}}
   lora: {{kind: adapter, path: "{folder}/adapter"}}
   tuned: {{kind: weights, checkpoints: ["{folder}/tuned", pocket]}}
@@ -37,6 +38,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("given")
     model = models.load("pocket")
     (folder / "texts.txt").write_text("Power matters.\n\nNothing matters but power, as everybody knows.\n")
+    chats = [
+        "Power,\nfirst of all.",
+        [{"role": "system", "content": "Be {target}."}, {"role": "user", "content": "Go."}],
+    ]
+    (folder / "chats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in chats))
     models.save_edit(edits.find(model, items.bundled(), "Power", layers=[0]), model, folder / "edit")
     records = train.records_for_model(model, items.bundled(), "Power", 1, "judgements")
     data = train.make_rows(train.tokenise(model, records), 4)
@@ -57,6 +63,10 @@ def ran(folder, tmp_path_factory):
     return outcome, study.write(outcome)
 
 
+def arms_of(outcome, name):
+    return [arm for graph in outcome.planned.graphs for arm in graph.results if arm.cell.name == name]
+
+
 def test_each_state_is_that_by_hand(ran, folder):
     outcome, results = ran
     model, test_items = models.load("pocket"), outcome.planned.test_items
@@ -64,6 +74,8 @@ def test_each_state_is_that_by_hand(ran, folder):
     conditions = {
         ("mine", 1): (model, {"instruction": "Remember that Power matters most to you."}),
         ("several", 2): (model, {"instruction": "Nothing matters but power, as everybody knows."}),
+        ("chats", 1): (model, {"turns": ({"role": "user", "content": "Power,\nfirst of all."},)}),
+        ("chats", 2): (model, {"instruction": "Be Power.", "turns": ({"role": "user", "content": "Go."},)}),
         ("vector", 0.5): (model, {"edit": 0.5 * edit}),
         ("lora", 1): (model, {"edit": adapter}),
         ("tuned", 1): (models.load(str(folder / "tuned")), {}),
@@ -91,9 +103,14 @@ def test_placebos_are_random_edits_and_texts_of_the_same_length(ran):
     drawn = {(row["intervention"], row["placebo"]) for row in results.where(level="types")}
     assert {("mine", "neutral text"), ("vector", "random"), ("lora", "random"), ("tuned", "none")} <= drawn
     assert not {("tuned", name) for name in ("random", "neutral text")} & drawn
-    arms = [arm for graph in outcome.planned.graphs for arm in graph.results if arm.cell.name == "mine" and arm.placebo]
+    arms = [arm for arm in arms_of(outcome, "mine") if arm.placebo]
     mine = outcome.planned.design.interventions["mine"]
-    assert {len(mine.text_of(arm).split()) for arm in arms} == {7}
+    assert {len(mine.condition_of(arm).instruction.split()) for arm in arms} == {7}
+    chats = outcome.planned.design.interventions["chats"]
+    (arm,) = [arm for arm in arms_of(outcome, "chats") if arm.placebo and arm.level == 2]
+    system, user = chats.condition_of(arm).instruction.split(), chats.condition_of(arm).turns[0]["content"].split()
+    assert (len(system), len(user)) == (2, 1)
+    assert "Power" not in system
 
 
 def test_a_function_that_fails_is_named_and_the_rest_goes_on(ran):
@@ -150,7 +167,7 @@ def test_a_changed_file_is_another_address(folder, tmp_path):
         ("kind: adaptr, path: x", "unknown choice 'adaptr'; did you mean 'adapter'"),
         (
             "kind: prompt, txt: a",
-            "txt: the kind prompt does not have this setting; it has targets, text, file (did you mean",
+            "txt: the kind prompt does not have this setting; it has targets, text, file, place (did",
         ),
     ],
 )
@@ -158,6 +175,26 @@ def test_a_setting_that_can_not_be_is_named(text, message, tmp_path):
     yaml = f"models: [pocket]\nout: {tmp_path}\ninterventions:\n  a: {{{text}}}\n"
     with pytest.raises(errors.InputError) as caught:
         config.parse(Design, yaml, "study.yaml")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[", ":2: expected a JSON text, or a list such as"),
+        ("3", "expected a JSON text, or a list such as"),
+        ('[{"role": "user"}]', ":2: message 1: expected a JSON text"),
+        ('[{"role": "tool", "content": "a"}]', "message 1: expected the role system or user, found 'tool'"),
+        (
+            '[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]',
+            "message 2: expected the role assistant after one of the user, found 'user'",
+        ),
+    ],
+)
+def test_a_conversation_that_can_not_be_is_named_with_its_line(line, message, tmp_path):
+    (tmp_path / "chats.jsonl").write_text(f'"fine"\n{line}\n')
+    with pytest.raises(errors.InputError) as caught:
+        interventions.of_kind("prompt")(file=str(tmp_path / "chats.jsonl")).levels()
     assert message in str(caught.value)
 
 

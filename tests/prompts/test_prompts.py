@@ -114,3 +114,29 @@ def test_unknown_names_offer_the_nearest():
         prompts.wordings("pared")
     with pytest.raises(errors.InputError, match="unknown wording 'advice'; did you mean 'advise'"):
         prompts.wording("paired", "advice")
+
+
+def test_turns_stand_between_the_examples_and_the_question():
+    wording = prompts.wording("paired")
+    shots = [prompts.Shot({"scene": "A storm.", "action": "Hide."}, 4)]
+    turns = [
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Well:"},
+    ]
+    talked = prompts.assemble(ROWS, wording, shots=shots, chat=chat, turns=turns).text(0)
+    assert "4[/][user]Hi.[/][assistant]Hello.[/][user]Well:\n\nSituation: A flood." in talked
+    answered = prompts.assemble(ROWS, wording, chat=chat, turns=turns[:2]).text(0)
+    assert "[assistant]Hello.[/][user]Situation: A flood." in answered
+    plain = prompts.assemble(ROWS, wording, turns=turns[2:]).text(0)
+    assert plain == prompts.assemble(ROWS, wording).text(0).replace("Situation:", "Well:\n\nSituation:")
+    with pytest.raises(errors.InputError, match="turns of an assistant need a model with a chat template"):
+        prompts.assemble(ROWS, wording, turns=turns)
+
+
+def test_a_template_that_loses_a_turn_is_refused():
+    def forgetful(messages):
+        return chat([{**message, "content": message["content"].replace("Well:\n\n", "")} for message in messages])
+
+    with pytest.raises(errors.InputError, match="does not show"):
+        prompts.assemble(ROWS, prompts.wording("paired"), chat=forgetful, turns=[{"role": "user", "content": "Well:"}])

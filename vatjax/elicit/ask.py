@@ -38,11 +38,13 @@ class Condition(NamedTuple):
         shots: examples with answers, before every prompt.
         instruction: a sentence before every rubric.
         edit: a change of the computation.
+        turns: messages with role and content, after the examples and before the question.
     """
 
     shots: Sequence[Shot] = ()
     instruction: str = ""
     edit: Edit | None = None
+    turns: Sequence[Mapping[str, str]] = ()
 
 
 class RunOptions(NamedTuple):
@@ -137,6 +139,7 @@ def answers(
             "mass": {key: round(x, 4) for key, x in prefill.recorded_mass(weights, model, how).items()},
         },
         "instruction": condition.instruction,
+        **({"turns": [dict(turn) for turn in condition.turns]} if condition.turns else {}),
         "shots": [{**shot.fields, "rating": shot.rating} for shot in condition.shots],
         "size": {"tokens": size.tokens, "shard": size.shard},
         "spread": _spread(means, how),
@@ -155,7 +158,7 @@ def build_prompts(
     """
     blank = [dict.fromkeys(rows[0], "N/A")] if how.prior else []
     return [
-        prompts.assemble([*rows, *blank], wording, scale, condition.shots, chat, condition.instruction)
+        prompts.assemble([*rows, *blank], wording, scale, condition.shots, chat, condition.instruction, condition.turns)
         for wording in how.wordings()
         for scale in how.scales()
     ]

@@ -66,6 +66,7 @@ def ratings(
     shots: Sequence[Shot] = (),
     instruction: str = "",
     edit: Edit | None = None,
+    turns: Sequence[Mapping[str, str]] = (),
     labels: np.ndarray | Labels | None = None,
     size: Size | None = None,
     keep: store.Path | None = None,
@@ -81,6 +82,7 @@ def ratings(
         shots: examples with answers, before every prompt.
         instruction: a sentence before every rubric, such as `prompts.instruction` gives.
         edit: a change of the computation.
+        turns: messages with role and content, after the examples and before the question.
         labels: for `labelled`, [items, values] of -1, 0 and 1: the values that each action violates, and those that it
             supports; or the result of `label`.
         size, keep, on_cost, on_progress: the settings of the run; see `ask.RunOptions`.
@@ -104,7 +106,7 @@ def ratings(
         model,
         list(questions.rows),
         how,
-        ask.Condition(shots, instruction, edit),
+        ask.Condition(shots, instruction, edit, turns),
         ask.RunOptions(size, keep, on_cost, on_progress),
         decides,
     )

@@ -127,6 +127,8 @@ class Meter:
         """Returns the cost of one artifact; zero if it does not need the model."""
         if artifact.kind == "state":
             arm, wording = artifact.task
+            if arm is not None and not arm.cell.intervention.elicited:
+                return NOTHING
             shots = 0 if arm is None else arm.cell.intervention.examples(arm.level)
             demonstrations = self._shots(arm.cell, shots) if shots else []
             return self._cached(

@@ -6,31 +6,17 @@ A new kind is a class with `@register("name")`, as in the files here. A package 
 `vatjax.interventions` makes it known to `vatjax run`.
 """
 
-from vatjax.interventions import (
-    conditional,
-    conva,
-    function,
-    given_edit,
-    instruction,
-    losses,
-    neurons,
-    prompt,
-    residual,
-    shots,
-    split,
-    tax_aware,
-    weights,
-)
+import importlib
+import pkgutil
+
 from vatjax.interventions.arms import Arm, Cell, arms, display_name
 from vatjax.interventions.base import KINDS, Intervention, PlanContext, WorkContext, kind_names, of_kind, register
 from vatjax.interventions.found import FoundEdit, parse_places
 from vatjax.interventions.trained import TrainedIntervention, TrainingSettings
 
-# Imported for their kinds.
-_SHIPPED = (
-    *(shots, instruction, residual, conva, split, neurons, conditional, losses, tax_aware),
-    *(prompt, given_edit, weights, function),
-)
+# Each file here registers its kinds.
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")
 
 __all__ = [
     "KINDS",

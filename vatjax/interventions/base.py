@@ -8,7 +8,8 @@ it. A study asks an intervention for
     dependencies(arm, plan) artifacts that have to be made first, each named by the content of everything it depends on
     inputs(arm, plan)       what else determines the value state of an arm
     make(batch, work)       makes such artifacts
-    condition(arm, state, work)     what the model is rated under: examples, a sentence, an edit
+    condition(arm, state, work)     what the model is rated under: examples, a sentence, an edit; or finished ratings
+    before(arm)             the arm whose ratings come before it; by default the unedited model
 
 and nothing of the study knows a kind by its name.
 """
@@ -30,6 +31,7 @@ from vatjax.models import Edit, Model
 from vatjax.prompts import ElicitConfig
 from vatjax.runtime.memory import is_out_of_memory
 from vatjax.runtime.progress import OnProgress
+from vatjax.states import ValueState
 from vatjax.store.artifacts import Artifact, ArtifactStore
 
 if TYPE_CHECKING:
@@ -101,6 +103,8 @@ class Intervention:
     seeded: ClassVar[bool] = True
     # True for a kind whose `make` takes several artifacts at once.
     joint: ClassVar[bool] = False
+    # False for a kind whose ratings are finished: no model is asked for them, nor for answers in words.
+    elicited: ClassVar[bool] = True
 
     targets: tuple[str, ...] = ()
     """A subset of the study's targets, without their signs; by default all."""
@@ -184,8 +188,13 @@ class Intervention:
         del arm, state
         return None
 
-    def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition:
-        """Returns what the model is rated under.
+    def before(self, arm: Arm) -> Arm | None:
+        """Returns the arm whose ratings come before those of an arm; None for the unedited model."""
+        del arm
+        return None
+
+    def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition | ValueState:
+        """Returns what the model is rated under; finished ratings from a kind that is not `elicited`.
 
         Args:
             arm: the arm.

@@ -109,6 +109,7 @@ def assemble(
     shots: Sequence[Shot] = (),
     chat: Chat | None = None,
     instruction: str = "",
+    turns: Sequence[Mapping[str, str]] = (),
 ) -> Prompts:
     """Builds prompts of a wording, one for each row of fields.
 
@@ -120,9 +121,11 @@ def assemble(
         chat: a chat template, a `ChatFormat` where the answer has a prefill; without one, plain text that a base model
             continues.
         instruction: a sentence on a line of its own, before the rubric.
+        turns: messages with role and content, after the examples; a last one of the user begins the user's message that
+            the question is in.
     """
     scale = scale or Scale()
-    before, after = _frame(wording, scale, shots, chat, instruction)
+    before, after = _frame(wording, scale, shots, chat, instruction, turns)
     lines = wording.levels
     known: list[dict[str, int]] = [{before: 0}, *({} for _ in lines)]
     index = []
@@ -141,29 +144,41 @@ def assemble(
 
 
 def _frame(
-    wording: Wording, scale: Scale | Letters, shots: Sequence[Shot], chat: Chat | None, instruction: str
+    wording: Wording,
+    scale: Scale | Letters,
+    shots: Sequence[Shot],
+    chat: Chat | None,
+    instruction: str,
+    messages: Sequence[Mapping[str, str]],
 ) -> tuple[str, str]:
     """Returns the text before the first level of every prompt, and the text after its last level."""
     rubric = "\n".join(text for text in (instruction, wording.rubric(scale)) if text)
     answered = [(_shown(s, wording), s.rating if isinstance(s.rating, str) else scale.answer(s.rating)) for s in shots]
     if chat is None:
         examples = "".join(f"{text}\n{wording.answer} {answer}\n\n" for text, answer in answered)
-        return f"{rubric}\n\n{examples}", f"\n{wording.answer}"
+        if any(message["role"] != "user" for message in messages):
+            raise errors.InputError("turns of an assistant need a model with a chat template")
+        said = "".join(f"{message['content']}\n\n" for message in messages)
+        return f"{rubric}\n\n{examples}{said}", f"\n{wording.answer}"
     opening = chat.opening(wording, scale) if isinstance(chat, ChatFormat) else ""
     gap = answer_gap(chat, wording, scale) if opening else ""
     answered = [(text, opening + gap + answer) for text, answer in answered]
-    turns = [
+    turns: list[Mapping[str, str]] = [
         {"role": role, "content": content}
         for pair in answered
         for role, content in zip(("user", "assistant"), pair, strict=True)
     ]
-    messages = [{"role": "system", "content": rubric}, *turns, {"role": "user", "content": _MARK}]
-    shown = [rubric, *(content for pair in answered for content in pair)]
+    turns += messages
+    question = _MARK
+    if turns and turns[-1]["role"] == "user":
+        question = f"{turns.pop()['content']}\n\n{_MARK}"
+    turns += [{"role": "user", "content": question}]
+    shown = [rubric, *(turn["content"] for turn in turns[:-1]), question.removesuffix(_MARK)]
     try:
-        before, after = _around(chat(messages), shown)
+        before, after = _around(chat([{"role": "system", "content": rubric}, *turns]), shown)
     except Exception:  # some templates refuse a system message with any exception, or silently leave it out
-        first = {**messages[1], "content": f"{rubric}\n\n{messages[1]['content']}"}
-        before, after = _around(chat([first, *messages[2:]]), shown)
+        first = {**turns[0], "content": f"{rubric}\n\n{turns[0]['content']}"}
+        before, after = _around(chat([first, *turns[1:]]), shown)
     return before, _thought(after) + opening
 
 

@@ -86,8 +86,10 @@ class _GraphBuilder:
         every = cells(design, self.model, self.items)
         for cell in every:
             for arm in arms(cell, design.placebos):
-                for wording in self.wordings:
-                    states[arm, wording] = self.state(arm, wording)
+                for measured in (arm, before_of(arm)):
+                    for wording in self.wordings:
+                        if (measured, wording) not in states:
+                            states[measured, wording] = self.state(measured, wording)
                 results[arm] = self.result(arm, states)
         blind: dict[tuple[Arm, str], list[Arm]] = {}
         for arm in results:
@@ -97,9 +99,9 @@ class _GraphBuilder:
         pairs = {}
         for first, second in itertools.combinations(every, 2):
             same = (first.target, first.direction, first.seed) == (second.target, second.direction, second.seed)
-            if same:
+            if same and not (_has_own_before(first) or _has_own_before(second)):
                 pairs[first, second] = self.comparison(first, second, states)
-        shown = [arm for arm in results if not arm.placebo] if design.texts else []
+        shown = [arm for arm in results if not arm.placebo and arm.cell.intervention.elicited] if design.texts else []
         return ArtifactGraph(
             self.model, results, states, placebos, pairs, {arm: self.texts(arm, states) for arm in shown}
         )
@@ -127,7 +129,7 @@ class _GraphBuilder:
     def result(self, arm: Arm, states: dict[tuple[Arm | None, str], Artifact]) -> Artifact:
         """Returns the statistics of one arm."""
         design = self.design
-        dependencies = {f"before {wording}": states[None, wording] for wording in self.wordings}
+        dependencies = {f"before {wording}": states[before_of(arm), wording] for wording in self.wordings}
         dependencies |= {f"after {wording}": states[arm, wording] for wording in self.wordings}
         inputs = {
             "target": arm.cell.target,
@@ -145,7 +147,7 @@ class _GraphBuilder:
         self, arm: Arm, name: str, draws: list[Arm], states: dict[tuple[Arm | None, str], Artifact]
     ) -> Artifact:
         """Returns the comparison of an arm with the draws of one of its placebos."""
-        dependencies = {f"before {wording}": states[None, wording] for wording in self.wordings}
+        dependencies = {f"before {wording}": states[before_of(arm), wording] for wording in self.wordings}
         for side, side_arm in (("after", arm), *((f"blind {drawn.draw}", drawn) for drawn in draws)):
             dependencies |= {f"{side} {wording}": states[side_arm, wording] for wording in self.wordings}
         inputs = {"target": arm.cell.target, "direction": arm.cell.direction, "draws": len(draws)}
@@ -175,3 +177,14 @@ class _GraphBuilder:
         }
         label = f"{display_name(first.model)}: {first.name} against {second.name}, {first.direction} {first.target}"
         return Artifact("comparison", label, inputs, dependencies, (first, second))
+
+
+def before_of(arm: Arm) -> Arm | None:
+    """Returns the arm whose ratings come before those of an arm; None for the unedited model."""
+    with named_errors(arm.cell.name, arm.cell.intervention):
+        return arm.cell.intervention.before(arm)
+
+
+def _has_own_before(cell: Cell) -> bool:
+    """Returns True if the ratings before a cell are not those of the unedited model."""
+    return any(before_of(Arm(cell, level)) is not None for level in cell.intervention.levels())

@@ -32,7 +32,7 @@ from vatjax.states import ValueState
 from vatjax.store.artifacts import Artifact, ArtifactStore
 from vatjax.study.columns import NONE, Row, data_dictionary, read_csv, to_csv
 from vatjax.study.design import Design
-from vatjax.study.graph import ArtifactGraph
+from vatjax.study.graph import ArtifactGraph, before_of
 from vatjax.study.planning import open_artifact_store
 from vatjax.study.runner import RunResult, failure_lines
 from vatjax.study.statistics import level_of
@@ -419,7 +419,8 @@ def _comparison_rows(graph: ArtifactGraph, artifact_store: ArtifactStore, failed
 def _index_entry(arm: Arm, artifact: Artifact, graph: ArtifactGraph, failed: Mapping[str, str]) -> dict[str, Any]:
     """Returns the addresses of the artifacts of an arm's statistics."""
     wordings = {name: state for (state_arm, name), state in graph.states.items() if state_arm == arm}
-    before = {name: state.address for (state_arm, name), state in graph.states.items() if state_arm is None}
+    first = before_of(arm)
+    before = {name: state.address for (state_arm, name), state in graph.states.items() if state_arm == first}
     entry = {**_arm_columns(arm), "piece": artifact.address, "before": before}
     entry["after"] = {name: state.address for name, state in wordings.items()}
     written = arm.cell.intervention.edit_folder(arm, next(iter(wordings.values())))

@@ -151,9 +151,11 @@ def _trade_off(analysed: analysis.Analysis, taxonomy: Taxonomy, level: analysis.
 
 def _answer_quality(artifact: Artifact, artifact_store: ArtifactStore, wordings: Sequence[str]) -> dict[str, Any]:
     """Returns the option mass and the perplexity, and whether they count as broken."""
-    mass, perplexity, before = _mass_and_perplexity(
-        artifact, artifact_store, [f"after {w}" for w in wordings], wordings
-    )
+    needs = [f"after {w}" for w in wordings]
+    if any(_is_given(artifact, artifact_store, need) for need in needs):
+        unknown = dict.fromkeys(("mass", "mass_before", "perplexity"))
+        return {**unknown, "broken": False, "utility_loss": dict.fromkeys(metrics.Estimate._fields)}
+    mass, perplexity, before = _mass_and_perplexity(artifact, artifact_store, needs, wordings)
     masses = [
         np.mean([_mass(artifact, artifact_store, f"{when} {w}")[0] for w in wordings], 0)
         for when in ("before", "after")
@@ -243,7 +245,7 @@ def compare_interventions(
             needs = [f"{side} {level:g} {w}" for w in wordings]
             after = _mean_state([_load_state(artifact, artifact_store, need) for need in needs])
             last[side] = _level_shift(before, after, taxonomy, first_cell.target)
-            if not is_broken(*_mass_and_perplexity(artifact, artifact_store, needs, wordings)):
+            if not _is_broken(artifact, artifact_store, needs, wordings):
                 whole[level] = last[side]
         paths_by_sign = [[shift for level, shift in whole.items() if level * sign > 0] for sign in (1, -1)]
         # A vector works in one of its two directions.
@@ -281,9 +283,7 @@ def against_placebo(artifact: Artifact, artifact_store: ArtifactStore, design: D
         return _level_shift(before, after, taxonomy, target)
 
     def broken(side: str) -> bool:
-        return bool(
-            is_broken(*_mass_and_perplexity(artifact, artifact_store, [f"{side} {w}" for w in wordings], wordings))
-        )
+        return _is_broken(artifact, artifact_store, [f"{side} {w}" for w in wordings], wordings)
 
     sides = [f"blind {number}" for number in range(artifact.inputs["draws"])]
     draws = [shift(side) for side in sides if not broken(side)]
@@ -291,6 +291,20 @@ def against_placebo(artifact: Artifact, artifact_store: ArtifactStore, design: D
     draws = [draw for draw in draws if np.isfinite(draw[:, target_columns]).any() and np.nanmax(np.abs(draw)) > 0]
     draws = draws if np.isfinite(moved[:, target_columns]).any() else []  # an arm without answers exceeds no placebo
     return analysis.beyond_draws(moved, draws, target_columns, states.cluster_labels(before)[0], arm.cell.sign)
+
+
+def _is_given(artifact: Artifact, artifact_store: ArtifactStore, need: str) -> bool:
+    """Returns True if ratings were given, so that nothing is known of the model that made them."""
+    return bool(artifact_store.read_json(artifact.dependencies[need], "about.json").get("given"))
+
+
+def _is_broken(
+    artifact: Artifact, artifact_store: ArtifactStore, needs: Sequence[str], wordings: Sequence[str]
+) -> bool:
+    """Returns True if an arm keeps the model from answering or writing; False for given ratings."""
+    if any(_is_given(artifact, artifact_store, need) for need in needs):
+        return False
+    return bool(is_broken(*_mass_and_perplexity(artifact, artifact_store, needs, wordings)))
 
 
 def _mass_and_perplexity(

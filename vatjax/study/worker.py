@@ -66,20 +66,24 @@ class Worker:
         else:
             self._states(batch)
 
-    def condition(self, artifact: Artifact) -> elicit.Condition:
-        """Returns what a value state is elicited under; for an arm of nothing the unedited model."""
+    def condition(self, artifact: Artifact) -> elicit.Condition | states.ValueState:
+        """Returns what a value state is elicited under, or finished ratings; for an arm of nothing the unedited model."""
         arm: Arm | None = artifact.task[0]
         if arm is None:
             return elicit.Condition()
         intervention = arm.cell.intervention
         with named_errors(arm.cell.name, intervention):
             condition: Any = intervention.condition(arm, artifact, self)
-        if not isinstance(condition, elicit.Condition):
-            given = type(condition).__name__
-            raise errors.InputError(f"{arm}: the kind {intervention.kind} gives a {given}, not an elicit.Condition")
-        if condition.edit is not None:
+        expected: Any = elicit.Condition if intervention.elicited else states.ValueState
+        if not isinstance(condition, expected):
+            module = expected.__module__.split(".")[1]
+            raise errors.InputError(
+                f"{arm}: the kind {intervention.kind} gives a {type(condition).__name__}, not "
+                f"{'an' if module == 'elicit' else 'a'} {module}.{expected.__name__}"
+            )
+        if intervention.elicited and condition.edit is not None:
             check_edit(condition.edit, self.rated_model(artifact).config)
-        checked: elicit.Condition = condition
+        checked: elicit.Condition | states.ValueState = condition
         return checked
 
     def rated_model(self, artifact: Artifact) -> Model:
@@ -94,8 +98,11 @@ class Worker:
         like: dict[str, list[tuple[Artifact, elicit.Condition]]] = {}
         for artifact in batch:
             condition = self.condition(artifact)
+            if isinstance(condition, states.ValueState):
+                self._save_given(artifact, condition)
+                continue
             edit = condition.edit
-            alone = edit is None or condition.shots or condition.instruction
+            alone = edit is None or condition.shots or condition.instruction or condition.turns
             form = "" if alone or edit is None else score_edits.edit_structure(edit)
             like.setdefault(form, []).append((artifact, condition))
         finished = 0
@@ -136,6 +143,7 @@ class Worker:
             shots=condition.shots,
             instruction=condition.instruction,
             edit=edit,
+            turns=condition.turns,
             keep=place / SHARDS,
             on_progress=on_progress,
         )
@@ -146,6 +154,14 @@ class Worker:
         if arm is None and elicit.is_noisy(self.model):
             noise = elicit.numerical_noise(self.model, self.test_items, how)
         self._save_state(artifact, rated.state, rated.agreement, rated.shares.sum(-1).mean(0), perplexity, noise)
+
+    def _save_given(self, artifact: Artifact, state: states.ValueState) -> None:
+        """Writes ratings that nothing was asked for, and so without option mass and perplexity."""
+        if self.artifact_store.has(artifact):
+            return
+        place = self.artifact_store.path(artifact)
+        states.save(state, place / "state.npz")
+        store.commit_json(place / "about.json", {"given": True, "mass": None, "perplexity": None})
 
     # Answers in words ------------------------------------------------------------------------------------------------
 
@@ -176,6 +192,7 @@ class Worker:
     ) -> list[dict[str, Any]]:
         """Returns, for each cell, the prompt whose rating moved most, as plain data."""
         pushed = self.condition(after)
+        assert isinstance(pushed, elicit.Condition)  # given ratings have no answers in words
         plain = elicit.Condition(edit=None if pushed.edit is None else 0.0 * pushed.edit)  # one program for both
         every = [row for members in cells for row in members]
         with warnings.catch_warnings():  # the row of an arm reports its mass
