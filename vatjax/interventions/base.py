@@ -9,7 +9,7 @@ it. A study asks an intervention for
     inputs(arm, plan)       what else determines the value state of an arm
     make(batch, work)       makes such artifacts
     condition(arm, state, work)     what the model is rated under: examples, a sentence, an edit; or finished ratings
-    before(arm)             the arm whose ratings come before it; by default the unedited model
+    arm_before(arm)         the arm whose ratings come before it; by default the unedited model
 
 and nothing of the study knows a kind by its name.
 """
@@ -78,6 +78,7 @@ class WorkContext(RunContext, Protocol):
     Attributes:
         model: the model.
         items: all items.
+        test_items: items of the test side that are rated.
         artifact_store: where artifacts are read and written.
         cache: for results that the next batch may use.
         load: opens another model with the settings of the study.
@@ -86,6 +87,7 @@ class WorkContext(RunContext, Protocol):
 
     model: Model
     items: Items
+    test_items: Items
     artifact_store: ArtifactStore
     cache: dict[str, Any]
     load: Callable[[str], Model]
@@ -188,7 +190,7 @@ class Intervention:
         del arm, state
         return None
 
-    def before(self, arm: Arm) -> Arm | None:
+    def arm_before(self, arm: Arm) -> Arm | None:
         """Returns the arm whose ratings come before those of an arm; None for the unedited model."""
         del arm
         return None

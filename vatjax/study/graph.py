@@ -182,7 +182,7 @@ class _GraphBuilder:
 def before_of(arm: Arm) -> Arm | None:
     """Returns the arm whose ratings come before those of an arm; None for the unedited model."""
     with named_errors(arm.cell.name, arm.cell.intervention):
-        return arm.cell.intervention.before(arm)
+        return arm.cell.intervention.arm_before(arm)
 
 
 def _has_own_before(cell: Cell) -> bool:
