@@ -158,8 +158,8 @@ def _frame(
         examples = "".join(f"{text}\n{wording.answer} {answer}\n\n" for text, answer in answered)
         if any(message["role"] != "user" for message in messages):
             raise errors.InputError("turns of an assistant need a model with a chat template")
-        said = "".join(f"{message['content']}\n\n" for message in messages)
-        return f"{rubric}\n\n{examples}{said}", f"\n{wording.answer}"
+        user_text = "".join(f"{message['content']}\n\n" for message in messages)
+        return f"{rubric}\n\n{examples}{user_text}", f"\n{wording.answer}"
     opening = chat.opening(wording, scale) if isinstance(chat, ChatFormat) else ""
     gap = answer_gap(chat, wording, scale) if opening else ""
     answered = [(text, opening + gap + answer) for text, answer in answered]
