@@ -1,0 +1,116 @@
+"""Ratings that exist already, of any origin: the shift from one table to another, next to the arms of a study.
+
+The place of a table in `after` is its level. Without `before` the shift starts from the study's unedited model, so that the
+contexts have to be those of the study. Given ratings have no placebo, and nothing is known of option mass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from vatjax import errors, states, store
+from vatjax.elicit import protocols
+from vatjax.interventions.base import Intervention, PlanContext, WorkContext, register
+from vatjax.states import ValueState
+from vatjax.store.artifacts import Artifact
+from vatjax.values import Taxonomy
+
+if TYPE_CHECKING:
+    from vatjax.interventions.arms import Arm
+
+
+@register("ratings")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ratings(Intervention):
+    """Value states that vatjax wrote (.npz), or tables of ratings as `vatjax tax` reads them."""
+
+    seeded: ClassVar[bool] = False
+    elicited: ClassVar[bool] = False
+
+    after: tuple[str, ...] = ()
+    """Ratings after the intervention, each file a level."""
+    before: str = ""
+    """Ratings before it; by default those of the study's unedited model, in the same contexts."""
+    scale: tuple[float, ...] = (1.0, 5.0)
+    """Ratings of tables at the weak and at the strong end of agreement."""
+
+    def __post_init__(self) -> None:
+        if not self.after or len(set(self.after)) != len(self.after):
+            raise errors.InputError(f"after: expected at least one file, and none twice, found {list(self.after)}")
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """Returns the unit of its levels: none for a single file."""
+        return "table" if len(self.after) > 1 else ""
+
+    def levels(self) -> tuple[float, ...]:
+        """Returns the numbers of the files, from 1."""
+        return tuple(range(1, len(self.after) + 1))
+
+    def placebo_names(self) -> tuple[str, ...]:
+        """Returns nothing: given ratings have no placebo."""
+        return ()
+
+    def arm_before(self, arm: Arm) -> Arm | None:
+        """Returns the arm of the table before; None for the study's unedited model."""
+        return arm._replace(level=0.0) if self.before else None
+
+    def file_of(self, arm: Arm) -> str:
+        """Returns the file of an arm; level 0 is the one before."""
+        return self.after[int(arm.level) - 1] if arm.level else self.before
+
+    def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
+        """Returns the content of the file, and of the one before it, in whose contexts it is read."""
+        del plan
+        files = [file for file in (self.before, self.file_of(arm)) if file]
+        return {"ratings": [_digest(file) for file in files], "scale": list(self.scale)}
+
+    def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> ValueState:
+        """Returns the ratings in the contexts of those before them, missing where the file has none.
+
+        Raises:
+            InputError: if no context is in both, or a table's scale is another than the study's.
+        """
+        del state
+        taxonomy, path = work.items.taxonomy, self.file_of(arm)
+        given = self.read(path, taxonomy)
+        if self.before:
+            return given if path == self.before else _in_contexts_of(self.read(self.before, taxonomy), given, path)
+        points = abs(self.scale[1] - self.scale[0])
+        if "scale" in given.meta and points != work.how.high - work.how.low:
+            raise errors.InputError(
+                f"{path}: its scale has {points:g} points, and that of the study {work.how.high - work.how.low}; give the "
+                "ratings before it too"
+            )
+        questions = protocols.make_questions(work.test_items, work.how.protocol)
+        contexts = {key: np.asarray(column, object) for key, column in questions.contexts.items()}
+        empty = np.full((len(questions.clusters), len(taxonomy.names)), np.nan)
+        study = ValueState(empty, np.isfinite(empty), questions.clusters, tuple(taxonomy.names), contexts)
+        return _in_contexts_of(study, given, path)
+
+    def read(self, path: str, taxonomy: Taxonomy) -> ValueState:
+        """Reads ratings, with a column for each value of the taxonomy."""
+        if path.endswith(".npz"):
+            return states.align(states.load(path), taxonomy)
+        low, high = self.scale
+        return states.align(states.read_ratings(path, taxonomy, (low, high)), taxonomy)
+
+
+def _in_contexts_of(first: ValueState, given: ValueState, path: str) -> ValueState:
+    """Returns ratings in the contexts of the first state, missing where they have none."""
+    numbered = dataclasses.replace(first, clusters=np.arange(len(first.clusters), dtype=np.int32))
+    with errors.named(path):
+        joined = states.join(numbered, given)
+    state = np.full(first.state.shape, np.nan)
+    state[joined.pre.clusters] = joined.post.state
+    return ValueState(state, np.isfinite(state), first.clusters, first.values, first.contexts, given.meta)
+
+
+def _digest(path: str) -> str:
+    """Returns the content hash of a file; raises InputError if there is none."""
+    if not store.path(path).exists():
+        raise errors.InputError(f"{path}: no such file of ratings")
+    return store.file_address(store.path(path))
