@@ -164,7 +164,7 @@ def test_a_changed_file_is_another_address(folder, tmp_path):
         ("kind: weights", "checkpoints: expected at least one, and none twice"),
         ("kind: function", "call: the kind function needs a function"),
         ("kind: function, call: 'nowhere.module:f'", "call: cannot import 'nowhere.module:f'"),
-        ("kind: adaptr, path: x", "unknown choice 'adaptr'; did you mean 'adapter'"),
+        ("kind: adaptr, path: x", "unknown kind of intervention 'adaptr'; did you mean 'adapter'"),
         (
             "kind: prompt, txt: a",
             "txt: the kind prompt does not have this setting; it has targets, text, file, place (did",

@@ -569,7 +569,7 @@ def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kind: shot", "unknown choice 'shot'; did you mean 'shots'"),
+        ("kind: shot", "unknown kind of intervention 'shot'; did you mean 'shots'"),
         ("kind: shots, strengths: [1]", "strengths: the kind shots does not have this setting"),
         ("kind: conva, operator: set", "operator: the kind conva does not have this setting"),
         ("kind: residual, strengths: [0, 1]", "strengths: 0 is the model itself"),

@@ -45,6 +45,16 @@ COMMANDS = (
         file=True,
     ),
     Command(
+        ("interventions",),
+        "list the kinds of interventions of a study, or the settings of one",
+        "vatjax.commands.interventions",
+        "Interventions",
+        (
+            "vatjax interventions",
+            "vatjax interventions conva",
+        ),
+    ),
+    Command(
         ("report",),
         "write the page and the figures of a study",
         "vatjax.commands.report",

@@ -49,7 +49,7 @@ class Run(Design, Devices):
         """Returns the kinds of interventions, for the help."""
         return (
             " Interventions are given in the file; --interventions.NAME.KEY changes a setting of one. Their kinds: "
-            f"{', '.join(kind_names())}."
+            f"{', '.join(kind_names())}; `vatjax interventions KIND` prints the settings of one."
         )
 
     def run(self) -> int:

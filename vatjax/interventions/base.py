@@ -244,7 +244,7 @@ def of_kind(kind: str) -> type[Intervention]:
         raise errors.InputError(f"an intervention needs one of {', '.join(known)}")
     near = names.nearest(kind, known)
     hint = f"; did you mean {near!r}?" if near else ""
-    raise errors.InputError(f"unknown choice {kind!r}{hint} (there are {', '.join(known)})")
+    raise errors.InputError(f"unknown kind of intervention {kind!r}{hint} (there are {', '.join(known)})")
 
 
 # Plug-ins -----------------------------------------------------------------------------------------------------------
