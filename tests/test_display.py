@@ -9,7 +9,7 @@ from vatjax.commands.display import Display
 from vatjax.commands.run import _Batches
 from vatjax.runtime.progress import count_progress, ignore_progress, stage_progress
 from vatjax.store.artifacts import Artifact
-from vatjax.study.runner import Progress
+from vatjax.study.executor import Progress
 
 
 def test_fractions_nest_and_count():

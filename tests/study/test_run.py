@@ -22,7 +22,7 @@ from vatjax.items import Source
 from vatjax.runtime import processes
 from vatjax.store import leases as held_by
 from vatjax.store.artifacts import Artifact, ArtifactStore, topological_order
-from vatjax.study import folder, graph, locks, runner, statistics
+from vatjax.study import failures, folder, graph, locks, statistics
 from vatjax.study import planning as plans
 from vatjax.study.design import Design
 from vatjax.train import Adam
@@ -315,28 +315,28 @@ def test_a_study_that_is_asked_to_stop_goes_on(whole, tmp_path, capsys):
     ],
 )
 def test_of_several_processes_none_goes_on_alone(monkeypatch, error, ends):
-    runner._raise_local(error)
+    failures.raise_if_local(error)
     monkeypatch.setattr(processes, "is_multiprocess", lambda: True)
     if not ends:
-        runner._raise_local(error)
+        failures.raise_if_local(error)
         return
     with pytest.raises(type(error)):
-        runner._raise_local(error)
+        failures.raise_if_local(error)
 
 
 def test_what_failed_in_another_shard_is_not_tried_again_and_in_an_earlier_run_it_is(tmp_path):
-    early = runner.Failures(tmp_path)
-    other = runner.Failures(tmp_path)
+    early = failures.Failures(tmp_path)
+    other = failures.Failures(tmp_path)
     assert early.why("a") is None
     other.add("a", "no luck")
     assert early.why("a") == "no luck"
-    late = runner.Failures(tmp_path)
+    late = failures.Failures(tmp_path)
     assert late.why("a") is None
     other.add("a", "no luck")  # once more, after the late one began
     assert late.why("a") == "no luck"
-    late = runner.Failures(tmp_path)
+    late = failures.Failures(tmp_path)
     late.forget("a")
-    assert runner.Failures(tmp_path).before == {}
+    assert failures.Failures(tmp_path).before == {}
 
 
 def test_a_damaged_piece_is_made_again_and_a_moved_shelf_is_the_one_that_is_given(whole, tmp_path):

@@ -32,9 +32,10 @@ from vatjax.states import ValueState
 from vatjax.store.artifacts import Artifact, ArtifactStore
 from vatjax.study.columns import NONE, Row, data_dictionary, read_csv, to_csv
 from vatjax.study.design import Design
+from vatjax.study.failures import failure_lines
 from vatjax.study.graph import ArtifactGraph, before_of
 from vatjax.study.planning import open_artifact_store
-from vatjax.study.runner import RunResult, failure_lines
+from vatjax.study.runner import RunResult
 from vatjax.study.statistics import level_of
 from vatjax.text_table import html_table
 
@@ -70,10 +71,10 @@ def write(ran: RunResult) -> Study:
         if artifact_store.has(p)
     ]
     store.commit(folder / "time.csv", to_csv(times))
-    store.commit(folder / "failures.txt", "".join(f"{line}\n" for line in failure_lines(ran)).encode())
+    store.commit(folder / "failures.txt", "".join(f"{line}\n" for line in failure_lines(ran.failed)).encode())
     _link_states_and_edits(ran, artifact_store, folder)
     # Last: a folder with an index is complete.
-    store.commit_json(folder / "index.json", {"results": index, "failed": failure_lines(ran)})
+    store.commit_json(folder / "index.json", {"results": index, "failed": failure_lines(ran.failed)})
     return open_study(folder)
 
 
