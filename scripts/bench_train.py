@@ -231,7 +231,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["dpo", "sft", "many"])
     parser.add_argument("--model", help="a folder in Hugging Face's layout, in place of random weights")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each side after the first (at most {STEPS})")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help=f"steps of each side after the first (at most {STEPS})"
+    )
     parser.add_argument("--prompts", type=int, nargs="*", default=[64, 384], help="tokens of the prompts")
     parser.add_argument("--side", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()

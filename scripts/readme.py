@@ -39,13 +39,12 @@ def shown() -> str:
 
 def draw(folder: str) -> bytes:
     """Returns the gain-tax plane of a study's first push, on white."""
-    from vatjax import study
-    from vatjax.report import figures
-    from vatjax.report.select import arm_groups
+    from vatjax import drawing, study
+    from vatjax.study import arm_groups, plots
 
     results = study.open_study(folder)
-    styles = figures.intervention_styles(list(results.design.interventions))
-    _, svg = figures.render(figures.plot_gain_tax(arm_groups(results)[0], styles))
+    styles = plots.intervention_styles(list(results.design.interventions))
+    _, svg = drawing.render(plots.plot_gain_tax(arm_groups.arm_groups(results)[0], styles))
     white = b'<rect width="100%" height="100%" fill="#ffffff"/>'
     return re.sub(rb"(<svg [^>]*>)", rb"\1" + white, svg, count=1)
 

@@ -34,6 +34,8 @@ def test_an_edit_is_measured_as_by_hand(model, unedited, tmp_path):
     assert "Power *" in str(tax)
     assert f"gain {tax.gain.estimate:.2f}" in repr(tax)
     assert tax._repr_html_().startswith("<pre>")
+    assert "<td>residual</td><td>(4, 128)</td>" in edit._repr_html_()
+    assert "<td>vocabulary</td><td>1,370</td>" in model._repr_html_()
     assert len(tax.rows()) == sum(len(level["names"]) for level in content["levels"].values())
     tax.save(tmp_path / "tax.json")
     assert json.loads((tmp_path / "tax.json").read_text())["target"] == "Power"

@@ -17,6 +17,7 @@ ORDER = (
     "dtypes",
     "text_table",
     "store",
+    "drawing",
     "runtime",
     "config",
     "tables",

@@ -377,3 +377,22 @@ def test_joining_can_leave_out_what_tells_the_two_apart():
     assert "model='base' against model='tuned'; leave 'model' out: --on country" in message
     assert states.join(pre, post, on=["country"]).keys == ("country",)
     assert "did you mean 'country'" in refused(states.join, pre, post, on=["contry"])
+
+
+def test_a_state_draws_and_shows_each_value_s_mean(tmp_path):
+    state = states.ValueState(
+        np.array([[1.0, np.nan], [2.0, np.nan], [-1.0, np.nan]]),
+        np.array([[True, False]] * 3),
+        np.arange(3, dtype=np.int32),
+        ("A <b>", "B"),
+    )
+    shown = state._repr_html_()
+    assert "<td>A &lt;b&gt;</td><td>0.67</td><td>1.25</td><td>3</td>" in shown
+    assert "<td>B</td>" not in shown
+    state.plot(tmp_path / "state.svg")
+    written = (tmp_path / "state.svg").read_text()
+    assert "<title>A &lt;b&gt;: 0.67, standard deviation 1.25</title>" in written
+    state.plot(tmp_path / "state.png")
+    assert (tmp_path / "state.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(errors.InputError, match=r"state.pdf: expected a path that ends in .svg or .png"):
+        state.plot(tmp_path / "state.pdf")

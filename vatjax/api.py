@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from vatjax import (
     analysis,
+    drawing,
     edits,
     elicit,
     errors,
@@ -311,12 +312,8 @@ class Tax:
         """Writes a figure of the types' coupling, the circle, and each value's shift and VAT, as .svg or .png."""
         from vatjax.report import figures
 
-        suffix = str(path).rpartition(".")[2]
-        if suffix not in ("png", "svg"):
-            raise errors.InputError(f"{path}: expected a path that ends in .svg or .png")
         title = f"{self.content['target']}, {self.content['direction']}"
-        figure = figures.plot_arm(self.content, self.taxonomy, title, figures.COLOURS[0])
-        store.commit(store.path(path), figures.render(figure)[suffix == "svg"])
+        drawing.save(figures.plot_arm(self.content, self.taxonomy, title, drawing.COLOURS[0]), path)
 
     def save(self, path: store.Path) -> None:
         """Writes `content` as JSON."""

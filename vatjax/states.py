@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vatjax import errors, names, store, tables
+from vatjax import drawing, errors, names, store, tables
+from vatjax.text_table import html_table
 from vatjax.values import Taxonomy, schwartz
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
@@ -109,6 +110,42 @@ class ValueState:
                 for i in range(len(self.clusters))
             ]
         )
+
+    def _repr_html_(self) -> str:
+        mean, spread = self._moments()
+        count = self.mask.sum(0)
+        rows = [
+            (name, f"{mean[i]:.2f}", f"{spread[i]:.2f}", f"{count[i]:,}")
+            for i, name in enumerate(self.values)
+            if count[i]
+        ]
+        return html_table(("value", "mean (points)", "standard deviation", "contexts"), rows)
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns mean and standard deviation of each value's ratings over contexts; NaN without any rating."""
+        count = np.where(self.mask.any(0), self.mask.sum(0), np.nan)
+        mean = np.where(self.mask, np.float64(self.state), 0.0).sum(0) / count
+        square = np.where(self.mask, np.square(self.state - mean), 0.0).sum(0) / count
+        return mean, np.sqrt(square)
+
+    def plot(self, path: store.Path) -> None:
+        """Writes a figure of each value's mean rating and its standard deviation over contexts, as .svg or .png."""
+        from matplotlib.figure import Figure
+
+        mean, spread = self._moments()
+        with drawing.style():
+            figure = Figure(figsize=(6.0, 0.6 + 0.17 * len(self.values)))
+            axis = figure.subplots()
+            place = np.arange(len(self.values))
+            bars = axis.barh(
+                place, np.nan_to_num(mean), xerr=np.nan_to_num(spread), color=drawing.COLOURS[0], height=0.7
+            )
+            for bar, name, x, y in zip(bars, self.values, mean, spread, strict=True):
+                drawing.set_hover(figure, bar, f"{name}: {x:.2f}, standard deviation {y:.2f}")
+            axis.set_yticks(place, self.values, fontsize=7)
+            axis.set(ylim=(len(self.values) - 0.4, -0.6), xlabel="mean rating (points from the middle)")
+            axis.axvline(0, color=drawing.INK, linewidth=0.8)
+        drawing.save(figure, path)
 
     def take(self, rows: np.ndarray, columns: np.ndarray | None = None) -> ValueState:
         """Returns the given contexts (and values), by ordered indices or by masks; clusters keep their numbers."""

@@ -627,3 +627,13 @@ def test_what_ipsatising_makes_is_the_same_on_the_host(world):
     key = jax.random.key(3)
     traced = np.asarray(jax.jit(null.ipsatised_coupling)(jnp.asarray(d), key))
     np.testing.assert_allclose(null.ipsatised_coupling_on_host(d, key), traced, atol=2e-6)
+
+
+def test_a_notebook_shows_the_numbers_with_their_intervals():
+    random = np.random.default_rng(0)
+    pre, post = (random.standard_normal((30, 4)).astype(np.float32) for _ in range(2))
+    result = metrics.infer(pre, post, 0, np.arange(30), 0)
+    estimate, low, high, p = (
+        f"{float(x):.3f}" for x in (result.gain.estimate, result.gain.low, result.gain.high, result.first.gain_p)
+    )
+    assert f"<td>{estimate}</td><td>{low}</td><td>{high}</td><td>{p}</td>" in result._repr_html_()

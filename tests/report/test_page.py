@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tests.tiers import quick
-from vatjax import analysis, items, organism, report, store
+from vatjax import analysis, drawing, errors, items, organism, report, store
 from vatjax.interventions import Arm, Cell, TrainingSettings, of_kind
-from vatjax.report import figures, page, select, sentences, verdict
-from vatjax.study import Study, results
+from vatjax.report import page, sentences, verdict
+from vatjax.study import Study, arm_groups, results
 from vatjax.study.design import Design
 
 DATA = items.bundled()
@@ -155,11 +155,20 @@ def test_figures_are_files_too(study, written):
     assert len(names) == 10
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in (study.folder / "figures").glob("*.png"))
     assert all(b"<svg" in path.read_bytes() for path in (study.folder / "figures").glob("*.svg"))
-    assert figures.INK not in written.split("</style>")[1]
+    assert drawing.INK not in written.split("</style>")[1]
+
+
+def test_a_study_draws_the_plane_of_one_push(study, tmp_path):
+    study.plot(tmp_path / "plane.svg", target="Power")
+    drawn = (tmp_path / "plane.svg").read_text()
+    row = next(row for row in study.where(target="Power", headline=True, placebo="none") if row["gain"] is not None)
+    assert f"{row['intervention']} {row['amount']:g}" in drawn
+    with pytest.raises(errors.InputError, match="Wisdom: no such push in the study; it has express Power"):
+        study.plot(tmp_path / "plane.svg", target="Wisdom")
 
 
 def test_words_are_those_of_the_numbers(study, written):
-    aim = select.arm_groups(study)[0]
+    aim = arm_groups.arm_groups(study)[0]
     said = dict(line.split(": ", 1) for line in sentences.describe_arms(aim))
     best = aim.best_arms()["examples with a long name"]
     assert best["amount"] == 8

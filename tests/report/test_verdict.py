@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from vatjax.report import verdict
-from vatjax.report.select import ArmGroup
 from vatjax.study import Study
+from vatjax.study.arm_groups import ArmGroup
 
 ROW = {
     "model": "m",

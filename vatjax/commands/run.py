@@ -233,8 +233,8 @@ def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
 
 
 def _cells(rows: Sequence[Mapping[str, Any]], several: bool) -> tuple[str, ...]:
-    from vatjax.report.select import front_mark
-    from vatjax.study.results import is_placebo
+    from vatjax.study.arm_groups import front_mark
+    from vatjax.study.columns import is_placebo
 
     first = rows[0]
     if is_placebo(first):

@@ -12,6 +12,7 @@ shapes depend on the number of contexts, values and draws alone.
 from __future__ import annotations
 
 import functools
+import html
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from vatjax.metrics.arrays import Arrayish, as_key, matmul, namespace, prepend_a
 from vatjax.metrics.coupled import Coupled
 from vatjax.metrics.intervals import Estimate
 from vatjax.metrics.moved import Moved
+from vatjax.text_table import html_table
 
 Array = jax.Array
 
@@ -124,6 +126,21 @@ class Inference(NamedTuple):
     def p(self) -> Array:
         """Returns the p of the nVAT of the raw shifts under independent values, scalar."""
         return self.raw.p
+
+    def _repr_html_(self) -> str:
+        if isinstance(self.gain.estimate, jax.core.Tracer) or jnp.ndim(self.gain.estimate):
+            return html.escape(repr(self))
+        numbers = {
+            "gain (points)": (self.gain, self.first.gain_p),
+            "off target (points per point)": (self.off_target, self.first.off_target_p),
+            "nVAT": (self.raw.nvat, self.raw.p),
+            "nVAT, debiased": (self.raw.debiased, self.raw.p),
+        }
+        rows = [
+            (name, *(f"{float(x):.3f}" for x in (interval.estimate, interval.low, interval.high, p)))
+            for name, (interval, p) in numbers.items()
+        ]
+        return html_table(("", "estimate", "low", "high", "p"), rows)
 
     def __repr__(self) -> str:
         if isinstance(self.gain.estimate, jax.core.Tracer) or jnp.ndim(self.gain.estimate):

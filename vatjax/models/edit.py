@@ -17,6 +17,7 @@ it.
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from vatjax import errors, names
+from vatjax.text_table import html_table
 
 Array = jax.Array
 
@@ -132,6 +134,16 @@ class Edit:
         known = jnp.ndim(self.strength) == 0 and not isinstance(self.strength, jax.core.Tracer)
         strength = f"{float(self.strength):g}" if known else f"of shape {jnp.shape(self.strength)}"
         return f"Edit(strength {strength}: {'; '.join(parts) or 'nothing'}; on {self.positions} tokens)"
+
+    def _repr_html_(self) -> str:
+        named = {"residual": self.residual, "neurons": self.neurons, "gains": self.gains, **(self.lora or {})}
+        rows = [
+            (name, ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(part)))
+            for name, part in named.items()
+            if part is not None
+        ]
+        rows += [(f"step {number}", step.kind) for number, step in enumerate(self.steps, 1)]
+        return f"<p>{html.escape(repr(self))}</p>" + html_table(("part", "shapes"), rows)
 
     # A vector space, and an order -----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from vatjax import errors
 from vatjax.models import decoder
 from vatjax.models.config import Config
 from vatjax.models.edit import LAST, PROMPT, WRITTEN, Edit
+from vatjax.text_table import html_table
 
 Array = jax.Array
 
@@ -56,6 +57,20 @@ class Model(nnx.Module):
         )
 
     __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        config = self.config
+        rows = {
+            "family": config.family,
+            "layers": config.layers,
+            "width": config.width,
+            "heads": f"{config.heads} of {config.head_size}, {config.kv_heads} for keys and values",
+            "vocabulary": f"{config.vocabulary:,}",
+            "context": f"{config.context:,} tokens",
+            "weights": f"{sum(leaf.size for leaf in jax.tree.leaves(self.arrays)):,} in {dtype_of(self)}",
+            "chat template": "yes" if getattr(self.tokenizer, "chat_template", None) else "none",
+        }
+        return html_table((self.name, ""), [(name, str(value)) for name, value in rows.items()])
 
     @property
     def arrays(self) -> dict[str, Any]:

@@ -15,13 +15,13 @@ import io
 import re
 from typing import Any
 
-from vatjax import store
+from vatjax import drawing, store
 from vatjax.items.source import taxonomy_of
 from vatjax.report import figures, page, sentences, verdict
 from vatjax.report.page import Figure
-from vatjax.report.select import ArmGroup, Row, arm_groups, front_mark, spreads
-from vatjax.study import Study
-from vatjax.study.results import is_placebo
+from vatjax.study import Study, plots
+from vatjax.study.arm_groups import ArmGroup, arm_groups, front_mark, spreads
+from vatjax.study.columns import Row, is_placebo
 
 PAGE = "report.html"
 PORTRAITS = 24  # most figures of single arms
@@ -72,7 +72,7 @@ class _Writer:
         self.study = study
         self.taxonomy = taxonomy_of(study.design.items)
         self.arm_groups = arm_groups(study)
-        self.intervention_styles = figures.intervention_styles(list(study.design.interventions))
+        self.intervention_styles = plots.intervention_styles(list(study.design.interventions))
         self.title = (
             f"The tax of {sentences.pluralize(len(study.design.interventions), 'intervention')}: {study.folder.name}"
         )
@@ -135,7 +135,7 @@ class _Writer:
     def plane(self, group: ArmGroup) -> str:
         """Returns the figure of gain against tax."""
         says = f"Gain against tax, {group.title}; grey: placebos; hollow: the model is broken"
-        return self.figure(figures.plot_gain_tax(group, self.intervention_styles), f"plane {group.name}", says)
+        return self.figure(plots.plot_gain_tax(group, self.intervention_styles), f"plane {group.name}", says)
 
     def push_section(self, same_push: list[ArmGroup]) -> list[str]:
         """Returns the section of one push; several seeds share a table, and each seed is collapsed after it."""
@@ -191,7 +191,7 @@ class _Writer:
 
     def figure(self, drawn: Any, name: str, says: str) -> str:
         """Writes a figure as files, and returns its HTML."""
-        png, svg = figures.render(drawn)
+        png, svg = drawing.render(drawn)
         place = self.study.folder / "figures" / re.sub(r"[^\w.+-]+", "-", name)
         for kind, content in (("png", png), ("svg", svg)):
             store.commit(place.parent / f"{place.name}.{kind}", content)

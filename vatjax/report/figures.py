@@ -1,157 +1,21 @@
-"""The figures of a report, written as PNG and SVG; the page embeds the SVG in its own colours."""
+"""The figures of a report; the page embeds their SVG in its own colours."""
 
 from __future__ import annotations
 
-import contextlib
-import html
-import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from vatjax.report import sentences
-from vatjax.report.select import ArmGroup, Row
-from vatjax.study.results import is_placebo
+from vatjax.drawing import COLOURS, FAINT, GRID, INK, set_hover, style
+from vatjax.study.arm_groups import ArmGroup
 from vatjax.values import Taxonomy
 
-# Okabe and Ito's colours, distinguishable with any colour vision; the marks make the same distinction.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
-# INK, GRID and FAINT stand for the page's colours: of text and lines, of grids, and of values under the floor.
-_HOVERS = "_vatjax_hovers"  # attribute of a figure: hover texts by part
 _LINE = 0.17  # smallest distance of two names on the circle, in radii
-INK, GRID, FAINT = "#16181d", "#d5d7dc", "#b4b7be"
-
-
-@contextlib.contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib as mpl
-
-    settings: Any = {
-        "svg.hashsalt": "vatjax",
-        "text.parse_math": False,
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "legend.frameon": False,
-        "figure.constrained_layout.use": True,
-    }
-    settings |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    with mpl.rc_context(settings):
-        yield
-
-
-def render(figure: Any) -> tuple[bytes, bytes]:
-    """Returns a figure as PNG and as SVG; named parts of the SVG show their values on hover."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    with _style():
-        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = svg.getvalue().decode()
-    for name, says in getattr(figure, _HOVERS, {}).items():
-        opening = f'<g id="{name}">'
-        text = text.replace(opening, f"{opening}<title>{html.escape(says)}</title>", 1)
-    return png.getvalue(), text.encode()
-
-
-def _hover(figure: Any, part: Any, says: str) -> None:
-    """Names a part of a figure, and sets its hover text."""
-    hovers = getattr(figure, _HOVERS, None)
-    if hovers is None:
-        hovers = {}
-        setattr(figure, _HOVERS, hovers)
-    name = f"hover{len(hovers) + 1}"
-    hovers[name] = says
-    part.set_gid(name)
-
-
-def intervention_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Returns a colour and a mark for each intervention; if colours repeat, the marks differ."""
-    return {
-        name: (COLOURS[i % len(COLOURS)], MARKS[(i + i // len(COLOURS)) % len(MARKS)]) for i, name in enumerate(names)
-    }
 
 
 # An aim -------------------------------------------------------------------------------------------------------------
-
-
-def plot_gain_tax(group: ArmGroup, styles: Mapping[str, tuple[str, str]]) -> Any:
-    """Plots gain against tax, with intervals: others' shift on the left, co-movement on the right."""
-    from matplotlib.figure import Figure
-
-    with _style():
-        figure = Figure(figsize=(9.4, 4.0))
-        axes = figure.subplots(1, 2)
-        for axis, key, title in (
-            (axes[0], "off_target_shift", "others' shift (points, root mean square)"),
-            (axes[1], "nvat_debiased", "nVAT of the types, debiased"),
-        ):
-            for name, rows in group.blind.items():
-                for row in rows:
-                    _point(axis, row, key, FAINT, styles[name][1], size=3)
-            for name, rows in group.real.items():
-                colour, mark = styles[name]
-                x, y = ([row[k] for row in rows] for k in ("gain", key))
-                axis.plot(*_complete_pairs(x, y), "-", color=colour, linewidth=0.8, alpha=0.6)
-                for row in rows:
-                    _point(axis, row, key, colour, mark, hollow=row["broken"])
-                axis.plot([], [], mark, color=colour, label=name)
-            axis.set(xlabel=f"gain of {group.target} (points)", title=title)
-            axis.axvline(0, color=GRID, linewidth=0.8, zorder=0)
-            axis.set_ylim(bottom=0)
-        front = sorted(
-            (row for rows in group.real.values() for row in rows if row["front"]), key=lambda row: float(row["gain"])
-        )
-        if len(front) > 1:
-            axes[0].step(
-                [row["gain"] for row in front],
-                [row["off_target_shift"] for row in front],
-                where="pre",
-                color=INK,
-                linewidth=1,
-                linestyle=":",
-                label="front",
-            )
-        if group.blind:
-            axes[0].plot([], [], "o", color=FAINT, markersize=3, label="placebos")
-        axes[0].legend(fontsize=8)
-    return figure
-
-
-def _point(axis: Any, row: Row, key: str, colour: str, mark: str, size: float = 6, hollow: bool = False) -> None:
-    if row["gain"] is None or row[key] is None:
-        return
-    low, high = row["gain_low"], row["gain_high"]
-    x = None if low is None else [[max(row["gain"] - low, 0)], [max(high - row["gain"], 0)]]
-    below, above = row.get(f"{key}_low"), row.get(f"{key}_high")
-    y = None if below is None or above is None else [[max(row[key] - below, 0)], [max(above - row[key], 0)]]
-    drawn = axis.errorbar(
-        row["gain"],
-        row[key],
-        xerr=x,
-        yerr=y,
-        fmt=mark,
-        color=colour,
-        markersize=size,
-        linewidth=0.9,
-        markerfacecolor="none" if hollow else colour,
-    )
-    name = f"{row['placebo']} {row['draw'] + 1}" if is_placebo(row) else row["intervention"]
-    place = f"{name} {row['amount']:g} {row['unit']}".rstrip()
-    _hover(
-        axis.figure,
-        drawn[0],
-        f"{place}: gain {sentences.interval(row, 'gain')}, {sentences.interval(row, key)}{' (broken)' * hollow}",
-    )
-
-
-def _complete_pairs(x: Sequence[Any], y: Sequence[Any]) -> tuple[list[float], list[float]]:
-    pairs = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
-    return [a for a, _ in pairs], [b for _, b in pairs]
 
 
 def plot_levels(group: ArmGroup, styles: Mapping[str, tuple[str, str]]) -> Any:
@@ -165,7 +29,7 @@ def plot_levels(group: ArmGroup, styles: Mapping[str, tuple[str, str]]) -> Any:
     if not kinds:
         return None
     shown = (("gain", "gain"), ("off_target_shift", "others' shift"), ("nvat_debiased", "nVAT, debiased"))
-    with _style():
+    with style():
         figure = Figure(figsize=(9.4, 2.5 * len(kinds)))
         axes = figure.subplots(len(kinds), 3, squeeze=False)
         for line, (unit, names) in zip(axes, kinds.items(), strict=True):
@@ -199,7 +63,7 @@ def plot_arm(content: Mapping[str, Any], taxonomy: Taxonomy, title: str, colour:
     """
     from matplotlib.figure import Figure
 
-    with _style():
+    with style():
         figure = Figure(figsize=(9.4, 15))
         grid = figure.add_gridspec(4, 2, height_ratios=(1.15, 1.1, 1, 1))
         types = content["levels"]["types"]
@@ -234,7 +98,7 @@ def _coupling(axis: Any, types: Mapping[str, Any]) -> None:
         if np.isfinite(r[i, j]):
             # Invisible, but it receives the pointer: fully transparent patches have no surface in SVG.
             cell = axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, linewidth=0, facecolor=INK, alpha=0.004))
-            _hover(axis.figure, cell, f"{names[i]}, {names[j]}: {r[i, j]:.2f} [{low[i, j]:.2f}, {high[i, j]:.2f}]")
+            set_hover(axis.figure, cell, f"{names[i]}, {names[j]}: {r[i, j]:.2f} [{low[i, j]:.2f}, {high[i, j]:.2f}]")
     rows, columns = np.nonzero(np.isfinite(r) & (low * high > 0))
     axis.plot(columns, rows, ".", color=INK, markersize=4)
     short = [_short(name, 14) for name in names]
@@ -378,7 +242,9 @@ def _bars(axis: Any, level: Mapping[str, Any], key: str, title: str, colour: str
     bars = axis.bar(x, middle, color=colours, width=0.75, edgecolor=[INK if n in target else "none" for n in names])
     for name, bar, size, low, high in zip(names, bars, middle, *ends, strict=True):
         if np.isfinite(size):
-            _hover(axis.figure, bar, f"{name}: {size:.2f}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""))
+            set_hover(
+                axis.figure, bar, f"{name}: {size:.2f}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else "")
+            )
     error = np.clip(np.stack([middle - ends[0], ends[1] - middle]), 0, None)
     axis.errorbar(x, middle, yerr=np.where(np.isnan(error), 0, error), fmt="none", ecolor=INK, linewidth=0.6)
     axis.axhline(0, color=GRID, linewidth=0.8)

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vatjax.report.figures import FAINT, GRID, INK
+from vatjax.drawing import FAINT, GRID, INK
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #16181d; --dim: #5b616e; --paper: #fbfbfa; --card: #ffffff; --line: #d5d7dc;
@@ -59,7 +59,7 @@ class Figure(NamedTuple):
     """A figure on the page.
 
     Attributes:
-        svg: as `figures.render` returns it.
+        svg: as `drawing.render` returns it.
         says: its caption, and its text for screen readers.
     """
 

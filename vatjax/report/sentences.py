@@ -8,9 +8,9 @@ from typing import Any
 
 from vatjax.edits.outcome import MOST_PERPLEXITY
 from vatjax.interventions import display_name
-from vatjax.report.select import ArmGroup, Row
 from vatjax.study import Study
-from vatjax.study.results import is_placebo
+from vatjax.study.arm_groups import ArmGroup
+from vatjax.study.columns import Row, is_placebo
 
 LEGEND = (
     "gain: how far the target moved the way it was pushed, in rating points; ~ after it: cannot be distinguished from 0.",

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from vatjax.report import sentences as wording
-from vatjax.report.select import ArmGroup, Row, Spread, front_mark
 from vatjax.study import Study
+from vatjax.study.arm_groups import ArmGroup, Spread, front_mark
+from vatjax.study.columns import Row
 
 COLUMNS = ("", "amount", "gain (points)", "beyond placebo", "others' shift (points)", "mass", "verdict")
 

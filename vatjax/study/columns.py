@@ -137,3 +137,8 @@ def _typed(key: str, text: str) -> Any:
         return {"": None, "True": True, "False": False}[text]
     number = float(text)
     return int(number) if key in _WHOLE else number
+
+
+def is_placebo(row: Mapping[str, Any]) -> bool:
+    """Returns whether a row is a draw of a placebo."""
+    return row["placebo"] not in (NONE, "")  # empty in a study of an earlier version

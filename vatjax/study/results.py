@@ -23,14 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from vatjax import config, errors, metrics, models, names, states, store, tables
+from vatjax import config, drawing, errors, metrics, models, names, states, store, tables
 from vatjax.analysis import LEVELS
 from vatjax.interventions import Arm
 from vatjax.interventions.found import EDIT
 from vatjax.models import Edit, Model
 from vatjax.states import ValueState
 from vatjax.store.artifacts import Artifact, ArtifactStore
-from vatjax.study.columns import NONE, Row, data_dictionary, read_csv, to_csv
+from vatjax.study import plots
+from vatjax.study.arm_groups import arm_groups
+from vatjax.study.columns import NONE, Row, data_dictionary, is_placebo, read_csv, to_csv
 from vatjax.study.design import Design
 from vatjax.study.failures import failure_lines
 from vatjax.study.graph import ArtifactGraph, before_of
@@ -134,6 +136,24 @@ class Study:
         """Returns `rows` as a `pandas.DataFrame`."""
         return tables.data_frame(self.rows)
 
+    def plot(self, path: store.Path, target: str = "", direction: str = "") -> None:
+        """Writes the gain-tax plane of one push as .svg or .png: of the first, or of a target and a direction.
+
+        Raises:
+            InputError: if the study has no such push.
+        """
+        groups = [
+            group
+            for group in arm_groups(self)
+            if group.target == (target or group.target) and group.direction == (direction or group.direction)
+        ]
+        if not groups:
+            pushes = sorted({f"{row['direction']} {row['target']}" for row in self.rows})
+            push = " ".join(part for part in (direction, target) if part)
+            raise errors.InputError(f"{push}: no such push in the study; it has {', '.join(pushes) or 'none'}")
+        styles = plots.intervention_styles(list(self.design.interventions))
+        drawing.save(plots.plot_gain_tax(groups[0], styles), path)
+
     def result(self, row: Row) -> dict[str, Any]:
         """Returns all statistics of an arm: the data of `vatjax tax --json`, and how far its target is controlled."""
         path = self._artifact_folder(self._index_entry(row)["piece"]) / "numbers.json"
@@ -213,11 +233,6 @@ def open_study(folder: store.Path) -> Study:
         raise errors.InputError(f"{path / 'index.json'}: damaged; run the study again") from None
     rows, against = (read_csv(path / name) for name in ("results.csv", "comparisons.csv"))
     return Study(path, design, rows, against, failed, results)
-
-
-def is_placebo(row: Mapping[str, Any]) -> bool:
-    """Returns whether a row is a draw of a placebo."""
-    return row["placebo"] not in (NONE, "")  # empty in a study of an earlier version
 
 
 # Rows ---------------------------------------------------------------------------------------------------------------

@@ -44,12 +44,12 @@ def acquire(batch: Batch, status: ArtifactStatus) -> tuple[Readiness, store.Leas
 
 
 def _acquire(batch: Batch, status: ArtifactStatus) -> tuple[Readiness, store.Leases | None]:
-    own = {artifact.address for artifact in batch.artifacts}
+    addresses = {artifact.address for artifact in batch.artifacts}
     dependencies = [
         dependency
         for artifact in batch.artifacts
         for dependency in artifact.dependencies.values()
-        if dependency.address not in own
+        if dependency.address not in addresses
     ]
     if not all(status.is_settled(dependency) for dependency in dependencies):
         return Readiness.BLOCKED, None

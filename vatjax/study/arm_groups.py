@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vatjax.interventions import display_name
-from vatjax.study import Study
-from vatjax.study.results import is_placebo
+from vatjax.study.columns import Row, is_placebo
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from vatjax.study.results import Study
 
 
 class ArmGroup(NamedTuple):
