@@ -89,7 +89,7 @@ def last_logits(model: models.Model, tokens: jax.Array) -> jax.Array:
     weights, config = model.arrays, model.config
     present = jnp.ones(tokens.shape, bool)
     hidden = decoder.embed(weights, config, tokens)
-    run = decoder.run_layers(weights, config, hidden, models.positions_of(present), present)
+    run = decoder.run_layers(weights, config, hidden, decoder.Layout(models.positions_of(present), present))
     return decoder.head(weights, config, run.hidden[:, -1])
 
 

@@ -113,7 +113,7 @@ def loss(weights: Any, config: Config, batch: Batch, seen: Array) -> tuple[Array
     hidden = decoder.embed(weights, config, batch.tokens)
     positions = jnp.broadcast_to(jnp.arange(batch.tokens.shape[1]), batch.tokens.shape)
     hidden = decoder.run_layers(
-        weights, config, hidden, positions, jnp.asarray(batch.present), unroll=config.layers
+        weights, config, hidden, decoder.Layout(positions, jnp.asarray(batch.present)), unroll=config.layers
     ).hidden
     place = jnp.minimum(batch.place, batch.tokens.shape[1] - 1)
     read = jnp.take_along_axis(hidden, place[..., None], axis=1)

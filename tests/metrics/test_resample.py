@@ -32,7 +32,7 @@ def test_reweighting_is_resampling(few, clusters):
 def test_few_and_many_levels_give_one_result():
     x, index = data(90), jnp.arange(90) // 3
     w = metrics.bootstrap_weights(jax.random.key(1), 30, 1, jnp.float32)[0]
-    few, many = (resample.prepare(x, index, 30, levels) for levels in (resample.level_count(x), 0))
+    few, many = (resample.prepare(x, index, 30, levels) for levels in (resample.level_count(x), None))
     assert few.levels is not None
     assert many.levels is None
     np.testing.assert_allclose(few.coupling(w), many.coupling(w), rtol=0, atol=1e-6)

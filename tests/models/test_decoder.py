@@ -81,7 +81,9 @@ def test_every_segment_of_layers_gives_the_same():
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def run(hidden, first, last):
-        return decoder.run_layers(weights, config, hidden, positions, present, first=first, last=last).hidden
+        return decoder.run_layers(
+            weights, config, hidden, decoder.Layout(positions, present), first=first, last=last
+        ).hidden
 
     whole = run(decoder.embed(weights, config, tokens), 0, config.layers)
     for cut in (1, 3, 6):
@@ -109,7 +111,7 @@ def test_cached_decoding_is_the_uncached_pass(family, step):
     @jax.jit
     def run(cache, tokens, positions, present):
         hidden = decoder.embed(weights, config, tokens)
-        out = decoder.run_layers(weights, config, hidden, positions, present, cache=cache)
+        out = decoder.run_layers(weights, config, hidden, decoder.Layout(positions, present), cache=cache)
         return out.cache, decoder.head(weights, config, out.hidden)
 
     for start in range(0, 21, step):
@@ -153,7 +155,9 @@ def test_remat_and_unrolling_change_nothing(remat, unroll):
 
     def total(weights, **options):
         hidden = decoder.embed(weights, config, tokens)
-        run = decoder.run_layers(weights, config, hidden, models.positions_of(mask), mask.astype(bool), **options)
+        run = decoder.run_layers(
+            weights, config, hidden, decoder.Layout(models.positions_of(mask), mask.astype(bool)), **options
+        )
         return jnp.sum(jnp.tanh(run.hidden))
 
     plain, other = (
@@ -254,7 +258,9 @@ def test_what_is_computed_anew_is_not_kept():
         def total(weights):
             hidden = decoder.embed(weights, config, tokens)
             present = jnp.ones(tokens.shape, bool)
-            run = decoder.run_layers(weights, config, hidden, models.positions_of(present), present, remat=remat)
+            run = decoder.run_layers(
+                weights, config, hidden, decoder.Layout(models.positions_of(present), present), remat=remat
+            )
             return jnp.sum(run.hidden**2)
 
         return jax.jit(jax.grad(total)).lower(weights).compile().memory_analysis().temp_size_in_bytes
@@ -278,7 +284,7 @@ def test_products_are_kept_in_the_dtype_of_the_model():
         hidden = decoder.embed(weights, config, tokens)
         there = jnp.ones(tokens.shape, bool)
         run = decoder.run_layers(
-            weights, config, hidden, models.positions_of(there), there, edit=edit, remat="products"
+            weights, config, hidden, decoder.Layout(models.positions_of(there), there), edit=edit, remat="products"
         )
         return jnp.sum(run.hidden.astype(jnp.float32))
 

@@ -248,7 +248,13 @@ def test_residuals_are_those_of_each_prompt_alone(family):
             there, at = jnp.ones(ids.shape, bool), jnp.arange(ids.shape[1])[None]
             for layer in range(model.config.layers):
                 run = decoder.run_layers(
-                    model.arrays, model.config, hidden, at, there, first=layer, last=layer + 1, edit=change
+                    model.arrays,
+                    model.config,
+                    hidden,
+                    decoder.Layout(at, there),
+                    first=layer,
+                    last=layer + 1,
+                    edit=change,
                 )
                 hidden = run.hidden
                 np.testing.assert_allclose(found[layer, k], hidden[0, -1], rtol=0, atol=5e-5)

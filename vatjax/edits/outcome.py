@@ -232,9 +232,8 @@ def _likelihoods(model: Model, edits: Edit, tokens: Array, present: Array) -> Ar
     def mean_nll(edit: Edit) -> Array:
         kind = jnp.full(tokens.shape, WRITTEN if edit.positions == "written" else PROMPT, jnp.int8)
         hidden = decoder.embed(weights, config, tokens)
-        hidden = decoder.run_layers(
-            weights, config, hidden, positions_of(present), present, edit=edit, kind=kind
-        ).hidden
+        layout = decoder.Layout(positions_of(present), present, kind)
+        hidden = decoder.run_layers(weights, config, hidden, layout, edit=edit).hidden
         log_probs = token_log_probs(weights, config, hidden[:, :-1], tokens[:, 1:])
         return -jnp.sum(jnp.where(present[:, 1:], log_probs, 0)) / jnp.sum(present[:, 1:]).astype(jnp.float32)
 

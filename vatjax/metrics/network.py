@@ -65,7 +65,7 @@ def compare_networks(
     pre, post = _standardised(pre), _standardised(post)
     missing = coupling.has_missing(pre) or coupling.has_missing(post) if missing is None else missing
     both = jnp.concatenate([pre, post])
-    levels = 0 if missing else resample.level_count(both)
+    levels = None if missing else resample.level_count(both)
     index = jnp.asarray(groups.index[0])
     compared: NetworkComparison = _compare(both, index, as_key(key), groups.counts[0], levels, missing, resamples)
     return compared
@@ -79,7 +79,7 @@ def _standardised(x: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _compare(
-    both: Array, index: Array, key: Array, count: int, levels: int, missing: bool, resamples: int
+    both: Array, index: Array, key: Array, count: int, levels: int | None, missing: bool, resamples: int
 ) -> NetworkComparison:
     # States before and after are ranked once, together: an exchange is a weight of 0 or 1 for each half of a cluster.
     prepared = resample.prepare(both, jnp.concatenate([index, index + count]), 2 * count, levels, missing)

@@ -159,28 +159,28 @@ class Reweighter:
         return ranks.mask_incomplete(ranks.correlation(z, per_context), jnp.all(self.ranks.present, axis=0))
 
 
-def prepare(x: Array, index: Array, count: int, levels: int = 0, missing: bool = False) -> Reweighter:
+def prepare(x: Array, index: Array, count: int, levels: int | None = None, missing: bool = False) -> Reweighter:
     """Ranks the columns of [contexts, values] and, where ratings are few, counts them by cluster.
 
     Args:
         x: [contexts, values].
         index: the cluster of each context, [contexts].
         count: number of clusters.
-        levels: an upper bound on the distinct ratings of a column; 0 for many.
+        levels: an upper bound on the distinct ratings of a column; None for many.
         missing: as in `spearman`.
     """
     few = None
-    if levels and not missing:
+    if levels is not None and not missing:
         few = ranks.level_counts(x, index, count, levels)  # then the compiler leaves the sorting out
     return Reweighter(index, ranks.rank(x), few, missing)
 
 
-def level_count(x: Array) -> int:
-    """Returns the maximum number of distinct ratings per column, rounded up to a shared size; 0 if many or unknown."""
+def level_count(x: Array) -> int | None:
+    """Returns the maximum number of distinct ratings per column, rounded up to a shared size; None if many or unknown."""
     if not is_concrete(x):
-        return 0
+        return None
     most = coupling.max_distinct(x)
-    return next((size for size in LEVEL_COUNTS if most <= size), 0)
+    return next((size for size in LEVEL_COUNTS if most <= size), None)
 
 
 def map_resamples(weights: Array, statistic: Callable[[Array], Any], ratings: int) -> Any:
@@ -226,13 +226,13 @@ def couplings(x: Array, weights: Array, clusters: Any = None, missing: bool | No
     if weights.ndim != 2 or weights.shape[1] != groups.count:
         raise ValueError(f"expected weights of [resamples, {groups.count} clusters], found the shape {weights.shape}")
     missing = coupling.has_missing(x) if missing is None else missing
-    levels = 0 if missing else level_count(x)
+    levels = None if missing else level_count(x)
     stacked: Array = _couplings(x, weights, jnp.asarray(groups.index[0]), levels, missing)
     return stacked
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _couplings(x: Array, weights: Array, index: Array, levels: int, missing: bool) -> Array:
+def _couplings(x: Array, weights: Array, index: Array, levels: int | None, missing: bool) -> Array:
     prepared = prepare(x, index, weights.shape[1], levels, missing)
     stacked: Array = map_resamples(weights, prepared.coupling, x.size)
     return stacked

@@ -60,7 +60,7 @@ def amplification(
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
 def _amplification(
-    shift: Array, member: Array, index: Array, key: Array, count: int, levels: int, missing: bool, splits: int
+    shift: Array, member: Array, index: Array, key: Array, count: int, levels: int | None, missing: bool, splits: int
 ) -> Amplification:
     prepared = resample.prepare(shift, index, count, levels, missing)
     present = ~jnp.isnan(shift)
@@ -108,14 +108,14 @@ def _mean(x: Array, where: Array) -> Array:
     return jnp.sum(jnp.where(sound, x, 0)) / jnp.where(count > 0, count, jnp.nan)
 
 
-def _prepared(shift: Array, clusters: Any, missing: bool | None) -> tuple[Array, Array, int, int, bool]:
+def _prepared(shift: Array, clusters: Any, missing: bool | None) -> tuple[Array, Array, int, int | None, bool]:
     """Returns columns, their clusters, the numbers of clusters and of levels, and whether ratings are missing."""
     shift = shifts.as_matrix(shift)
     groups = resample.clusters_of(clusters, shift.shape[0])
     if len(groups.index) > 1:
         raise ValueError("scenes are drawn by one key; choose one of the crossed keys")
     missing = coupling.has_missing(shift) if missing is None else missing
-    levels = 0 if missing else resample.level_count(shift)
+    levels = None if missing else resample.level_count(shift)
     return shift, jnp.asarray(groups.index[0]), groups.count, levels, missing
 
 
@@ -189,7 +189,7 @@ def robustness(
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
 def _robustness(
-    shift: Array, index: Array, key: Array, count: int, levels: int, missing: bool, share: float, draws: int
+    shift: Array, index: Array, key: Array, count: int, levels: int | None, missing: bool, share: float, draws: int
 ) -> Robustness:
     prepared = resample.prepare(shift, index, count, levels, missing)
     whole = prepared.coupling(jnp.ones(count, shift.dtype))
@@ -241,7 +241,9 @@ def stability(
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _stability(shift: Array, index: Array, key: Array, count: int, levels: int, missing: bool, draws: int) -> Stability:
+def _stability(
+    shift: Array, index: Array, key: Array, count: int, levels: int | None, missing: bool, draws: int
+) -> Stability:
     prepared = resample.prepare(shift, index, count, levels, missing)
     tax = coupling.vat(prepared.coupling(jnp.ones(count, shift.dtype)))
     sizes = jnp.asarray([max(2, round((1 - share) * count)) for share in (*_DROPPED, 0.5)])

@@ -54,6 +54,25 @@ class Cache(NamedTuple):
     length: Array
 
 
+class Layout(NamedTuple):
+    """Layout of the tokens of a pass.
+
+    Attributes:
+        positions: [batch, time].
+        present: [batch, time] bool, False for padding.
+        kind: [batch, time], the role of each token in its prompt (`edit.PROMPT`, `LAST`, `WRITTEN`): needed by edits that do
+            not touch every token.
+        tree: for rows that hold several texts, which tokens see which; without a cache.
+        gaps: static; whether there may be padding inside a text, in its cache.
+    """
+
+    positions: Array
+    present: Array
+    kind: Array | None = None
+    tree: attention.Tree | None = None
+    gaps: bool = False
+
+
 class DecoderOutput(NamedTuple):
     """Output of a pass through the layers.
 
@@ -114,18 +133,14 @@ def run_layers(
     weights: Weights,
     config: Config,
     hidden: Array,
-    positions: Array,
-    present: Array,
+    layout: Layout,
     *,
     first: int = 0,
     last: int | None = None,
     cache: Cache | None = None,
     edit: Edit | None = None,
-    kind: Array | None = None,
-    tree: attention.Tree | None = None,
     unroll: int = 1,
     remat: Remat = "none",
-    gaps: bool = False,
 ) -> DecoderOutput:
     """Runs the layers from `first` to before `last`: those below an edit can be run once for many edits.
 
@@ -133,29 +148,24 @@ def run_layers(
         weights: of the whole model.
         config: of the model.
         hidden: [batch, time, width].
-        positions: [batch, time].
-        present: [batch, time] bool, False for padding.
+        layout: of the tokens.
         first, last: static.
         cache: of the preceding tokens; the new ones are appended.
         edit: a change of the computation; its arrays have all layers of the model.
-        kind: [batch, time], the role of each token in its prompt (`edit.PROMPT`, `LAST`, `WRITTEN`): needed by edits
-            that do not touch every token.
-        tree: for rows that hold several texts, which tokens see which; without a cache.
         unroll: the number of layers in one step of the scan.
         remat: what the backward pass keeps: everything ("none"), each layer's products with weights, in the model's
             dtype ("products"), or only each layer's input ("layers"). It recomputes the rest.
-        gaps: whether there may be padding inside a text, in its cache.
     """
     last = config.layers if last is None else last
-    touched = touched_tokens(edit, kind)
-    ropes = rope.cos_sin_tables(config.ropes, positions)
-    if tree is not None:
-        allowed, back = attention.tree_mask(tree, positions)
+    touched, present = touched_tokens(edit, layout.kind), layout.present
+    ropes = rope.cos_sin_tables(config.ropes, layout.positions)
+    if layout.tree is not None:
+        allowed, back = attention.tree_mask(layout.tree, layout.positions)
     elif cache is None:
         allowed, back = attention.causal_mask(present, hidden.shape[1])
     else:
         present = lax.dynamic_update_slice(cache.present, present, (0, cache.length))
-        allowed, back = attention.causal_mask(present, hidden.shape[1], cache.length, gaps)
+        allowed, back = attention.causal_mask(present, hidden.shape[1], cache.length, layout.gaps)
 
     def step(carry: Any, along: Any) -> tuple[Any, None]:
         h, keys, values = carry

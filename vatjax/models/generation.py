@@ -152,7 +152,7 @@ def _generate(
     ) -> tuple[decoder.Cache, Array]:
         hidden = decoder.embed(weights, config, tokens)
         run = decoder.run_layers(
-            weights, config, hidden, positions, present, cache=cache, edit=edit, kind=kind, gaps=gaps
+            weights, config, hidden, decoder.Layout(positions, present, kind, gaps=gaps), cache=cache, edit=edit
         )
         assert run.cache is not None
         return run.cache, decoder.head(weights, config, run.hidden[:, -1])
@@ -210,7 +210,7 @@ def _start_cache(model: Model, trunk: Array, batch: int, places: int, edit: Edit
     trunk_cache = decoder.empty_cache(config, 1, length, dtype)
     kind = jnp.full((1, length), PROMPT)
     run = decoder.run_layers(
-        weights, config, hidden, positions_of(present), present, cache=trunk_cache, edit=edit, kind=kind
+        weights, config, hidden, decoder.Layout(positions_of(present), present, kind), cache=trunk_cache, edit=edit
     )
     assert run.cache is not None
 

@@ -170,5 +170,5 @@ def _logits(
     weights, config = model.arrays, model.config
     positions = positions_of(present) if positions is None else positions
     hidden = decoder.embed(weights, config, tokens)
-    run = decoder.run_layers(weights, config, hidden, positions, present, edit=edit, kind=kind)
+    run = decoder.run_layers(weights, config, hidden, decoder.Layout(positions, present, kind), edit=edit)
     return decoder.head(weights, config, run.hidden)

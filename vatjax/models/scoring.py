@@ -61,7 +61,8 @@ def log_probs(
 def _log_probs(model: Model, tokens: Array, present: Array, edit: Edit | None, kind: Array, count: int) -> Array:
     weights, config = model.arrays, model.config
     hidden = decoder.embed(weights, config, tokens)
-    hidden = decoder.run_layers(weights, config, hidden, positions_of(present), present, edit=edit, kind=kind).hidden
+    layout = decoder.Layout(positions_of(present), present, kind)
+    hidden = decoder.run_layers(weights, config, hidden, layout, edit=edit).hidden
     first = max(1, tokens.shape[1] - count)
     values = token_log_probs(weights, config, hidden[:, first - 1 : -1], tokens[:, first:])
     known = present[:, first:] & present[:, first - 1 : -1]

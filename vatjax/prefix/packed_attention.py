@@ -116,7 +116,8 @@ def compute_trunk(
     hidden = decoder.embed(weights, config, tokens[None])
     present = jnp.ones((1, time), bool)
     kind = jnp.full((1, time), PROMPT)
-    run = decoder.run_layers(weights, config, hidden, positions[None], present, cache=cache, edit=edit, kind=kind)
+    layout = decoder.Layout(positions[None], present, kind)
+    run = decoder.run_layers(weights, config, hidden, layout, cache=cache, edit=edit)
     assert run.cache is not None
     return Store(run.cache.key[:, 0], run.cache.value[:, 0], jnp.where(positions < length, positions, _NOWHERE))
 

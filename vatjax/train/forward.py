@@ -61,10 +61,8 @@ def hidden(
         weights,
         config,
         first,
-        positions,
-        present,
+        decoder.Layout(positions, present, tree=tree),
         edit=edit,
-        tree=tree,
         unroll=memory.unroll,
         remat=memory.remat,
     )
