@@ -123,16 +123,15 @@ def steer(
     candidate = edits.find_candidate(model, items, target, sign, edits.Finder(method, **options), places, how)
     if len(candidate.places) * len(strengths) == 1:
         return strengths[0] * candidate.make(candidate.places[0])
-    sample = edits.sample_target_scenes(items.split()[0], target, scenes)
-    points = edits.sweep(
-        model, sample, target, candidate.make, candidate.places, strengths, sign, how=how, on_progress=on_progress
+    points = edits.sweep_train_side(
+        model, items, target, candidate, strengths, sign, scenes=scenes, how=how, on_progress=on_progress
     )
-    best = edits.best_point(points)
-    why = edits.no_gain_reason(best)
-    if best is None or why:
+    try:
+        best = edits.best_of(points)
+    except edits.NoGain as error:
         raise errors.InputError(
-            f"{method}, {target}, {direction}: {why} on the train side; give other layers or strengths"
-        )
+            f"{method}, {target}, {direction}: {error} on the train side; give other layers or strengths"
+        ) from None
     return best.strength * candidate.make(best.layers)
 
 

@@ -229,8 +229,9 @@ def test_what_is_never_written_can_not_be_edited(model, found):
 @pytest.mark.thorough
 def test_a_push_beside_its_placebos(model, found):
     real = edits.steer(found, [0])
-    pushes = {"real": edits.Push(real)} | {
-        f"random {i}": edits.Push(edits.random_like(real, jax.random.key(i)), placebo="random") for i in range(3)
+    pushes = {"real": edits.Push(elicit.Condition(edit=real))} | {
+        f"random {i}": edits.Push(elicit.Condition(edit=edits.random_like(real, jax.random.key(i))), "random")
+        for i in range(3)
     }
     first, *others = edits.run_trials(model, SOME, "Power", pushes)
     assert first.resolved

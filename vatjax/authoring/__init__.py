@@ -7,41 +7,32 @@
 A writer is a model (`ModelWriter`), a table (`TableWriter`) or another `Writer`; a judge is a `ModelJudge` or `Judge`.
 """
 
-from vatjax.authoring.card import build_card
 from vatjax.authoring.from_model import ModelWriter
 from vatjax.authoring.from_table import TableWriter
-from vatjax.authoring.judge_gates import Judge, ModelJudge
+from vatjax.authoring.judge_gates import ModelJudge
 from vatjax.authoring.leak import find_leak, words_for
-from vatjax.authoring.markdown import render_markdown
-from vatjax.authoring.near_duplicates import NearestText, ShingleIndex, shingles
-from vatjax.authoring.pipeline import BuildResult, run_pipeline
+from vatjax.authoring.near_duplicates import ShingleIndex, shingles
+from vatjax.authoring.pipeline import run_pipeline
 from vatjax.authoring.publishing import publish
-from vatjax.authoring.records import Record, Request, Stage, Text, Verdict
+from vatjax.authoring.records import Record, Request, Stage, Text
 from vatjax.authoring.settings import Build, Gates
 from vatjax.authoring.to_items import to_items
-from vatjax.authoring.writers import Writer, Written
+from vatjax.authoring.writers import Writer
 
 __all__ = [
     "Build",
-    "BuildResult",
     "Gates",
-    "Judge",
     "ModelJudge",
     "ModelWriter",
-    "NearestText",
     "Record",
     "Request",
     "ShingleIndex",
     "Stage",
     "TableWriter",
     "Text",
-    "Verdict",
     "Writer",
-    "Written",
-    "build_card",
     "find_leak",
     "publish",
-    "render_markdown",
     "run_pipeline",
     "shingles",
     "to_items",

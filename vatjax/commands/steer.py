@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
-from vatjax import errors, prompts, store
+from vatjax import errors, store
 from vatjax.commands import show, steer_tables
 from vatjax.commands.devices import Devices
 from vatjax.commands.display import Display
@@ -17,8 +17,6 @@ from vatjax.items import Source, open_source
 from vatjax.prompts import ElicitConfig
 
 Place = tuple[int, ...]
-
-_EDITS = ("mean", "pca", "probe", "conva", "split", "neurons", "conditional")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +93,8 @@ class Steer(Devices):
         from vatjax import edits, interventions, models
         from vatjax.elicit import prefill
 
-        for name, methods in edits.METHODS_BY_OPTION.items():
+        of_edits = dict.fromkeys(("layers", "strengths", "scenes"), edits.METHODS)
+        for name, methods in (edits.METHODS_BY_OPTION | of_edits | {"shots": ("shots",)}).items():
             if getattr(self, name) != _default(name) and self.method not in methods:
                 raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
         show.print_message(f"{self.model}: loading")
@@ -113,17 +112,12 @@ class Steer(Devices):
             raise errors.InputError(f"{self.out}: {store.reason(error)}") from None
         how = prefill.ensure_option_mass(model, self.how, self.allow_low_mass, show.print_message)
         with Display() as display:
-            if self.method == "shots":
-                content, chosen = self._shots(model, data, source, counts, how, display), None
-            else:
-                content, chosen = self._edit(model, data, source, places, strengths, how, display)
-        settings = {"model": self.model, "target": self.target, "direction": self.direction, "method": self.method}
-        content = store.nonfinite_to_none({**settings, **content})
-        store.commit_json(folder / "steer.json", content)
+            experiment = self._experiment(model, data, places, strengths, counts, how, display)
+        content = self._write(model, experiment)
         if self.json:
             show.print_json(content)
         else:
-            steer_tables.print_report(content, chosen)
+            steer_tables.print_report(content, experiment.best)
             print(f"\n{self.out}: written")
         return 0
 
@@ -136,9 +130,6 @@ class Steer(Devices):
         for name in ("pairs", "scenes", "placebos", "top"):
             if getattr(self, name) < 0:
                 raise errors.InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
-        for name, methods in (("layers", _EDITS), ("strengths", _EDITS), ("shots", ("shots",))):
-            if getattr(self, name) != _default(name) and self.method not in methods:
-                raise errors.InputError(f"{name}: it works with {', '.join(methods)}, and not with {self.method}")
 
     def _counts(self) -> tuple[int, ...]:
         counts = _numbers(self.shots, "shots")
@@ -146,151 +137,72 @@ class Steer(Devices):
             raise errors.InputError(f"shots: expected numbers of examples such as 2,4,8, found {self.shots!r}")
         return tuple(int(count) for count in counts)
 
-    # Examples -------------------------------------------------------------------------------------------------------
-
-    def _shots(
-        self, model: Any, data: Any, source: Source, counts: tuple[int, ...], how: ElicitConfig, display: Display
-    ) -> dict[str, Any]:
-        from vatjax import edits, elicit
-
-        drawn: dict[str, Any] = {"test": source.test, "seed": source.seed}
-        pushes = {
-            f"{count} shot{'s' * (count > 1)}": edits.Push(
-                shots=prompts.demonstrations(data, self.target, self.sign, count, how.scales()[0], **drawn)
-            )
-            for count in counts
-        }
-        display.stage(f"rating {_counted(self.placebos, 'draw')} of neutral examples")
-        for number in range(self.placebos):
-            display.progress(number / self.placebos)
-            shown = elicit.neutral_shots(model, data, max(counts), self.target, how, draw=number, **drawn)
-            pushes[f"neutral shots {number + 1}"] = edits.Push(shots=shown, placebo="neutral shots")
-        _, test = data.split(**drawn)
-        trials = self._trials(model, test, pushes, how, display)
-        most = max((push.shots for push in pushes.values() if not push.placebo), key=len)
-        return {**_trials(trials), "shots": [{**shot.fields, "rating": shot.rating} for shot in most]}
-
-    def _trials(self, model: Any, test: Any, pushes: Any, how: ElicitConfig, display: Display) -> Any:
-        """Rates the test side under every push."""
-        from vatjax import edits
-
-        display.stage(
-            f"rating the test side {len(pushes) + 1} times: unedited, edited, and under placebos",
-            _estimate(model, test, how, len(pushes) + 1),
-        )
-        return edits.run_trials(model, test, self.target, pushes, self.sign, how, on_progress=display.progress)
-
-    # Edits ----------------------------------------------------------------------------------------------------------
-
-    def _edit(
+    def _experiment(
         self,
         model: Any,
         data: Any,
-        source: Source,
         places: list[Place],
-        strengths: tuple[float, ...],
+        strengths: Any,
+        counts: Any,
         how: ElicitConfig,
         display: Display,
-    ) -> tuple[dict[str, Any], Any]:
+    ) -> Any:
+        """Runs the experiment; shows the sweep of one that finds no gain."""
+        from vatjax import edits, prefix
+
+        def start_stage(label: str, tokens: int) -> None:
+            seconds = show.format_duration(prefix.seconds_for(model, tokens))
+            display.stage(label, f"about {tokens:,} tokens, {seconds} and compiling" if tokens else "")
+
+        options: dict[str, Any] = {
+            "placebos": self.placebos,
+            "how": how,
+            "callbacks": edits.Callbacks(start_stage, display.progress, display.message),
+        }
+        split: dict[str, Any] = {"test": self.items.test, "seed": self.items.seed}
+        if self.method == "shots":
+            return edits.shots_experiment(model, data, self.target, self.sign, counts=counts, **split, **options)
+        known = {field.name for field in dataclasses.fields(edits.Finder)} - {"test", "seed", "draw"}
+        settings: dict[str, Any] = {name: getattr(self, name) for name in known}
+        finder = edits.Finder(**settings, **split)
+        if strengths:
+            options["strengths"] = strengths
+        options |= {"finder": finder, "places": places, "scenes": self.scenes}
+        try:
+            return edits.edit_experiment(model, data, self.target, self.sign, **options)
+        except edits.NoGain as error:
+            sweep = store.nonfinite_to_none([_point(point) for point in error.points])
+            steer_tables.print_sweep({"sweep": sweep, "curves": []}, error.best)
+            raise errors.InputError(f"{error}: give other --strengths or other --layers") from None
+
+    def _write(self, model: Any, experiment: Any) -> dict[str, Any]:
+        """Writes the files of an experiment, and returns the content of steer.json."""
         from vatjax import edits, models
 
-        known = {field.name for field in dataclasses.fields(edits.Finder)} - {"test", "seed", "draw"}
-        options: dict[str, Any] = {name: getattr(self, name) for name in known}
-        finder = edits.Finder(**options, test=source.test, seed=source.seed)
-        pairs = how.of_pairs()
-        display.stage(f"finding an edit by {self.method} from up to {self.pairs} contrast pairs of the train side")
-        tried = edits.find_candidate(model, data, self.target, self.sign, finder, places, pairs)
-        train, test = data.split(source.test, source.seed)
-        sweep_items = edits.sample_target_scenes(train, self.target, self.scenes, source.seed)
-        strengths = strengths or edits.STRENGTHS
-        swept = len(tried.places) * len(strengths)
-        display.stage(
-            f"a sweep of {_counted(len(tried.places), 'place')} and {_counted(len(strengths), 'strength')}",
-            _estimate(model, sweep_items, pairs, swept + 1),
-        )
-        points = edits.sweep(
-            model,
-            sweep_items,
-            self.target,
-            tried.make,
-            tried.places,
-            strengths,
-            self.sign,
-            how=pairs,
-            on_progress=display.progress,
-        )
-        chosen = edits.best_point(points)
-        why = edits.no_gain_reason(chosen)
-        if chosen is None or why:
-            steer_tables.print_sweep(
-                {"sweep": store.nonfinite_to_none([_point(point) for point in points]), "curves": []}, chosen
-            )
-            raise errors.InputError(f"{why}: give other --strengths or other --layers")
-        edit = chosen.strength * tried.make(chosen.layers)
-        curves = [
-            edits.fit_curve(fittable)
-            for place in tried.places
-            if len(fittable := _fittable(points, place)) >= edits.MIN_STRENGTHS
-        ]
-        blind = []
-        if self.placebos:
-            other = edits.random_like(tried.make(chosen.layers), self.placebos)  # not among the draws of the trials
-            places = [chosen.layers]
-            display.stage("a sweep of a random edit", _estimate(model, sweep_items, pairs, len(strengths) + 1))
-            blind = edits.sweep(
-                model,
-                sweep_items,
-                self.target,
-                lambda _: other,
-                places,
-                strengths,
-                self.sign,
-                how=pairs,
-                on_progress=display.progress,
-            )
-        pushes: dict[str, edits.Push] = {self.method: edits.Push(edit)}
-        pushes |= edits.placebo_pushes(tried, chosen.layers, chosen.strength, self.placebos, display.message)
-        trials = self._trials(model, test, pushes, how, display)
-        facts = {**tried.facts(chosen.layers), "layers": list(chosen.layers), "strength": chosen.strength}
         folder = store.path(self.out)
-        models.save_edit(edit, model, folder, facts)
-        title = f"{self.target}, {self.direction}: {self.method}"
-        store.commit(folder / "sweep.png", edits.sweep_figure(points, curves, title, blind))
-        content = {
-            "found": facts,
-            "sweep": [_point(point) for point in points],
-            "random": [_point(point) for point in blind],
-            "curves": [_curve(curve) for curve in curves],
-            **_trials(trials),
-        }
-        return content, chosen
-
-
-def _estimate(model: Any, items: Any, how: ElicitConfig, times: int) -> str:
-    """Returns the expected tokens and time of rating the items so many times."""
-    from vatjax import elicit, prefix
-
-    if how.reading == "generate":
-        return ""
-    tokens = times * elicit.cost(model, items, how).computed
-    return f"about {tokens:,} tokens, {show.format_duration(prefix.seconds_for(model, tokens))} and compiling"
+        content: dict[str, Any] = {name: getattr(self, name) for name in ("model", "target", "direction", "method")}
+        if experiment.edit is None:
+            examples = [{**shot.fields, "rating": shot.rating} for shot in experiment.shots]
+            content |= {**_trials(experiment.trials), "shots": examples}
+        else:
+            models.save_edit(experiment.edit, model, folder, experiment.facts)
+            title = f"{self.target}, {self.direction}: {self.method}"
+            figure = edits.sweep_figure(experiment.points, experiment.curves, title, experiment.placebo_points)
+            store.commit(folder / "sweep.png", figure)
+            content |= {
+                "found": experiment.facts,
+                "sweep": [_point(point) for point in experiment.points],
+                "random": [_point(point) for point in experiment.placebo_points],
+                "curves": [_curve(curve) for curve in experiment.curves],
+                **_trials(experiment.trials),
+            }
+        content = store.nonfinite_to_none(content)
+        store.commit_json(folder / "steer.json", content)
+        return content
 
 
 def _default(name: str) -> Any:
     return next(field.default for field in dataclasses.fields(Steer) if field.name == name)
-
-
-def _fittable(points: Any, place: Place) -> list[Any]:
-    """Returns the points of a place that a curve can be fitted to."""
-    return [
-        point
-        for point in points
-        if point.layers == place and np.isfinite([point.outcome.preference, point.outcome.utility]).all()
-    ]
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _numbers(text: str, name: str) -> tuple[float, ...]:

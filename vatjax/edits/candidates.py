@@ -16,6 +16,7 @@ from vatjax.edits.pairs import PAIRS, Way, contrast
 from vatjax.edits.placebo import match_lengths, random_like, shuffle_labels
 from vatjax.edits.split import Training
 from vatjax.edits.trials import Push
+from vatjax.elicit import Condition
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.models.edit import Positions
@@ -204,12 +205,14 @@ def placebo_pushes(
         on_message: called if the finder finds nothing in shuffled labels.
     """
     real = strength * candidate_edit.make(layers)
-    pushes = {f"random {number + 1}": Push(random_like(real, number), placebo="random") for number in range(draws)}
+    pushes = {
+        f"random {number + 1}": Push(Condition(edit=random_like(real, number)), "random") for number in range(draws)
+    }
     for number in range(draws):
         try:
             placebo_edit = strength * candidate_edit.make_placebo(layers, number)
         except errors.InputError as error:
             on_message(f"shuffled labels {number + 1}: {error}")
             continue
-        pushes[f"shuffled {number + 1}"] = Push(placebo_edit, placebo="shuffled labels")
+        pushes[f"shuffled {number + 1}"] = Push(Condition(edit=placebo_edit), "shuffled labels")
     return pushes

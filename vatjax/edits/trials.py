@@ -14,8 +14,7 @@ from vatjax import elicit, metrics, prefix
 from vatjax.edits.outcome import is_broken, perplexities, utility_loss
 from vatjax.items import Items
 from vatjax.metrics import Estimate
-from vatjax.models import Edit, Model
-from vatjax.prompts import Shot
+from vatjax.models import Model
 from vatjax.runtime.progress import OnProgress, ignore_progress, stage_progress
 from vatjax.values import Taxonomy
 
@@ -23,16 +22,14 @@ RESAMPLES = 1000
 
 
 class Push(NamedTuple):
-    """Condition that a model is rated under: an edit, examples, or an instruction.
+    """Condition that a model is rated under, and its role in an experiment.
 
     Attributes:
-        edit, shots, instruction: one of them; the others do nothing.
+        condition: an edit, examples, or an instruction.
         placebo: name of the placebo it is a draw of; empty for a real push.
     """
 
-    edit: Edit | None = None
-    shots: Sequence[Shot] = ()
-    instruction: str = ""
+    condition: elicit.Condition = elicit.Condition()
     placebo: str = ""
 
 
@@ -112,9 +109,7 @@ def run_trials(
             model,
             items,
             how,
-            shots=push.shots,
-            instruction=push.instruction,
-            edit=push.edit,
+            **push.condition._asdict(),
             size=size,
             on_progress=part,
         )
@@ -176,7 +171,8 @@ def _trial(
     )
     controlled = metrics.control(x, y, jnp.asarray(member), clusters, direction, circle_distances(taxonomy, member))
     masses = [rating.shares.sum(-1).mean(0) for rating in rated]
-    perplexity = 1.0 if push.edit is None else float(perplexities(model, [push.edit])[0])
+    edit = push.condition.edit
+    perplexity = 1.0 if edit is None else float(perplexities(model, [edit])[0])
     return Trial(
         name,
         push.placebo,

@@ -12,10 +12,10 @@ texts = elicit.free_answers(model, rows, config)       # text written without a 
 
 from vatjax.elicit import labels
 from vatjax.elicit.ask import Condition, answers
-from vatjax.elicit.choice import Chosen, choose
-from vatjax.elicit.free import FreeAnswer, free_answers
+from vatjax.elicit.choice import choose
+from vatjax.elicit.free import free_answers
 from vatjax.elicit.labels import Labels, label
-from vatjax.elicit.many_edits import StatesUnderEdits, choices_under, states_under
+from vatjax.elicit.many_edits import choices_under, states_under
 from vatjax.elicit.neutral_shots import neutral_shots
 from vatjax.elicit.noise import Noise, is_noisy, numerical_noise
 from vatjax.elicit.rating import Rated, cost, plan_ratings, rate, ratings
@@ -24,14 +24,11 @@ from vatjax.elicit.stated_vs_acted import stated_and_acted
 from vatjax.prompts import ElicitConfig
 
 __all__ = [
-    "Chosen",
     "Condition",
     "ElicitConfig",
-    "FreeAnswer",
     "Labels",
     "Noise",
     "Rated",
-    "StatesUnderEdits",
     "answers",
     "choices_under",
     "choose",

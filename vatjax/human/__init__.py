@@ -8,25 +8,18 @@ human.score(answers).questions                              # alpha, AC2, shares
 human.alpha(human.count_ratings(ratings, 1, 5), weights)    # for any other ratings
 """
 
-from vatjax.human.agreement import Interval, ac2, alpha, count_ratings, same_stance, two_agree
-from vatjax.human.answers import Answers, read
-from vatjax.human.questions import HIGH, LOW, Question, Questions, questions
-from vatjax.human.sample import Case, Sample, load, sample, save
+from vatjax.human.agreement import Interval, ac2, alpha, count_ratings, two_agree
+from vatjax.human.answers import read
+from vatjax.human.questions import questions
+from vatjax.human.sample import load, sample, save
 from vatjax.human.scoring import Annotator, QuestionScore, Scores, score
 from vatjax.human.shares import proportional_allocation
 from vatjax.human.sheets import write
 
 __all__ = [
-    "HIGH",
-    "LOW",
     "Annotator",
-    "Answers",
-    "Case",
     "Interval",
-    "Question",
     "QuestionScore",
-    "Questions",
-    "Sample",
     "Scores",
     "ac2",
     "alpha",
@@ -35,7 +28,6 @@ __all__ = [
     "proportional_allocation",
     "questions",
     "read",
-    "same_stance",
     "sample",
     "save",
     "score",

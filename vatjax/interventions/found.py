@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from vatjax import config, edits, errors, models, store
 from vatjax.edits import Method
-from vatjax.edits.candidates import METHODS_BY_OPTION, Candidate, Finder, Place, find_candidate, sample_target_scenes
+from vatjax.edits.candidates import METHODS_BY_OPTION, Candidate, Finder, Place, find_candidate
 from vatjax.edits.directions import layer_shares
 from vatjax.edits.pairs import PAIRS
 from vatjax.elicit import Condition
@@ -183,15 +183,16 @@ class FoundEdit(Intervention):
         exists."""
         if len(tried.places) == 1:
             return tried.places[0], []
-        side, _ = work.items.split(work.source.test, work.source.seed)
-        points = edits.sweep(
+        points = edits.sweep_train_side(
             work.model,
-            sample_target_scenes(side, cell.target, self.scenes, work.source.seed),
+            work.items,
             cell.target,
-            tried.make,
-            tried.places,
+            tried,
             self.strengths,
             cell.sign,
+            scenes=self.scenes,
+            test=work.source.test,
+            seed=work.source.seed,
             how=work.how.of_pairs(),
             on_progress=stage_progress(work.on_progress, 0.2, 1),
         )

@@ -11,24 +11,19 @@ This package is independent of models.
 """
 
 from vatjax.items.asset import bundled
-from vatjax.items.protocols import Protocol, protocols
-from vatjax.items.read import COLUMNS, LAYOUTS, Inspected, Layout, inspect, read, write
+from vatjax.items.protocols import protocols
+from vatjax.items.read import COLUMNS, Inspected, inspect, read, write
 from vatjax.items.source import Source, inspect_source, open_source
-from vatjax.items.table import EXPRESS, SITUATION, SUPPRESS, Item, Items, Pairs, Scene
+from vatjax.items.table import EXPRESS, SITUATION, SUPPRESS, Item, Items
 
 __all__ = [
     "COLUMNS",
     "EXPRESS",
-    "LAYOUTS",
     "SITUATION",
     "SUPPRESS",
     "Inspected",
     "Item",
     "Items",
-    "Layout",
-    "Pairs",
-    "Protocol",
-    "Scene",
     "Source",
     "bundled",
     "inspect",

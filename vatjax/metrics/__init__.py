@@ -12,12 +12,11 @@ Inputs and outputs are arrays, contexts x values, with NaN for a missing rating.
 """
 
 from vatjax.metrics.circle import OrderTest, distance_profile, order_test
-from vatjax.metrics.circumplex import Circumplex, circumplex
-from vatjax.metrics.control import Control, control
+from vatjax.metrics.circumplex import circumplex
+from vatjax.metrics.control import control
 from vatjax.metrics.corrections import false_discovery, holm
 from vatjax.metrics.coupled import (
     Coupled,
-    DetectableEffects,
     degrees_of_freedom,
     detectable_effects,
     has_dominant_cluster,
@@ -25,9 +24,7 @@ from vatjax.metrics.coupled import (
 )
 from vatjax.metrics.coupling import (
     READINGS,
-    VAT_READINGS,
     Reading,
-    VatReading,
     as_reading,
     gini,
     hubs,
@@ -36,20 +33,16 @@ from vatjax.metrics.coupling import (
     spearman,
     vat,
 )
-from vatjax.metrics.difference import Difference, SameGain, difference, same_gain
+from vatjax.metrics.difference import Difference, difference, same_gain
 from vatjax.metrics.front import TradeOff, front_shares, trade_off
-from vatjax.metrics.inference import EqualTypes, Inference, Tax, equal_size_coupling, infer, infer_shift, tax
+from vatjax.metrics.inference import Inference, Tax, equal_size_coupling, infer, infer_shift, tax
 from vatjax.metrics.intervals import Estimate
-from vatjax.metrics.mds import CircleFit, circle_fit, congruence, mds, procrustes
+from vatjax.metrics.mds import circle_fit, congruence, mds
 from vatjax.metrics.moved import Moved
-from vatjax.metrics.network import NetworkComparison, compare_networks, excess_coupling
-from vatjax.metrics.null import Null
+from vatjax.metrics.network import compare_networks, excess_coupling
 from vatjax.metrics.regression import Regression, regress
 from vatjax.metrics.resample import bootstrap, bootstrap_weights, couplings, jackknife_weights, subsample_weights
 from vatjax.metrics.robustness import (
-    Amplification,
-    Robustness,
-    Stability,
     amplification,
     disattenuate,
     rank_agreement,
@@ -68,35 +61,21 @@ from vatjax.metrics.shifts import (
     shift,
     tied_shift,
 )
-from vatjax.metrics.soft import shift_levels, soft_midranks, soft_nvat, soft_spearman
-from vatjax.metrics.stated_vs_acted import StatedActedGap, stated_acted_gap
+from vatjax.metrics.soft import shift_levels, soft_nvat, soft_spearman
+from vatjax.metrics.stated_vs_acted import stated_acted_gap
 
 __all__ = [
     "READINGS",
-    "VAT_READINGS",
-    "Amplification",
-    "CircleFit",
-    "Circumplex",
-    "Control",
     "Coupled",
-    "DetectableEffects",
     "Difference",
-    "EqualTypes",
     "Estimate",
     "Inference",
     "Moved",
-    "NetworkComparison",
-    "Null",
     "OrderTest",
     "Reading",
     "Regression",
-    "Robustness",
-    "SameGain",
-    "Stability",
-    "StatedActedGap",
     "Tax",
     "TradeOff",
-    "VatReading",
     "amplification",
     "as_reading",
     "bootstrap",
@@ -134,7 +113,6 @@ __all__ = [
     "nvat",
     "off_target",
     "order_test",
-    "procrustes",
     "rank_agreement",
     "regress",
     "reliability",
@@ -142,7 +120,6 @@ __all__ = [
     "same_gain",
     "shift",
     "shift_levels",
-    "soft_midranks",
     "soft_nvat",
     "soft_spearman",
     "spearman",

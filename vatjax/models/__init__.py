@@ -12,7 +12,7 @@ models.save(model, "folder")                         # what transformers loads
 from vatjax.models.abstract import abstract_model, stand_in_tokenizer
 from vatjax.models.adapters import load_adapter, save_adapter
 from vatjax.models.checkpoint import Checkpoint, load, open_checkpoint
-from vatjax.models.config import Config, Rope
+from vatjax.models.config import Config
 from vatjax.models.edit import Edit, LowRank, Step
 from vatjax.models.edit_files import edit_facts, load_edit, save_edit
 from vatjax.models.families import register_family
@@ -30,7 +30,6 @@ __all__ = [
     "Edit",
     "LowRank",
     "Model",
-    "Rope",
     "Sampling",
     "Step",
     "abstract_model",

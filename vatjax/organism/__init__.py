@@ -20,7 +20,7 @@ from vatjax.items import Items
 from vatjax.items.table import on_test_side
 from vatjax.models import hub
 from vatjax.organism.planted import planted_state
-from vatjax.organism.worlds import KINDS, NO_PERSONA, Kind, Persona, World, draw_world
+from vatjax.organism.worlds import NO_PERSONA, Persona, World, draw_world
 
 _WORLD = "world.json"
 
@@ -58,9 +58,7 @@ def save(model: models.Model, world: World, folder: Path) -> None:
 
 
 __all__ = [
-    "KINDS",
     "NO_PERSONA",
-    "Kind",
     "Persona",
     "World",
     "draw_world",

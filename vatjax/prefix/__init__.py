@@ -9,14 +9,12 @@ scores = prefix.score_texts(model, prompts, answers=["yes", "no"])    # .log_pro
 """
 
 from vatjax.prefix.lower import compile_programs
-from vatjax.prefix.plan import Cost, Plan, Size, pass_memory
-from vatjax.prefix.score_texts import Scores, SharedPrompts, score_texts
+from vatjax.prefix.plan import Cost, Size, pass_memory
+from vatjax.prefix.score_texts import SharedPrompts, score_texts
 from vatjax.prefix.scorer import seconds_for, size_for
 
 __all__ = [
     "Cost",
-    "Plan",
-    "Scores",
     "SharedPrompts",
     "Size",
     "compile_programs",

@@ -9,7 +9,7 @@ Paths are local, or URIs (`gs://`, `s3://`, `az://`, `hf://`), which `etils.epat
 
 from vatjax.store.addresses import address, file_address
 from vatjax.store.checksums import has_checksums, verify_checksums, write_checksums
-from vatjax.store.claims import Claim, Holder, claim, holder, holders
+from vatjax.store.claims import claim, holder, holders
 from vatjax.store.files import (
     Path,
     append,
@@ -30,8 +30,6 @@ from vatjax.store.files import (
 from vatjax.store.leases import Leases, acquire_all, acquire_exclusive
 
 __all__ = [
-    "Claim",
-    "Holder",
     "Leases",
     "Path",
     "acquire_all",

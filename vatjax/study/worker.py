@@ -140,10 +140,7 @@ class Worker:
             model,
             self.test_items,
             how,
-            shots=condition.shots,
-            instruction=condition.instruction,
-            edit=edit,
-            turns=condition.turns,
+            **condition._asdict(),
             keep=place / SHARDS,
             on_progress=on_progress,
         )

@@ -6,8 +6,8 @@ cannot continue (a quote that never closes, a broken archive), the table is mark
 or a problem.
 """
 
-from vatjax.tables.files import RECORD_LIMIT, read, write
+from vatjax.tables.files import read, write
 from vatjax.tables.frames import data_frame
 from vatjax.tables.table import Table
 
-__all__ = ["RECORD_LIMIT", "Table", "data_frame", "read", "write"]
+__all__ = ["Table", "data_frame", "read", "write"]

@@ -11,7 +11,7 @@ for batch in itertools.islice(train.batches(data), 100):
 edit = train.export(state)
 """
 
-from vatjax.train.anchors import Anchors, draw_anchors
+from vatjax.train.anchors import draw_anchors
 from vatjax.train.checkpoints import Checkpoints
 from vatjax.train.evaluation import evaluate, evaluate_batch
 from vatjax.train.examples import (
@@ -23,8 +23,7 @@ from vatjax.train.examples import (
     with_mismatched_completions,
 )
 from vatjax.train.forward import Memory, text_log_probs
-from vatjax.train.loop import Course, Diverged, Finished, run
-from vatjax.train.loss_sums import Sums
+from vatjax.train.loop import Course, Diverged, run
 from vatjax.train.losses import (
     Judged,
     Loss,
@@ -44,39 +43,32 @@ from vatjax.train.losses import (
 from vatjax.train.many_adapters import pad_to_common_shape, stack, stack_batches, step_many, unstack
 from vatjax.train.optimizer import Adam
 from vatjax.train.parameters import FullFinetune, Lora
-from vatjax.train.penalty import TaxPenalty, tax_penalty
+from vatjax.train.penalty import tax_penalty
 from vatjax.train.reference import rows_drawn, with_reference, without_reference
 from vatjax.train.rows import Batch, Data, Example, batch, batches, make_rows, rows_at_step, tokens_until
 from vatjax.train.settings import Training, prepare, prepare_data
-from vatjax.train.steps import Penalty, Progress, State, abstract_state, export, init, lower, memory_of, step
-from vatjax.train.trajectory import Probes, Trajectory, drift_time, trajectory
+from vatjax.train.steps import State, abstract_state, export, init, lower, memory_of, step
+from vatjax.train.trajectory import Probes, drift_time, trajectory
 
 __all__ = [
     "Adam",
-    "Anchors",
     "Batch",
     "Checkpoints",
     "Course",
     "Data",
     "Diverged",
     "Example",
-    "Finished",
     "FullFinetune",
     "Judged",
     "Lora",
     "Loss",
     "Memory",
     "Pairs",
-    "Penalty",
     "Probes",
-    "Progress",
     "Record",
     "State",
-    "Sums",
-    "TaxPenalty",
     "Texts",
     "Training",
-    "Trajectory",
     "abstract_state",
     "apo_zero",
     "batch",

@@ -5,17 +5,11 @@ validate.check_organism(measured)                            # a list of `Check`
 checks, style = validate.calibrate(seeds=40)                 # the metrics on simulated answers: coverage, false alarms
 """
 
-from vatjax.validate.checks import Check
-from vatjax.validate.coverage import Style, calibrate
-from vatjax.validate.null_organisms import PushResult, check_null_organism, push_organism
-from vatjax.validate.organism_checks import OrganismMeasurement, Row, check_organism, measure_organism
+from vatjax.validate.coverage import calibrate
+from vatjax.validate.null_organisms import check_null_organism, push_organism
+from vatjax.validate.organism_checks import check_organism, measure_organism
 
 __all__ = [
-    "Check",
-    "OrganismMeasurement",
-    "PushResult",
-    "Row",
-    "Style",
     "calibrate",
     "check_null_organism",
     "check_organism",
