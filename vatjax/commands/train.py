@@ -61,7 +61,7 @@ class Train(Training, Devices):
         prepared = train.prepare(
             model, self, None if folder is None else folder / "reference", self.dry_run, show.print_message
         )
-        plan = self._plan(model, prepared)
+        plan = train.run_cost(model, prepared, self, self.dry_run)
         for line in self._remarks(model, plan, folder):
             show.print_message(line)
         if self.dry_run:
@@ -71,7 +71,7 @@ class Train(Training, Devices):
         show.print_message(
             f"{plan['examples']:,} examples, {self.course.steps:,} steps of {loss.name}: {plan['tokens']:,} tokens"
         )
-        probe = self._probe(model, prepared, folder)
+        probe = train.make_probes(model, prepared, self, folder, self._settings())
         with Display() as display:
             what = "rating before the first step, then training" if probe is not None else "training"
             display.stage(what, f"about {show.format_duration(plan['seconds'])} of steps and compiling")
@@ -89,43 +89,9 @@ class Train(Training, Devices):
                 on_step=_Steps(self.course, display).on_step,
                 on_message=display.message,
             )
-        content = self._write_results(model, prepared, ended, probe, folder)
+        content = train.write_results(model, prepared, self, ended, probe, folder, self._settings())
         show.print_json(content) if self.json else _print(content)
         return 0
-
-    def _plan(self, model: Any, prepared: Any) -> dict[str, Any]:
-        """Returns the cost of a run: texts, tokens, floating-point operations, and the memory of a compiled step."""
-        import jax
-
-        from vatjax import prefix, train
-
-        course, data = self.course, prepared.data
-        tokens = train.tokens_until(data, course.steps, course.seed)
-        weights = sum(x.size for x in jax.tree.leaves(model.arrays))
-        trained_weights = sum(x.size for x in jax.tree.leaves(prepared.state.progress.trained))
-        # For each token 2 per weight forward, 2 backward, and 2 for its gradient; low-rank weights add to the others.
-        flops = tokens * (4 * weights + (6 if self.trained.what == "lora" else 2) * trained_weights)
-        plan = {
-            "model": self.model,
-            "loss": prepared.loss.name,
-            "examples": len(data.examples),
-            "validation": 0 if prepared.validation is None else len(prepared.validation.examples),
-            "rows": data.shape.rows,
-            "length": data.shape.time,
-            "filled": data.tokens / (len(data.rows) * data.shape.time),
-            "epochs": course.steps / data.steps,
-            "tokens": tokens,
-            "weights": weights,
-            "trained": trained_weights,
-            "flops": flops,
-            "seconds": prefix.seconds_for(model, 3 * tokens),
-        }
-        if self.dry_run:
-            first = train.batch(data, train.rows_at_step(data, 0, course.seed))
-            plan["memory"] = train.memory_of(
-                prepared.state, first, prepared.loss, prepared.penalty, course.parts, self.memory
-            )
-        return plan
 
     def _remarks(self, model: Any, plan: dict[str, Any], folder: Any) -> list[str]:
         """Returns remarks on settings that are allowed but seldom intended."""
@@ -152,52 +118,6 @@ class Train(Training, Devices):
         plain: dict[str, Any] = config.to_dict(dataclasses.replace(self, out="", json=False))
         return {key: x for key, x in plain.items() if key not in {field.name for field in dataclasses.fields(Devices)}}
 
-    def _probe(self, model: Any, prepared: Any, folder: Any) -> Any:
-        import numpy as np
-
-        from vatjax import train
-        from vatjax.elicit import prefill
-
-        if not self.course.probe:
-            return None
-        _, test = prepared.items.split(self.items.test, self.items.seed)
-        scenes = np.random.default_rng(self.items.seed).permutation(np.unique(test.scene_of))
-        scenes = scenes[: self.probe_scenes or None]
-        about = {**self._settings(), "scenes": scenes.tolist()}
-        probe_items = test.take(np.flatnonzero(np.isin(test.scene_of, scenes)))
-        # The base model's prefill: weights that change must not change how they are asked.
-        return train.Probes(probe_items, folder / "trajectory", about, prefill.resolve_prefill(model, self.how))
-
-    def _write_results(self, model: Any, prepared: Any, ended: Any, probe: Any, folder: Any) -> dict[str, Any]:
-        from vatjax import models, train
-        from vatjax.runtime import processes
-
-        result = train.export(ended.state)
-        content: dict[str, Any] = {
-            "target": self.target,
-            "direction": self.direction,
-            "steps": int(ended.state.progress.step),
-            "ended": ended.stop_reason,
-            "reached": int(ended.metrics[-1]["step"]) if ended.metrics else int(ended.state.progress.step),
-            "metrics": _last(ended),
-        }
-        if isinstance(result, models.Edit):
-            models.save_edit(result, model, folder / "edit", {"target": self.target, "loss": prepared.loss.name})
-            models.save_adapter(result, model.config, folder / "adapter", model.name)
-            content["written"] = [str(folder / "edit"), str(folder / "adapter")]
-        else:
-            models.save(result, folder / "model", overwrite=True)
-            content["written"] = [str(folder / "model")]
-        if probe is not None:
-            processes.barrier("the trajectory is written")
-            taxonomy = prepared.items.taxonomy
-            way = train.trajectory(probe.states(), taxonomy, self.target, self.sign)
-            content["trajectory"] = way.as_dict(taxonomy)
-        content["settings"] = self._settings()
-        content = store.nonfinite_to_none(content)
-        store.commit_json(folder / "train.json", content)
-        return content
-
 
 def _why(content: dict[str, Any]) -> str:
     """Explains why a run ended, if not at its last step."""
@@ -211,13 +131,6 @@ def _why(content: dict[str, Any]) -> str:
 
 def _bytes(count: int) -> str:
     return f"{count / 2**30:,.2f} GiB" if count >= 2**29 else f"{count / 2**20:,.1f} MiB"
-
-
-def _last(ended: Any) -> dict[str, Any]:
-    """Returns the metrics of the step whose state was taken."""
-    step = int(ended.state.progress.step)
-    metrics: dict[str, Any] = next((line for line in reversed(ended.metrics) if line["step"] == step), {})
-    return metrics
 
 
 class _Steps:

@@ -22,6 +22,7 @@ from vatjax.train.examples import (
     tokenise,
     with_mismatched_completions,
 )
+from vatjax.train.experiment import make_probes, run_cost, write_results
 from vatjax.train.forward import Memory, text_log_probs
 from vatjax.train.loop import Course, Diverged, run
 from vatjax.train.losses import (
@@ -86,6 +87,7 @@ __all__ = [
     "ipo",
     "kto",
     "lower",
+    "make_probes",
     "make_rows",
     "memory_of",
     "orpo",
@@ -97,6 +99,7 @@ __all__ = [
     "rows_at_step",
     "rows_drawn",
     "run",
+    "run_cost",
     "sft",
     "shuffle_labels",
     "simpo",
@@ -113,4 +116,5 @@ __all__ = [
     "with_mismatched_completions",
     "with_reference",
     "without_reference",
+    "write_results",
 ]
