@@ -421,3 +421,18 @@ def test_example_files_are_what_the_printed_command_takes(name, tmp_path, capsys
     status, _, err = run(capsys, "example", name, str(tmp_path))
     assert status == 2
     assert "exists already" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("rate", "--model", "pocket", "--out", "a.npz", "--no-chat"),
+        ("run", "configs/quickstart.yaml", "--how.no-chat"),
+        ("build-items", "configs/build_items.yaml", "--no-chat"),
+    ],
+)
+def test_no_chat_is_a_flag_of_every_command_that_asks_a_model(words, capsys, root, monkeypatch):
+    monkeypatch.chdir(root)
+    status, out, _ = run(capsys, *words, "--print-config")
+    assert status == 0
+    assert "chat: false" in out

@@ -172,6 +172,7 @@ def _parse_and_run(command: Command, options: Any, rest: list[str]) -> int:
     rest, printing = _pop_flag(rest, "--print-config")
     for short, full in SHORT_OPTIONS.items():
         rest = [re.sub(rf"^{short}(?=$|=)", full, word) for word in rest]
+    rest = [word for argument in rest for word in _expand_no_chat(argument)]
     rest, nested = _pop_settings(rest, "--interventions.")
     given: dict[str, Any] = {} if file is None else {"default": config.read(options, file, absent=tyro.MISSING)}
     if nested:
@@ -216,6 +217,12 @@ def _pop_option(arguments: list[str], flag: str) -> tuple[list[str], str | None]
             raise InputError(f"{flag} is given twice")
         return rest, value
     return arguments, None
+
+
+def _expand_no_chat(argument: str) -> list[str]:
+    """Returns `--chat False` for `--no-chat`, and likewise for settings such as `--how.no-chat`."""
+    match = re.fullmatch(r"--((?:[\w-]+\.)*)no-chat", argument)
+    return [f"--{match[1]}chat", "False"] if match else [argument]
 
 
 def _pop_settings(arguments: list[str], prefix: str) -> tuple[list[str], dict[str, dict[str, list[str]]]]:

@@ -481,6 +481,20 @@ def test_a_judge_that_does_not_answer_abstains(pocket, tmp_path):
     assert "expected 5 or more" in rich[1].why
 
 
+def test_writer_and_judge_are_asked_without_the_chat_template_where_that_is_requested(pocket, tmp_path):
+    prompts_written = {}
+    for chat in (None, False):
+        settings = open_settings(tmp_path / str(chat), chat=chat)
+        writer = authoring.ModelWriter(pocket, settings, tmp_path / str(chat) / "written")
+        fields = {"country": "Egypt", "topic": "Work Orientations", "number": "1"}
+        request = pipeline.Request("scene", fields, "zero-shot")
+        prompts_written[chat] = writer.write([request], 0)[0].prompt
+        judge = authoring.ModelJudge(pocket, tmp_path / str(chat) / "judged", settings.elicit_config("auto"))
+        assert judge.how.chat is chat
+    assert prompts_written[None].endswith("<|assistant|>")
+    assert "<|" not in prompts_written[False]
+
+
 def test_a_judges_score_is_the_mean_of_its_options(pocket, tmp_path):
     """Asked one by one, from the model's own log-probabilities of the five numbers."""
     from vatjax import prompts

@@ -20,7 +20,6 @@ from vatjax.items.table import normalise_text
 from vatjax.models import Model, Sampling, tokens
 from vatjax.prefix.tokenize import TokenizedPrompts, tokenize_prompts
 from vatjax.prefix.tree import common_prefix_length
-from vatjax.prompts import ElicitConfig
 from vatjax.runtime import processes
 
 _PAD_MULTIPLE = (
@@ -69,7 +68,7 @@ class ModelWriter:
 
     def _batch(self, stage: Stage, variant: str, batch: Sequence[Request], attempt: int) -> list[Written]:
         assembled = self.templates.assemble(
-            self.settings, list(batch), ask.chat_format(self.model, ElicitConfig(prefill="none"))
+            self.settings, list(batch), ask.chat_format(self.model, self.settings.elicit_config("none"))
         )
         sampling = self._sampling(stage)
         request_names = [request.name for request in batch]  # the random keys depend on them
@@ -101,7 +100,7 @@ class ModelWriter:
     def _generate(
         self, assembled: prompts.Prompts, batch: Sequence[Request], attempt: int, sampling: Sampling
     ) -> list[Text]:
-        templated = ask.chat_format(self.model, ElicitConfig(prefill="none")) is not None
+        templated = ask.chat_format(self.model, self.settings.elicit_config("none")) is not None
         tokenised = tokenize_prompts(assembled, self.model.tokenizer, templated)
         trunk, rest = _split_common_prefix(tokenised)
         context, longest = self.model.config.context, max(map(len, rest))

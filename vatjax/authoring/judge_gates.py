@@ -67,12 +67,13 @@ class ModelJudge:
     Args:
         model: the judge.
         cache_folder: folder for finished batches of scores.
+        how: elicitation settings; of them prefill, chat and template count.
     """
 
-    def __init__(self, model: Model, cache_folder: Any) -> None:
+    def __init__(self, model: Model, cache_folder: Any, how: ElicitConfig | None = None) -> None:
         self.model, self.cache_folder = model, cache_folder
         self.name = models.fingerprint(model.arrays)
-        self.prefill = prefill.resolve_prefill(model, ElicitConfig()).prefill
+        self.how = prefill.resolve_prefill(model, how or ElicitConfig())
         self.prompts = str(next(iter(read_judge_wordings().values())).version)
 
     def judge(self, stage: Stage, fields: Sequence[Mapping[str, str]], settings: Gates) -> list[list[Verdict]]:
@@ -91,7 +92,7 @@ class ModelJudge:
 
     def _score_rows(self, gate: _Gate, rows: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, np.ndarray]:
         """Returns scores and masses of rows under one gate, from the cache if present."""
-        how = ElicitConfig(prefill=self.prefill)
+        how = self.how
         assembled = prompts.assemble(
             rows, read_judge_wordings()[gate.name], gate.scale, (), ask.chat_format(self.model, how)
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from vatjax import errors
 from vatjax.dtypes import Dtype
+from vatjax.prompts import ElicitConfig
 
 Variant = Literal["zero-shot", "few-shot"]
 Person = Literal["first", "third"]
@@ -108,8 +110,20 @@ class Build:
     """Share of scenes in the test split; the card counts near-duplicates across the split."""
     dtype: Dtype = "float32"
     """Data type of the models' weights."""
+    chat: bool | None = None
+    """Whether to use the models' chat templates; by default where a model has one. --no-chat is short for --chat False."""
+    template: Mapping[str, bool | str] = dataclasses.field(default_factory=lambda: dict(ElicitConfig().template))
+    """Options of the chat templates, as in `vatjax rate`."""
     gates: Gates = dataclasses.field(default_factory=Gates)
     """Thresholds of the gates."""
+
+    def elicit_config(self, prefill: str) -> ElicitConfig:
+        """Returns how both models are asked.
+
+        Args:
+            prefill: "none" for texts that are written, "auto" for judgements.
+        """
+        return ElicitConfig(prefill=prefill, chat=self.chat, template=self.template)
 
     def __post_init__(self) -> None:
         for name in ("countries", "topics", "values", "variants"):

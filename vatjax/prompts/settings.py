@@ -46,7 +46,7 @@ class ElicitConfig:
     floor: float = 0.1
     """The least probability of all options together; a rating with less is missing, since it would be noise."""
     chat: bool | None = None
-    """Whether to use the chat template; by default if the model has one."""
+    """Whether to use the chat template; by default if the model has one. --no-chat is short for --chat False."""
     template: Mapping[str, bool | str] = dataclasses.field(
         default_factory=lambda: {"enable_thinking": False, "date_string": "26 Jul 2024"}
     )
