@@ -48,7 +48,9 @@ class BuildItems(Build):
                 stage: tables.get(stage) or authoring.ModelWriter(model(self.writer), settings, folder / "written")
                 for stage, _ in stages
             }
-            judge = authoring.ModelJudge(model(self.judge or self.writer), folder / "judged", settings.elicit_config("auto"))
+            judge = authoring.ModelJudge(
+                model(self.judge or self.writer), folder / "judged", settings.elicit_config("auto")
+            )
             if judge.name in {writer.name for writer in writers.values()}:
                 show.print_message(
                     "the judge is the writer, and may favour its own texts: name another model with --judge"
