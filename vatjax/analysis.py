@@ -306,6 +306,15 @@ def half_width(state: states.ValueState) -> float:
     return abs(float(ends[1]) - float(ends[0])) / 2 if None not in ends else 2.0
 
 
+def share_at_ends(before: states.ValueState, after: states.ValueState) -> float:
+    """Returns the share of the ratings, before or after, that lie at an end of the scale; NaN without ratings."""
+    ends = []
+    for state in (before, after):
+        width = half_width(state)
+        ends.append(np.abs(state.state[state.mask]) >= width * (1 - 1e-6))
+    return float(np.mean(np.concatenate(ends))) if sum(map(len, ends)) else math.nan
+
+
 def _labels(before: states.ValueState, after: states.ValueState) -> np.ndarray | None:
     """Returns the labels of labelled states; raises InputError if they are missing or differ."""
     named = [state.meta.get("how", {}).get("protocol") == "labelled" for state in (before, after)]
@@ -466,11 +475,29 @@ def beyond_placebo(analysis: Analysis, placebos: Sequence[states.ValueState], ta
             )
         draws.append(level_shift(pre, joined.post, taxonomy, level, analysis.unit)[:, columns])
     moved = aggregate_shift(analysis.shift, taxonomy, level)[:, columns].astype(np.float32)
-    return beyond_draws(moved, draws, np.asarray(analysed.target), units, analysis.direction)
+    return beyond_draws(moved, draws, np.asarray(analysed.target), units, analysis.direction, analysis.reading)
+
+
+def nvat_in_reading(difference: Estimate, reading: Reading, values: int) -> Estimate:
+    """Returns a difference of nVAT, which is one of `rms`, in another reading; NaN in `full`, which is not linear in it.
+
+    Args:
+        difference: in the reading rms, from 0 to 1.
+        reading: rms = |R_off| / sqrt(V(V-1)), offdiag = |R_off| / sqrt(V), full = |R| / sqrt(V).
+        values: V.
+    """
+    factor = {"rms": 1.0, "offdiag": math.sqrt(max(values - 1, 0)), "full": math.nan}[reading]
+    scaled: Any = [np.asarray(part) * factor for part in difference]
+    return Estimate(*scaled)
 
 
 def beyond_draws(
-    moved: np.ndarray, draws: Sequence[np.ndarray], target: np.ndarray, clusters: np.ndarray, direction: int
+    moved: np.ndarray,
+    draws: Sequence[np.ndarray],
+    target: np.ndarray,
+    clusters: np.ndarray,
+    direction: int,
+    reading: Reading = "rms",
 ) -> dict[str, Any]:
     """Returns the differences between a shift and the draws of its placebo, as JSON data.
 
@@ -483,24 +510,32 @@ def beyond_draws(
         target: whether each column is in the target, [columns] bool.
         clusters: [contexts] or [contexts, 2] labels.
         direction: +1 or -1.
+        reading: of nVAT.
     """
     raw: list[metrics.Difference] = []
     ipsatised: list[metrics.Difference] = []
+    values = len(target)
     for draw in draws:
         rated = ~np.isnan(moved).all(0) & ~np.isnan(draw).all(0)
         if not (rated & target).any():
             raise errors.InputError("the placebo rates no value of the target")
-        pair: list[Any] = [x[:, rated] for x in (moved, draw)]
+        absent = np.isnan(moved) | np.isnan(draw)
+        pair: list[Any] = [np.where(absent, np.float32(np.nan), x)[:, rated] for x in (moved, draw)]
         for differences, both in ((raw, pair), (ipsatised, [np.asarray(metrics.ipsatise(x)) for x in pair])):
             compared = metrics.difference(both[0], both[1], target[rated], clusters, direction)
             differences.append(jax.tree.map(np.asarray, compared))
+        values = int(rated.sum())
+
+    def nvat(differences: Sequence[metrics.Difference]) -> dict[str, float | None]:
+        return average_over_draws([nvat_in_reading(difference.nvat, reading, values) for difference in differences])
+
     return {
         "draws": len(draws),
         "gain": average_over_draws([difference.gain for difference in raw]),
         "off_target_shift": average_over_draws([difference.off_target_shift for difference in raw]),
-        "nvat": average_over_draws([difference.nvat for difference in raw]),
+        "nvat": nvat(raw),
         "p_nvat": _p_beyond(raw),
-        "ipsatised_nvat": average_over_draws([difference.nvat for difference in ipsatised]),
+        "ipsatised_nvat": nvat(ipsatised),
         "ipsatised_p_nvat": _p_beyond(ipsatised),
     }
 
@@ -556,6 +591,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "scale": state.meta.get("scale"),
         "width": json_number(2.0 if analysis.unit == "paper" else 2 * half_width(state)),
         "ratings_found": _rating_range(state.meta, analysis.joined.post.meta),
+        "at_ends": json_number(share_at_ends(analysis.joined.pre, analysis.joined.post)),
         "changed": bool(np.nanmax(np.abs(analysis.shift)) > 0),
         "largest_cluster": dominant if dominant is None else json_number(dominant),
         "unrated": analysis.unrated,

@@ -2,11 +2,13 @@
 
     content = comparison.compare(pre, {"a": post_a, "b": post_b}, values.schwartz(), "Power")
 
-Every number is of the contexts that all states have, so that differences are paired.
+Every number is of the ratings that all states have, so that differences are paired: a cell that is missing in one state is
+left out of all.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,15 +43,15 @@ def compare(
 
     Returns:
         `rows`: name, gain, off_target_shift, off_target, nvat_debiased with intervals, p of nVAT, front_share; `pairs`: the
-        first minus the second, paired by cluster; `contexts` in all states, `left_out` of each state, and
-        `warnings`.
+        first minus the second, paired by cluster; `contexts` in all states, contexts `left_out` and cells
+        `missing` of each state, and `warnings`. An arm without a resolved gain above 0 has no `front_share`, as in a study.
 
     Raises:
         InputError: as `analysis.analyse` does, with the name of the state.
     """
     if not posts:
         raise errors.InputError("no state after an intervention is given")
-    common, matched = _match(pre, posts, on)
+    common, matched, missing = _match(pre, posts, on)
     analysed = {}
     for name, post in matched.items():
         with errors.named(name):
@@ -76,25 +78,28 @@ def compare(
         raise errors.InputError(f"no value of the target {first.target!r} is rated in all states")
     units, keys = states.cluster_labels(first.joined.pre, clusters)
     arms = {name: np.float32(x[:, rated]) for name, x in shifts.items()}
-    shares = metrics.front_shares([metrics.trade_off(x, member, units, direction) for x in arms.values()])
-    rows, warnings = [], dict[str, None]()
-    for (name, result), share in zip(analysed.items(), shares, strict=True):
-        content = analysis.as_json(result)
-        part = content["levels"][content["target_level"]]
-        warnings |= dict.fromkeys(content["warnings"])
+    contents = {name: analysis.as_json(result) for name, result in analysed.items()}
+    parts = {name: content["levels"][content["target_level"]] for name, content in contents.items()}
+    competes = [name for name, part in parts.items() if part["resolved"] and part["gain"]["estimate"] > 0]
+    points = [metrics.trade_off(arms[name], member, units, direction) for name in competes]
+    shares = dict(zip(competes, metrics.front_shares(points) if points else (), strict=True))
+    rows, warnings = [], dict.fromkeys(missing_lines(missing))
+    for name, part in parts.items():
+        warnings |= dict.fromkeys(contents[name]["warnings"])
         rows.append(
             {
                 "name": name,
                 **{key: part[key] for key in ("gain", "resolved", "off_target_shift", "off_target", "nvat_debiased")},
                 "nvat_floor": part["floor"]["nvat_95"],
                 "nvat_p": part["p"]["nvat"],
-                "front_share": float(share),
+                "front_share": analysis.json_number(shares.get(name, np.nan)),
             }
         )
     pairs = []
     for one, other in itertools.combinations(arms, 2):
         difference = metrics.difference(arms[one], arms[other], member, units, direction)
-        estimates = {key: analysis.estimate_json(getattr(difference, key)) for key in _COMPARED}
+        scaled = difference._replace(nvat=analysis.nvat_in_reading(difference.nvat, reading, len(member)))
+        estimates = {key: analysis.estimate_json(getattr(scaled, key)) for key in _COMPARED}
         pairs.append({"first": one, "second": other, **estimates, "nvat_p": analysis.json_number(difference.p_nvat)})
     return {
         "target": first.target,
@@ -105,6 +110,7 @@ def compare(
         "clustered_by": keys,
         "left_out": {"before": len(pre.clusters) - len(common.clusters)}
         | {name: len(post.clusters) - len(common.clusters) for name, post in posts.items()},
+        "missing": missing,
         "rows": rows,
         "pairs": pairs,
         "resamples": resamples,
@@ -115,17 +121,33 @@ def compare(
 _COMPARED = ("gain", "off_target_shift", "off_target", "nvat")
 
 
+def missing_lines(missing: Mapping[str, int]) -> list[str]:
+    """Returns a line for each state that lacks ratings which others have."""
+    return [
+        f"{name}: {count:,} ratings that other states have are missing; they are left out of all"
+        for name, count in missing.items()
+        if count
+    ]
+
+
 def _match(
     pre: ValueState, posts: Mapping[str, ValueState], on: Sequence[str] | None
-) -> tuple[ValueState, dict[str, ValueState]]:
-    """Returns all states on the contexts in which each has a rating, in one order."""
+) -> tuple[ValueState, dict[str, ValueState], dict[str, int]]:
+    """Returns all states on the ratings that each of them has, in one order, and how many each lacks of the others'."""
     common = pre
     for name, post in posts.items():
         with errors.named(name):
             common = states.join(common, post, on).pre
     matched = {name: states.join(common, post, on).post for name, post in posts.items()}
-    rated = np.all([(common.mask & post.mask).any(1) for post in matched.values()], 0)
-    rows = np.flatnonzero(rated)
+    masks = {"before": common.mask, **{name: post.mask for name, post in matched.items()}}
+    everywhere, somewhere = np.all(list(masks.values()), 0), np.any(list(masks.values()), 0)
+    rows = np.flatnonzero(everywhere.any(1))
     if not len(rows):
-        raise errors.InputError(f"none of {len(rated)} common contexts has a rating in every state")
-    return common.take(rows), {name: post.take(rows) for name, post in matched.items()}
+        raise errors.InputError(f"none of {len(everywhere)} common contexts has a rating in every state")
+
+    def shared(state: ValueState) -> ValueState:
+        kept = np.where(everywhere, state.state, np.nan).astype(state.state.dtype)
+        return dataclasses.replace(state, state=kept, mask=everywhere).take(rows)
+
+    missing = {name: int((somewhere & ~mask).sum()) for name, mask in masks.items()}
+    return shared(common), {name: shared(post) for name, post in matched.items()}, missing

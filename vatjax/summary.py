@@ -14,6 +14,8 @@ WIDTH = 100  # characters of a line
 
 # With fewer clusters the power of a coupling is not printed: the null's quantiles are too coarse.
 _FEW = 12
+# With a larger share of the ratings at the ends of the scale a common style is cut off there, and what is left of it looks like coupling.
+_MANY_AT_ENDS = 0.1
 
 
 _LEGEND = (
@@ -192,6 +194,16 @@ def _second_order(content: dict[str, Any], level: dict[str, Any]) -> list[str]:
     elif style is None or style >= 0.05:
         lines.append(
             f"Types move together, but a style that answers everything higher or lower may explain it {numbers}."
+        )
+    elif content["clusters"] < _FEW:
+        lines.append(
+            f"Types move together from context to context {numbers}, in {content['clusters']} clusters: too few to tell it "
+            "from chance."
+        )
+    elif placebo is None and (content.get("at_ends") or 0) > _MANY_AT_ENDS:
+        lines.append(
+            f"Types move together, but a style that answers everything higher or lower may explain it {numbers}: "
+            f"{content['at_ends']:.0%} of the ratings lie at an end of the scale, where such a style is cut off."
         )
     elif placebo is None:
         lines.append(

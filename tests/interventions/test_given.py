@@ -163,7 +163,6 @@ def test_a_changed_file_is_another_address(folder, tmp_path):
         ("kind: edit, path: x, strengths: [0]", "strengths: 0 is the model itself"),
         ("kind: weights", "checkpoints: expected at least one, and none twice"),
         ("kind: function", "call: the kind function needs a function"),
-        ("kind: function, call: 'nowhere.module:f'", "call: cannot import 'nowhere.module:f'"),
         ("kind: adaptr, path: x", "unknown kind of intervention 'adaptr'; did you mean 'adapter'"),
         (
             "kind: prompt, txt: a",
@@ -203,7 +202,8 @@ def test_a_conversation_that_can_not_be_is_named_with_its_line(line, message, tm
     [
         ({"kind": "edit", "path": "nowhere"}, "nowhere: no edit.json there, which the kind edit needs"),
         ({"kind": "prompt", "file": "empty.txt"}, "empty.txt: no text, and a prompt needs at least one"),
-        ({"kind": "weights", "checkpoints": ("nowhere",)}, "nowhere"),
+        ({"kind": "weights", "checkpoints": ("nowhere",)}, "interventions.mine: nowhere"),
+        ({"kind": "function", "call": "nowhere.module:f"}, "interventions.mine: call: cannot import 'nowhere.module:f'"),
     ],
 )
 def test_what_is_not_there_ends_the_plan_with_one_line(settings, message, tmp_path, monkeypatch):
@@ -273,3 +273,62 @@ def test_whole_weights_are_levels_like_any_other(tmp_path, capsys):
     assert np.abs(np.nan_to_num(by_hand[0] - by_hand[1])).max() > 1e-3
     again = study.run(study.plan(config.read(Design, tmp_path / "study.yaml")))
     assert again.computed == 0
+
+
+def test_a_file_that_changes_between_plan_and_run_ends_its_arm(folder, tmp_path):
+    (tmp_path / "t.txt").write_text("Power matters.\n")
+    text = TEXT.format(out=tmp_path / "s", folder=folder).partition("interventions:")[0]
+    text += f"interventions: {{a: {{kind: prompt, file: {tmp_path}/t.txt}}, b: {{kind: prompt, text: Be kind.}}}}"
+    planned = study.plan(config.parse(Design, text, "study.yaml"))
+    (tmp_path / "t.txt").write_text("Nothing matters.\n")
+    results = study.write(study.run(planned))
+    assert any("what it reads has changed since the study was planned" in line for line in results.failed)
+    assert {row["intervention"] for row in results.rows if row["placebo"] == "none"} == {"b"}
+    (tmp_path / "t.txt").unlink()
+    assert study.open_study(tmp_path / "s").rows  # results can be read without their inputs
+
+
+def test_a_random_adapter_has_the_norm_of_the_real_one(folder):
+    model = models.load("pocket")
+    real = models.load_adapter(folder / "adapter", model.config)
+    drawn = edits.random_like(real, 3)
+    for name, change in real.lora.items():
+        norms = [
+            np.linalg.norm(np.einsum("lir,lro->lio", np.float64(x.down), np.float64(x.up)), axis=(1, 2))
+            for x in (change, drawn.lora[name])
+        ]
+        np.testing.assert_allclose(norms[1], norms[0], rtol=1e-4)
+
+
+def test_draws_of_neutral_text_differ(ran):
+    from vatjax.interventions.arms import Arm, Cell
+
+    for kind, settings in (("prompt", {"text": "Be good to all of them."}), ("instruction", {})):
+        mine = interventions.of_kind(kind)(**settings)
+        for target in ("Self-direction", "Wealth", "Power"):
+            cell = Cell("pocket", "mine", mine, target, "express", 0)
+            arms = [Arm(cell, 1, "neutral", draw) for draw in range(10)]
+            plan = ran[0].planned.graphs[0].context
+            assert len({json.dumps(mine.inputs(arm, plan)) for arm in arms}) == 10
+
+
+def test_an_adapter_on_the_hub_is_fetched_with_its_weights(folder, monkeypatch):
+    import huggingface_hub
+
+    asked = {}
+
+    def fetch(name, revision, allow_patterns):
+        asked[name] = list(allow_patterns)
+        return str(folder / "adapter")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    mine = interventions.of_kind("adapter")(path="owner/name")
+    assert mine.load(models.load("pocket")).lora
+    assert asked == {"owner/name": ["adapter_config.json", "adapter_model.safetensors"]}
+
+
+def test_targets_of_an_intervention_may_have_a_direction(tmp_path):
+    text = TEXT.format(out=tmp_path / "s", folder="x").partition("interventions:")[0]
+    text += "directions: [express, suppress]\ninterventions: {a: {kind: shots, targets: [+Power]}, b: {kind: shots}}"
+    cells = config.parse(Design, text, "study.yaml").cells(items.bundled().taxonomy)
+    assert [(name, side) for name, _, _, side, _ in cells] == [("a", "express"), ("b", "express"), ("b", "suppress")]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from vatjax import config, errors, study
+from vatjax import config, errors, interventions, study
 from vatjax.study.design import Design
 
 MODULE = '''
@@ -14,7 +14,6 @@ MODULE = '''
 import dataclasses
 
 from vatjax import edits, elicit, interventions, items, models, store
-from vatjax.store.artifacts import Artifact
 
 
 @interventions.register("flipped")
@@ -32,8 +31,7 @@ class Flipped(interventions.Intervention):
         return ("random",)
 
     def dependencies(self, arm, plan):
-        inputs = {**plan.train_inputs, "target": arm.cell.target}
-        return {"vector": Artifact("flipped", f"{arm.cell}: flipping", inputs, task=(arm.cell,), maker=self)}
+        return {"vector": self.artifact("flipped", f"{arm.cell}: flipping", arm, plan, without=("strengths",))}
 
     def make(self, batch, work):
         edit = -1.0 * edits.find(work.model, work.items, batch[0].task[0].target, layers=[0])
@@ -51,6 +49,34 @@ class Flipped(interventions.Intervention):
 class Wordy(interventions.Intervention):
     def levels(self):
         return ("many",)
+
+
+@interventions.register("odd")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Odd(interventions.Intervention):
+    """Breaks one rule of the protocol."""
+
+    what: str = ""
+
+    def levels(self):
+        return (1, 1) if self.what == "twice" else (1,)
+
+    def placebo_names(self):
+        if self.what == "missing file":
+            open("nowhere")
+        return {"text": "random", "none": ("none",)}.get(self.what, ())
+
+    def check(self, protocol, depth=None):
+        if self.what == "check" and depth:
+            raise KeyError("boom")
+
+    def dependencies(self, arm, plan):
+        if self.what == "reserved":
+            return {"x": self.artifact("result", "mine", arm, plan)}
+        return {}
+
+    def inputs(self, arm, plan):
+        return {"x": object()} if self.what == "object" else {}
 
 
 @interventions.register("raises")
@@ -72,7 +98,7 @@ class Raises(interventions.Intervention):
         import jax.numpy as jnp
         return elicit.Condition(edit=models.Edit(jnp.asarray(1.0), residual=jnp.ones((2, 3))))
 '''
-POINTS = "[vatjax.interventions]\nflipped = demo_kinds:Flipped\nwordy = demo_kinds:Wordy\nraises = demo_kinds:Raises\nabsent = nowhere:X\nwrong = demo_kinds:Flipped\n"
+POINTS = "[vatjax.interventions]\nflipped = demo_kinds:Flipped\nwordy = demo_kinds:Wordy\nraises = demo_kinds:Raises\nodd = demo_kinds:Odd\nabsent = nowhere:X\nwrong = demo_kinds:Flipped\n"
 STUDY = """
 models: [pocket]
 targets: [Power]
@@ -151,7 +177,7 @@ def design(tmp_path, text):
 )
 def test_a_plug_in_that_can_not_be_used_is_named(installed, tmp_path, kind, message):
     with pytest.raises(errors.InputError) as caught:
-        design(tmp_path, f"interventions: {{a: {{kind: {kind}}}}}")
+        study.plan(design(tmp_path, f"interventions: {{a: {{kind: {kind}}}}}"))
     assert message in str(caught.value)
 
 
@@ -178,3 +204,69 @@ def test_a_condition_that_fails_ends_its_arm_alone(installed, tmp_path, what, me
     results = study.write(outcome)
     assert any(message in why for why in results.failed), results.failed
     assert {row["intervention"] for row in results.rows} == {"good"}
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("twice", "interventions.a: the kind odd has a level twice: [1, 1]"),
+        ("text", "placebo_names is a tuple of different names, and none is called 'none'; found 'random'"),
+        ("none", "found ('none',)"),
+        ("check", "interventions.a: the kind odd (demo_kinds.Odd): KeyError: 'boom'"),
+        ("missing file", "the kind odd (demo_kinds.Odd): FileNotFoundError"),
+        ("reserved", "interventions.a: an artifact cannot have the kind 'result', which the study itself makes"),
+        ("object", "the kind odd (demo_kinds.Odd): inputs: no content address for object"),
+    ],
+)
+def test_a_kind_that_breaks_the_protocol_ends_the_plan_with_one_line(installed, tmp_path, what, message):
+    with pytest.raises(errors.InputError) as caught:
+        study.plan(design(tmp_path, f"interventions: {{a: {{kind: odd, what: {what}}}}}"))
+    assert message in str(caught.value)
+
+
+def test_a_class_that_is_not_registered_is_refused(installed, tmp_path):
+    import dataclasses
+
+    shots = interventions.of_kind("shots")
+    other = dataclasses.dataclass(frozen=True, kw_only=True)(type("Other", (shots,), {}))
+    planned = dataclasses.replace(design(tmp_path, "interventions: {a: {kind: shots}}"), interventions={"a": other()})
+    with pytest.raises(errors.InputError, match=r"Other is not registered: decorate it with @interventions.register"):
+        study.plan(planned)
+
+
+def test_a_plug_in_cannot_take_the_name_of_a_shipped_kind(tmp_path, monkeypatch):
+    package(tmp_path / "more", "other-kinds", "[vatjax.interventions]\nshots = a:B\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "more"))
+    with pytest.raises(errors.InputError, match="plug-in other-kinds: 'shots' is a kind of vatjax itself"):
+        interventions.of_kind("shots")
+
+
+def test_the_artifacts_and_states_of_a_plug_in_depend_on_push_model_settings_and_code(installed, site, tmp_path):
+    def addresses(text="{kind: flipped}", **changes):
+        import dataclasses
+
+        planned = dataclasses.replace(design(tmp_path, f"interventions: {{a: {text}}}"), **changes)
+        (graph,) = study.plan(planned).graphs
+        return {
+            (arm.cell.direction, arm.level, arm.placebo): (
+                state.address,
+                state.dependencies["vector"].address,
+            )
+            for (arm, _), state in graph.states.items()
+            if arm is not None
+        }
+
+    both = addresses(directions=("express", "suppress"))
+    assert len({vector for _, vector in both.values()}) == 2
+    more = addresses("{kind: flipped, strengths: [0.5, 1]}")
+    assert more["express", 0.5, ""][1] == both["express", 0.5, ""][1]  # an edit does not depend on strengths
+    other = addresses(dtype="bfloat16")
+    assert other["express", 0.5, ""] != both["express", 0.5, ""]
+    module = site / "demo_kinds.py"
+    text = module.read_text()
+    try:
+        module.write_text(text + "\n# changed\n")
+        changed = addresses()
+        assert not set(changed.values()) & set(both.values())
+    finally:
+        module.write_text(text)

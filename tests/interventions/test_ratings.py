@@ -125,6 +125,34 @@ def test_what_does_not_match_ends_its_own_arm_with_one_line(ran):
     )
 
 
+def test_the_command_shows_ratings_without_mass(ran, capsys):
+    from vatjax import cli
+
+    outcome, _ = ran
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", f"{outcome.planned.design.out}/study.yaml"])
+    shown = capsys.readouterr().out
+    assert ended.value.code in (0, 1)
+    assert "written +Power" in shown
+
+
+def test_other_scales_share_no_front(ran):
+    _, results = ran
+    assert row(results, "both")["front"]
+    assert row(results, "written")["front"] or row(results, "said")["front"]
+
+
+def test_a_state_of_another_scale_is_refused(ran, tmp_path):
+    outcome, _ = ran
+    state = elicit.ratings(models.load("pocket"), outcome.planned.test_items, elicit.ElicitConfig(high=7)).state
+    states.save(state, tmp_path / "seven.npz")
+    text = TEXT.format(out=tmp_path / "s", folder=tmp_path).partition("  written")[0]
+    text += f'  npz: {{kind: ratings, after: ["{tmp_path}/seven.npz"]}}'
+    results = study.write(study.run(study.plan(config.parse(Design, text, "study.yaml"))))
+    assert any("seven.npz: its scale has 6 points, and that of the study 4" in line for line in results.failed)
+    assert not results.comparisons
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -145,5 +173,5 @@ def test_a_file_that_is_not_there_ends_the_plan(tmp_path):
         scenes=4,
         interventions={"gone": interventions.of_kind("ratings")(after=(str(tmp_path / "gone.csv"),))},
     )
-    with pytest.raises(errors.InputError, match=r"gone.csv: no such file of ratings"):
+    with pytest.raises(errors.InputError, match=r"interventions.gone: .*gone.csv: no such file"):
         study.plan(design)

@@ -61,7 +61,7 @@ def _print(content: dict[str, Any]) -> None:
             *(summary.format_interval(row[key]) for key in ("gain", "off_target_shift", "off_target", "nvat_debiased")),
             "-" if row["nvat_floor"] is None else f"{row['nvat_floor']:.2f}",
             summary.format_p(row["nvat_p"], content["resamples"]),
-            f"{row['front_share']:.0%}",
+            "-" if row["front_share"] is None else f"{row['front_share']:.0%}",
         )
         for row in content["rows"]
     ]

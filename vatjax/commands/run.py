@@ -254,7 +254,7 @@ def _cells(rows: Sequence[Mapping[str, Any]], several: bool) -> tuple[str, ...]:
         gain + ("" if first["resolved"] else " ~"),
         _number(first["off_target_shift"]),
         _number(first["nvat_debiased"]),
-        f"{first['mass']:.2f}" + (" BROKEN" if first["broken"] else ""),
+        _number(first["mass"]) + (" BROKEN" if first["broken"] else ""),
     )
 
 

@@ -45,9 +45,25 @@ def random_like(edit: Edit, key: Array | int) -> Edit:
         residual=None if edit.residual is None else randomized(edit.residual),
         neurons=None if edit.neurons is None else permuted(edit.neurons),
         gains=None if edit.gains is None else permuted(edit.gains),
-        lora={name: LowRank(randomized(change.down), randomized(change.up)) for name, change in edit.lora.items()},
+        lora={name: _same_norm(LowRank(randomized(x.down), randomized(x.up)), x) for name, x in edit.lora.items()},
         steps=tuple(dataclasses.replace(step, direction=randomized(step.direction)) for step in edit.steps),
     )
+
+
+def _same_norm(drawn: LowRank, real: LowRank) -> LowRank:
+    """Scales a random change so that the product of its factors has the norm of the real one in each layer."""
+    norm, drawn_norm = (_product_norm(change) for change in (real, drawn))
+    scale = jnp.where(drawn_norm > 0, norm / jnp.where(drawn_norm > 0, drawn_norm, 1), 0)
+    return LowRank(drawn.down, (drawn.up * scale[:, None, None]).astype(real.up.dtype))
+
+
+def _product_norm(change: LowRank) -> Array:
+    """Returns |A B| of each layer from the Gram matrices of its factors: |A B|^2 = tr(A'A B B')."""
+    down, up = (x.astype(jnp.float32) for x in (change.down, change.up))
+    precision = jax.lax.Precision.HIGHEST
+    left = jnp.einsum("lir,lis->lrs", down, down, precision=precision)
+    right = jnp.einsum("lro,lso->lrs", up, up, precision=precision)
+    return jnp.sqrt(jnp.maximum(jnp.sum(left * right, (1, 2)), 0))
 
 
 def match_lengths(directions: Directions, reference: Directions) -> Directions:

@@ -16,14 +16,19 @@ and nothing of the study knows a kind by its name.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import errno
+import functools
 import importlib.metadata
+import inspect
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import numbers
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from vatjax import config, errors, names
+from vatjax import config, errors, names, prompts, store
 from vatjax.edits import random_like
 from vatjax.elicit import Condition
 from vatjax.items import Items, Source
@@ -65,11 +70,14 @@ class PlanContext(RunContext, Protocol):
 
     Attributes:
         items: all items.
-        train_inputs: inputs of every artifact that is made from the train side.
+        train_inputs: inputs of every artifact that is made from the train side; they name the model.
     """
 
     items: Items
     train_inputs: dict[str, Any]
+
+    def file_address(self, path: Any) -> str:
+        """Returns the content hash of a file, read once until it changes; raises InputError if there is none."""
 
 
 class WorkContext(RunContext, Protocol):
@@ -107,9 +115,11 @@ class Intervention:
     joint: ClassVar[bool] = False
     # False for a kind whose ratings are finished: no model is asked for them, nor for answers in words.
     elicited: ClassVar[bool] = True
+    # False for a kind whose levels are names and no amounts: they have no last one and no path between them.
+    ordered: ClassVar[bool] = True
 
     targets: tuple[str, ...] = ()
-    """A subset of the study's targets, without their signs; by default all."""
+    """A subset of the study's targets, such as Power, or +Power for one direction; by default all."""
 
     @classmethod
     def of_kind(cls, kind: str) -> type[Intervention]:
@@ -124,11 +134,14 @@ class Intervention:
 
     def levels(self) -> tuple[float, ...]:
         """Returns the levels that are measured."""
-        raise NotImplementedError
+        raise self._lacks("levels")
 
     def placebo_names(self) -> tuple[str, ...]:
         """Returns the names of the placebos; each is drawn several times at each level."""
-        raise NotImplementedError
+        raise self._lacks("placebo_names")
+
+    def _lacks(self, hook: str) -> errors.InputError:
+        return errors.InputError(f"the kind {self.kind} ({_place(type(self))}) does not define {hook}")
 
     def check(self, protocol: str, depth: int | None = None) -> None:
         """Raises InputError if a study with this protocol, or a model with so many layers, cannot have it."""
@@ -153,17 +166,53 @@ class Intervention:
 
     def state_inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
         """Returns all inputs of the value state of an arm."""
-        inputs = self.inputs(arm, plan)
-        if type(self).__module__.startswith("vatjax."):
+        inputs = dict(self.inputs(arm, plan))
+        if is_shipped(type(self)):
             return inputs
-        cell = arm.cell
-        push = {"target": cell.target, "direction": cell.direction, "seed": cell.seed}
+        try:
+            store.address(inputs)
+        except TypeError as error:
+            raise errors.InputError(f"the kind {self.kind} ({_place(type(self))}): inputs: {error}") from None
         drawn = {"level": arm.level, "placebo": arm.placebo, "draw": arm.draw}
-        return {**inputs, "intervention": {**self.to_dict(), **push, **drawn}}
+        return {**inputs, "intervention": {**self._identity(arm, plan), **drawn}}
+
+    def artifact(
+        self,
+        kind: str,
+        label: str,
+        arm: Arm,
+        plan: PlanContext,
+        inputs: Mapping[str, Any] | None = None,
+        without: Sequence[str] = (),
+        dependencies: Mapping[str, Artifact] | None = None,
+    ) -> Artifact:
+        """Returns an artifact for `dependencies` of a kind of another package, whose `task` is `(arm.cell,)`.
+
+        Its address names the model, the items, the target, the direction, the seed, the settings and the code.
+
+        Args:
+            kind, label: of the artifact.
+            arm: one of the arms that depend on it.
+            plan: of the study.
+            inputs: what it depends on besides.
+            without: settings that it does not depend on, such as strengths.
+            dependencies: artifacts that it is made from.
+        """
+        identity = self._identity(arm, plan, without)
+        whole = {**plan.train_inputs, "intervention": identity, **(inputs or {})}
+        return Artifact(kind, label, whole, dependencies or {}, (arm.cell,), self)
+
+    def _identity(self, arm: Arm, plan: PlanContext, without: Sequence[str] = ()) -> dict[str, Any]:
+        """Returns settings, code and push of a kind of another package."""
+        settings = {key: value for key, value in self.to_dict().items() if key not in ("targets", *without)}
+        cls = type(self)
+        code = {"class": f"{cls.__module__}.{cls.__qualname__}", "code": code_address(cls, plan)}
+        cell = arm.cell
+        return {**settings, **code, "target": cell.target, "direction": cell.direction, "seed": cell.seed}
 
     def make(self, batch: Sequence[Artifact], work: WorkContext) -> None:
         """Makes artifacts of `dependencies`: one, or for a `joint` kind several with the same `batch_key`."""
-        raise NotImplementedError
+        raise self._lacks("make")
 
     def batch_key(self, artifact: Artifact, weights: int) -> Any:
         """Returns a key that is equal for artifacts which are made together, or one after the other; by default each alone.
@@ -203,7 +252,7 @@ class Intervention:
             state: the artifact of its value state, with its dependencies.
             work: the model and the artifacts.
         """
-        raise NotImplementedError
+        raise self._lacks("condition")
 
 
 T = TypeVar("T", bound=type[Intervention])
@@ -224,6 +273,9 @@ def register(kind: str) -> Callable[[T], T]:
             raise ValueError(f"two classes register the kind {kind!r}: {present.__module__} and {cls.__module__}")
         cls.kind = kind
         KINDS[kind] = cls
+        if not is_shipped(cls):
+            for hook in _HOOKS:
+                setattr(cls, hook, _name_errors(getattr(cls, hook)))
         return cls
 
     return decorate
@@ -235,8 +287,7 @@ def of_kind(kind: str) -> type[Intervention]:
     Raises:
         InputError: if no kind has this name, which lists all of them, or if its plug-in cannot be loaded.
     """
-    if kind not in KINDS:
-        _load_plugin(kind)
+    _load_plugin(kind)
     if kind in KINDS:
         return KINDS[kind]
     known = kind_names()
@@ -266,6 +317,10 @@ def _load_plugin(kind: str) -> None:
     packages = [point.dist.name if point.dist is not None else point.value for point in points]
     if len(points) > 1:
         raise errors.InputError(f"the packages {' and '.join(sorted(packages))} both register the kind {kind!r}")
+    if kind in KINDS and is_shipped(KINDS[kind]):
+        raise errors.InputError(f"the plug-in {packages[0]}: {kind!r} is a kind of vatjax itself; give it another name")
+    if kind in KINDS and _place(KINDS[kind]) == points[0].value.replace(":", "."):
+        return
     try:
         cls = points[0].load()
     except Exception as error:
@@ -274,30 +329,80 @@ def _load_plugin(kind: str) -> None:
         raise errors.InputError(f"the plug-in {packages[0]}: {points[0].value} does not register the kind {kind!r}")
 
 
-def check_levels_of(name: str, intervention: Intervention) -> None:
-    """Raises InputError unless the levels of an intervention are numbers."""
-    with named_errors(name, intervention):
-        levels = tuple(intervention.levels())
-    if not levels or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in levels):
-        raise errors.InputError(
-            f"{name}: the kind {intervention.kind} has levels that are not finite numbers: {list(levels)}"
-        )
+# Methods of a kind whose errors are named with it.
+_HOOKS = (
+    *("levels", "placebo_names", "check", "examples", "dependencies", "inputs", "make", "batch_key", "state_key"),
+    *("rated_model", "edit_folder", "arm_before", "condition"),
+)
 
 
-@contextlib.contextmanager
-def named_errors(name: str, intervention: Intervention) -> Iterator[None]:
-    """Turns an error of a plug-in into one that names its kind and its place."""
-    try:
-        yield
-    except (errors.InputError, MemoryError, OSError):
-        raise
-    except Exception as error:
-        if is_out_of_memory(error) or type(intervention).__module__.startswith("vatjax."):
+def is_shipped(cls: type) -> bool:
+    """Returns True for a kind of vatjax itself."""
+    return cls.__module__.startswith("vatjax.")
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _name_errors(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a method of a plug-in whose errors are one line that names the kind and the class."""
+
+    @functools.wraps(hook)
+    def named(self: Intervention, *arguments: Any, **options: Any) -> Any:
+        try:
+            return hook(self, *arguments, **options)
+        except (errors.InputError, MemoryError):
             raise
-        where = f"{type(intervention).__module__}.{type(intervention).__qualname__}"
-        raise errors.InputError(
-            f"{name}: the kind {intervention.kind} ({where}): {type(error).__name__}: {error}"
-        ) from error
+        except Exception as error:
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if full or is_out_of_memory(error):
+                raise
+            where = f"the kind {self.kind} ({_place(type(self))})"
+            raise errors.InputError(f"{where}: {type(error).__name__}: {error}") from error
+
+    return named
+
+
+def code_address(code: Any, plan: PlanContext) -> str:
+    """Returns the content hash of the file that defines a class or a function.
+
+    Raises:
+        InputError: if it has no file, so that a change would not be noticed.
+    """
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(code))
+    except TypeError:
+        path = None
+    if path is None or not os.path.exists(path):
+        raise errors.InputError(f"{code!r} has no source file, so that a change of it would not be noticed")
+    return plan.file_address(path)
+
+
+def check_intervention(name: str, intervention: Intervention) -> None:
+    """Raises InputError unless an intervention has a registered kind, levels that are numbers, and names of placebos."""
+    cls = type(intervention)
+    with errors.named(f"interventions.{name}"):
+        if KINDS.get(intervention.kind) is not cls:
+            raise errors.InputError(f"{_place(cls)} is not registered: decorate it with @interventions.register('...')")
+        levels = tuple(intervention.levels())
+        if not levels or not all(_is_finite(x) for x in levels):
+            raise errors.InputError(
+                f"the kind {intervention.kind} has levels that are not finite numbers: {list(levels)}"
+            )
+        if len(set(levels)) < len(levels):
+            raise errors.InputError(f"the kind {intervention.kind} has a level twice: {list(levels)}")
+        placebos = intervention.placebo_names()
+        texts = isinstance(placebos, (tuple, list)) and all(isinstance(text, str) and text for text in placebos)
+        if not texts or "none" in placebos or len(set(placebos)) < len(placebos):
+            raise errors.InputError(
+                f"the kind {intervention.kind}: placebo_names is a tuple of different names, and none is called 'none'; "
+                f"found {placebos!r}"
+            )
+
+
+def _is_finite(x: Any) -> bool:
+    return isinstance(x, numbers.Real) and math.isfinite(float(x))
 
 
 def check_levels(name: str, levels: tuple[float, ...]) -> None:
@@ -311,6 +416,16 @@ def check_strengths(strengths: tuple[float, ...]) -> None:
     check_levels("strengths", strengths)
     if 0.0 in strengths:
         raise errors.InputError("strengths: 0 is the model itself, which is measured in any case")
+
+
+def neutral_texts(arm: Arm) -> Iterator[str]:
+    """Yields neutral sentences without end, for a draw of a placebo.
+
+    The draws of a cell begin at different sentences, as long as there are as many.
+    """
+    plain = prompts.neutral_texts()
+    start = arm.cell.draw_seed(0) + arm.draw
+    return (plain[(start + number) % len(plain)] for number in itertools.count())
 
 
 def strength_inputs(arm: Arm) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vatjax import errors
 from vatjax.elicit import Condition
-from vatjax.interventions.base import Intervention, PlanContext, WorkContext, check_levels, register
+from vatjax.interventions.base import Intervention, PlanContext, WorkContext, check_levels, code_address, register
 from vatjax.store.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ class Function(Intervention):
         check_levels("amounts", self.amounts)
         if not self.call:
             raise errors.InputError("call: the kind function needs a function, as package.module:name")
-        self.function()
 
     def function(self) -> Any:
         """Returns the function.
@@ -47,8 +45,8 @@ class Function(Intervention):
         module, _, name = self.call.partition(":")
         try:
             return getattr(importlib.import_module(module), name)
-        except (ImportError, ValueError, AttributeError) as error:
-            raise errors.InputError(f"call: cannot import {self.call!r}: {error}") from None
+        except Exception as error:  # whatever the user's module raises
+            raise errors.InputError(f"call: cannot import {self.call!r}: {type(error).__name__}: {error}") from None
 
     def levels(self) -> tuple[float, ...]:
         """Returns the levels."""
@@ -59,12 +57,8 @@ class Function(Intervention):
         return ()
 
     def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
-        """Returns the name and the source of the function, and its arguments."""
-        del plan
-        try:
-            source = inspect.getsource(self.function())
-        except (OSError, TypeError):  # a built-in, or text that was executed
-            source = ""
+        """Returns the name of the function, the content of its file, and its arguments."""
+        source = code_address(self.function(), plan)
         arguments = {"target": arm.cell.target, "direction": arm.cell.direction, "level": arm.level}
         return {"function": {"call": self.call, "source": source, "settings": dict(self.settings), **arguments}}
 

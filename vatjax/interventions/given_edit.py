@@ -54,11 +54,15 @@ class _Given(Intervention):
 
     def folder(self) -> Any:
         """Returns its folder; raises InputError if a file is missing there."""
-        folder = store.path(self.path)
+        folder = self.find_folder()
         for name in self.files:
             if not (folder / name).exists():
                 raise errors.InputError(f"{self.path}: no {name} there, which the kind {self.kind} needs")
         return folder
+
+    def find_folder(self) -> Any:
+        """Returns its folder, which may lack files."""
+        return store.path(self.path)
 
     def load(self, model: Model) -> Edit:
         """Returns the edit at strength 1."""
@@ -66,9 +70,9 @@ class _Given(Intervention):
 
     def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
         """Returns the content of its files, the strength, and the seed of a random edit."""
-        del plan
         folder = self.folder()
-        return {self.kind: [store.file_address(folder / name) for name in self.files], **strength_inputs(arm)}
+        norm = {"norm": "product"} if arm.placebo else {}  # of low-rank changes: that of A B
+        return {self.kind: [plan.file_address(folder / name) for name in self.files], **strength_inputs(arm), **norm}
 
     def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition:
         """Returns the edit at the arm's strength."""
@@ -106,9 +110,10 @@ class Adapter(_Given):
     path: str = ""
     """Folder of the adapter, or owner/name on the Hub."""
 
-    def folder(self) -> Any:
+    def find_folder(self) -> Any:
         """Returns the local folder; an adapter on the Hub is downloaded."""
-        return super().folder() if store.path(self.path).exists() else local_folder(self.path)
+        folder = store.path(self.path)
+        return folder if folder.exists() else local_folder(self.path, patterns=self.files)
 
     def load(self, model: Model) -> Edit:
         """Returns the adapter; raises InputError, which names its base and the model, if it does not fit."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vatjax import errors, names, prompts
 from vatjax.elicit import Condition
-from vatjax.interventions.base import Intervention, PlanContext, WorkContext, register
+from vatjax.interventions.base import Intervention, PlanContext, WorkContext, neutral_texts, register
 from vatjax.store.artifacts import Artifact
 from vatjax.values import Taxonomy
 
@@ -50,6 +50,5 @@ class Instruction(Intervention):
     def sentence(self, arm: Arm, taxonomy: Taxonomy) -> str:
         """Returns the sentence of an arm."""
         if arm.placebo:
-            plain = prompts.neutral_texts()
-            return plain[arm.cell.draw_seed(arm.draw) % len(plain)]
+            return next(neutral_texts(arm))
         return prompts.instruction(taxonomy, arm.cell.target, arm.cell.sign, self.wording)

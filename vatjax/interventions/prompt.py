@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vatjax import errors, prompts, store
+from vatjax import errors, store
 from vatjax.elicit import Condition
-from vatjax.interventions.base import Intervention, PlanContext, WorkContext, register
+from vatjax.interventions.base import Intervention, PlanContext, WorkContext, neutral_texts, register
 from vatjax.store.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Prompt(Intervention):
     of the kind."""
 
     seeded: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
 
     text: str = ""
     """The text; {target} stands for the target's name."""
@@ -85,19 +86,12 @@ class Prompt(Intervention):
             for turn in self.chats()[int(arm.level) - 1]
         ]
         if arm.placebo:
-            words = _neutral_words(arm.cell.draw_seed(arm.draw))
+            words = itertools.chain.from_iterable(line.split() for line in neutral_texts(arm))
             turns = [
                 {**turn, "content": " ".join(itertools.islice(words, len(turn["content"].split())))} for turn in turns
             ]
         system = turns.pop(0)["content"] if turns[0]["role"] == "system" else ""
         return Condition((), system, None, tuple(turns))
-
-
-def _neutral_words(seed: int) -> itertools.chain[str]:
-    """Returns the words of the neutral texts without end, from a place that the seed determines."""
-    plain = prompts.neutral_texts()
-    start = seed % len(plain)
-    return itertools.chain.from_iterable(line.split() for line in itertools.islice(itertools.cycle(plain), start, None))
 
 
 def _parse_line(line: str, where: str) -> str | Turns:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from vatjax import errors, states, store
+from vatjax import errors, states
 from vatjax.elicit import protocols
 from vatjax.interventions.base import Intervention, PlanContext, WorkContext, register
 from vatjax.states import ValueState
@@ -29,17 +29,25 @@ class Ratings(Intervention):
 
     seeded: ClassVar[bool] = False
     elicited: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
 
     after: tuple[str, ...] = ()
     """Ratings after the intervention, each file a level."""
     before: str = ""
     """Ratings before it; by default those of the study's unedited model, in the same contexts."""
-    scale: tuple[float, ...] = (1.0, 5.0)
+    scale: tuple[float, float] = (1.0, 5.0)
     """Ratings of tables at the weak and at the strong end of agreement."""
+    clusters: tuple[str, ...] = ()
+    """Columns of a table whose rows belong together, such as person; by default scene. They count where `before` is given:
+    else the clusters are those of the study."""
+    missing: tuple[str, ...] = ()
+    """Further spellings of a missing rating in tables."""
 
     def __post_init__(self) -> None:
         if not self.after or len(set(self.after)) != len(self.after):
             raise errors.InputError(f"after: expected at least one file, and none twice, found {list(self.after)}")
+        if self.scale[0] == self.scale[1]:
+            raise errors.InputError(f"scale: expected two different ends, found {list(self.scale)}")
 
     @property
     def unit(self) -> str:  # type: ignore[override]
@@ -64,9 +72,9 @@ class Ratings(Intervention):
 
     def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
         """Returns the content of the file, and of the one before it, in whose contexts it is read."""
-        del plan
         files = [file for file in (self.before, self.file_of(arm)) if file]
-        return {"ratings": [_digest(file) for file in files], "scale": list(self.scale)}
+        settings = {"clusters": list(self.clusters), "missing": list(self.missing)}
+        return {"ratings": [plan.file_address(file) for file in files], "scale": list(self.scale), **settings}
 
     def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> ValueState:
         """Returns the ratings in the contexts of those before them, missing where the file has none.
@@ -79,8 +87,8 @@ class Ratings(Intervention):
         given = self.read(path, taxonomy)
         if self.before:
             return given if path == self.before else _in_contexts_of(self.read(self.before, taxonomy), given, path)
-        points = abs(self.scale[1] - self.scale[0])
-        if "scale" in given.meta and points != work.how.high - work.how.low:
+        points = _points(given)
+        if points is not None and points != work.how.high - work.how.low:
             raise errors.InputError(
                 f"{path}: its scale has {points:g} points, and that of the study {work.how.high - work.how.low}; give the "
                 "ratings before it too"
@@ -95,8 +103,9 @@ class Ratings(Intervention):
         """Reads ratings, with a column for each value of the taxonomy."""
         if path.endswith(".npz"):
             return states.align(states.load(path), taxonomy)
-        low, high = self.scale
-        return states.align(states.read_ratings(path, taxonomy, (low, high)), taxonomy)
+        clusters = self.clusters or None
+        state = states.read_ratings(path, taxonomy, self.scale, clusters, missing=self.missing)
+        return states.align(state, taxonomy)
 
 
 def _in_contexts_of(first: ValueState, given: ValueState, path: str) -> ValueState:
@@ -109,8 +118,7 @@ def _in_contexts_of(first: ValueState, given: ValueState, path: str) -> ValueSta
     return ValueState(state, np.isfinite(state), first.clusters, first.values, first.contexts, given.meta)
 
 
-def _digest(path: str) -> str:
-    """Returns the content hash of a file; raises InputError if there is none."""
-    if not store.path(path).exists():
-        raise errors.InputError(f"{path}: no such file of ratings")
-    return store.file_address(store.path(path))
+def _points(state: ValueState) -> float | None:
+    """Returns the points between the ends of a state's scale; None if it does not say."""
+    ends = state.meta.get("scale") or [states.meta_entry(state.meta, ("how", end)) for end in ("low", "high")]
+    return None if None in ends else abs(float(ends[1]) - float(ends[0]))

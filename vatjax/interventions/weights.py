@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vatjax import errors, store
+from vatjax import errors
 from vatjax.elicit import Condition
 from vatjax.interventions.base import Intervention, PlanContext, WorkContext, register
 from vatjax.models import Model
@@ -50,11 +50,9 @@ class Weights(Intervention):
 
     def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
         """Returns the content of the checkpoint's files."""
-        del plan
-        folder = local_folder(self.checkpoints[int(arm.level) - 1])
-        files = [folder] if folder.is_file() else sorted(folder.iterdir())
-        suffixes = (".safetensors", ".json", ".gguf", ".jinja", ".model", ".txt")
-        return {"weights": {file.name: store.file_address(file) for file in files if file.name.endswith(suffixes)}}
+        files = sorted(local_folder(self.checkpoints[int(arm.level) - 1]).iterdir())
+        suffixes = (".safetensors", ".json", ".jinja", ".model", ".txt")
+        return {"weights": {file.name: plan.file_address(file) for file in files if file.name.endswith(suffixes)}}
 
     def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition:
         """Returns a condition without any change: the weights themselves differ."""
@@ -66,12 +64,15 @@ class Weights(Intervention):
         del state
         path = self.checkpoints[int(arm.level) - 1]
         model = work.load(path)
-        mine, other = work.model.tokenizer, model.tokenizer
-        if other is None or mine.get_vocab() != other.get_vocab():
-            raise errors.InputError(f"{path}: it has another vocabulary than {work.model.name}; {_APART}")
-        if getattr(mine, "chat_template", None) != getattr(other, "chat_template", None):
-            raise errors.InputError(f"{path}: it has another chat template than {work.model.name}; {_APART}")
+        check_same_prompts(work.model, model, path)
         return model
 
 
-_APART = "rate both with `vatjax rate`, and compare them with `vatjax tax`"
+def check_same_prompts(model: Model, other: Model, name: str) -> None:
+    """Raises InputError unless two models read a prompt as the same tokens."""
+    hint = "rate both with `vatjax rate`, and compare them with `vatjax tax`"
+    tokenizer, other_tokenizer = model.tokenizer, other.tokenizer
+    if other_tokenizer is None or tokenizer.get_vocab() != other_tokenizer.get_vocab():
+        raise errors.InputError(f"{name}: it has another vocabulary than {model.name}; {hint}")
+    if getattr(tokenizer, "chat_template", None) != getattr(other_tokenizer, "chat_template", None):
+        raise errors.InputError(f"{name}: it has another chat template than {model.name}; {hint}")

@@ -124,7 +124,7 @@ def draw_null(
     expected = jnp.zeros((shift.shape[1],) * 2, shift.dtype) if expected is None else jnp.where(ipsatised, expected, 0)
     compared = pairs.compare_columns(shift, ranked, z, groups, missing, expected)
     # The expectation's own noise is noise of R - E0[R].
-    more = jnp.where(ipsatised, 1 + 1 / null.EXPECTED_DRAWS, 1)
+    more = jnp.where(ipsatised, 1 + 1 / null.expected_draws(shift.shape), 1)
     scale, variance = compared.flip_scale * jnp.sqrt(more), compared.null_variance * more
     draws = null.sign_flip_draws(z, scale, variance, deviation, groups.cluster, expected, key, resamples)
     return Draws(compared, draws)

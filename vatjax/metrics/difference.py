@@ -61,7 +61,7 @@ def difference(
     direction: int = 1,
     missing: bool | None = None,
 ) -> Difference:
-    """Compares two interventions with the same target.
+    """Compares two interventions with the same target, in the ratings that both have.
 
     Args:
         first, second: shifts of the same contexts, [contexts, values].
@@ -80,6 +80,8 @@ def difference(
         jnp.asarray(shifts.check_direction(direction), first.dtype),
     )
     both = jnp.stack([first, second])
+    if missing:  # paired: a rating counts in both or in neither
+        both = jnp.where(jnp.isnan(both).any(0), jnp.nan, both)
     compared = _compared(both, jnp.asarray(groups.index), missing)
     both, compared, member, sign = shifts.to_host(both, compared, member, sign)
     if namespace(both) is np:
@@ -120,12 +122,14 @@ def same_gain(
     for path in paths:
         if path.ndim != 3 or path.shape[1:] != paths[0].shape[1:] or not len(path):
             raise ValueError(f"expected [levels, contexts, values] of the same contexts, found {path.shape}")
+    absent = np.any([np.isnan(path).any(0) for path in paths], 0)
+    paths = [np.where(absent, np.float32(np.nan), path) for path in paths]  # paired: a rating counts in all or in none
     member: Arrayish = np.asarray(shifts.target_mask(target, paths[0].shape[2]))
     sign: Arrayish = np.float32(shifts.check_direction(direction))
     index: Arrayish = np.asarray(resample.clusters_of(clusters, paths[0].shape[1]).index)
     groups = pairs.group_clusters(index, np.float32)
     # The unmodified model is the level before the first.
-    paths = [np.concatenate([np.zeros_like(path[:1]), path]) for path in paths]
+    paths = [np.concatenate([0 * path[:1], path]) for path in paths]
     gains = [[_gain(d, member, sign, groups) for d in path] for path in paths]
     tops = [max(path, key=lambda gain: gain[0]) for path in gains]
     at, at_without = min(tops, key=lambda gain: gain[0])

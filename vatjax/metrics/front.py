@@ -64,7 +64,12 @@ def front_shares(arms: Sequence[TradeOff], draws: int = 2000, seed: int = 0) -> 
         arms: of interventions on the same contexts and clusters.
         draws: number of draws.
         seed: of the draws.
+
+    Returns:
+        [interventions]; NaN for all if a replicate of one is missing, as where a target is rated in one cluster alone.
     """
+    if not all(np.isfinite(x).all() for arm in arms for x in (*arm.gain_without, *arm.square_without)):
+        return np.full(len(arms), np.nan)
     center = np.array([[float(arm.gain), float(arm.square)] for arm in arms]).ravel()
     covariances = []
     for way in range(len(arms[0].gain_without)):

@@ -29,8 +29,9 @@ from vatjax.metrics.shifts import ipsatise, largest_rating, round_to_ties
 Array = jax.Array
 
 _BITS = 32
-# Draws that `ipsatised_coupling` averages: their noise adds a share of 1 / 64 to the null's variance.
-EXPECTED_DRAWS = 64
+# Draws that `ipsatised_coupling` averages: their noise adds a share of 1 / draws to the null's variance. Large tables have
+# fewer, so that the work is bounded.
+_MOST_EXPECTED, _LEAST_EXPECTED, _EXPECTED_WORK = 512, 64, 10_000_000
 
 
 class Null(NamedTuple):
@@ -122,7 +123,12 @@ def remove_expected(r: Array, expected: Array) -> Array:
 # Ipsatised shifts ---------------------------------------------------------------------------------------------------
 
 
-def ipsatised_coupling(shift: Array, key: Array, draws: int = EXPECTED_DRAWS) -> Array:
+def expected_draws(shape: tuple[int, ...]) -> int:
+    """Returns the number of draws that `ipsatised_coupling` averages for shifts of a shape, [contexts, values]."""
+    return int(min(_MOST_EXPECTED, max(_LEAST_EXPECTED, _EXPECTED_WORK // max(1, shape[0] * shape[1]))))
+
+
+def ipsatised_coupling(shift: Array, key: Array, draws: int = 0) -> Array:
     """Returns the coupling that ipsatising creates between independent columns with these distributions.
 
     Each context's median and then each column's median is subtracted, which removes a common style and mean shifts.
@@ -133,8 +139,9 @@ def ipsatised_coupling(shift: Array, key: Array, draws: int = EXPECTED_DRAWS) ->
     Args:
         shift: raw, NaN where missing, [contexts, values].
         key: PRNG key.
-        draws: number of draws averaged.
+        draws: number of draws averaged; by default `expected_draws`.
     """
+    draws = draws or expected_draws(shift.shape)
     apart = shift - jnp.nanmedian(ranks.hide_constant(shift), axis=1, keepdims=True)
     apart = apart - jnp.nanmedian(ranks.hide_constant(apart), axis=0, keepdims=True)
 
@@ -154,12 +161,13 @@ def ipsatised_coupling(shift: Array, key: Array, draws: int = EXPECTED_DRAWS) ->
     return jnp.mean(resample.map_in_chunks(draw, jax.random.split(key, draws), resample.chunk_size(4 * shift.size)), 0)
 
 
-def ipsatised_coupling_on_host(shift: np.ndarray, key: Array, draws: int = EXPECTED_DRAWS) -> np.ndarray:
+def ipsatised_coupling_on_host(shift: np.ndarray, key: Array, draws: int = 0) -> np.ndarray:
     """Computes `ipsatised_coupling` from the same signs in NumPy: compiling one more sort takes a second.
 
     Args:
         shift, key, draws: as in `ipsatised_coupling`; concrete.
     """
+    draws = draws or expected_draws(shift.shape)
     apart = shift - _median(shift, 1)
     apart = apart - _median(apart, 0)
     present = ~np.isnan(shift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vatjax import errors, names, store
@@ -18,7 +19,7 @@ _PATTERNS = ("*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "*.tx
 _NAME = re.compile(r"[\w-][\w.-]{0,94}/[\w-][\w.-]{0,94}")
 
 
-def local_folder(name_or_path: str | Path, weights: bool = True) -> Path:
+def local_folder(name_or_path: str | Path, weights: bool = True, patterns: Sequence[str] = _PATTERNS) -> Path:
     """Returns the local folder of a checkpoint; a name on the Hub is downloaded unless it is in the Hub's cache.
 
     `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` hold as everywhere in Hugging Face's libraries.
@@ -26,6 +27,7 @@ def local_folder(name_or_path: str | Path, weights: bool = True) -> Path:
     Args:
         name_or_path: a folder, "pocket", or `owner/name` or `owner/name@revision` on the Hub.
         weights: whether to download weights too.
+        patterns: names of the files to download.
 
     Raises:
         InputError: for anything else, and if files of the bundled model, or of a folder with a `sha256.json`, do not
@@ -52,7 +54,7 @@ def local_folder(name_or_path: str | Path, weights: bool = True) -> Path:
         raise errors.InputError(
             f"{name_or_path}: no such {'file' if str(name_or_path).endswith('.gguf') else 'folder'}, and neither {POCKET} nor a name on the Hub such as owner/name{hint}"
         )
-    return _fetch(name, revision or None, [pattern for pattern in _PATTERNS if weights or "safetensors" not in pattern])
+    return _fetch(name, revision or None, [pattern for pattern in patterns if weights or "safetensors" not in pattern])
 
 
 def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:

@@ -81,6 +81,8 @@ def how_broken(row: Row) -> str:
     """Returns the reason why an arm counts as broken."""
     if row["perplexity"] is not None and row["perplexity"] > MOST_PERPLEXITY:
         return f"neutral text has {row['perplexity']:,.0f} times the perplexity it had"
+    if row["mass"] is None or row["mass_before"] is None:
+        return "no rating of the target is left"
     return f"the options have {row['mass']:.0%} of the probability, {row['mass_before']:.0%} before"
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from vatjax import config, errors, names
 from vatjax.dtypes import Dtype
 from vatjax.interventions import Intervention
 from vatjax.interventions.arms import Side
-from vatjax.interventions.base import check_levels_of
 from vatjax.items import Source
 from vatjax.metrics import Reading
 from vatjax.prompts import ElicitConfig
@@ -95,8 +94,8 @@ class Design:
                 "how.protocol: a study supports paired, dense or stated; labelled needs labels of each item"
             )
         for name, intervention in self.interventions.items():
-            check_levels_of(f"interventions.{name}", intervention)
-            intervention.check(self.how.protocol)
+            with errors.named(f"interventions.{name}"):
+                intervention.check(self.how.protocol)
         if self.how.reading == "generate":
             raise errors.InputError("how.reading: a study supports expected or argmax")
         for name, least, most in (
@@ -151,18 +150,27 @@ class Design:
         """
         study_cells, pushes = [], self.target_directions(taxonomy)
         for name, intervention in self.interventions.items():
-            requested = {taxonomy.spelling(target) for target in intervention.targets}
-            unknown = requested - {target for target, _ in pushes}
+            signed = [(entry[:1], entry.lstrip("+-").strip()) for entry in intervention.targets]
+            requested = {(taxonomy.spelling(target), _SIGNS.get(sign, "")) for sign, target in signed}
+            unknown = {
+                target for target, side in requested if not any(_fits(push, {(target, side)}) for push in pushes)
+            }
             if unknown:
                 raise errors.InputError(
                     f"interventions.{name}.targets: {names.short_list(sorted(unknown))} is not among the targets of the study"
                 )
-            for (target, side), seed in itertools.product(pushes, self.seeds):
+            for push, seed in itertools.product(pushes, self.seeds):
                 drawn = intervention.seeded or seed == self.seeds[0]
-                if drawn and (not requested or target in requested):
-                    study_cells.append((name, intervention, target, side, seed))
+                if drawn and (not requested or _fits(push, requested)):
+                    study_cells.append((name, intervention, *push, seed))
         return study_cells
 
     def wordings(self) -> tuple[str, ...]:
         """Returns the names of the wordings, which show how far the numbers depend on the wording."""
         return tuple(wording.name for wording in self.how.wordings())
+
+
+def _fits(push: tuple[str, Side], requested: Set[tuple[str, str]]) -> bool:
+    """Returns True if a push is among some targets, each with its direction or with none."""
+    target, side = push
+    return (target, side) in requested or (target, "") in requested

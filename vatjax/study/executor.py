@@ -97,6 +97,7 @@ class Executor:
                 callbacks.on_message,
                 callbacks.on_progress,
                 self.load,
+                planned.graphs[model].context,
             )
         return self.workers[model]
 

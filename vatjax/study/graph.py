@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-from vatjax import config, prompts, store
+from vatjax import config, errors, prompts, store
 from vatjax.elicit import provenance
 from vatjax.interventions import Arm, Cell, arms, display_name
-from vatjax.interventions.base import named_errors
 from vatjax.items import Items
 from vatjax.store.artifacts import Artifact
 from vatjax.study.design import Design
@@ -27,6 +28,7 @@ class ArtifactGraph:
         comparisons: of two interventions with the same target.
         texts: by arm, without placebos: prompts and written answers of the items that moved most.
         weights: number of the model's weights.
+        context: what interventions may read of the study.
     """
 
     model: str
@@ -36,6 +38,7 @@ class ArtifactGraph:
     comparisons: dict[tuple[Cell, Cell], Artifact]
     texts: dict[Arm, Artifact] = dataclasses.field(default_factory=dict)
     weights: int = 0
+    context: StudyContext | None = None
 
     def final_artifacts(self) -> list[Artifact]:
         """Returns the artifacts that no other artifact depends on."""
@@ -60,21 +63,52 @@ def build_graph(design: Design, model: str, identity: str, items: Items, test_it
     return _GraphBuilder(design, model, identity, items, test_items).build()
 
 
-class _GraphBuilder:
-    def __init__(self, design: Design, model: str, identity: str, items: Items, test_items: Items) -> None:
-        self.design, self.model, self.items = design, model, items
-        self.source, self.how, self.dtype = design.items, design.how, design.dtype
-        split = {"test": design.items.test, "seed": design.items.seed}
+class StudyContext:
+    """What interventions may read of a study while it is planned; see `interventions.PlanContext`.
+
+    Args:
+        design: the study.
+        identity: hash of the model.
+        items: all items.
+    """
+
+    def __init__(self, design: Design, identity: str, items: Items) -> None:
+        self.items, self.source, self.how, self.dtype = items, design.items, design.how, design.dtype
         self.taxonomy = store.address(items.taxonomy)
-        common = {"model": identity, "dtype": design.dtype, "taxonomy": self.taxonomy, "prompts": prompts.digest()}
-        self.train_inputs = {
-            **common,
+        self.common = {
+            "model": identity,
+            "dtype": design.dtype,
+            "taxonomy": self.taxonomy,
+            "prompts": prompts.digest(),
+        }
+        self.train_inputs: dict[str, Any] = {
+            **self.common,
             "items": provenance.digest(items),
-            **split,
+            "test": design.items.test,
+            "seed": design.items.seed,
             "how": config.to_dict(design.how.of_pairs()),
             "wording": dataclasses.asdict(design.how.of_pairs().wordings()[0]),
         }
-        self.test_inputs = {**common, "items": provenance.digest(test_items)}
+        self._addresses: dict[tuple[Any, ...], str] = {}
+
+    def file_address(self, path: Any) -> str:
+        """Returns the content hash of a file, read once until it changes; raises InputError if there is none."""
+        file = store.path(path)
+        if not file.exists():
+            raise errors.InputError(f"{path}: no such file")
+        about = file.stat() if isinstance(file, pathlib.Path) else None
+        key = (str(file), about and (about.st_size, about.st_mtime_ns, about.st_ino))
+        if about is None or key not in self._addresses:
+            self._addresses[key] = store.file_address(file)
+        return self._addresses[key]
+
+
+class _GraphBuilder:
+    def __init__(self, design: Design, model: str, identity: str, items: Items, test_items: Items) -> None:
+        self.design, self.model, self.items = design, model, items
+        self.context = StudyContext(design, identity, items)
+        self.taxonomy = self.context.taxonomy
+        self.test_inputs = {**self.context.common, "items": provenance.digest(test_items)}
         self.wordings = {wording.name: wording for wording in design.how.wordings()}
 
     def build(self) -> ArtifactGraph:
@@ -98,13 +132,11 @@ class _GraphBuilder:
         placebos = {key: self.placebo(*key, draws, states) for key, draws in blind.items()}
         pairs = {}
         for first, second in itertools.combinations(every, 2):
-            same = (first.target, first.direction, first.seed) == (second.target, second.direction, second.seed)
-            if same and not (_has_own_before(first) or _has_own_before(second)):
+            if _are_comparable(first, second):
                 pairs[first, second] = self.comparison(first, second, states)
         shown = [arm for arm in results if not arm.placebo and arm.cell.intervention.elicited] if design.texts else []
-        return ArtifactGraph(
-            self.model, results, states, placebos, pairs, {arm: self.texts(arm, states) for arm in shown}
-        )
+        texts = {arm: self.texts(arm, states) for arm in shown}
+        return ArtifactGraph(self.model, results, states, placebos, pairs, texts, context=self.context)
 
     # Measurements ---------------------------------------------------------------------------------------------------
 
@@ -121,9 +153,10 @@ class _GraphBuilder:
         dependencies: dict[str, Artifact] = {}
         if arm is not None:
             intervention = arm.cell.intervention
-            with named_errors(arm.cell.name, intervention):
-                dependencies = intervention.dependencies(arm, self)
-                inputs |= intervention.state_inputs(arm, self)
+            with errors.named(f"interventions.{arm.cell.name}"):
+                dependencies = intervention.dependencies(arm, self.context)
+                inputs |= intervention.state_inputs(arm, self.context)
+                _check_kinds(dependencies)
         return Artifact("state", label, inputs, dependencies, (arm, wording))
 
     def result(self, arm: Arm, states: dict[tuple[Arm | None, str], Artifact]) -> Artifact:
@@ -150,6 +183,9 @@ class _GraphBuilder:
         dependencies = {f"before {wording}": states[before_of(arm), wording] for wording in self.wordings}
         for side, side_arm in (("after", arm), *((f"blind {drawn.draw}", drawn) for drawn in draws)):
             dependencies |= {f"{side} {wording}": states[side_arm, wording] for wording in self.wordings}
+            if before_of(side_arm) != before_of(arm):
+                before = {f"before {side} {w}": states[before_of(side_arm), w] for w in self.wordings}
+                dependencies |= before
         inputs = {"target": arm.cell.target, "direction": arm.cell.direction, "draws": len(draws)}
         inputs["taxonomy"] = self.taxonomy
         return Artifact("placebo", f"{arm}: against {name}", inputs, dependencies, arm)
@@ -157,7 +193,7 @@ class _GraphBuilder:
     def texts(self, arm: Arm, states: dict[tuple[Arm | None, str], Artifact]) -> Artifact:
         """Returns prompts and written answers, before and after, of the items that moved most."""
         wording = next(iter(self.wordings))
-        dependencies = {"before": states[None, wording], "after": states[arm, wording]}
+        dependencies = {"before": states[before_of(arm), wording], "after": states[arm, wording]}
         return Artifact("texts", f"{arm}: answers in words", {"items": self.design.texts}, dependencies, arm)
 
     def comparison(self, first: Cell, second: Cell, states: dict[tuple[Arm | None, str], Artifact]) -> Artifact:
@@ -165,7 +201,7 @@ class _GraphBuilder:
         dependencies = {f"before {wording}": states[None, wording] for wording in self.wordings}
         for side, cell in (("one", first), ("other", second)):
             dependencies |= {
-                f"{side} {level:g} {wording}": states[Arm(cell, level), wording]
+                f"{side} {level:.12g} {wording}": states[Arm(cell, level), wording]
                 for level in cell.intervention.levels()
                 for wording in self.wordings
             }
@@ -181,10 +217,28 @@ class _GraphBuilder:
 
 def before_of(arm: Arm) -> Arm | None:
     """Returns the arm whose ratings come before those of an arm; None for the unedited model."""
-    with named_errors(arm.cell.name, arm.cell.intervention):
-        return arm.cell.intervention.arm_before(arm)
+    return arm.cell.intervention.arm_before(arm)
 
 
-def _has_own_before(cell: Cell) -> bool:
-    """Returns True if the ratings before a cell are not those of the unedited model."""
-    return any(before_of(Arm(cell, level)) is not None for level in cell.intervention.levels())
+def _are_comparable(first: Cell, second: Cell) -> bool:
+    """Returns True if two interventions have the same push, start from the unedited model, and have levels in an order."""
+    if (first.target, first.direction) != (second.target, second.direction):
+        return False
+    if first.seed != second.seed and first.intervention.seeded and second.intervention.seeded:
+        return False
+    levels = [(cell, cell.intervention.levels()) for cell in (first, second)]
+    return all(
+        (cell.intervention.ordered or len(of_cell) == 1) and all(before_of(Arm(cell, x)) is None for x in of_cell)
+        for cell, of_cell in levels
+    )
+
+
+# Kinds of artifacts that the study itself makes.
+_RESERVED = ("state", "texts", "result", "placebo", "comparison")
+
+
+def _check_kinds(dependencies: Mapping[str, Artifact]) -> None:
+    for artifact in dependencies.values():
+        if artifact.kind in _RESERVED:
+            raise errors.InputError(f"an artifact cannot have the kind {artifact.kind!r}, which the study itself makes")
+        _check_kinds(artifact.dependencies)

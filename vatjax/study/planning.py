@@ -12,6 +12,7 @@ import numpy as np
 from vatjax import analysis, errors, metrics, models, store
 from vatjax.edits.candidates import sample_scenes
 from vatjax.elicit import prefill, protocols
+from vatjax.interventions.base import check_intervention
 from vatjax.items import Items, open_source
 from vatjax.store.artifacts import Artifact, ArtifactStore, topological_order
 from vatjax.study import graph
@@ -62,13 +63,16 @@ def plan(
         InputError: if a target, an item or a layer does not exist.
     """
     load, identify = load or loader(design), identify or model_hash
+    for name, intervention in design.interventions.items():
+        check_intervention(name, intervention)
     items, test_items = load_items(design)
     graphs = []
     for name in design.models:
         on_message(f"{name}: loading")
         model = load(name)
-        for intervention in design.interventions.values():
-            intervention.check(design.how.protocol, model.config.layers)  # before anything is computed
+        for arm_name, intervention in design.interventions.items():  # before anything is computed
+            with errors.named(f"interventions.{arm_name}"):
+                intervention.check(design.how.protocol, model.config.layers)
         weights = sum(leaf.size for leaf in jax.tree.leaves(model.arrays))
         model_design = dataclasses.replace(
             design, how=prefill.ensure_option_mass(model, design.how, design.allow_low_mass, on_message)

@@ -48,7 +48,7 @@ def write(ran: RunResult) -> Study:
     """Writes the table of a run, and all other files of its results."""
     design, folder = ran.planned.design, store.path(ran.planned.design.out)
     artifact_store = open_artifact_store(design)
-    rows, index, trade_offs = [], [], []
+    rows, index, trade_offs, starts = [], [], [], []
     for graph in ran.planned.graphs:
         for arm, artifact in graph.results.items():
             if artifact.address in ran.failed:
@@ -60,8 +60,9 @@ def write(ran: RunResult) -> Study:
                 beyond = _over_placebos(arm, headline, graph, artifact_store, ran.failed)
                 rows.append(_row(arm, content, level, headline) | beyond)
                 trade_offs.append((content.get("trade_off") or {}).get(level))
+                starts.append(index[-1]["before"])
     _add_q_values(rows)
-    _mark_front(rows, trade_offs)
+    _mark_front(rows, trade_offs, starts, design)
     against = [row for graph in ran.planned.graphs for row in _comparison_rows(graph, artifact_store, ran.failed)]
     store.commit(folder / "results.csv", to_csv(rows))
     store.commit(folder / "columns.csv", data_dictionary(list(rows[0]) if rows else []))
@@ -199,7 +200,7 @@ class Study:
             what = (
                 f"a {row['placebo']} placebo is drawn anew each time"
                 if is_placebo(row)
-                else f"{row['kind']} is not an edit"
+                else f"the study has no edit of its own for the kind {row['kind']}"
             )
             raise errors.InputError(f"{row['intervention']}: {what}")
         edit = models.load_edit(self._artifact_folder(entry["edit"]) / entry["inside"], model)
@@ -373,21 +374,27 @@ def _add_q_values(rows: list[Row]) -> None:
                 row[f"{name}_q"] = None if np.isnan(q) else float(f"{q:.7g}")
 
 
-def _mark_front(rows: list[Row], trade_offs: Sequence[Mapping[str, Any] | None]) -> None:
+def _mark_front(
+    rows: list[Row], trade_offs: Sequence[Mapping[str, Any] | None], starts: Sequence[Any], design: Design
+) -> None:
     """Marks the arms for which no other arm with the same aim has more gain at less tax, and how certain that is.
 
-    Arms that break the model, and gains that cannot be distinguished from 0, do not compete.
+    Arms that break the model, and gains that cannot be distinguished from 0, do not compete. An arm without seeds competes
+    in the group of each seed, and is marked in the first. Arms compete if they start from the same ratings.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for place, row in enumerate(rows):
         row |= {"front": False, "front_share": None}
         tax = row["off_target_shift"]
         if not is_placebo(row) and row["resolved"] and not row["broken"] and tax is not None and row["gain"] > 0:
-            key = tuple(row[k] for k in ("model", "target", "direction", "seed", "level"))
-            groups.setdefault(key, []).append(place)
-    for places in groups.values():
+            seeded = design.interventions[row["intervention"]].seeded
+            for seed in (row["seed"],) if seeded else design.seeds:
+                key = (*(row[k] for k in ("model", "target", "direction", "level")), seed, str(starts[place]))
+                groups.setdefault(key, []).append(place)
+    for key, places in groups.items():
         group = [rows[place] for place in places]
-        for row in group:
+        marked = [row for row in group if row["seed"] == key[4]]
+        for row in marked:
             row["front"] = not any(
                 other["gain"] >= row["gain"]
                 and other["off_target_shift"] <= row["off_target_shift"]
@@ -400,7 +407,8 @@ def _mark_front(rows: list[Row], trade_offs: Sequence[Mapping[str, Any] | None])
         finite = all(np.isfinite(x).all() for point in points for x in (*point.gain_without, *point.square_without))
         if len(points) == len(group) and same_contexts and finite:
             for row, share in zip(group, metrics.front_shares(points), strict=True):
-                row["front_share"] = round(float(share), 3)
+                if row["seed"] == key[4]:
+                    row["front_share"] = round(float(share), 3)
 
 
 def _comparison_rows(graph: ArtifactGraph, artifact_store: ArtifactStore, failed: Mapping[str, str]) -> list[Row]:
@@ -415,7 +423,8 @@ def _comparison_rows(graph: ArtifactGraph, artifact_store: ArtifactStore, failed
             statistics = content[at]
             rows.append(
                 {
-                    **{key: _arm_columns(Arm(first, 0))[key] for key in ("model", "target", "direction", "seed")},
+                    **{key: _arm_columns(Arm(first, 0))[key] for key in ("model", "target", "direction")},
+                    "seed": second.seed if second.intervention.seeded else first.seed,
                     "one": first.name,
                     "other": second.name,
                     "at": "last level" if at == "last" else "same gain",
@@ -463,11 +472,13 @@ def _time(artifact_store: ArtifactStore, artifact: Artifact) -> Row:
 def _link_states_and_edits(ran: RunResult, artifact_store: ArtifactStore, folder: Any) -> None:
     """Links states and edits under readable names; on one disk they are not copied."""
     for graph in ran.planned.graphs:
+        befores = {before_of(arm) for arm in graph.results} - {None}
         for (arm, wording), artifact in graph.states.items():
             if (arm is not None and arm.placebo) or artifact.address in ran.failed or not artifact_store.has(artifact):
                 continue
             name = f"{graph.model} unedited" if arm is None else str(arm)
             several = f", {wording}" if len(ran.planned.design.wordings()) > 1 else ""
+            several += ", before" if arm in befores else ""
             named = _slug(name + several, artifact)
             _link(artifact_store.path(artifact) / "state.npz", folder / "states" / f"{named}.npz")
             written = None if arm is None else arm.cell.intervention.edit_folder(arm, artifact)

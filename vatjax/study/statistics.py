@@ -60,8 +60,13 @@ def arm_statistics(artifact: Artifact, artifact_store: ArtifactStore, design: De
     content["wordings"] = _wordings(artifact, artifact_store, wordings, taxonomy, cell)
     content["robust"] = _robust(analysed, taxonomy) if artifact.inputs.get("robust") else None
     if unanswered:  # the same structure, without numbers
-        content = {**_without_numbers(content), **_answer_quality(artifact, artifact_store, wordings), "broken": True}
-        content["warnings"] = ["no rating of the target is left: the options have too little probability"]
+        given = any(_is_given(artifact, artifact_store, f"after {w}") for w in wordings)
+        content = {**_without_numbers(content), **_answer_quality(artifact, artifact_store, wordings)}
+        content["broken"] = not given
+        reason = "the given ratings have none of the target"
+        if not given:
+            reason = "no rating of the target is left: the options have too little probability"
+        content["warnings"] = [reason]
     elif not arm.placebo:
         content["trade_off"] = {level: _trade_off(analysed, taxonomy, level) for level in levels}
     if arm.placebo and not unanswered and not np.nanmax(np.abs(analysed.joined.post.state - analysed.joined.pre.state)):
@@ -242,7 +247,7 @@ def compare_interventions(
     for side, cell in (("one", first_cell), ("other", second_cell)):
         whole: dict[float, np.ndarray] = {}
         for level in sorted(cell.intervention.levels(), key=abs):
-            needs = [f"{side} {level:g} {w}" for w in wordings]
+            needs = [f"{side} {level:.12g} {w}" for w in wordings]
             after = _mean_state([_load_state(artifact, artifact_store, need) for need in needs])
             last[side] = _level_shift(before, after, taxonomy, first_cell.target)
             if not _is_broken(artifact, artifact_store, needs, wordings):
@@ -257,15 +262,15 @@ def compare_interventions(
     pair = [last[side][:, rated] for side in ("one", "other")]
     content: dict[str, Any] = {}
     if (target & rated).any():
-        content["last"] = _difference_as_json(
-            metrics.difference(pair[0], pair[1], target[rated], units, first_cell.sign)
-        )
+        difference = metrics.difference(pair[0], pair[1], target[rated], units, first_cell.sign)
+        content["last"] = _difference_as_json(difference, design.reading, int(rated.sum()))
     rated = ~np.any([np.isnan(x).all(0) for x in (*paths["one"], *paths["other"])], 0)
     if paths["one"] and paths["other"] and (target & rated).any():
         first, second = (np.stack(paths[side])[:, :, rated] for side in ("one", "other"))
         same = metrics.same_gain(first, second, target[rated], units, first_cell.sign)
         if same.difference is not None:
-            content["same_gain"] = {"at": analysis.json_number(same.gain), **_difference_as_json(same.difference)}
+            difference_json = _difference_as_json(same.difference, design.reading, int(rated.sum()))
+            content["same_gain"] = {"at": analysis.json_number(same.gain), **difference_json}
     return content
 
 
@@ -276,11 +281,15 @@ def against_placebo(artifact: Artifact, artifact_store: ArtifactStore, design: D
     """
     arm: Arm = artifact.task
     taxonomy, wordings, target = items.taxonomy, design.wordings(), arm.cell.target
-    before = _mean_state([_load_state(artifact, artifact_store, f"before {w}") for w in wordings])
+
+    def mean_state(when: str) -> ValueState:
+        return _mean_state([_load_state(artifact, artifact_store, f"{when} {w}") for w in wordings])
+
+    before = mean_state("before")
 
     def shift(side: str) -> np.ndarray:
-        after = _mean_state([_load_state(artifact, artifact_store, f"{side} {w}") for w in wordings])
-        return _level_shift(before, after, taxonomy, target)
+        own_before = f"before {side} {wordings[0]}" in artifact.dependencies
+        return _level_shift(mean_state(f"before {side}") if own_before else before, mean_state(side), taxonomy, target)
 
     def broken(side: str) -> bool:
         return _is_broken(artifact, artifact_store, [f"{side} {w}" for w in wordings], wordings)
@@ -290,7 +299,8 @@ def against_placebo(artifact: Artifact, artifact_store: ArtifactStore, design: D
     target_columns, moved = _target_columns(taxonomy, target), shift("after")
     draws = [draw for draw in draws if np.isfinite(draw[:, target_columns]).any() and np.nanmax(np.abs(draw)) > 0]
     draws = draws if np.isfinite(moved[:, target_columns]).any() else []  # an arm without answers exceeds no placebo
-    return analysis.beyond_draws(moved, draws, target_columns, states.cluster_labels(before)[0], arm.cell.sign)
+    units = states.cluster_labels(before)[0]
+    return analysis.beyond_draws(moved, draws, target_columns, units, arm.cell.sign, design.reading)
 
 
 def _is_given(artifact: Artifact, artifact_store: ArtifactStore, need: str) -> bool:
@@ -319,17 +329,24 @@ def _mass_and_perplexity(
     return mass, float(np.mean(worse)) if worse else float("nan"), float(np.mean(unedited))
 
 
-def _difference_as_json(difference: metrics.Difference) -> dict[str, Any]:
+def _difference_as_json(difference: metrics.Difference, reading: metrics.Reading, values: int) -> dict[str, Any]:
     return {
         "gain": analysis.estimate_json(difference.gain),
         "off_target": analysis.estimate_json(difference.off_target),
-        "nvat": analysis.estimate_json(difference.nvat),
+        "nvat": analysis.estimate_json(analysis.nvat_in_reading(difference.nvat, reading, values)),
         "p_nvat": analysis.json_number(difference.p_nvat),
     }
 
 
 def _level_shift(before: ValueState, after: ValueState, taxonomy: Taxonomy, target: str) -> Any:
-    """Returns the shift of an intervention at the level of its target."""
+    """Returns the shift of an intervention at the level of its target.
+
+    Raises:
+        InputError: if the ratings after it are not in the contexts of those before it: rows are paired by their place.
+    """
+    same = before.contexts.keys() == after.contexts.keys() and len(before.clusters) == len(after.clusters)
+    if not same or any(list(column) != list(after.contexts[key]) for key, column in before.contexts.items()):
+        raise errors.InputError("the ratings after the intervention are not in the contexts of those before it")
     return analysis.level_shift(before, after, taxonomy, level_of(taxonomy, target))
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from vatjax import edits, elicit, errors, models, prompts, states, store
 from vatjax.elicit import prefill, protocols
 from vatjax.interventions import Arm
-from vatjax.interventions.base import named_errors
 from vatjax.items import Items
 from vatjax.models import Edit, Model
 from vatjax.models.weights import check_edit
@@ -21,6 +20,7 @@ from vatjax.prompts import ElicitConfig
 from vatjax.runtime.progress import OnProgress, ignore_progress, stage_progress
 from vatjax.store.artifacts import SHARDS, Artifact, ArtifactStore
 from vatjax.study.design import Design
+from vatjax.study.graph import StudyContext
 
 
 class Worker:
@@ -35,6 +35,7 @@ class Worker:
         on_message: called with lines for the user.
         on_progress: called with the completed fraction of the current batch.
         load: opens another model.
+        context: of the plan; without one files are not checked for changes.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class Worker:
         on_message: Callable[[str], None],
         on_progress: OnProgress = ignore_progress,
         load: Callable[[str], Model] = models.load,
+        context: StudyContext | None = None,
     ) -> None:
-        self.load = load
+        self.load, self.context = load, context
         self.design, self.model, self.items, self.test_items = design, model, items, test_items
         self.artifact_store, self.on_message, self.on_progress = artifact_store, on_message, on_progress
         self.how = prefill.resolve_prefill(model, design.how)
@@ -59,8 +61,7 @@ class Worker:
         """Computes a batch of artifacts and writes their files. The caller writes `piece.json`, which marks an artifact
         complete."""
         if batch[0].maker is not None:
-            with named_errors(batch[0].label, batch[0].maker):
-                batch[0].maker.make(batch, self)
+            batch[0].maker.make(batch, self)
         elif batch[0].kind == "texts":
             self._texts(batch[0])
         else:
@@ -72,8 +73,8 @@ class Worker:
         if arm is None:
             return elicit.Condition()
         intervention = arm.cell.intervention
-        with named_errors(arm.cell.name, intervention):
-            condition: Any = intervention.condition(arm, artifact, self)
+        self._check_unchanged(arm, artifact)
+        condition: Any = intervention.condition(arm, artifact, self)
         expected: Any = elicit.Condition if intervention.elicited else states.ValueState
         if not isinstance(condition, expected):
             module = expected.__module__.split(".")[1]
@@ -85,6 +86,16 @@ class Worker:
             check_edit(condition.edit, self.rated_model(artifact).config)
         checked: elicit.Condition | states.ValueState = condition
         return checked
+
+    def _check_unchanged(self, arm: Arm, artifact: Artifact) -> None:
+        """Raises InputError if a file that an arm reads has changed since the study was planned."""
+        if self.context is None:
+            return
+        for name, value in arm.cell.intervention.state_inputs(arm, self.context).items():
+            if store.address(artifact.inputs[name]) != store.address(value):
+                raise errors.InputError(
+                    f"{arm}: what it reads has changed since the study was planned; run the study again"
+                )
 
     def rated_model(self, artifact: Artifact) -> Model:
         """Returns the model that a value state is elicited from: that of the study, unless the intervention is another."""
@@ -102,7 +113,8 @@ class Worker:
                 self._save_given(artifact, condition)
                 continue
             edit = condition.edit
-            alone = edit is None or condition.shots or condition.instruction or condition.turns
+            with_text = condition.shots or condition.instruction or condition.turns
+            alone = bool(with_text) or self.rated_model(artifact) is not self.model
             form = "" if alone or edit is None else score_edits.edit_structure(edit)
             like.setdefault(form, []).append((artifact, condition))
         finished = 0
@@ -176,7 +188,11 @@ class Worker:
         rows = list(questions.rows)
         members = [np.flatnonzero((questions.context == c) & (questions.value == v)) for c, v in cells]
         content = (
-            self._before_and_after(after, how, [[rows[i] for i in indices] for indices in members]) if cells else []
+            self._before_and_after(
+                artifact.dependencies["before"], after, how, [[rows[i] for i in indices] for indices in members]
+            )
+            if cells
+            else []
         )
         for cell_texts, (context, value) in zip(content, cells, strict=True):
             x, y = (float(state.state[context, value]) for state in (was, now))
@@ -185,16 +201,22 @@ class Worker:
         store.commit_json(self.artifact_store.path(artifact) / "texts.json", store.nonfinite_to_none(content))
 
     def _before_and_after(
-        self, after: Artifact, how: ElicitConfig, cells: Sequence[Sequence[Mapping[str, str]]]
+        self,
+        before: Artifact,
+        after: Artifact,
+        how: ElicitConfig,
+        cells: Sequence[Sequence[Mapping[str, str]]],
     ) -> list[dict[str, Any]]:
         """Returns, for each cell, the prompt whose rating moved most, as plain data."""
-        pushed = self.condition(after)
+        pushed, plain = self.condition(after), self.condition(before)
         assert isinstance(pushed, elicit.Condition)  # given ratings have no answers in words
-        plain = elicit.Condition(edit=None if pushed.edit is None else 0.0 * pushed.edit)  # one program for both
+        assert isinstance(plain, elicit.Condition)
+        if plain.edit is None and pushed.edit is not None:
+            plain = plain._replace(edit=0.0 * pushed.edit)  # one program for both
         every = [row for members in cells for row in members]
         with warnings.catch_warnings():  # the row of an arm reports its mass
             warnings.filterwarnings("ignore", "the options have")
-            sides = ((self.model, plain), (self.rated_model(after), pushed))
+            sides = ((self.rated_model(before), plain), (self.rated_model(after), pushed))
             was, now = (elicit.answers(model, every, how, condition) for model, condition in sides)
         moved = np.abs(now.ratings - was.ratings)
         ends = np.cumsum([len(members) for members in cells])
