@@ -36,8 +36,8 @@ from vatjax import (
     train,
     values,
 )
-from vatjax.edits.candidates import sample_scenes
 from vatjax.elicit import prefill
+from vatjax.interventions.weights import check_same_prompts
 from vatjax.items import Items, bundled
 from vatjax.metrics import Estimate
 from vatjax.models import Edit, Model
@@ -60,9 +60,9 @@ class Shots:
     direction: Direction = "express"
     seed: int = 0
 
-    def draw(self, items: Items) -> list[Shot]:
-        """Returns the examples."""
-        return prompts.demonstrations(items, self.target, _sign(self.direction), self.count, draw=self.seed)
+    def draw(self, items: Items, scale: prompts.Scale | None = None) -> list[Shot]:
+        """Returns the examples, with ratings on a scale; by default 1 to 5."""
+        return prompts.demonstrations(items, self.target, _sign(self.direction), self.count, scale, draw=self.seed)
 
 
 Intervention = Edit | Shots | Model | str
@@ -195,6 +195,7 @@ def measure(
     how: ElicitConfig | None = None,
     taxonomy: Taxonomy | None = None,
     clusters: str = "",
+    scale: tuple[float, float] = (1.0, 5.0),
     unedited: ValueState | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Tax:
@@ -211,12 +212,14 @@ def measure(
         how: settings of elicitation; by default `ElicitConfig()`.
         taxonomy: of ratings; by default that of the items.
         clusters: context keys whose rows belong together, joined by commas; by default the scene.
+        scale: ratings of tables at the weak and at the strong end of agreement.
         unedited: ratings of the model without the intervention, if they exist.
         on_progress: called with the share of ratings that are done.
     """
     if not isinstance(before, Model):
         taxonomy = taxonomy or (values.schwartz() if items is None else items.taxonomy)
-        return _tax(_read(before, taxonomy), _read(after, taxonomy), taxonomy, target, direction, clusters)
+        pre, post = _read(before, taxonomy, scale), _read(after, taxonomy, scale)
+        return _tax(pre, post, taxonomy, target, direction, clusters)
     items = bundled() if items is None else items
     _sign(direction)
     items.taxonomy.mask(target)  # raises if it is unknown
@@ -229,7 +232,7 @@ def measure(
     if split not in sides:
         raise errors.InputError(names.unknown_name("split", split, list(sides)))
     rated = sides[split]
-    rated = sample_scenes(rated, rated.scene[rated.pair().express].astype(str), scenes)
+    rated = rated.sample(scenes)  # those of a study with seed 0
     how = prefill.ensure_option_mass(before, how or ElicitConfig())
     rate = functools.partial(elicit.ratings, items=rated, how=how)
     first = unedited
@@ -239,9 +242,11 @@ def measure(
     if isinstance(after, Edit):
         options = {"edit": after}
     elif isinstance(after, Shots):
-        options = {"shots": after.draw(items)}
+        options = {"shots": after.draw(items, prompts.Scale(how.low, how.high))}
     elif isinstance(after, str):
         options = {"instruction": after}
+    elif isinstance(after, Model):
+        check_same_prompts(before, after, after.name)
     rated_model = after if isinstance(after, Model) else before
     second = rate(rated_model, on_progress=stage_progress(on_progress, 0.5 if unedited is None else 0, 1), **options)
     return _tax(first, second.state, items.taxonomy, target, direction, clusters)
@@ -324,7 +329,7 @@ class Tax:
 
     def __repr__(self) -> str:
         gain, nvat = summary.format_interval(self.gain._asdict()), summary.format_interval(self.nvat._asdict())
-        return f"Tax({self.content['target']}, {self.content['direction']}: gain {gain}, nVAT {nvat})"
+        return f"Tax({self.content['target']}, {self.content['direction']}: gain {gain}, debiased nVAT {nvat})"
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
@@ -336,11 +341,11 @@ def _sign(direction: str) -> int:
     return _SIGNS[direction]
 
 
-def _read(ratings: Any, taxonomy: Taxonomy) -> ValueState:
+def _read(ratings: Any, taxonomy: Taxonomy, scale: tuple[float, float]) -> ValueState:
     if isinstance(ratings, ValueState):
         return ratings
     if isinstance(ratings, str):
-        return states.load(ratings) if ratings.endswith(".npz") else states.read_ratings(ratings, taxonomy)
+        return states.load(ratings) if ratings.endswith(".npz") else states.read_ratings(ratings, taxonomy, scale)
     raise errors.InputError(f"expected a value state or the path of ratings, found {type(ratings).__name__}")
 
 

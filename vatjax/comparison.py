@@ -146,8 +146,8 @@ def _match(
         raise errors.InputError(f"none of {len(everywhere)} common contexts has a rating in every state")
 
     def shared(state: ValueState) -> ValueState:
-        kept = np.where(everywhere, state.state, np.nan).astype(state.state.dtype)
-        return dataclasses.replace(state, state=kept, mask=everywhere).take(rows)
+        cells = np.where(everywhere, state.state, np.nan).astype(state.state.dtype)
+        return dataclasses.replace(state, state=cells, mask=everywhere).take(rows)
 
     missing = {name: int((somewhere & ~mask).sum()) for name, mask in masks.items()}
     return shared(common), {name: shared(post) for name, post in matched.items()}, missing

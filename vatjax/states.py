@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,7 +102,8 @@ class ValueState:
         )
 
     def frame(self) -> Any:
-        """Returns a `pandas.DataFrame` with a row for each context: its keys, then its values."""
+        """Returns a `pandas.DataFrame` with a row for each context: its keys, then its values in points from the middle of the
+        scale. Written as a table it is read again with `--scale -2:2` for ratings of 1 to 5."""
         return tables.data_frame(
             [
                 {key: column[i] for key, column in self.contexts.items()}
@@ -377,7 +378,10 @@ class _Ratings:
         low, high = min(self.scale), max(self.scale)
         if len(self.outside_scale) > _FEW_OUTSIDE:
             bottom = self.least if self.least < low else low
-            ends = [f"{bottom:g}", f"{max(self.most, high) if self.most > high else self.most:g}"]
+            ends = [
+                _rounded(bottom, math.floor),
+                _rounded(max(self.most, high) if self.most > high else self.most, math.ceil),
+            ]
             raise errors.InputError(
                 f"{source}: ratings go from {self.least:g} to {self.most:g}, and the scale from {low:g} to {high:g}; set the "
                 f"scale, such as --scale {':'.join(ends)} (or {':'.join(reversed(ends))} where the lowest is the strongest)"
@@ -386,6 +390,11 @@ class _Ratings:
             errors.Problem(source, line, f"{column}: the rating {rating:g} lies outside the scale {low:g}:{high:g}")
             for line, column, rating in self.outside_scale
         ]
+
+
+def _rounded(x: float, outwards: Callable[[float], int]) -> str:
+    """Returns a number with at most two decimals, rounded so that the scale still holds it."""
+    return f"{outwards(x * 100 + (-1e-9 if outwards is math.ceil else 1e-9)) / 100:g}"
 
 
 def _is_long(table: tables.Table, taxonomy: Taxonomy, keys: Sequence[str]) -> bool:

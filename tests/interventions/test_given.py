@@ -203,7 +203,10 @@ def test_a_conversation_that_can_not_be_is_named_with_its_line(line, message, tm
         ({"kind": "edit", "path": "nowhere"}, "nowhere: no edit.json there, which the kind edit needs"),
         ({"kind": "prompt", "file": "empty.txt"}, "empty.txt: no text, and a prompt needs at least one"),
         ({"kind": "weights", "checkpoints": ("nowhere",)}, "interventions.mine: nowhere"),
-        ({"kind": "function", "call": "nowhere.module:f"}, "interventions.mine: call: cannot import 'nowhere.module:f'"),
+        (
+            {"kind": "function", "call": "nowhere.module:f"},
+            "interventions.mine: call: cannot import 'nowhere.module:f'",
+        ),
     ],
 )
 def test_what_is_not_there_ends_the_plan_with_one_line(settings, message, tmp_path, monkeypatch):
@@ -233,7 +236,10 @@ def test_a_checkpoint_with_other_words_and_an_adapter_of_another_base_are_refuse
         stored.replace('"base_model_name_or_path": null', '"base_model_name_or_path": "me/large"')
     )
     adapter = interventions.of_kind("adapter")(path=str(tmp_path / "adapter"))
-    with pytest.raises(errors.InputError, match=r"the adapter is for me/large, and the model is .*other"):
+    with pytest.raises(
+        errors.InputError,
+        match=r"adapter: this adapter does not fit .*other \(it is for me/large\): .*expected the shape",
+    ):
         adapter.load(models.load(str(tmp_path / "other")))
     weights = interventions.of_kind("weights")(checkpoints=(str(tmp_path / "other"),))
     design = config.parse(Design, TEXT.format(out=tmp_path / "s", folder=folder), "s")

@@ -270,3 +270,29 @@ def test_the_artifacts_and_states_of_a_plug_in_depend_on_push_model_settings_and
         assert not set(changed.values()) & set(both.values())
     finally:
         module.write_text(text)
+
+
+def test_the_kind_of_the_readme_runs(root, tmp_path, monkeypatch):
+    import importlib
+    import re
+
+    text = (root / "vatjax" / "interventions" / "README.md").read_text()
+    code = re.search(r"```python\n(@interventions.register\(.*?)```", text, re.DOTALL)[1]
+    head = "import dataclasses\nfrom vatjax import edits, elicit, interventions, models\n"
+    (tmp_path / "readme_kind.py").write_text(head + code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = importlib.import_module("readme_kind").Stern(strengths=(1.0, 2.0))
+    planned = Design(
+        models=("pocket",),
+        targets=("Power",),
+        scenes=6,
+        out=str(tmp_path / "out"),
+        placebos=1,
+        resamples=100,
+        texts=0,
+        interventions={"mine": mine},
+    )
+    results = study.write(study.run(study.plan(planned)))
+    assert not results.failed
+    assert len(results.where(level="types")) == 4
+    interventions.KINDS.pop("stern")

@@ -625,8 +625,9 @@ def test_what_ipsatising_makes_is_the_same_on_the_host(world):
     elif world == "a row without a rating":
         d[3], d[:, 6] = np.nan, np.nan
     key = jax.random.key(3)
-    traced = np.asarray(jax.jit(null.ipsatised_coupling)(jnp.asarray(d), key))
-    np.testing.assert_allclose(null.ipsatised_coupling_on_host(d, key), traced, atol=2e-6)
+    draws = 64  # float32 sums of more differ by more than the tolerance
+    traced = np.asarray(jax.jit(lambda x: null.ipsatised_coupling(x, key, draws))(jnp.asarray(d)))
+    np.testing.assert_allclose(null.ipsatised_coupling_on_host(d, key, draws), traced, atol=2e-6)
 
 
 def test_a_notebook_shows_the_numbers_with_their_intervals():

@@ -88,7 +88,7 @@ def study(tmp_path_factory):
                     blind |= {"over_placebo_nvat": "none", "over_placebo_nvat_p": None, "over_placebo_draws": None}
                     rows.append(results._row(arm, content, own, own == "types") | blind)
     results._add_q_values(rows)
-    results._mark_front(rows, [None] * len(rows))
+    results._mark_front(rows, [None] * len(rows), [{}] * len(rows), design)
     same = {"model": EVIL, "target": "Power", "direction": "express", "seed": 0, "same_gain": 0.5}
     off = {"off_target": 0.2, "off_target_low": 0.1, "off_target_high": 0.3}
     against = [{**same, "one": "vector", "other": "dpo", "at": "same gain", **off}]

@@ -114,7 +114,7 @@ def test_a_row_is_what_the_packages_say_by_hand(whole):
     shown = found.where(level="types", intervention="examples", placebo="none")[0]
     shots = prompts.demonstrations(data, "Power", 1, 2)
     np.testing.assert_allclose(found.states(shown)[1].state, elicit.rate(model, asked, shots=shots).state, atol=2e-5)
-    with pytest.raises(errors.InputError, match="examples: shots is not an edit"):
+    with pytest.raises(errors.InputError, match="examples: the study has no edit of its own for the kind shots"):
         found.edit(shown, model)
     with pytest.raises(errors.InputError, match="unknown column 'targt'; did you mean 'target'"):
         found.where(targt="Power")

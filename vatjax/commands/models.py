@@ -107,6 +107,8 @@ class Convert:
         from vatjax import models, store
         from vatjax.models import gguf, saving
 
+        if not store.path(self.model).exists():
+            raise errors.InputError(f"{self.model}: no such file")
         if not gguf.is_gguf(self.model):
             raise errors.InputError(f"{self.model}: expected a file whose name ends in .gguf")
         checkpoint = models.open_checkpoint(self.model)

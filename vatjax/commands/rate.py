@@ -29,6 +29,8 @@ class Rate(Devices):
     """Path or bucket address of the state, ending in .npz."""
     part: Literal["all", "train", "test"] = "all"
     """Side of the split by situation, or by scene if the items name no situations."""
+    scenes: int = 0
+    """Number of scenes of that side to rate, the same as a study's `scenes` draws; 0 for all of them."""
     items: Source = dataclasses.field(default_factory=Source)
     """The items: --items FILE is short for --items.file FILE."""
     how: Annotated[ElicitConfig, OmitArgPrefixes] = dataclasses.field(default_factory=ElicitConfig)
@@ -78,6 +80,7 @@ class Rate(Devices):
                     f"{source.file}: no situation of these items falls to the {self.part} side; choose more of them, "
                     "another share or another seed"
                 )
+        data = data.sample(self.scenes, source.seed)
         shots, instruction = self._shots(whole, source), self._instruction(data)
         if self.labels and self.annotator:
             raise errors.InputError("--labels and --annotator: give only one of them")

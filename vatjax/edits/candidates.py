@@ -178,15 +178,7 @@ def sample_target_scenes(items: Items, target: str, scenes: int, seed: int = 0) 
     """Returns all items of a sample of the scenes that have pairs of a target; 0 for all items."""
     target_items = items.take(np.flatnonzero(items.taxonomy.mask(target)[items.value]))
     texts = np.unique(target_items.scene[target_items.pair().express].astype(str))
-    return sample_scenes(items, texts, scenes, seed)
-
-
-def sample_scenes(items: Items, texts: np.ndarray, scenes: int, seed: int = 0) -> Items:
-    """Returns all items of a sample of the given scenes; all items if `scenes` is 0 or not below their number."""
-    if not scenes or scenes >= len(texts):
-        return items
-    chosen = np.random.default_rng(seed).choice(texts, scenes, replace=False)
-    return items.take(np.flatnonzero(np.isin(items.scene.astype(str), chosen)))
+    return items.sample(scenes, seed, texts)
 
 
 def placebo_pushes(

@@ -11,7 +11,7 @@ texts = elicit.free_answers(model, rows, config)       # text written without a 
 """
 
 from vatjax.elicit import labels
-from vatjax.elicit.ask import Condition, answers
+from vatjax.elicit.ask import Condition, answers, check_condition
 from vatjax.elicit.choice import choose
 from vatjax.elicit.free import free_answers
 from vatjax.elicit.labels import Labels, label
@@ -30,6 +30,7 @@ __all__ = [
     "Noise",
     "Rated",
     "answers",
+    "check_condition",
     "choices_under",
     "choose",
     "cost",

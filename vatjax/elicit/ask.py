@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vatjax import errors, prompts, store
+from vatjax import errors, names, prompts, store
 from vatjax.elicit import generated, prefill, provenance
 from vatjax.elicit.shard_cache import ShardCache
 from vatjax.models import Edit, Model, tokens
@@ -45,6 +45,20 @@ class Condition(NamedTuple):
     instruction: str = ""
     edit: Edit | None = None
     turns: Sequence[Mapping[str, str]] = ()
+
+
+def check_condition(condition: Condition, who: str) -> None:
+    """Raises InputError for a condition whose parts have other types than they should."""
+    is_turn = [isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in condition.turns]
+    for part, expected, fits in (
+        ("instruction", "a text", isinstance(condition.instruction, str)),
+        ("shots", "prompts.Shot", all(isinstance(shot, Shot) for shot in condition.shots)),
+        ("turns", "messages with role and content", all(is_turn)),
+        ("edit", "a models.Edit", condition.edit is None or isinstance(condition.edit, Edit)),
+    ):
+        if not fits:
+            value = names.short_repr(getattr(condition, part))
+            raise errors.InputError(f"{who}: {part} of its condition: expected {expected}, found {value}")
 
 
 class RunOptions(NamedTuple):

@@ -115,6 +115,8 @@ def ensure_option_mass(
     mass = attempt.mass[how.prefill]
     if mass < LOW_MASS and not allow_low_mass:
         masses = "; ".join(f"{_called(name, wording)}: {share:.0%}" for name, share in attempt.mass.items())
+        if not wording.answer and how.chat is not False:
+            masses += f"; the wording {wording.name} has no answer cue to try"
         raise errors.InputError(
             f"{model.name or 'the model'}: the options have {mass:.0%} of the probability on average, so that ratings would "
             f"be noise (prefills tried: {masses}); try another --prefill or --wording, or give --allow-low-mass"

@@ -102,11 +102,12 @@ def costs(
 def _group(artifact: Artifact, model: str) -> str:
     """Returns the model and intervention that an artifact belongs to."""
     task = artifact.task
-    first = task[0] if isinstance(task, tuple) and not isinstance(task, (Arm, Cell)) else task
+    first = task[0] if isinstance(task, tuple) and task and not isinstance(task, (Arm, Cell)) else task
     cell = first.cell if isinstance(first, Arm) else first
     if artifact.kind == "comparison":
         return f"{display_name(model)}: comparisons"
-    return f"{display_name(model)}: unedited" if cell is None else f"{display_name(model)}: {cell.name}"
+    name = cell.name if isinstance(cell, Cell) else "unedited" if artifact.maker is None else artifact.maker.kind
+    return f"{display_name(model)}: {name}"
 
 
 class Meter:

@@ -386,7 +386,11 @@ def check_intervention(name: str, intervention: Intervention) -> None:
         if KINDS.get(intervention.kind) is not cls:
             raise errors.InputError(f"{_place(cls)} is not registered: decorate it with @interventions.register('...')")
         levels = tuple(intervention.levels())
-        if not levels or not all(_is_finite(x) for x in levels):
+        if not levels:
+            raise errors.InputError(f"the kind {intervention.kind} has no levels")
+        if not isinstance(intervention.unit, str):
+            raise errors.InputError(f"the kind {intervention.kind}: unit is a text, found {intervention.unit!r}")
+        if not all(_is_finite(x) for x in levels):
             raise errors.InputError(
                 f"the kind {intervention.kind} has levels that are not finite numbers: {list(levels)}"
             )

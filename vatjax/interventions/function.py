@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,6 +45,10 @@ class Function(Intervention):
             InputError: if its module or its name does not exist.
         """
         module, _, name = self.call.partition(":")
+        if not name:
+            raise errors.InputError(f"call: expected package.module:name, found {self.call!r}")
+        if os.getcwd() not in sys.path:  # a module next to the study
+            sys.path.append(os.getcwd())
         try:
             return getattr(importlib.import_module(module), name)
         except Exception as error:  # whatever the user's module raises

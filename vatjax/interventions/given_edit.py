@@ -121,5 +121,10 @@ class Adapter(_Given):
         try:
             return models.load_adapter(folder, model.config)
         except errors.InputError as error:
-            base = json.loads(store.read_text(folder / self.files[0])).get("base_model_name_or_path") or "another base"
-            raise errors.InputError(f"{error} (the adapter is for {base}, and the model is {model.name})") from None
+            base = json.loads(store.read_text(folder / self.files[0])).get("base_model_name_or_path")
+            made_for = f"it is for {base}" if base else "it does not name its base"
+            first, *more = str(error).splitlines()
+            rest = f"; and {len(more)} more lines" if more else ""
+            raise errors.InputError(
+                f"{self.path}: this adapter does not fit {model.name} ({made_for}): {first}{rest}"
+            ) from None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vatjax import errors, store
+from vatjax import errors, names, store
 from vatjax.elicit import Condition
 from vatjax.interventions.base import Intervention, PlanContext, WorkContext, neutral_texts, register
 from vatjax.store.artifacts import Artifact
@@ -39,6 +40,9 @@ class Prompt(Intervention):
     def __post_init__(self) -> None:
         if bool(self.text.strip()) == bool(self.file):
             raise errors.InputError("text: a prompt needs a text, or a file of texts, and not both")
+        for word in re.findall(r"\{(\w+)\}", self.text):
+            if word != "target" and names.nearest(word, ["target"]):
+                raise errors.InputError(f"text: {{{word}}} would be shown as it is; did you mean {{target}}?")
 
     @property
     def unit(self) -> str:  # type: ignore[override]

@@ -7,6 +7,7 @@ contexts have to be those of the study. Given ratings have no placebo, and nothi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -40,6 +41,8 @@ class Ratings(Intervention):
     clusters: tuple[str, ...] = ()
     """Columns of a table whose rows belong together, such as person; by default scene. They count where `before` is given:
     else the clusters are those of the study."""
+    keys: tuple[str, ...] = ()
+    """Columns to match contexts on; by default all that both have."""
     missing: tuple[str, ...] = ()
     """Further spellings of a missing rating in tables."""
 
@@ -73,7 +76,7 @@ class Ratings(Intervention):
     def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
         """Returns the content of the file, and of the one before it, in whose contexts it is read."""
         files = [file for file in (self.before, self.file_of(arm)) if file]
-        settings = {"clusters": list(self.clusters), "missing": list(self.missing)}
+        settings = {name: list(getattr(self, name)) for name in ("clusters", "keys", "missing")}
         return {"ratings": [plan.file_address(file) for file in files], "scale": list(self.scale), **settings}
 
     def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> ValueState:
@@ -86,7 +89,11 @@ class Ratings(Intervention):
         taxonomy, path = work.items.taxonomy, self.file_of(arm)
         given = self.read(path, taxonomy)
         if self.before:
-            return given if path == self.before else _in_contexts_of(self.read(self.before, taxonomy), given, path)
+            return (
+                given
+                if path == self.before
+                else _in_contexts_of(self.read(self.before, taxonomy), given, path, self.keys)
+            )
         points = _points(given)
         if points is not None and points != work.how.high - work.how.low:
             raise errors.InputError(
@@ -97,22 +104,22 @@ class Ratings(Intervention):
         contexts = {key: np.asarray(column, object) for key, column in questions.contexts.items()}
         empty = np.full((len(questions.clusters), len(taxonomy.names)), np.nan)
         study = ValueState(empty, np.isfinite(empty), questions.clusters, tuple(taxonomy.names), contexts)
-        return _in_contexts_of(study, given, path)
+        return _in_contexts_of(study, given, path, self.keys)
 
     def read(self, path: str, taxonomy: Taxonomy) -> ValueState:
         """Reads ratings, with a column for each value of the taxonomy."""
         if path.endswith(".npz"):
             return states.align(states.load(path), taxonomy)
         clusters = self.clusters or None
-        state = states.read_ratings(path, taxonomy, self.scale, clusters, missing=self.missing)
+        state = states.read_ratings(path, taxonomy, self.scale, clusters, self.keys, self.missing)
         return states.align(state, taxonomy)
 
 
-def _in_contexts_of(first: ValueState, given: ValueState, path: str) -> ValueState:
+def _in_contexts_of(first: ValueState, given: ValueState, path: str, on: Sequence[str]) -> ValueState:
     """Returns ratings in the contexts of the first state, missing where they have none."""
     numbered = dataclasses.replace(first, clusters=np.arange(len(first.clusters), dtype=np.int32))
     with errors.named(path):
-        joined = states.join(numbered, given)
+        joined = states.join(numbered, given, on or None)
     state = np.full(first.state.shape, np.nan)
     state[joined.pre.clusters] = joined.post.state
     return ValueState(state, np.isfinite(state), first.clusters, first.values, first.contexts, given.meta)

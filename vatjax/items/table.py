@@ -110,6 +110,20 @@ class Items:
     def __repr__(self) -> str:
         return f"Items({len(self)} items, {len(self.scenes)} scenes, source={self.source!r})"
 
+    def sample(self, scenes: int, seed: int = 0, among: np.ndarray | None = None) -> Items:
+        """Returns all items of a sample of scenes; all items if `scenes` is 0 or not below their number.
+
+        Args:
+            scenes: number of scenes.
+            seed: of the sample.
+            among: texts of the scenes to draw from; by default all.
+        """
+        texts = np.unique(self.scene.astype(str)) if among is None else among
+        if not scenes or scenes >= len(texts):
+            return self
+        chosen = np.random.default_rng(seed).choice(texts, scenes, replace=False)
+        return self.take(np.flatnonzero(np.isin(self.scene.astype(str), chosen)))
+
     def take(self, index: np.ndarray) -> Items:
         """Returns the items at these indices, or where this mask is True."""
         return dataclasses.replace(

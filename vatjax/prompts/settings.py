@@ -8,7 +8,17 @@ from typing import Literal, get_args
 
 from vatjax import errors, names
 from vatjax.prompts.build import CUE
-from vatjax.prompts.wording import PROTOCOLS, Protocol, Scale, Wording, from_file, is_file, wording, wordings
+from vatjax.prompts.wording import (
+    PROTOCOLS,
+    Protocol,
+    Scale,
+    Wording,
+    check_fields,
+    from_file,
+    is_file,
+    wording,
+    wordings,
+)
 
 Reading = Literal["expected", "argmax", "generate"]
 Parser = Literal["strict", "forgiving"]
@@ -68,7 +78,8 @@ class ElicitConfig:
                 f"prefill: the wording {self.wordings()[0].name!r} has no answer cue; give the text of one"
             )
         if is_file(self.wording):
-            self.wordings()  # refused here where the file is damaged, and not when a model is loaded
+            for each in self.wordings():  # refused here where the file is damaged, and not when a model is loaded
+                check_fields(each, self.protocol)
         if self.chat is False and self.prefill not in ("auto", "none"):
             raise errors.InputError(
                 "prefill: it begins a turn of the chat template, and chat is false; leave one of them out"

@@ -161,6 +161,26 @@ def _check(wording: Wording, place: str) -> None:
         raise errors.InputError(f"{place}: {error} is not a field; known are {known}") from None
 
 
+# Fields without which the prompts of a protocol would not differ.
+_NEEDED: dict[Protocol, tuple[str, ...]] = {
+    "paired": ("scene", "action"),
+    "labelled": ("scene", "action"),
+    "dense": ("scene", "action", "value"),
+    "stated": ("value",),
+}
+
+
+def check_fields(wording: Wording, protocol: Protocol) -> None:
+    """Raises InputError if a wording does not show what the prompts of a protocol differ in."""
+    shown = "\n".join(wording.levels)
+    missing = [f"{{{name}}}" for name in _NEEDED[protocol] if f"{{{name}}}" not in shown]
+    if missing:
+        raise errors.InputError(
+            f"wording {wording.name}: its levels show no {' and no '.join(missing)}, in which the prompts of the protocol "
+            f"{protocol} differ"
+        )
+
+
 def wordings(protocol: Protocol) -> dict[str, Wording]:
     """Returns the shipped wordings of a protocol by name, its default first.
 

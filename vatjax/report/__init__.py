@@ -163,7 +163,8 @@ class _Writer:
         if compared:
             parts += [page.heading("At the same gain", 3), page.paragraph(sentences.MATRIX, "dim")]
             parts.append(page.table(columns, compared, f"interventions at the same gain, {group.title}"))
-        courses = figures.plot_levels(group, self.intervention_styles)
+        ordered = {name for name, mine in self.study.design.interventions.items() if mine.ordered}
+        courses = figures.plot_levels(group, self.intervention_styles, ordered)
         if courses is not None:
             says = f"Gain, others' shift and nVAT along examples, strengths and steps, {group.title}"
             parts.append(self.figure(courses, f"courses {group.name}", says))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,13 @@ _LINE = 0.17  # smallest distance of two names on the circle, in radii
 # An aim -------------------------------------------------------------------------------------------------------------
 
 
-def plot_levels(group: ArmGroup, styles: Mapping[str, tuple[str, str]]) -> Any:
+def plot_levels(group: ArmGroup, styles: Mapping[str, tuple[str, str]], ordered: Collection[str]) -> Any:
     """Plots gain, others' shift and nVAT along examples, strengths and steps; None without several levels."""
     from matplotlib.figure import Figure
 
     kinds: dict[str, list[str]] = {}
     for name, rows in group.real.items():
-        if len(rows) > 1:
+        if len(rows) > 1 and name in ordered:
             kinds.setdefault(rows[0]["unit"], []).append(name)
     if not kinds:
         return None

@@ -104,12 +104,15 @@ def _sentence(group: ArmGroup) -> str:
         text += "" if gained or half is None else f" (95 % intervals are up to \N{PLUS-MINUS SIGN}{half:.2f} points)"
         return text + _broken_gains(every) + "."
     most = max(good, key=lambda row: float(row["gain"]))
-    text = f"{start}{_name(most)} gains most, {wording.interval(most, 'gain')} points"
+    others = [row for row in gained if row not in good and row["gain"] > most["gain"]]
+    who = "of the arms that gain more than their placebos " if others else ""
+    text = f"{start}{who}{_name(most)} gains most, {wording.interval(most, 'gain')} points"
     if most["over_placebo_gain"] is None:
         text += " (without a placebo to compare with)"
     elif most["over_placebo_gain_low"] is None:
         text += " (one draw of its placebo: how much that varies is unknown)"
-    cheap = [row for row in good if row["off_target"] is not None]
+    # Given ratings of fewer contexts than the others' cannot be ranked with them.
+    cheap = [row for row in good if row["off_target"] is not None and row.get("n") == most.get("n")]
     if len(cheap) > 1:
         least = min(cheap, key=lambda row: float(row["off_target"]))
         who = "of those that gain it" if least is most else _name(least)

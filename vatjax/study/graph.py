@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from vatjax import config, errors, prompts, store
+from vatjax import config, errors, names, prompts, store
 from vatjax.elicit import provenance
 from vatjax.interventions import Arm, Cell, arms, display_name
 from vatjax.items import Items
@@ -238,7 +238,13 @@ _RESERVED = ("state", "texts", "result", "placebo", "comparison")
 
 
 def _check_kinds(dependencies: Mapping[str, Artifact]) -> None:
+    if not isinstance(dependencies, Mapping) or not all(isinstance(x, Artifact) for x in dependencies.values()):
+        raise errors.InputError(
+            f"dependencies: expected artifacts by their role, found {names.short_repr(dependencies)}"
+        )
     for artifact in dependencies.values():
+        if artifact.maker is None:
+            raise errors.InputError(f"the artifact {artifact.label!r} has no maker: use self.artifact(...)")
         if artifact.kind in _RESERVED:
             raise errors.InputError(f"an artifact cannot have the kind {artifact.kind!r}, which the study itself makes")
         _check_kinds(artifact.dependencies)

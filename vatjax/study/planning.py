@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from vatjax import analysis, errors, metrics, models, store
-from vatjax.edits.candidates import sample_scenes
 from vatjax.elicit import prefill, protocols
 from vatjax.interventions.base import check_intervention
 from vatjax.items import Items, open_source
@@ -91,7 +90,7 @@ def load_items(design: Design) -> tuple[Items, Items]:
     items = open_source(design.items)
     aims = design.target_names(items.taxonomy)
     _, test = items.split(design.items.test, design.items.seed)
-    test = sample_scenes(test, np.unique(test.scene.astype(str)), design.scenes, design.items.seed)
+    test = test.sample(design.scenes, design.items.seed)
     if design.how.protocol != "stated":
         for aim in aims:
             target_items = test.take(np.flatnonzero(items.taxonomy.mask(aim)[test.value]))

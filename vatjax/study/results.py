@@ -380,16 +380,21 @@ def _mark_front(
     """Marks the arms for which no other arm with the same aim has more gain at less tax, and how certain that is.
 
     Arms that break the model, and gains that cannot be distinguished from 0, do not compete. An arm without seeds competes
-    in the group of each seed, and is marked in the first. Arms compete if they start from the same ratings.
+    in the group of each seed, and is marked in the first. Arms compete if they start from the same ratings, and given
+    ratings with those of the same contexts.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
+    contexts = [(trade_off or {}).get("contexts", "") for trade_off in trade_offs]
+    elicited = [design.interventions[row["intervention"]].elicited for row in rows]
+    rated = {context for context, mine in zip(contexts, elicited, strict=True) if mine}
     for place, row in enumerate(rows):
         row |= {"front": False, "front_share": None}
         tax = row["off_target_shift"]
         if not is_placebo(row) and row["resolved"] and not row["broken"] and tax is not None and row["gain"] > 0:
             seeded = design.interventions[row["intervention"]].seeded
+            where = "" if elicited[place] or contexts[place] in rated else contexts[place]
             for seed in (row["seed"],) if seeded else design.seeds:
-                key = (*(row[k] for k in ("model", "target", "direction", "level")), seed, str(starts[place]))
+                key = (*(row[k] for k in ("model", "target", "direction", "level")), seed, str(starts[place]), where)
                 groups.setdefault(key, []).append(place)
     for key, places in groups.items():
         group = [rows[place] for place in places]

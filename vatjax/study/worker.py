@@ -17,6 +17,7 @@ from vatjax.models import Edit, Model
 from vatjax.models.weights import check_edit
 from vatjax.prefix import score_edits
 from vatjax.prompts import ElicitConfig
+from vatjax.runtime import processes
 from vatjax.runtime.progress import OnProgress, ignore_progress, stage_progress
 from vatjax.store.artifacts import SHARDS, Artifact, ArtifactStore
 from vatjax.study.design import Design
@@ -62,6 +63,13 @@ class Worker:
         complete."""
         if batch[0].maker is not None:
             batch[0].maker.make(batch, self)
+            for artifact in batch:
+                place = self.artifact_store.path(artifact)
+                if processes.is_first_process() and not place.exists():
+                    raise errors.InputError(
+                        f"{artifact.label}: the kind {artifact.maker.kind} wrote no file into "
+                        "work.artifact_store.path(artifact)"
+                    )
         elif batch[0].kind == "texts":
             self._texts(batch[0])
         else:
@@ -82,6 +90,8 @@ class Worker:
                 f"{arm}: the kind {intervention.kind} gives a {type(condition).__name__}, not "
                 f"{'an' if module == 'elicit' else 'a'} {module}.{expected.__name__}"
             )
+        if intervention.elicited:
+            elicit.check_condition(condition, f"{arm}: the kind {intervention.kind}")
         if intervention.elicited and condition.edit is not None:
             check_edit(condition.edit, self.rated_model(artifact).config)
         checked: elicit.Condition | states.ValueState = condition
