@@ -180,11 +180,7 @@ def _print_plan(costs: Mapping[str, Any]) -> None:
         ready = sum(piece["present"] for piece in pieces)
         tokens = sum(piece["tokens"] for piece in pieces if not piece["present"])
         seconds = sum(piece["seconds"] for piece in pieces if not piece["present"])
-        worth = (
-            (f"{tokens:,}", show.format_duration(seconds))
-            if kind in ("edit", "training", "state", "texts")
-            else ("-", "-")
-        )
+        worth = (f"{tokens:,}", show.format_duration(seconds)) if tokens or kind in ("state", "texts") else ("-", "-")
         rows.append((group, kind, f"{len(pieces):,}", f"{ready:,}", *worth))
     ready, tokens, seconds = (
         sum(piece[key] for piece in costs["artifacts"]) for key in ("present", "tokens", "seconds")

@@ -139,10 +139,12 @@ def cost(
     *,
     shots: Sequence[Shot] = (),
     instruction: str = "",
+    turns: Sequence[Mapping[str, str]] = (),
     size: Size | None = None,
 ) -> Cost:
     """Returns the cost of `ratings` without computing it; arguments as there."""
-    return ask.total_cost(part.plan.cost for part in plan_ratings(model, items, how, shots, instruction, size))
+    planned = plan_ratings(model, items, how, shots, instruction, size, turns)
+    return ask.total_cost(part.plan.cost for part in planned)
 
 
 def plan_ratings(
@@ -152,11 +154,13 @@ def plan_ratings(
     shots: Sequence[Shot] = (),
     instruction: str = "",
     size: Size | None = None,
+    turns: Sequence[Mapping[str, str]] = (),
 ) -> list[Part]:
     """Plans the passes that compute `ratings`; arguments as there, of a model that may be abstract."""
     how = how or ElicitConfig()
     rows = list(protocols.make_questions(items, how.protocol).rows)
-    prompt_sets = ask.build_prompts(rows, how, ask.Condition(shots, instruction), ask.chat_format(model, how))
+    condition = ask.Condition(shots, instruction, turns=turns)
+    prompt_sets = ask.build_prompts(rows, how, condition, ask.chat_format(model, how))
     read_as = [ask.tokenize_with_spellings(model, prompt_set, how) for prompt_set in prompt_sets]
     for tokenized, spellings in read_as:
         scorer.check_prompts(tokenized, model, spellings, lambda prompt: ask.prompt_name(rows, prompt))

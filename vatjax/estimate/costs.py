@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from vatjax import elicit, errors, prefix, prompts, train
+from vatjax import elicit, errors, prefix, train
 from vatjax.edits.candidates import sample_target_scenes
+from vatjax.elicit.ask import PLAIN
 from vatjax.elicit.free import FREE_ANSWER_TOKENS
 from vatjax.interventions import Arm, Cell, FoundEdit, TrainedIntervention, display_name
 from vatjax.items import Items
 from vatjax.models import Model
-from vatjax.prompts import ElicitConfig, Shot
+from vatjax.prompts import ElicitConfig
 from vatjax.runtime.progress import OnProgress, ignore_progress
 from vatjax.store.artifacts import Artifact, topological_order
 from vatjax.study.planning import Plan, detectable, loader, open_artifact_store
@@ -110,6 +111,9 @@ def _group(artifact: Artifact, model: str) -> str:
     return f"{display_name(model)}: {name}"
 
 
+_WORDS = 8  # words of a text that are counted as one step of its length
+
+
 class Meter:
     """Counter of the cost of artifacts; a cost that many share is counted once.
 
@@ -118,6 +122,8 @@ class Meter:
         model: the model of the artifacts; an abstract model is enough.
         size: amount computed at once.
     """
+
+    nothing = NOTHING
 
     def __init__(self, planned: Plan, model: Model, size: prefix.Size | None = None) -> None:
         self.planned, self.model, self.size = planned, model, size
@@ -130,28 +136,29 @@ class Meter:
             arm, wording = artifact.task
             if arm is not None and not arm.cell.intervention.elicited:
                 return NOTHING
-            shots = 0 if arm is None else arm.cell.intervention.examples(arm.level)
-            demonstrations = self._shots(arm.cell, shots) if shots else []
-            return self._cached(
-                ("state", shots, wording),
-                lambda: self._rating(self.planned.test_items, self._how(wording), demonstrations),
-            )
-        maker = artifact.maker
-        if isinstance(maker, TrainedIntervention):
-            cell, draw = artifact.task
-            return self._cached(("training", artifact.address), lambda: self._training_steps(maker, cell, draw))
+            condition = self._known_condition(arm)
+            text = " ".join([condition.instruction, *(turn["content"] for turn in condition.turns)])
+            # Texts of about the same length cost about the same, and are counted once.
+            key = ("state", wording, len(condition.shots), len(text.split()) // _WORDS)
+            return self._cached(key, lambda: self.rating(self.planned.test_items, self._how(wording), condition))
         if artifact.kind == "texts":
             return self._cached(("texts",), lambda: self._free_text(artifact.inputs["items"]))
-        if isinstance(maker, FoundEdit):
-            cell, exchanged = artifact.task
-            return self._cached(("edit", artifact.address), lambda: self._edit_search(maker, cell, exchanged))
-        return NOTHING
+        maker = artifact.maker
+        if maker is None:
+            return NOTHING
+        return self._cached(("made", artifact.address), lambda: maker.cost(artifact, self))
+
+    def _known_condition(self, arm: Arm | None) -> elicit.Condition:
+        """Returns the part of an arm's condition that is known before anything is made."""
+        contexts = [graph.context for graph in self.planned.graphs if graph.context is not None]
+        if arm is None or not contexts:
+            return elicit.Condition()
+        return arm.cell.intervention.known_condition(arm, contexts[0])
 
     def disk_bytes(self, artifact: Artifact) -> int:
         """Returns the bytes of checkpoints that an artifact keeps; edits and states are small."""
-        maker = artifact.maker
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.model.arrays))
-        return maker.disk_bytes(size) if isinstance(maker, TrainedIntervention) else 0
+        return int(artifact.maker.disk_bytes(size)) if artifact.maker is not None else 0
 
     def _cached(self, key: Any, count: Callable[[], Work]) -> Work:
         if key not in self.known:
@@ -168,8 +175,10 @@ class Meter:
     def _how(self, wording: str) -> ElicitConfig:
         return dataclasses.replace(self.planned.design.how, wording=wording)
 
-    def _rating(self, items: Items, how: ElicitConfig, shots: Sequence[Shot] = ()) -> Work:
-        cost = elicit.cost(self.model, items, how, shots=shots, size=self.size)
+    def rating(self, items: Items, how: ElicitConfig, condition: elicit.Condition = PLAIN) -> Work:
+        """Returns the cost of rating items once."""
+        shots, instruction, turns = condition.shots, condition.instruction, condition.turns
+        cost = elicit.cost(self.model, items, how, shots=shots, instruction=instruction, turns=turns, size=self.size)
         return self._forward(cost.computed, cost.full / max(1, cost.prompts), cost.prompts)
 
     def _free_text(self, items: int) -> Work:
@@ -178,13 +187,8 @@ class Meter:
         mean = cost.full // max(1, cost.prompts)
         return self._forward(items * 2 * (3 * mean + FREE_ANSWER_TOKENS), mean, 6 * items)
 
-    def _shots(self, cell: Cell, count: int) -> list[Shot]:
-        source = self.planned.design.items
-        return prompts.demonstrations(
-            self.planned.items, cell.target, cell.sign, count, test=source.test, seed=source.seed
-        )
-
-    def _training_steps(self, intervention: TrainedIntervention, cell: Cell, draw: int | None) -> Work:
+    def training_steps(self, intervention: TrainedIntervention, cell: Cell, draw: int | None) -> Work:
+        """Returns the cost of a training."""
         run = intervention.run(cell, self.planned.design, draw)
         prepared = train.prepare_data(self.model, run)
         data, shape = prepared.data, prepared.data.shape
@@ -196,14 +200,14 @@ class Meter:
         every = len(train.rows_drawn(data, run.course.steps, run.course.seed))
         return steps + self._forward(every * shape.time, seen, every * shape.learned)
 
-    def _edit_search(self, intervention: FoundEdit, cell: Cell, exchanged: int | None) -> Work:
+    def edit_search(self, intervention: FoundEdit, cell: Cell, exchanged: int | None) -> Work:
         """Counts the contrast pairs and, for a real edit, the places tried."""
         design = self.planned.design
         side, _ = self.planned.items.split(design.items.test, design.items.seed)
         mask = side.taxonomy.mask(cell.target)[side.value]
         some = side.take(mask.nonzero()[0][: 2 * intervention.pairs])
         pairs = self._cached(
-            ("pairs", cell.target, intervention.pairs), lambda: self._rating(some, design.how.of_pairs())
+            ("pairs", cell.target, intervention.pairs), lambda: self.rating(some, design.how.of_pairs())
         )
         if exchanged is not None:
             return pairs if intervention.placebo_asks else NOTHING
@@ -212,6 +216,6 @@ class Meter:
             return pairs
         tried = sample_target_scenes(side, cell.target, intervention.scenes, design.items.seed)
         swept = self._cached(
-            ("swept", cell.target, intervention.scenes), lambda: self._rating(tried, design.how.of_pairs())
+            ("swept", cell.target, intervention.scenes), lambda: self.rating(tried, design.how.of_pairs())
         )
         return pairs + swept * (places * len(intervention.strengths))

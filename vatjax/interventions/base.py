@@ -7,6 +7,7 @@ it. A study asks an intervention for
     placebo_names()         placebos that are measured next to each level
     dependencies(arm, plan) artifacts that have to be made first, each named by the content of everything it depends on
     inputs(arm, plan)       what else determines the value state of an arm
+    cost(artifact, meter)   what making an artifact costs
     make(batch, work)       makes such artifacts
     condition(arm, state, work)     what the model is rated under: examples, a sentence, an edit; or finished ratings
     arm_before(arm)         the arm whose ratings come before it; by default the unedited model
@@ -80,6 +81,25 @@ class PlanContext(RunContext, Protocol):
         """Returns the content hash of a file, read once until it changes; raises InputError if there is none."""
 
 
+class CostMeter(Protocol):
+    """What an intervention may use to count the cost of an artifact: `estimate.costs.Meter`.
+
+    Attributes:
+        nothing: no cost.
+    """
+
+    nothing: Any
+
+    def rating(self, items: Items, how: ElicitConfig, condition: Condition) -> Any:
+        """Returns the cost of rating items once; costs are added, and multiplied by numbers."""
+
+    def training_steps(self, intervention: Any, cell: Any, draw: int | None) -> Any:
+        """Returns the cost of a training."""
+
+    def edit_search(self, intervention: Any, cell: Any, exchanged: int | None) -> Any:
+        """Returns the cost of finding an edit, or the edit of a placebo."""
+
+
 class WorkContext(RunContext, Protocol):
     """What an intervention may read and write while artifacts are made. `how` has the prefill that the model answers after.
 
@@ -146,9 +166,19 @@ class Intervention:
     def check(self, protocol: str, depth: int | None = None) -> None:
         """Raises InputError if a study with this protocol, or a model with so many layers, cannot have it."""
 
-    def examples(self, level: float) -> int:
-        """Returns the number of examples in the prompt at a level."""
-        del level
+    def known_condition(self, arm: Arm, plan: PlanContext) -> Condition:
+        """Returns the known part of an arm's condition while a study is planned, for its cost: examples and texts."""
+        del arm, plan
+        return Condition()
+
+    def cost(self, artifact: Artifact, meter: CostMeter) -> Any:
+        """Returns the cost of making an artifact; by default nothing."""
+        del artifact
+        return meter.nothing
+
+    def disk_bytes(self, weights: int) -> int:
+        """Returns the bytes of checkpoints that one of its artifacts keeps, for a model of so many bytes."""
+        del weights
         return 0
 
     def dependencies(self, arm: Arm, plan: PlanContext) -> dict[str, Artifact]:
@@ -331,7 +361,18 @@ def _load_plugin(kind: str) -> None:
 
 # Methods of a kind whose errors are named with it.
 _HOOKS = (
-    *("levels", "placebo_names", "check", "examples", "dependencies", "inputs", "make", "batch_key", "state_key"),
+    *(
+        "levels",
+        "placebo_names",
+        "check",
+        "known_condition",
+        "cost",
+        "dependencies",
+        "inputs",
+        "make",
+        "batch_key",
+        "state_key",
+    ),
     *("rated_model", "edit_folder", "arm_before", "condition"),
 )
 

@@ -17,6 +17,7 @@ from vatjax.edits.directions import layer_shares
 from vatjax.edits.pairs import PAIRS
 from vatjax.elicit import Condition
 from vatjax.interventions.base import (
+    CostMeter,
     Intervention,
     PlanContext,
     WorkContext,
@@ -130,6 +131,11 @@ class FoundEdit(Intervention):
         """Returns a key that is equal for edits with the same parts, as far as known before they are found."""
         del arm, weights
         return self.kind, self.positions
+
+    def cost(self, artifact: Artifact, meter: CostMeter) -> Any:
+        """Returns the cost of the search, or of that of a placebo."""
+        cell, exchanged = artifact.task
+        return meter.edit_search(self, cell, exchanged)
 
     # Finding --------------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,10 @@ class Instruction(Intervention):
         """Returns the sentence."""
         return {"said": {"instruction": self.sentence(arm, plan.items.taxonomy)}}
 
+    def known_condition(self, arm: Arm, plan: PlanContext) -> Condition:
+        """Returns the sentence."""
+        return Condition((), self.sentence(arm, plan.items.taxonomy))
+
     def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition:
         """Returns the sentence."""
         del state

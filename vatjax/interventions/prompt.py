@@ -78,6 +78,11 @@ class Prompt(Intervention):
         turns = {"turns": [dict(turn) for turn in condition.turns]} if condition.turns else {}
         return {"said": {"instruction": condition.instruction, **turns}}
 
+    def known_condition(self, arm: Arm, plan: PlanContext) -> Condition:
+        """Returns the text and the turns."""
+        del plan
+        return self.condition_of(arm)
+
     def condition(self, arm: Arm, state: Artifact, work: WorkContext) -> Condition:
         """Returns the text and the turns."""
         del state, work

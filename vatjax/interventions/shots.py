@@ -43,9 +43,11 @@ class Shots(Intervention):
         if protocol == "stated":
             raise errors.InputError("how.protocol: shots cannot be used with protocol stated")
 
-    def examples(self, level: float) -> int:
-        """Returns the number of examples in the prompt at a level."""
-        return int(level)
+    def known_condition(self, arm: Arm, plan: PlanContext) -> Condition:
+        """Returns examples for the target, as many as a placebo has too."""
+        split: dict[str, Any] = {"test": plan.source.test, "seed": plan.source.seed}
+        cell = arm.cell
+        return Condition(prompts.demonstrations(plan.items, cell.target, cell.sign, int(arm.level), **split))
 
     def inputs(self, arm: Arm, plan: PlanContext) -> dict[str, Any]:
         """Returns the inputs that determine the examples."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from vatjax import config, errors, models, store, train
 from vatjax.elicit import Condition
-from vatjax.interventions.base import Intervention, PlanContext, RunContext, WorkContext
+from vatjax.interventions.base import CostMeter, Intervention, PlanContext, RunContext, WorkContext
 from vatjax.models import Edit, Model
 from vatjax.runtime import processes
 from vatjax.runtime.progress import ignore_progress
@@ -208,6 +208,11 @@ class TrainedIntervention(Intervention):
         since changes of all layers share no layers that could be computed once."""
         del arm
         return self.training.trained if weights < SMALL and not self.whole else None
+
+    def cost(self, artifact: Artifact, meter: CostMeter) -> Any:
+        """Returns the cost of the training."""
+        cell, draw = artifact.task
+        return meter.training_steps(self, cell, draw)
 
     # Training -------------------------------------------------------------------------------------------------------
 
