@@ -90,9 +90,10 @@ def _run(arguments: list[str]) -> int:
 
 def _refuse(message: str) -> int:
     from vatjax import store
+    from vatjax.names import printable
 
     # `cluster.start` silences the standard error of every process but the first.
-    print(f"vatjax: {message}", file=sys.stderr if store.writes_enabled() else sys.__stderr__)
+    print(f"vatjax: {printable(message)}", file=sys.stderr if store.writes_enabled() else sys.__stderr__)
     return 2
 
 

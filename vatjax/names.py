@@ -54,6 +54,15 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     return f"unknown {kind} {short_repr(name)}; there are {len(known)}, from {known[0]!r} to {known[-1]!r}"
 
 
+# Control characters but tab and line feed, and marks that turn the direction of a text.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Returns a text with control characters as escapes: a file's text must not move the cursor or turn a line around."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def short_repr(value: object) -> str:
     """Returns a value as an error shows it: quoted, with control characters escaped, and shortened."""
     text = repr(value)

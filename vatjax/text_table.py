@@ -6,6 +6,8 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 
+from vatjax.names import printable
+
 WIDTH = 99  # characters, for a file or a pipe
 
 
@@ -24,7 +26,7 @@ def format_table(
     from rich.console import Console
     from rich.table import Table
 
-    rows = [tuple(row) for row in rows]
+    rows = [tuple(map(printable, row)) for row in rows]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(row[i].replace(",", "").replace(".", "").lstrip("-").isdigit() for row in rows)
@@ -40,6 +42,7 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a table as HTML, for notebooks; every entry is escaped."""
 
     def line(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+        texts = (html.escape(printable(str(cell))) for cell in cells)
+        return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
 
     return "<table>" + line("th", columns) + "".join(line("td", row) for row in rows) + "</table>"

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from vatjax.commands import show
+from vatjax.names import printable
 
 _EVERY = 20.0  # seconds between two lines without a terminal
 
@@ -79,7 +80,7 @@ class Display:
         """Prints a line above the bar."""
         with self._lock:
             if self._bar is not None:
-                self._bar.console.print(line, markup=False, highlight=False)
+                self._bar.console.print(printable(line), markup=False, highlight=False)
             else:
                 show.print_message(line)
 

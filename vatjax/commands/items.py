@@ -13,6 +13,7 @@ from vatjax import errors
 from vatjax.commands import show
 from vatjax.items import Inspected, Source, inspect_source, protocols
 from vatjax.items.table import Key
+from vatjax.names import printable
 
 _SHOWN = 50
 
@@ -35,7 +36,7 @@ class Check:
         source = self.items if self.path is None else dataclasses.replace(self.items, file=self.path)
         inspected = inspect_source(source)
         for problem in inspected.problems[:_SHOWN]:
-            print(problem, file=sys.stderr)
+            print(printable(str(problem)), file=sys.stderr)
         if len(inspected.problems) > _SHOWN:
             print(f"... and {len(inspected.problems) - _SHOWN} more problems", file=sys.stderr)
         summary = summarise(inspected, source)
@@ -44,10 +45,10 @@ class Check:
         elif len(inspected.items):
             _print(summary)
         if not len(inspected.items):
-            print(f"{source.file}: no items", file=sys.stderr)
+            print(f"{printable(source.file)}: no items", file=sys.stderr)
             return 2
         if inspected.problems and source.skip_bad:
-            print(inspected.skip_message(), file=sys.stderr)
+            print(printable(inspected.skip_message()), file=sys.stderr)
         return 2 if inspected.problems and not source.skip_bad else 0
 
 

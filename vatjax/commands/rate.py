@@ -223,7 +223,7 @@ def _labels(path: str) -> Any:
 
 
 def _print_warning(message: Any, *_: Any, **__: Any) -> None:
-    print(f"vatjax: {message}", file=sys.stderr)
+    show.print_message(str(message))
 
 
 def _on_cost(display: Display, label: str, model: Any) -> Any:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from vatjax.names import printable
 from vatjax.text_table import WIDTH, format_table
 
 
@@ -18,7 +19,7 @@ def print_json(content: Any) -> None:
 
 def print_message(line: str) -> None:
     """Prints a line on standard error, apart from the results."""
-    print(f"vatjax: {line}", file=sys.stderr)
+    print(f"vatjax: {printable(line)}", file=sys.stderr)
 
 
 def power_sentence(detectable: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -143,7 +142,7 @@ class Tax(RatingOptions):
         content["margin"] = None if self.margin is None else analysis.equivalence_test(result, self.margin)
         content["warnings"] += self._reading_warnings(pre, post)
         for warning in content["warnings"]:
-            print(f"vatjax: {warning}", file=sys.stderr)
+            show.print_message(warning)
         if self.json:
             show.print_json(content)
         else:

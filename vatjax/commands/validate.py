@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Any
 
 from vatjax import errors, store
@@ -55,7 +54,7 @@ class Validate:
 
 
 def _print_line(line: str) -> None:
-    print(f"vatjax: {line}", file=sys.stderr)
+    show.print_message(line)
 
 
 def _content(measured: Any, pushed: Any, checks: Any, style: Any) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import numpy as np
 from vatjax import errors, names, store, tables
 from vatjax.human.questions import HIGH, LOW, questions
 from vatjax.human.sample import Case, Sample
-from vatjax.human.sheets import FORMULA
 
 
 class Answers(NamedTuple):
@@ -72,7 +71,7 @@ def _matches_case(row: Mapping[str, Any], case: Case, key: str) -> bool:
 def _normalise(entry: Any) -> str:
     """Removes what a sheet and a spreadsheet add to a text: extra spaces, and the quote before a formula sign."""
     text = " ".join(str(entry).split())
-    return text.removeprefix("'") if text.removeprefix("'").startswith(FORMULA) else text
+    return tables.unguard_formula(text)
 
 
 def _add_row(

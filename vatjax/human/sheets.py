@@ -16,7 +16,6 @@ from vatjax.human.sample import Case, Sample
 
 _ABOUT = ("case", "annotator", "country", "topic", "scene", "value", "definition", "polarity", "action")
 _NAME = re.compile(r"[\w][\w.-]{0,63}")
-FORMULA = ("=", "+", "-", "@")  # signs that begin a formula in spreadsheets
 _PAGE = pathlib.Path(__file__).parent / "page.html"
 
 
@@ -50,7 +49,7 @@ def write(sample: Sample, annotators: Sequence[str], folder: store.Path, seed: i
 
 def _cell(text: str) -> str:
     """Escapes a text so that a spreadsheet does not read it as a formula; `answers` removes the quote again."""
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return tables.guard_formula(text)
 
 
 def _page(annotator: str, cases: Sequence[Case]) -> str:
@@ -59,7 +58,7 @@ def _page(annotator: str, cases: Sequence[Case]) -> str:
     content = {
         "annotator": annotator,
         "columns": [*_ABOUT, *all_questions.names],
-        "formula": FORMULA,
+        "formula": tables.FORMULA,
         "low": LOW,
         "high": HIGH,
         "questions": [

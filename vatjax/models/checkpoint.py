@@ -24,6 +24,7 @@ from vatjax.models import weights as weights
 from vatjax.models.config import Config
 from vatjax.models.model import Model
 from vatjax.models.safetensors import Tensor
+from vatjax.runtime import processes
 
 Array = jax.Array
 
@@ -64,6 +65,7 @@ def load(
     dtype = _stored_dtype(checkpoint) if dtype == "auto" else dtype
     config, of_weights = resolve_dtype_and_mesh(checkpoint.config, dtype, mesh)
     arrays = {p.name: _fill(p, checkpoint, of_weights, mesh) for p in weights.parameters(config)}
+    _check_finite(arrays, checkpoint, config)
     return Model(
         weights.assemble(arrays, config),
         config,
@@ -187,11 +189,11 @@ def _untied(tensors: Mapping[str, Tensor], config: Config) -> Config:
 def _generation(folder: Path) -> str:
     """Returns the text of `generation_config.json`, or "{}" if it is absent."""
     path = folder / "generation_config.json"
-    text = path.read_text(encoding="utf-8") if path.exists() else "{}"
     try:
+        text = path.read_text(encoding="utf-8") if path.exists() else "{}"
         if isinstance(json.loads(text), dict):
             return text
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     raise errors.InputError(f"{path}: not valid JSON; it says which tokens end a text")
 
@@ -257,6 +259,28 @@ def _slice(
         stored = stored[slice(*parameter.rows)]
     ours = weights.transpose(parameter, stored)
     return np.ascontiguousarray(ours[... if index is None else index], dtype)
+
+
+def _check_finite(arrays: Mapping[str, Array], checkpoint: Checkpoint, config: Config) -> None:
+    """Raises InputError, with the names of the tensors, for weights that are NaN or infinite."""
+    finite = processes.fetch(_are_finite(dict(arrays)))
+    bad = [
+        p.source.format(layer)
+        for p in weights.parameters(config)
+        for layer in np.flatnonzero(~np.atleast_1d(finite[p.name]))
+    ]
+    if bad:
+        raise errors.InputError(
+            f"{checkpoint.name}: weights that are no finite numbers in {names.short_list(dict.fromkeys(bad))}"
+        )
+
+
+@jax.jit
+def _are_finite(arrays: dict[str, Array]) -> dict[str, Array]:
+    """Returns whether all weights of each layer are finite, [layers] for stacked parameters."""
+    return {
+        name: jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)) if x.ndim > 2 else None) for name, x in arrays.items()
+    }
 
 
 def _empty(shape: tuple[int, ...], dtype: Any, placement: jax.sharding.Sharding) -> Array:

@@ -40,7 +40,8 @@ _ROPE_OPTIONS = frozenset(
     ]
 )
 
-_MOST_LAYERS = 10_000  # a damaged number must not decide the size of everything
+# A damaged number must not decide the size of everything.
+_MOST_LAYERS, _MOST_HEAD_SIZE = 10_000, 8192
 
 
 def content_of(folder: Path | str, ignore: Sequence[str] = ()) -> tuple[dict[str, Any], bool]:
@@ -134,6 +135,9 @@ def _shape(reader: Reader, kv_heads: int | None = None, head_size: int | None = 
     if size is None and width % heads:
         reader.problems.append(f"hidden_size: {width} is not a multiple of {heads} heads, and head_dim is missing")
     size = size or max(1, width // heads)
+    if size > _MOST_HEAD_SIZE:
+        reader.problems.append(f"head_dim: expected {_MOST_HEAD_SIZE:,} at most, found {size:,}")
+        size = 2
     if size % 2:
         reader.problems.append(f"head_dim: the {size} dimensions of a head can't turn in pairs")
     return {

@@ -24,6 +24,7 @@ DTYPES: Mapping[str, Any] = {
     "BF16": ml_dtypes.bfloat16,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+_MOST_TENSORS = 200_000
 _LARGEST_HEADER = 100_000_000
 
 
@@ -112,7 +113,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         InputError: for a file that is cut short, or whose header is invalid or does not fit the data.
     """
     size = store.size(file)
-    with file.open("rb") as opened:
+    with store.open_binary(file) as opened:
         length = int.from_bytes(opened.read(8), "little")
         if size < 8 or length > min(size - 8, _LARGEST_HEADER):
             raise errors.InputError(
@@ -128,6 +129,10 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not isinstance(header, dict):
         raise errors.InputError(f"{file}: expected tensors by name in the header")
     header.pop("__metadata__", None)
+    if len(header) > _MOST_TENSORS:
+        raise errors.InputError(
+            f"{file}: {len(header):,} tensors in its header; at most {_MOST_TENSORS:,} are expected"
+        )
     problems, located = [], {}
     available = size - 8 - length
     places = _places(header, available)
@@ -177,7 +182,7 @@ def _check(entry: Any, available: int) -> str:
         return f"expected whole numbers in shape {shape} and offsets"
     if stop > available:
         return f"its data would end {stop - available:,} bytes after the end of the file, which is cut short"
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         return f"is stored as {dtype}; expected {', '.join(DTYPES)} (quantised weights can't be read)"
     if not shape or 0 in shape:
         return f"has the shape {shape}, which holds no matrix and no vector"
@@ -206,7 +211,7 @@ def read_folder(path: Path) -> dict[str, Tensor]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted(set(weight_map.values()))
         outside = [shard for shard in shards if Path(shard).name != shard]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise errors.InputError(f"{index}: expected JSON with a weight_map of tensor names to file names") from None
     if outside:
         raise errors.InputError(f"{index}: shards must lie next to it, found {', '.join(outside)}")

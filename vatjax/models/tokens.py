@@ -75,15 +75,24 @@ def _templated(tokenizer: Any, messages: Sequence[Message], answering: bool, opt
     if getattr(tokenizer, "chat_template", None) is None:
         name = getattr(tokenizer, "name_or_path", "") or "this tokenizer"
         raise errors.InputError(f"{name}: no chat template; give plain text, as to a base model")
-    import jinja2
-
     try:
         text: str = tokenizer.apply_chat_template(
             [dict(message) for message in messages], tokenize=False, add_generation_prompt=answering, **options
         )
-    except jinja2.TemplateError as error:
-        raise errors.InputError(f"the chat template does not take these messages: {error}") from None
+    except Exception as error:  # a template is a program, and raises anything
+        raise errors.InputError(
+            f"the chat template does not take these messages: {' '.join(str(error).split())[:200] or type(error).__name__}"
+        ) from None
+    given = sum(len(message["content"]) for message in messages)
+    if len(text) > _MOST_ADDED + 20 * given:
+        raise errors.InputError(
+            f"the chat template makes {len(text):,} characters of {given:,}; at most {_MOST_ADDED + 20 * given:,} are read"
+        )
     return text
+
+
+# Characters that a chat template may add to its messages.
+_MOST_ADDED = 200_000
 
 
 def render_conversation(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vatjax.drawing import FAINT, GRID, INK
+from vatjax.names import printable
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #16181d; --dim: #5b616e; --paper: #fbfbfa; --card: #ffffff; --line: #d5d7dc;
@@ -69,7 +70,7 @@ class Figure(NamedTuple):
 
 def escape(text: object) -> str:
     """Escapes text for use inside an element and inside quotes."""
-    return html.escape(str(text), quote=True)
+    return html.escape(printable(str(text)), quote=True)
 
 
 def page(title: str, body: Iterable[str]) -> bytes:

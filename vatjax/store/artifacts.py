@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import pathlib
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -79,8 +80,7 @@ class ArtifactStore:
         return bool((self.path(artifact) / _MARK).exists())
 
     def status(self, artifacts: Sequence[Artifact]) -> tuple[set[str], list[Artifact]]:
-        """Returns the addresses of complete artifacts whose files have their original sizes, and the damaged
-        artifacts."""
+        """Returns the addresses of complete artifacts whose files are as they were written, and the damaged artifacts."""
         with concurrent.futures.ThreadPoolExecutor(16) as pool:  # a request to a bucket is slow
             intact_flags = list(pool.map(self._is_intact, artifacts))
         intact_addresses = {
@@ -94,16 +94,29 @@ class ArtifactStore:
         """Returns True if an artifact is intact, False if it is damaged; None if it is absent."""
         place = self.path(artifact)
         try:
+            if _is_link(place) or _is_link(place.parent):
+                return False
             if not (place / _MARK).exists():
                 return None
-            sizes = json.loads(store.read_text(place / _MARK))["files"]
-            return all(store.size(place / name) == size for name, size in sizes.items())
+            files = json.loads(store.read_text(place / _MARK))["files"]
+            folders = {parent for name in files for parent in pathlib.PurePosixPath(name).parents}
+            if any(_is_link(place / str(folder)) for folder in folders):
+                return False
+            return all(self._is_as_written(place / name, about) for name, about in files.items())
         except (ValueError, KeyError, TypeError, OSError):
             return False
 
+    def _is_as_written(self, path: Any, about: Mapping[str, Any]) -> bool:
+        """Returns True if a file has its original size and, on a disk, its original content. In a bucket the store checks
+        what it delivers."""
+        if _is_link(path) or store.size(path) != about["size"]:
+            return False
+        return not isinstance(path, pathlib.Path) or store.file_address(path) == about["sha256"]
+
     def drop(self, artifact: Artifact) -> None:
         """Removes a damaged artifact."""
-        _remove(self.path(artifact))
+        place = self.path(artifact)
+        _remove(place.parent if _is_link(place.parent) else place)
 
     def mark_complete(self, artifact: Artifact, seconds: float, about: Mapping[str, Any]) -> None:
         """Marks an artifact as complete, and removes the files needed only to compute it.
@@ -120,8 +133,8 @@ class ArtifactStore:
         for part in SCRATCH if artifact.maker is not None or artifact.kind == "state" else ():
             with contextlib.suppress(OSError):
                 _remove(place / part)
-        sizes = dict(_sizes(place)) if store.writes_enabled() else {}
-        store.commit_json(place / _MARK, {**content, "needs": dependencies, "files": sizes})
+        files = dict(_files(place)) if store.writes_enabled() else {}
+        store.commit_json(place / _MARK, {**content, "needs": dependencies, "files": files})
 
     def read_json(self, artifact: Artifact, name: str) -> Any:
         """Reads a JSON file of an artifact."""
@@ -132,21 +145,34 @@ class ArtifactStore:
             raise errors.InputError(f"{path}: damaged; remove {self.path(artifact)} and run the study again") from None
 
 
-def _sizes(folder: Any, within: str = "") -> Iterator[tuple[str, int]]:
-    """Yields the files of a folder and its subfolders, each with its size in bytes."""
+def _files(folder: Any, within: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the files of a folder and its subfolders, each with its size in bytes and its content hash.
+
+    The record of the computation (time.json) differs between equal runs, and is left out.
+    """
     for entry in sorted(folder.iterdir(), key=lambda path: path.name):
-        if entry.is_dir():
-            yield from _sizes(entry, f"{within}{entry.name}/")
-        elif entry.name not in (_MARK, "error.txt"):
-            yield within + entry.name, store.size(entry)
+        if entry.is_dir() and not _is_link(entry):
+            yield from _files(entry, f"{within}{entry.name}/")
+        elif within or entry.name not in (_MARK, "error.txt", "time.json"):
+            yield within + entry.name, {"size": store.size(entry), "sha256": store.file_address(entry)}
+
+
+def _is_link(path: Any) -> bool:
+    """Returns True for a link on a disk, which is never followed: it may lead out of the store."""
+    return isinstance(path, pathlib.Path) and path.is_symlink()
 
 
 def _remove(folder: Any) -> None:
-    """Removes a folder with its contents, on a disk or in a bucket."""
-    if not store.writes_enabled() or not folder.exists():
+    """Removes a folder with its contents, on a disk or in a bucket; of a link the link alone."""
+    if not store.writes_enabled():
+        return
+    if _is_link(folder):
+        folder.unlink()
+        return
+    if not folder.exists():
         return
     for entry in list(folder.iterdir()):
-        _remove(entry) if entry.is_dir() else entry.unlink()
+        _remove(entry) if _is_link(entry) or entry.is_dir() else entry.unlink()
     with contextlib.suppress(NotADirectoryError):  # a bucket removes a folder with its last file
         folder.rmdir()
 

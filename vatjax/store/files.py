@@ -76,6 +76,8 @@ def open_binary(file_path: Path) -> IO[bytes]:
         InputError: if it can't be opened: absent, a folder, no permission, no access to the bucket.
     """
     target = path(file_path)
+    if isinstance(target, pathlib.Path) and _is_endless(target):
+        raise InputError(f"{file_path}: not a regular file")
     try:
         return target.open("rb")
     except OSError as error:
@@ -84,6 +86,13 @@ def open_binary(file_path: Path) -> IO[bytes]:
         if isinstance(target, pathlib.Path):
             raise
         raise InputError(f"{file_path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _is_endless(target: pathlib.Path) -> bool:
+    """Returns True for a pipe, which would be waited for, and for a device. The shell's own pipes, <(...), are read."""
+    if str(target).startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin")):
+        return False
+    return target.exists() and not (target.is_file() or target.is_dir())
 
 
 def read_text(file_path: Path) -> str:
@@ -257,12 +266,14 @@ def load_npz(file_path: Path) -> dict[str, np.ndarray]:
     """Reads an `.npz`, with pickling off.
 
     Raises:
-        InputError: if it can't be opened.
+        InputError: if it can't be opened, or claims more bytes than `expanded_limit`.
         ValueError: if it is not an `.npz`, or is damaged.
     """
     with open_binary(file_path) as file:
         if file.read(2) != b"PK":
             raise ValueError("not an .npz archive")
+        file.seek(0)
+        _check_expanded(file, file_path)
         file.seek(0)
         try:
             with np.load(file, allow_pickle=False) as arrays:
@@ -273,6 +284,42 @@ def load_npz(file_path: Path) -> dict[str, np.ndarray]:
             if "allow_pickle" in str(error):
                 raise ValueError("it holds Python objects, which are never read") from None
             raise ValueError(f"the archive is damaged ({type(error).__name__})") from None
+
+
+def expanded_limit() -> int:
+    """Returns how many bytes a compressed file may expand to: 4 GB, or the gigabytes of `VATJAX_EXPANDED_GB`."""
+    text = os.environ.get("VATJAX_EXPANDED_GB", "4")
+    try:
+        return int(float(text) * 1e9)
+    except (ValueError, OverflowError):
+        raise InputError(f"VATJAX_EXPANDED_GB: expected a number of gigabytes, found {text!r}") from None
+
+
+def _check_expanded(file: IO[bytes], file_path: Path) -> None:
+    """Raises before anything is allocated if the arrays of an archive are larger than the limit, or than their data."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            total = sum(member.file_size for member in archive.infolist())
+            if total > expanded_limit():
+                raise InputError(
+                    f"{file_path}: expands to {total / 1e9:,.1f} GB, and at most {expanded_limit() / 1e9:g} GB are read; "
+                    "raise the limit with VATJAX_EXPANDED_GB"
+                )
+            for member in archive.infolist():
+                with archive.open(member) as opened:
+                    version = np.lib.format.read_magic(opened)
+                    read_header = np.lib.format.read_array_header_1_0
+                    if version != (1, 0):
+                        read_header = np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read_header(opened)
+                if not dtype.hasobject and math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"the archive is damaged ({member.filename} is shorter than its header says)")
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a flipped byte raises many types, which all mean a damaged file
+        if isinstance(error, ValueError) and "archive is damaged" in str(error):
+            raise
+        raise ValueError(f"the archive is damaged ({type(error).__name__})") from None
 
 
 @contextlib.contextmanager

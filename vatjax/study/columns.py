@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vatjax import store
+from vatjax import store, tables
 
 Row = dict[str, Any]
 
@@ -149,7 +149,9 @@ def to_csv(rows: Sequence[Row]) -> bytes:
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            guarded = {key: tables.guard_formula(x) if isinstance(x, str) else x for key, x in row.items()}
+            writer.writerow(guarded)
     return text.getvalue().encode()
 
 
@@ -168,7 +170,7 @@ def _parse(name: str, text: str) -> Any:
     """Returns a cell as its column's type; an unknown column is text."""
     kind = COLUMNS[_base(name)].kind if _base(name) in COLUMNS else str
     if kind is str:
-        return text
+        return tables.unguard_formula(text)
     if not text:
         return None
     return text == "True" if kind is bool else kind(float(text))

@@ -211,6 +211,8 @@ class Study:
         return next(entry for entry in self.index if [entry[name] for name in _KEYS] == key)
 
     def _artifact_folder(self, address: str) -> Any:
+        if not re.fullmatch(r"[0-9a-f]{16,64}", address):
+            raise errors.InputError(f"{self.folder / 'index.json'}: damaged; run the study again")
         return (
             open_artifact_store(dataclasses.replace(self.design, out=str(self.folder))).folder / address[:2] / address
         )

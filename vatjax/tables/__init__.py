@@ -8,6 +8,6 @@ or a problem.
 
 from vatjax.tables.files import read, write
 from vatjax.tables.frames import data_frame
-from vatjax.tables.table import Table
+from vatjax.tables.table import FORMULA, Table, guard_formula, unguard_formula
 
-__all__ = ["Table", "data_frame", "read", "write"]
+__all__ = ["FORMULA", "Table", "data_frame", "guard_formula", "read", "unguard_formula", "write"]

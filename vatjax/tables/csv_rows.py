@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from vatjax import errors
-from vatjax.tables.table import Table, encoding_problem, lines_of
+from vatjax.tables.table import Table, encoding_problem, lines_of, unguard_formula
 
 _SEP_LINE = re.compile("sep=(.)", re.IGNORECASE)  # optional first line that names the delimiter for Excel
 
@@ -51,7 +51,7 @@ def read_csv(file: BinaryIO, table: Table, limit: int, delimiter: str | None) ->
         elif len(cells) != len(header):
             table.add_problem(begin, f"expected {len(header)} cells as in the header, found {len(cells)}")
         else:
-            table.rows.append(dict(zip(header, cells, strict=True)))
+            table.rows.append(dict(zip(header, map(unguard_formula, cells), strict=True)))
             table.lines.append(begin)
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal
 from vatjax import errors, store
 from vatjax.tables.csv_rows import read_csv
 from vatjax.tables.json_rows import CHUNK, read_array, read_lines
-from vatjax.tables.table import Table
+from vatjax.tables.table import Table, TooManyProblems, guard_formula
 
 Format = Literal["jsonl", "json", "csv", "tsv"]
 
@@ -46,6 +46,8 @@ def read(path: store.Path, record_limit: int = RECORD_LIMIT) -> Table:
                 read_lines(file, table, record_limit)
             else:
                 read_csv(file, table, record_limit, "\t" if form == "tsv" else None)
+        except TooManyProblems as error:
+            table.stop_reading(error.args[0], f"{len(table.problems):,} rows are bad")
         except _BROKEN_GZIP as error:
             line = table.lines[-1] + 1 if table.lines else 1
             table.stop_reading(line, f"the compressed file is damaged or ends early ({error})")
@@ -62,7 +64,7 @@ def _open(path: store.Path) -> Iterator[io.BufferedReader]:
         file = io.BufferedReader(raw, CHUNK)
         if file.peek(2)[:2] == b"\x1f\x8b":
             packed = stack.enter_context(gzip.GzipFile(fileobj=file))
-            file = io.BufferedReader(packed, CHUNK)
+            file = io.BufferedReader(_Limited(packed, str(path)), CHUNK)
         try:
             mark = file.peek(3)[:3]
         except _BROKEN_GZIP as error:
@@ -74,6 +76,26 @@ def _open(path: store.Path) -> Iterator[io.BufferedReader]:
         if mark == codecs.BOM_UTF8:
             file.read(3)
         yield file
+
+
+class _Limited(io.RawIOBase):
+    """A compressed file that may expand to `store.expanded_limit` bytes."""
+
+    def __init__(self, packed: gzip.GzipFile, source: str) -> None:
+        self._packed, self._source, self._left = packed, source, store.expanded_limit()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._packed.readinto(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise errors.InputError(
+                f"{self._source}: expands to more than {store.expanded_limit() / 1e9:g} GB; raise the limit with "
+                "VATJAX_EXPANDED_GB"
+            )
+        return count
 
 
 def _format(source: str, file: io.BufferedReader) -> Format:
@@ -140,7 +162,9 @@ def _write(file: BinaryIO, form: Format, columns: tuple[str, ...], rows: Iterato
 
 
 def _cell(entry: Any, delimiter: str) -> str:
-    text = entry if isinstance(entry, str) else "" if entry is None else json.dumps(entry, allow_nan=False)
+    text = (
+        guard_formula(entry) if isinstance(entry, str) else "" if entry is None else json.dumps(entry, allow_nan=False)
+    )
     if any(sign in text for sign in (delimiter, '"', "\n", "\r")):
         return '"' + text.replace('"', '""') + '"'
     return text

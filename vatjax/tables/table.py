@@ -10,6 +10,26 @@ from vatjax import errors, names
 
 _LOST = "what follows is lost"
 
+# Signs that begin a formula in spreadsheets.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def guard_formula(text: str) -> str:
+    """Escapes a text so that a spreadsheet does not read it as a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def unguard_formula(text: str) -> str:
+    """Returns the text that `guard_formula` escaped; any other text as it is."""
+    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA) else text
+
+
+_MOST_PROBLEMS = 100_000
+
+
+class TooManyProblems(Exception):
+    """A file in which so many rows are bad that it is another kind of file; with the line."""
+
 
 @dataclasses.dataclass
 class Table:
@@ -34,8 +54,11 @@ class Table:
     delimiter: str = ""
 
     def add_problem(self, line: int, message: str) -> None:
-        """Records a problem."""
+        """Records a problem; raises TooManyProblems for one too many."""
         self.problems.append(errors.Problem(self.source, line, message))
+        if len(self.problems) >= _MOST_PROBLEMS and not self.lost:
+            self.lost = True
+            raise TooManyProblems(line)
 
     def missing_columns(self, columns: Iterable[str]) -> list[errors.Problem]:
         """Returns a problem for each of `columns` that is missing."""
