@@ -12,6 +12,7 @@ import pytest
 
 from tests.test_cli import run
 from vatjax import errors, models, names, states, store, tables
+from vatjax.models import templates
 from vatjax.store.artifacts import Artifact, ArtifactStore
 from vatjax.study.columns import read_csv, to_csv
 
@@ -186,7 +187,7 @@ def test_deep_and_foreign_text_is_one_line(copy):
         ("{% include 'x' %}", "no loader"),
         ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
-        ("{{ 'a' * 10**6 }}", "makes 1,000,000 characters of"),
+        ("{{ 'a' * 10**6 }}", "it makes 1,000,000 characters, and at most"),
         ("{{ raise_exception('\x1b[31mred\x07') }}", r"\\x1b\[31mred\\x07"),
     ],
 )
@@ -199,6 +200,39 @@ def test_a_template_that_fails_is_one_line(copy, capsys, template, message):
     assert status == 2
     assert re.search(message, said), said
     assert not set(said) & {"\x1b", "\x07"}
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ 'a' * 10**9 }}", "it takes more than 1 GB of memory"),
+        ("{{ 'a' * 10**8 }}", "makes 100,000,000 characters"),
+        ("{{ '%999999999d' % 1 }}", "memory|characters"),
+        ("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "it takes longer than 5 s"),
+        ("{{ 10**(10**9) }}", "it takes longer than 5 s|memory"),
+    ],
+)
+def test_a_template_has_limits_of_memory_time_and_output(template, message):
+    messages = [{"role": "user", "content": "Hello"}]
+    with pytest.raises(errors.InputError, match=message):
+        templates.render(template, messages, True, {})
+    assert templates.render("{{ messages[0].content }}", messages, True, {}) == "Hello"  # the next one is rendered
+
+
+def test_a_normalizer_that_blows_texts_up_is_refused(copy):
+    bomb = {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 1000}
+    change(copy / "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [bomb, bomb, bomb]})
+    with pytest.raises(errors.InputError, match="its tokenizer replaces a text by one of 1,000 characters; at most 64"):
+        models.open_checkpoint(copy)
+
+
+def test_a_template_gives_the_text_that_transformers_gives(copy):
+    model = models.load(copy)
+    messages = [{"role": "system", "content": "Be \u2063 it."}, {"role": "user", "content": "Hi\n<b>"}]
+    for answering in (True, False):
+        expected = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering)
+        render = models.tokens.render_chat if answering else models.tokens.render_conversation
+        assert render(model.tokenizer, messages) == expected
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])

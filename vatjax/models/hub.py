@@ -13,6 +13,7 @@ from vatjax import errors, names, store
 # The model organism that comes with the package; a folder of the same name is "./pocket".
 POCKET = "pocket"
 _ASSETS = Path(__file__).parent.parent / "assets"
+POCKET_FOLDER = _ASSETS / POCKET
 
 # Weights as safetensors, configurations and tokenizers: no pickles and no code.
 _PATTERNS = ("*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "*.txt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from vatjax import errors
+from vatjax.models import hub, templates
 from vatjax.models.config import Config
 
 Message = Mapping[str, str]
@@ -37,7 +39,11 @@ def load_tokenizer(folder: Path | str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        _check_normalizer(tokenizer, folder)
+        return tokenizer
+    except errors.InputError:
+        raise
     except Exception as error:
         if not (folder / "tokenizer.json").exists() and importlib.util.find_spec("sentencepiece") is None:
             raise errors.InputError(
@@ -45,6 +51,25 @@ def load_tokenizer(folder: Path | str) -> Any:
             ) from None
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise errors.InputError(f"{folder}: its tokenizer can't be read ({first})") from None
+
+
+# The longest text that a normalizer may put in the place of a match.
+_LONGEST_REPLACEMENT = 64
+
+
+def _check_normalizer(tokenizer: Any, folder: Path) -> None:
+    """Raises InputError for a normalizer that would blow a text up: replacements may follow one another."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    pending = [json.loads(normalizer.__getstate__())] if normalizer is not None else []
+    while pending:
+        entry = pending.pop()
+        pending += entry.get("normalizers") or []
+        content = entry.get("content") or entry.get("prepend") or ""
+        if isinstance(content, str) and len(content) > _LONGEST_REPLACEMENT:
+            raise errors.InputError(
+                f"{folder}: its tokenizer replaces a text by one of {len(content):,} characters; at most "
+                f"{_LONGEST_REPLACEMENT} are expected"
+            )
 
 
 def check_tokenizer(tokenizer: Any, config: Config, path: str) -> None:
@@ -75,24 +100,14 @@ def _templated(tokenizer: Any, messages: Sequence[Message], answering: bool, opt
     if getattr(tokenizer, "chat_template", None) is None:
         name = getattr(tokenizer, "name_or_path", "") or "this tokenizer"
         raise errors.InputError(f"{name}: no chat template; give plain text, as to a base model")
-    try:
-        text: str = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=answering, **options
-        )
-    except Exception as error:  # a template is a program, and raises anything
-        raise errors.InputError(
-            f"the chat template does not take these messages: {' '.join(str(error).split())[:200] or type(error).__name__}"
-        ) from None
-    given = sum(len(message["content"]) for message in messages)
-    if len(text) > _MOST_ADDED + 20 * given:
-        raise errors.InputError(
-            f"the chat template makes {len(text):,} characters of {given:,}; at most {_MOST_ADDED + 20 * given:,} are read"
-        )
-    return text
-
-
-# Characters that a chat template may add to its messages.
-_MOST_ADDED = 200_000
+    name = str(getattr(tokenizer, "name_or_path", ""))
+    return templates.render(
+        tokenizer.get_chat_template(),
+        [{key: value for key, value in message.items() if value is not None} for message in messages],
+        answering,
+        {**tokenizer.special_tokens_map, **options},
+        trusted=name == str(hub.POCKET_FOLDER),
+    )
 
 
 def render_conversation(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
