@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vatjax import store
+from vatjax import errors, store
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -56,7 +56,7 @@ def test_a_kill_in_the_middle_leaves_the_old_content(tmp_path):
     store.commit(target, b"old")
     code = f"""
         import os, signal
-        from vatjax import store
+        from vatjax import errors, store
         def half(file):
             file.write(b"new" * 1000)
             file.flush()
@@ -240,7 +240,7 @@ def test_addresses_of_arrays_know_type_and_shape():
 
 def test_an_address_is_the_same_in_another_process():
     content = {"seed": 1, "names": ["a", "b"], "rate": 0.1}
-    code = f"from vatjax import store; print(store.address({content!r}))"
+    code = f"from vatjax import errors, store; print(store.address({content!r}))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == store.address(content)
 
@@ -486,3 +486,51 @@ def test_processes_that_race_are_never_inside_together(tmp_path):
         assert enter.split() == ["enter", leave.split()[1]]
         assert leave.split()[0] == "leave"
     assert len({line.split()[1] for line in lines}) > 1
+
+
+def test_a_creation_whose_answer_was_lost_was_made(tmp_path, monkeypatch):
+    """NFS repeats the request, and finds the name taken by its own file."""
+    link = os.link
+
+    def repeated(source, target):
+        link(source, target)
+        raise FileExistsError(17, "File exists")
+
+    monkeypatch.setattr(os, "link", repeated)
+    assert store.create(tmp_path / "a", b"mine")
+    monkeypatch.undo()
+    assert not store.create(tmp_path / "a", b"other")
+    assert (tmp_path / "a").read_bytes() == b"mine"
+
+
+def test_a_displaced_holder_does_not_write_its_claim_again(folder):
+    mine = store.claim(folder, "piece", seconds=60)
+    (store.path(folder) / "piece" / "0.claim").unlink()
+    assert not mine.renew()
+    assert store.claim(folder, "piece").holder.generation == 0
+
+
+def test_a_lease_that_was_not_renewed_for_its_lifetime_is_lost(tmp_path, monkeypatch):
+    leases = store.acquire_all(tmp_path, ["piece"], seconds=60)
+    assert not leases.lost()
+    clocks = store.leases._clocks
+    monkeypatch.setattr(store.leases, "_clocks", lambda: tuple(now + 61 for now in clocks()))  # the process was stopped
+    assert leases.lost()
+    with pytest.raises(errors.InputError, match="another run has taken this folder over"):
+        leases.raise_if_lost("runs/a")
+    monkeypatch.undo()
+    leases.release()
+
+
+def test_a_bucket_that_overwrites_what_it_should_create_has_no_shards(bucket, monkeypatch, tmp_path):
+    store.check_exclusive_creation(bucket)
+    store.check_exclusive_creation(tmp_path)
+    import fsspec
+
+    system = type(fsspec.core.url_to_fs(bucket)[0])
+    pipe_file = system.pipe_file
+    monkeypatch.setattr(
+        system, "pipe_file", lambda self, name, data, mode="overwrite", **_: pipe_file(self, name, data)
+    )
+    with pytest.raises(errors.InputError, match="does not refuse to create a file that exists"):
+        store.check_exclusive_creation(bucket)

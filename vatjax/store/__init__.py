@@ -9,7 +9,7 @@ Paths are local, or URIs (`gs://`, `s3://`, `az://`, `hf://`), which `etils.epat
 
 from vatjax.store.addresses import address, file_address
 from vatjax.store.checksums import has_checksums, verify_checksums, write_checksums
-from vatjax.store.claims import claim, holder, holders
+from vatjax.store.claims import check_exclusive_creation, claim, holder, holders
 from vatjax.store.files import (
     Path,
     append,
@@ -37,6 +37,7 @@ __all__ = [
     "acquire_exclusive",
     "address",
     "append",
+    "check_exclusive_creation",
     "claim",
     "commit",
     "commit_json",

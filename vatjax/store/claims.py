@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from vatjax.errors import InputError
 from vatjax.store.files import Path, bucket_client, commit, create, path
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -79,6 +80,8 @@ class Claim:
 
     def renew(self) -> bool:
         """Renews the claim. Returns False if it is lost: the task has, or will soon have, another holder."""
+        if not any(other.token == self.holder.token for other in _claims(self.folder, self.task)):
+            return False  # removed by a later holder: written again it would look like the latest
         self._commit(time.time() + self.seconds)
         if any(other.generation > self.holder.generation for other in _claims(self.folder, self.task)):
             self.release()
@@ -139,6 +142,25 @@ def claim(folder: Path, task: str, seconds: float = 300.0) -> Claim | None:
     for other in others:
         _remove(_file(folder, task, other.generation))
     return mine
+
+
+def check_exclusive_creation(folder: Path) -> None:
+    """Raises InputError if a bucket's client overwrites a file that it is asked to create: claims would mean nothing there."""
+    if isinstance(path(folder), pathlib.Path):
+        return
+    probe = path(folder) / f"probe-{secrets.token_hex(8)}"
+    try:
+        create(probe, b"first")
+        second = create(probe, b"second")
+    except (NotImplementedError, TypeError, ValueError):
+        second = True
+    finally:
+        _remove(probe)
+    if second:
+        raise InputError(
+            f"{folder}: this store does not refuse to create a file that exists, so that shards cannot divide the work there; "
+            "run the study in one process, or in a folder that the shards share"
+        )
 
 
 def holder(folder: Path, task: str) -> Holder | None:

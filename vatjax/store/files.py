@@ -199,7 +199,8 @@ def create(file_path: Path, data: bytes) -> bool:
         try:
             os.link(temporary, target)  # fails where the name is taken, unlike a rename
         except FileExistsError:
-            return False
+            # NFS repeats a request whose answer is lost: then the name is taken by this very file.
+            return os.stat(temporary).st_nlink == 2
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise

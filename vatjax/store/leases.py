@@ -23,6 +23,7 @@ class Leases:
         self._seconds = LEASE_SECONDS if seconds is None else seconds
         self._claims: list[Claim] = []
         self._ended, self._lost = threading.Event(), False
+        self._renewed = _clocks()
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
 
@@ -32,26 +33,32 @@ class Leases:
 
     def _renew(self) -> None:
         """Renews all claims until release. After any exception it tries again, for as long as the claims live."""
-        reached = time.monotonic()
         while not self._ended.wait(self._seconds / _RENEWALS):
             try:
+                begun = _clocks()
                 renewed = [lease.renew() for lease in list(self._claims)]
                 if not all(renewed):
                     self._lost = True
                     return
-                reached = time.monotonic()
+                self._renewed = begun
             except Exception:
-                if time.monotonic() - reached > self._seconds:
+                if self._is_overdue():
                     self._lost = True
                     return
 
+    def _is_overdue(self) -> bool:
+        """Returns True if the last renewal is a lifetime ago by any clock: a stopped machine stops some of them."""
+        return any(now - then > self._seconds for now, then in zip(_clocks(), self._renewed, strict=True))
+
     def lost(self) -> bool:
         """Returns True if another process has taken over any of these claims, or they expired unrenewed."""
+        if not self._ended.is_set() and self._is_overdue():
+            self._lost = True
         return self._lost
 
     def raise_if_lost(self, folder: str) -> None:
         """Raises InputError if a claim is lost: another run may use the folder."""
-        if self._lost:
+        if self.lost():
             raise errors.InputError(f"{folder}: another run has taken this folder over; this one stops")
 
     def release(self, done: bool = False) -> None:
@@ -61,6 +68,12 @@ class Leases:
         for lease in self._claims if done or not self._lost else ():
             with contextlib.suppress(OSError):
                 lease.delete() if done else lease.release()
+
+
+def _clocks() -> tuple[float, float]:
+    """Returns the seconds of two clocks that are never set: one stands still while a machine sleeps, the other may not."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic(), time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 def acquire_all(folder: Path, names: Sequence[str], seconds: float | None = None) -> Leases | None:

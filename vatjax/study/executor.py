@@ -50,6 +50,10 @@ class Callbacks(NamedTuple):
     on_progress: OnProgress = ignore_progress
 
 
+class LeaseLost(Exception):
+    """A batch that another process has taken over, after this one was stopped for long."""
+
+
 class Executor:
     """Executor of batches; only one model is loaded at a time.
 
@@ -64,9 +68,19 @@ class Executor:
         self.planned, self.status, self.load, self.callbacks = planned, status, load, callbacks
         self.artifact_store = status.artifact_store
         self.workers: dict[int, Worker] = {}
+        self.leases: store.Leases | None = None
 
-    def compute(self, batch: Batch) -> None:
-        """Computes a batch; an artifact that fails is recorded, and the others are computed."""
+    def compute(self, batch: Batch, leases: store.Leases | None = None) -> None:
+        """Computes a batch; an artifact that fails is recorded, and the others are computed.
+
+        Args:
+            batch: of artifacts.
+            leases: on the batch, in the process that writes; one that lost them completes nothing.
+
+        Raises:
+            LeaseLost: if another process has taken the batch over.
+        """
+        self.leases = leases
         make = self._make_statistics
         if batch.needs_model:
             try:
@@ -127,6 +141,8 @@ class Executor:
             return
         seconds = (time.monotonic() - start) / len(ready)
         for artifact in ready:
+            if self.leases is not None and self.leases.lost():
+                raise LeaseLost(f"{artifact.label}: another process has taken this work over")
             if artifact.address not in present:
                 self.artifact_store.mark_complete(artifact, seconds, _environment())
                 self.status.record_success(artifact)

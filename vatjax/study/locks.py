@@ -64,6 +64,7 @@ def _acquire_folder(folder: Any, shard_spec: ShardSpec | None, on_message: Calla
         return store.acquire_exclusive(
             folder, is_rival=lambda other: other.startswith("shard-"), describe=_holder_name, on_message=on_message
         )
+    store.check_exclusive_creation(folder)
     return store.acquire_exclusive(
         folder, f"shard-{shard_spec.number}-of-{shard_spec.of}", lambda other: other == "run", _holder_name, on_message
     )

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from vatjax import store
+from vatjax import errors, store
 from vatjax.runtime import preemption, processes
 from vatjax.runtime.progress import OnProgress, ignore_progress
 from vatjax.store.artifacts import Artifact
 from vatjax.study.batches import Batch, load_or_create_batches
-from vatjax.study.executor import Callbacks, Executor, OnMessage, Progress
+from vatjax.study.executor import Callbacks, Executor, LeaseLost, OnMessage, Progress
 from vatjax.study.failures import Failures
 from vatjax.study.folder import write_design
 from vatjax.study.locks import ShardSpec, exclusive_access
@@ -106,8 +106,13 @@ def _compute_if_ready(batch: Batch, executor: Executor, folder_lease: store.Leas
         try:
             preemption.stop_if_requested()
             status.broadcast()
-            executor.compute(batch)
+            executor.compute(batch, leases)
             status.broadcast()
+        except LeaseLost as error:
+            if processes.is_multiprocess():  # the others of this run wait for its answer
+                raise errors.LocalError(str(error)) from None
+            executor.callbacks.on_message(f"{error}; it is left to that one")
+            return False
         finally:
             if leases is not None:
                 leases.release(done=all(artifact.address in status.present for artifact in batch.artifacts))
