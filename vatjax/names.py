@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ T = TypeVar("T")
 _LONGEST = 60
 
 
+@functools.lru_cache(1 << 14)
 def canonical(name: str) -> str:
     """Returns the key that all spelling variants of a name share.
 

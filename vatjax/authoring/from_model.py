@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,7 +83,7 @@ class ModelWriter:
         file = self.cache_folder / f"{key}.json"
         if file.exists():
             try:
-                cached = json.loads(store.read_text(file))
+                cached = store.read_json(file)
                 return [Written(Text(*fields), assembled.text(i)) for i, fields in enumerate(cached)]
             except (ValueError, TypeError):
                 pass  # damaged: generate again

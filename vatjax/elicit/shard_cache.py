@@ -6,7 +6,6 @@ A folder belongs to one run: `run.json` holds all inputs of its answers. Each sh
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +35,7 @@ class ShardCache:
         self.begun = (self.folder / _RUN).exists()
         if self.begun:
             try:
-                other = dict(json.loads(store.read_text(self.folder / _RUN)))
+                other = dict(store.read_json(self.folder / _RUN))
             except (ValueError, TypeError):
                 raise errors.InputError(f"{self.folder / _RUN}: damaged; remove the folder") from None
             differs = sorted(key for key in {*other, *self.run} if other.get(key) != self.run.get(key))
@@ -78,7 +77,7 @@ class ShardCache:
         if not self.begun or not (self.folder / _SIZE).exists():
             return None
         try:
-            return Size(**json.loads(store.read_text(self.folder / _SIZE)))
+            return Size(**store.read_json(self.folder / _SIZE))
         except (ValueError, TypeError):
             raise errors.InputError(f"{self.folder / _SIZE}: damaged; remove the folder") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -113,7 +112,7 @@ def load(folder: store.Path) -> Sample:
     if not path.exists():
         raise errors.InputError(f"{folder}: {_FILE} not found; `vatjax human sample` writes it")
     try:
-        content = dict(json.loads(store.read_text(path)))
+        content = dict(store.read_json(path))
         cases = tuple(Case(**{key: str(case[key]) for key in Case._fields}) for case in content.pop("cases"))
         if content["questions"] != questions().version:
             raise errors.InputError(

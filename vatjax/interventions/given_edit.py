@@ -6,7 +6,6 @@ Each strength is a level. The placebo is a random edit of the same form and norm
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vatjax import errors, models, store
@@ -121,7 +120,7 @@ class Adapter(_Given):
         try:
             return models.load_adapter(folder, model.config)
         except errors.InputError as error:
-            base = json.loads(store.read_text(folder / self.files[0])).get("base_model_name_or_path")
+            base = store.read_json(folder / self.files[0]).get("base_model_name_or_path")
             made_for = f"it is for {base}" if base else "it does not name its base"
             first, *more = str(error).splitlines()
             rest = f"; and {len(more)} more lines" if more else ""

@@ -106,6 +106,7 @@ def edit_facts(path: str | Path) -> dict[str, Any]:
     folder = store.path(path)
     try:
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        _check_facts(facts)
         if facts["format"] != _FORMAT:
             raise errors.InputError(f"{folder / _FACTS}: format {facts['format']!r}; this version reads {_FORMAT}")
         _ = facts["model"]["family"], facts["positions"], [step["kind"] for step in facts["steps"]], facts["tensors"]
@@ -115,9 +116,21 @@ def edit_facts(path: str | Path) -> dict[str, Any]:
         raise errors.InputError(f"{folder}: no {_FACTS} there, so it is not an edit{hint}") from None
     except KeyError as error:
         raise errors.InputError(f"{folder / _FACTS}: not the facts of an edit: {error} is missing") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise errors.InputError(f"{folder / _FACTS}: not the facts of an edit ({error})") from None
     return dict(facts)
+
+
+def _check_facts(facts: Any) -> None:
+    """Raises TypeError or KeyError for facts whose parts have other types than `save_edit` writes."""
+    for name, kind in (("model", dict), ("steps", list), ("tensors", list), ("positions", str), ("meta", dict)):
+        if not isinstance(facts[name], kind):
+            raise TypeError(f"{name} is a {type(facts[name]).__name__}")
+    if not all(isinstance(name, str) for name in facts["tensors"]):
+        raise TypeError("tensors are not names")
+    for step in facts["steps"]:
+        if not isinstance(step["kind"], str) or not isinstance(step["cosine"], (bool, int, float, type(None))):
+            raise TypeError("a step has no kind")
 
 
 def _model_facts(model: Model) -> dict[str, Any]:

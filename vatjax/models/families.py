@@ -63,6 +63,8 @@ def content_of(folder: Path | str, ignore: Sequence[str] = ()) -> tuple[dict[str
         raise errors.InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise errors.InputError(f"{path}: expected an object with a model_type")
+    if not isinstance(content.get("model_type", ""), str):
+        raise errors.InputError(f"{path}: model_type: expected a text, found {names.short_repr(content['model_type'])}")
     nested = content.get("model_type") in NESTED
     content = _text_of(content, str(path))
     for name in ignore:

@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -98,7 +97,7 @@ class ArtifactStore:
                 return False
             if not (place / _MARK).exists():
                 return None
-            files = json.loads(store.read_text(place / _MARK))["files"]
+            files = store.read_json(place / _MARK)["files"]
             folders = {parent for name in files for parent in pathlib.PurePosixPath(name).parents}
             if any(_is_link(place / str(folder)) for folder in folders):
                 return False
@@ -140,7 +139,7 @@ class ArtifactStore:
         """Reads a JSON file of an artifact."""
         path = self.path(artifact) / name
         try:
-            return json.loads(store.read_text(path))
+            return store.read_json(path)
         except ValueError:
             raise errors.InputError(f"{path}: damaged; remove {self.path(artifact)} and run the study again") from None
 

@@ -118,6 +118,19 @@ def _nearest_hint(target: Any) -> str:
     return f"; did you mean {target.with_name(nearest)}?" if nearest else ""
 
 
+def read_json(file_path: Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+        InputError: as `read_text` does.
+        ValueError: if it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(read_text(file_path))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def reason(error: OSError) -> str:
     """Returns an operating system's error in a few words."""
     return (error.strerror or str(error)).lower()

@@ -87,7 +87,7 @@ def load_or_create_batches(planned: Plan, present: Set[str]) -> list[Batch]:
         store.create(path, json.dumps(_as_json(new_batches), indent=1).encode())
     processes.barrier("batches are fixed")
     try:
-        lines = [line["pieces"] for line in json.loads(store.read_text(path))]
+        lines = [line["pieces"] for line in store.read_json(path)]
         batches = [Batch(artifacts[line[0]][0], tuple(artifacts[address][1] for address in line)) for line in lines]
     except (ValueError, KeyError, TypeError, IndexError):
         raise errors.InputError(f"{path}: damaged; remove it, and run the study again") from None

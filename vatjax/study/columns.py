@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vatjax import store, tables
+from vatjax import errors, store, tables
 
 Row = dict[str, Any]
 
@@ -156,9 +156,20 @@ def to_csv(rows: Sequence[Row]) -> bytes:
 
 
 def read_csv(path: Any) -> list[Row]:
-    """Reads rows, with numbers parsed; an empty cell of a number becomes None."""
-    rows = list(csv.DictReader(io.StringIO(store.read_text(path))))
-    return [{key: _parse(key, text) for key, text in row.items()} for row in rows]
+    """Reads rows, with numbers parsed; an empty cell of a number becomes None.
+
+    Raises:
+        InputError: if a row has other cells than the header, or a cell is no number where one belongs.
+    """
+    rows = []
+    try:
+        for row in csv.DictReader(io.StringIO(store.read_text(path))):
+            if None in row or None in row.values():
+                raise ValueError("another number of cells than the header")
+            rows.append({key: _parse(key, text) for key, text in row.items()})
+    except (ValueError, OverflowError, csv.Error) as error:
+        raise errors.InputError(f"{path}: damaged ({error}); run the study again") from None
+    return rows
 
 
 def _base(name: str) -> str:

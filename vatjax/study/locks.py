@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -96,7 +95,7 @@ def run_once(folder: Any, name: str, work: Callable[[], object]) -> None:
 
 def _is_done(mark: Any, name: str) -> bool:
     try:
-        return bool(mark.exists()) and json.loads(store.read_text(mark)) == {"name": name}
+        return bool(mark.exists()) and store.read_json(mark) == {"name": name}
     except ValueError:  # damaged: run again
         return False
 

@@ -159,7 +159,7 @@ class Study:
         """Returns all statistics of an arm: the data of `vatjax tax --json`, and how far its target is controlled."""
         path = self._artifact_folder(self._index_entry(row)["piece"]) / "numbers.json"
         try:
-            content: dict[str, Any] = json.loads(store.read_text(path))
+            content: dict[str, Any] = store.read_json(path)
         except ValueError:
             raise errors.InputError(f"{path}: damaged; run the study again") from None
         return content
@@ -230,7 +230,7 @@ def open_study(folder: store.Path) -> Study:
         raise errors.InputError(f"{folder}: {what}")
     design = config.read(Design, path / "study.yaml")
     try:
-        index = json.loads(store.read_text(path / "index.json"))
+        index = store.read_json(path / "index.json")
         results, failed = index["results"], index["failed"]
     except (ValueError, KeyError, TypeError):
         raise errors.InputError(f"{path / 'index.json'}: damaged; run the study again") from None
