@@ -95,13 +95,10 @@ def test_a_residual_vector_moves_the_stream_after_its_layer():
     vector = edit(config, "residual").residual.at[jnp.array([0, 1, 3])].set(0)
     hidden, positions = decoder.embed(weights, config, tokens), models.positions_of(mask)
     present = mask.astype(bool)
-    below = decoder.run_layers(weights, config, hidden, positions, present, last=3).hidden
-    expected = decoder.run_layers(
-        weights, config, below + 0.5 * vector[2][None, None], positions, present, first=3
-    ).hidden
-    whole = decoder.run_layers(
-        weights, config, hidden, positions, present, edit=models.Edit(jnp.float32(0.5), residual=vector)
-    )
+    layout = decoder.Layout(positions, present)
+    below = decoder.run_layers(weights, config, hidden, layout, last=3).hidden
+    expected = decoder.run_layers(weights, config, below + 0.5 * vector[2][None, None], layout, first=3).hidden
+    whole = decoder.run_layers(weights, config, hidden, layout, edit=models.Edit(jnp.float32(0.5), residual=vector))
     np.testing.assert_allclose(whole.hidden, expected, rtol=0, atol=1e-5)
 
 

@@ -82,7 +82,7 @@ class PlanContext(RunContext, Protocol):
 
 
 class CostMeter(Protocol):
-    """What an intervention may use to count the cost of an artifact: `estimate.costs.Meter`.
+    """What an intervention may use to count the cost of an artifact: the `Meter` of `estimate`.
 
     Attributes:
         nothing: no cost.

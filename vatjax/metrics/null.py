@@ -31,7 +31,7 @@ Array = jax.Array
 _BITS = 32
 # Draws that `ipsatised_coupling` averages: their noise adds a share of 1 / draws to the null's variance. Large tables have
 # fewer, so that the work is bounded.
-_MOST_EXPECTED, _LEAST_EXPECTED, _EXPECTED_WORK = 512, 64, 10_000_000
+_MOST_EXPECTED, _LEAST_EXPECTED, _EXPECTED_WORK = 256, 64, 5_000_000
 
 
 class Null(NamedTuple):
