@@ -130,7 +130,7 @@ def mutate(content: bytes, name: str, draw: random.Random) -> bytes:
     for _ in range(draw.choice((1, 1, 1, 2, 5))):
         start = draw.randrange(len(data) + 1)
         if name.endswith(".safetensors") and draw.random() < 0.7:
-            start = draw.randrange(min(len(data), 4000))  # the header
+            start = draw.randrange(min(len(data), 4000) + 1)  # the header
         size = draw.choice((1, 1, 2, 8, 100))
         way = draw.randrange(7)
         if way == 0 and data:

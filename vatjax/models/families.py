@@ -210,7 +210,7 @@ def _rope_problems(kind: Any, options: Mapping[str, Any], pairs: int) -> list[st
     problems = [f"rope options: {', '.join(strange)} is not known to this port"] if strange else []
     if kind == "llama3" and given.get("low_freq_factor") == given.get("high_freq_factor"):
         problems.append("rope of type llama3: low_freq_factor and high_freq_factor must differ")
-    lacking = [key for key in _NEEDED[kind] if key not in given]
+    lacking = [key for key in (*_NEEDED[kind], "rope_theta") if key not in given]
     if lacking:
         problems.append(f"rope of type {kind}: {', '.join(lacking)} is missing")
     for key, value in given.items():
