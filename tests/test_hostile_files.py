@@ -247,7 +247,7 @@ def test_weights_that_are_no_numbers_are_refused_with_their_name(copy, number):
     data[start : start + 2] = np.float32(number).tobytes()[2:]  # the upper half
     path.write_bytes(data)
     with pytest.raises(
-        errors.InputError, match=r"weights that are no finite numbers in 'model.layers.2.mlp.up_proj.weight'"
+        errors.InputError, match=r"weights that are NaN or infinite in 'model.layers.2.mlp.up_proj.weight'"
     ):
         models.load(copy)
 

@@ -271,7 +271,7 @@ def _check_finite(arrays: Mapping[str, Array], checkpoint: Checkpoint, config: C
     ]
     if bad:
         raise errors.InputError(
-            f"{checkpoint.name}: weights that are no finite numbers in {names.short_list(dict.fromkeys(bad))}"
+            f"{checkpoint.name}: weights that are NaN or infinite in {names.short_list(dict.fromkeys(bad))}"
         )
 
 

@@ -159,7 +159,7 @@ def read_csv(path: Any) -> list[Row]:
     """Reads rows, with numbers parsed; an empty cell of a number becomes None.
 
     Raises:
-        InputError: if a row has other cells than the header, or a cell is no number where one belongs.
+        InputError: if a row has other cells than the header, or a cell that should be a number cannot be parsed.
     """
     rows = []
     try:
