@@ -79,6 +79,15 @@ class Odd(interventions.Intervention):
         return {"x": object()} if self.what == "object" else {}
 
 
+@interventions.register("strict")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Strict(interventions.Intervention):
+    """Has a setting without a default."""
+
+    name: str
+    """A name."""
+
+
 @interventions.register("raises")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Raises(interventions.Intervention):
@@ -98,7 +107,7 @@ class Raises(interventions.Intervention):
         import jax.numpy as jnp
         return elicit.Condition(edit=models.Edit(jnp.asarray(1.0), residual=jnp.ones((2, 3))))
 '''
-POINTS = "[vatjax.interventions]\nflipped = demo_kinds:Flipped\nwordy = demo_kinds:Wordy\nraises = demo_kinds:Raises\nodd = demo_kinds:Odd\nabsent = nowhere:X\nwrong = demo_kinds:Flipped\n"
+POINTS = "[vatjax.interventions]\nflipped = demo_kinds:Flipped\nwordy = demo_kinds:Wordy\nraises = demo_kinds:Raises\nodd = demo_kinds:Odd\nstrict = demo_kinds:Strict\nabsent = nowhere:X\nwrong = demo_kinds:Flipped\n"
 STUDY = """
 models: [pocket]
 targets: [Power]
@@ -167,6 +176,13 @@ def design(tmp_path, text):
     return config.parse(Design, STUDY.format(out=tmp_path / "s").partition("interventions:")[0] + text, "study.yaml")
 
 
+def refusal(tmp_path, settings):
+    """The error of planning a study with one intervention."""
+    with pytest.raises(errors.InputError) as caught:
+        study.plan(design(tmp_path, f"interventions: {{a: {settings}}}"))
+    return str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -176,9 +192,7 @@ def design(tmp_path, text):
     ],
 )
 def test_a_plug_in_that_can_not_be_used_is_named(installed, tmp_path, kind, message):
-    with pytest.raises(errors.InputError) as caught:
-        study.plan(design(tmp_path, f"interventions: {{a: {{kind: {kind}}}}}"))
-    assert message in str(caught.value)
+    assert message in refusal(tmp_path, f"{{kind: {kind}}}")
 
 
 def test_a_kind_of_two_packages_names_both(installed, tmp_path, monkeypatch):
@@ -219,9 +233,7 @@ def test_a_condition_that_fails_ends_its_arm_alone(installed, tmp_path, what, me
     ],
 )
 def test_a_kind_that_breaks_the_protocol_ends_the_plan_with_one_line(installed, tmp_path, what, message):
-    with pytest.raises(errors.InputError) as caught:
-        study.plan(design(tmp_path, f"interventions: {{a: {{kind: odd, what: {what}}}}}"))
-    assert message in str(caught.value)
+    assert message in refusal(tmp_path, f"{{kind: odd, what: {what}}}")
 
 
 def test_a_class_that_is_not_registered_is_refused(installed, tmp_path):
@@ -296,3 +308,12 @@ def test_the_kind_of_the_readme_runs(root, tmp_path, monkeypatch):
     assert not results.failed
     assert len(results.where(level="types")) == 4
     interventions.KINDS.pop("stern")
+
+
+def test_a_setting_without_a_default_is_shown_as_required(installed, capsys):
+    from vatjax import cli
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["interventions", "strict"])
+    assert ended.value.code == 0
+    assert "# A name. Required." in capsys.readouterr().out

@@ -68,6 +68,9 @@ def _settings(cls: Any) -> list[dict[str, Any]]:
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
         entry: dict[str, Any] = {"name": field.name, "about": texts.get(field.name, "")}
+        if default is dataclasses.MISSING:  # of a plug-in
+            settings.append({**entry, "about": f"{entry['about']} Required.".strip(), "default": None})
+            continue
         if dataclasses.is_dataclass(default):
             settings.append({**entry, "settings": _settings(type(default))})
         else:

@@ -450,8 +450,8 @@ def _is_finite(x: Any) -> bool:
     return isinstance(x, numbers.Real) and math.isfinite(float(x))
 
 
-def check_levels(name: str, levels: tuple[float, ...]) -> None:
-    """Raises InputError unless there is at least one level, and none twice."""
+def check_levels(name: str, levels: Sequence[Any]) -> None:
+    """Raises InputError unless there is at least one level, and none twice; levels are numbers, or entries that are numbered."""
     if not levels or len(set(levels)) != len(levels):
         raise errors.InputError(f"{name}: expected at least one, and none twice, found {list(levels)}")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vatjax import errors
 from vatjax.elicit import Condition
-from vatjax.interventions.base import Intervention, PlanContext, WorkContext, register
+from vatjax.interventions.base import Intervention, PlanContext, WorkContext, check_levels, register
 from vatjax.models import Model
 from vatjax.models.hub import local_folder
 from vatjax.store.artifacts import Artifact
@@ -30,10 +30,7 @@ class Weights(Intervention):
     """Folders in Hugging Face's layout, or names on the Hub, in the order of a training."""
 
     def __post_init__(self) -> None:
-        if not self.checkpoints or len(set(self.checkpoints)) != len(self.checkpoints):
-            raise errors.InputError(
-                f"checkpoints: expected at least one, and none twice, found {list(self.checkpoints)}"
-            )
+        check_levels("checkpoints", self.checkpoints)
 
     @property
     def unit(self) -> str:  # type: ignore[override]

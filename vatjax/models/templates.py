@@ -73,10 +73,9 @@ class _Child:
     """The child process, started when it is first needed, and again after one that exceeded a limit."""
 
     def __init__(self) -> None:
-        self._lock, self._process = threading.Lock(), None
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self.stop)
-
-    _process: subprocess.Popen[bytes] | None
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, str]:
         """Sends a request, and returns the answer; the child is stopped if there is none in time."""

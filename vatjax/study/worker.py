@@ -123,9 +123,10 @@ class Worker:
                 self._save_given(artifact, condition)
                 continue
             edit = condition.edit
-            with_text = condition.shots or condition.instruction or condition.turns
-            alone = bool(with_text) or self.rated_model(artifact) is not self.model
-            form = "" if alone or edit is None else score_edits.edit_structure(edit)
+            with_text = bool(condition.shots or condition.instruction or condition.turns)
+            form = ""
+            if edit is not None and not with_text and self.rated_model(artifact) is self.model:
+                form = score_edits.edit_structure(edit)
             like.setdefault(form, []).append((artifact, condition))
         finished = 0
         for form, group in like.items():
