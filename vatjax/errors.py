@@ -27,7 +27,7 @@ def named(name: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{name}: {error}") from None
+        raise (type(error) if isinstance(error, LocalError) else InputError)(f"{name}: {error}") from None
 
 
 class Problem(NamedTuple):

@@ -2,14 +2,14 @@
 
     store.commit("run/state.npz", data)            # atomic: all of the data, or the old content
     store.address({"items": digest, "seed": 0})    # equal content has the same name on every machine
-    claim = store.claim("run/claims", "task-7")    # None while another process holds it
+    claim = store.Claims("run/claims").claim("task-7")   # None while another process holds it
 
 Paths are local, or URIs (`gs://`, `s3://`, `az://`, `hf://`), which `etils.epath` opens.
 """
 
 from vatjax.store.addresses import address, file_address
 from vatjax.store.checksums import has_checksums, verify_checksums, write_checksums
-from vatjax.store.claims import check_exclusive_creation, claim, holder, holders
+from vatjax.store.claims import Claims, check_exclusive_creation
 from vatjax.store.files import (
     Path,
     append,
@@ -18,7 +18,9 @@ from vatjax.store.files import (
     commit_npz,
     create,
     disable_writes,
+    encode_json,
     expanded_limit,
+    guard_writes,
     load_npz,
     nonfinite_to_none,
     open_binary,
@@ -29,9 +31,11 @@ from vatjax.store.files import (
     size,
     writes_enabled,
 )
-from vatjax.store.leases import Leases, acquire_all, acquire_exclusive
+from vatjax.store.leases import LeaseLost, Leases, acquire_all, acquire_exclusive
 
 __all__ = [
+    "Claims",
+    "LeaseLost",
     "Leases",
     "Path",
     "acquire_all",
@@ -39,17 +43,16 @@ __all__ = [
     "address",
     "append",
     "check_exclusive_creation",
-    "claim",
     "commit",
     "commit_json",
     "commit_npz",
     "create",
     "disable_writes",
+    "encode_json",
     "expanded_limit",
     "file_address",
+    "guard_writes",
     "has_checksums",
-    "holder",
-    "holders",
     "load_npz",
     "nonfinite_to_none",
     "open_binary",

@@ -69,6 +69,7 @@ class ArtifactStore:
 
     def __init__(self, folder: store.Path) -> None:
         self.folder = store.path(folder)
+        self.claims = store.Claims(self.folder / "claims")
 
     def path(self, artifact: Artifact) -> Any:
         """Returns the folder of an artifact, present or not."""
@@ -117,13 +118,16 @@ class ArtifactStore:
         place = self.path(artifact)
         _remove(place.parent if _is_link(place.parent) else place)
 
-    def mark_complete(self, artifact: Artifact, seconds: float, about: Mapping[str, Any]) -> None:
+    def mark_complete(self, artifact: Artifact, seconds: float, about: Mapping[str, Any], generation: int = 0) -> bool:
         """Marks an artifact as complete, and removes the files needed only to compute it.
+
+        Its record is created and never replaced: of two processes that computed it, one gets True.
 
         Args:
             artifact: the artifact.
             seconds: its compute time.
             about: versions and hardware.
+            generation: of the lease under which it was computed.
         """
         place = self.path(artifact)
         store.commit_json(place / "time.json", {"seconds": round(seconds, 3), "host": socket.gethostname(), **about})
@@ -133,7 +137,23 @@ class ArtifactStore:
             with contextlib.suppress(OSError):
                 _remove(place / part)
         files = dict(_files(place)) if store.writes_enabled() else {}
-        store.commit_json(place / _MARK, {**content, "needs": dependencies, "files": files})
+        record = {**content, "needs": dependencies, "generation": generation, "files": files}
+        if not store.writes_enabled():
+            return True
+        encoded = store.encode_json(record)
+        try:
+            created = store.create(place / _MARK, encoded)
+        except Exception:  # of many types, by the bucket's client
+            if not self._has_record(artifact, record):
+                raise
+            created = True  # the store made it, and its answer was lost
+        return created or self._has_record(artifact, record)
+
+    def _has_record(self, artifact: Artifact, record: Mapping[str, Any]) -> bool:
+        try:
+            return bool(store.read_json(self.path(artifact) / _MARK) == record)
+        except (ValueError, OSError):
+            return False
 
     def read_json(self, artifact: Artifact, name: str) -> Any:
         """Reads a JSON file of an artifact."""

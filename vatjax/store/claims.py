@@ -1,15 +1,16 @@
 """Claims: leases that divide tasks among many processes, on one machine, a shared folder or a bucket.
 
-Each claim on a task is a file with its own generation number, `FOLDER/TASK/GENERATION.claim`. Only one process can
-create a generation, and the highest one is never removed. So a process with an old listing can't mistake a released
-task for one that was never claimed. A process that creates or renews a claim lists the claims again, and withdraws if
-it finds another. At worst no process holds the task for a moment; two processes never do.
+Each claim on a task is a file with its own generation number, `FOLDER/TASK/GENERATION.claim`. The highest generation
+decides, only one process can create it, and it is never removed: so no process mistakes a released task for one that
+was never claimed, and a late write of an earlier holder changes nothing.
+
+A holder renews its claim, which changes the file's content. Other processes judge expiry by their own monotonic clock,
+from when they first saw the present content: clocks that differ between machines neither steal a claim nor keep it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import json
 import math
@@ -19,29 +20,34 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from vatjax.errors import InputError
 from vatjax.store.files import Path, bucket_client, commit, create, path
 
+LEASE_SECONDS = 120.0  # until the claim of a lost machine expires; a stalled machine has its work done twice
+
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FILE = re.compile(r"(\d+)\.claim")
+_FILE = re.compile(r"\d{1,9}\.claim")
+_LONGEST = 3600.0  # seconds for which a claim is believed, whatever its file says
 
 
 class Holder(NamedTuple):
     """The content of a claim's file.
 
     Attributes:
-        token: unique to the claim.
-        until: expiry without a renewal, in seconds of the epoch; 0 after a release.
-        since: start.
+        token: unique to the claim; empty if the file can't be read.
+        renewals: number of renewals.
+        seconds: lifetime without a renewal; 0 after a release.
+        since: start, in seconds of the epoch; for people.
         host, space, pid, started: the process; `space` is the namespace of its id.
         generation: number of earlier claims.
     """
 
     token: str
-    until: float
+    renewals: int
+    seconds: float
     since: float
     host: str
     space: str
@@ -55,53 +61,41 @@ class Holder(NamedTuple):
         return bool(self.space) and (self.host, self.space) == (socket.gethostname(), _space())
 
     @property
-    def live(self) -> bool:
-        """Returns True if the claim has not expired and its process, if it can be looked up, is running."""
-        if not self.until > time.time():
-            return False
-        return _runs(self.pid, self.started) if self.is_local else True
+    def ended(self) -> bool:
+        """Returns True if the claim was released, or its process can be looked up and does not run."""
+        return self.seconds <= 0 or (self.is_local and not _runs(self.pid, self.started))
 
 
-@dataclasses.dataclass(frozen=True)
 class Claim:
     """A lease on a task, which this process holds until it releases it, stops renewing it, or dies.
 
     Attributes:
         folder: of a run's claims.
         task: its name.
-        seconds: lifetime without a renewal.
         holder: this process.
     """
 
-    folder: Path
-    task: str
-    seconds: float
-    holder: Holder
+    def __init__(self, folder: Path, task: str, holder: Holder) -> None:
+        self.folder, self.task, self.holder = folder, task, holder
 
     def renew(self) -> bool:
-        """Renews the claim. Returns False if it is lost: the task has, or will soon have, another holder."""
-        if not any(other.token == self.holder.token for other in _claims(self.folder, self.task)):
-            return False  # removed by a later holder: written again it would look like the latest
-        self._commit(time.time() + self.seconds)
-        if any(other.generation > self.holder.generation for other in _claims(self.folder, self.task)):
-            self.release()
-            return False
-        return True
+        """Renews the claim. Returns False if the task has another holder."""
+        self.holder = self.holder._replace(renewals=self.holder.renewals + 1)
+        self._write()
+        return self.is_highest()
+
+    def is_highest(self) -> bool:
+        """Returns False if another process has claimed the task since."""
+        highest = _highest(self.folder, self.task)
+        return highest is not None and highest.token == self.holder.token
 
     def release(self) -> None:
-        """Releases the task. The file stays, expired, so that generation numbers never decrease."""
-        self._commit(0.0)
+        """Releases the task. The file stays, so that generation numbers never decrease."""
+        self.holder = self.holder._replace(seconds=0.0)
+        self._write()
 
-    def delete(self) -> None:
-        """Removes the claim of a finished task. Every process checks for the result again after claiming it."""
-        _remove(_file(self.folder, self.task, self.holder.generation))
-        root = path(self.folder) / self.task
-        if isinstance(root, pathlib.Path):
-            with contextlib.suppress(OSError):  # another process has claimed the task meanwhile, and will find it done
-                root.rmdir()
-
-    def _commit(self, until: float) -> None:
-        _overwrite(_file(self.folder, self.task, self.holder.generation), self.holder._replace(until=until))
+    def _write(self) -> None:
+        _overwrite(_file(self.folder, self.task, self.holder.generation), self.holder)
 
     def __enter__(self) -> Claim:
         return self
@@ -110,38 +104,73 @@ class Claim:
         self.release()
 
 
-def claim(folder: Path, task: str, seconds: float = 300.0) -> Claim | None:
-    """Claims a task, or returns None while another live claim holds it.
-
-    A claim is live until it expires or is released, or its process on this machine ends.
+class Claims:
+    """The claims of a folder, as one process observes them.
 
     Args:
         folder: one folder or bucket prefix (`gs://` or `s3://`) for a run's claims.
-        task: its name: letters, digits, ".", "_", "-".
-        seconds: lifetime without a renewal; choose it longer than clocks may differ.
+        seconds: lifetime of new claims without a renewal.
+        monotonic: clock of this process.
     """
-    if not _TASK.fullmatch(task):
-        raise ValueError(f"a task's name: expected letters, digits, '.', '_' and '-', found {task!r}")
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise ValueError(f"a claim must live for a positive time, found {seconds} seconds")
-    before = _claims(folder, task)
-    if any(other.live for other in before):
-        return None
-    generation = 1 + max((other.generation for other in before), default=-1)
-    mine = Claim(folder, task, seconds, _this_process(generation, seconds))
-    try:
-        created = create(_file(folder, task, generation), _encoded(mine.holder))
-    except FileNotFoundError:  # the process that has just removed its folder has finished the task
-        created = False
-    if not created:
-        return None
-    others = [other for other in _claims(folder, task) if other.token != mine.holder.token]
-    if any(other.generation > generation or other.live for other in others):
-        mine.release()
-        return None
-    for other in others:
-        _remove(_file(folder, task, other.generation))
-    return mine
+
+    def __init__(
+        self, folder: Path, seconds: float | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.folder, self.seconds, self._monotonic = folder, LEASE_SECONDS if seconds is None else seconds, monotonic
+        if not (self.seconds > 0 and math.isfinite(self.seconds)):
+            raise ValueError(f"a claim must live for a positive time, found {self.seconds} seconds")
+        self._seen: dict[str, tuple[Holder, float]] = {}  # by task: its last content, and when it was first seen
+
+    def claim(self, task: str) -> Claim | None:
+        """Claims a task, or returns None while another live claim holds it.
+
+        Args:
+            task: its name: letters, digits, ".", "_", "-".
+        """
+        if not _TASK.fullmatch(task):
+            raise ValueError(f"a task's name: expected letters, digits, '.', '_' and '-', found {task!r}")
+        before = self._observed(task)
+        if before is not None and self._is_live(task, before):
+            return None
+        generation = 0 if before is None else before.generation + 1
+        mine = Claim(self.folder, task, _this_process(generation, self.seconds))
+        try:
+            create(_file(self.folder, task, generation), _encoded(mine.holder))
+        except Exception:  # of many types, by the bucket's client
+            if not mine.is_highest():  # else the store made it, and its answer was lost
+                raise
+        if not mine.is_highest():
+            return None
+        for other in _generations(self.folder, task):
+            if other < generation:  # a higher one may have come meanwhile
+                _remove(_file(self.folder, task, other))
+        return mine
+
+    def holder(self, task: str) -> Holder | None:
+        """Returns the holder of a task's live claim, or None."""
+        holder = self._observed(task)
+        return holder if holder is not None and self._is_live(task, holder) else None
+
+    def holders(self) -> dict[str, Holder]:
+        """Returns the tasks with a live claim, and the holder of each."""
+        holder_of = {task: self.holder(task) for task in sorted(_listed(path(self.folder)))}
+        return {task: holder for task, holder in holder_of.items() if holder is not None}
+
+    def expires_in(self, task: str) -> float:
+        """Returns the seconds until the last observed claim on a task expires if it is not renewed."""
+        holder, first_seen = self._seen[task]
+        lifetime = min(holder.seconds, _LONGEST) if holder.token else self.seconds
+        return first_seen + lifetime - self._monotonic()
+
+    def _observed(self, task: str) -> Holder | None:
+        """Returns the claim that decides, and remembers when its content was first seen."""
+        holder = _highest(self.folder, task)
+        if holder is not None and self._seen.get(task, (None, 0.0))[0] != holder:
+            self._seen[task] = holder, self._monotonic()
+        return holder
+
+    def _is_live(self, task: str, holder: Holder) -> bool:
+        return not holder.ended and self.expires_in(task) > 0
 
 
 def check_exclusive_creation(folder: Path) -> None:
@@ -163,27 +192,6 @@ def check_exclusive_creation(folder: Path) -> None:
         )
 
 
-def holder(folder: Path, task: str) -> Holder | None:
-    """Returns the holder of a task's live claim, or None."""
-    live = [other for other in _claims(folder, task) if other.live]
-    return max(live, key=lambda other: other.generation) if live else None
-
-
-def holders(folder: Path) -> dict[str, Holder]:
-    """Returns the tasks with a live claim in a folder of claims, and the holder of each."""
-    root = path(folder)
-    if isinstance(root, pathlib.Path):
-        tasks = [entry.name for entry in root.iterdir() if entry.is_dir()] if root.is_dir() else []
-    else:
-        system, prefix = bucket_client(root)
-        system.invalidate_cache()
-        tasks = []
-        with contextlib.suppress(FileNotFoundError):
-            tasks = [name.rstrip("/").rpartition("/")[2] for name in system.ls(prefix, detail=False)]
-    holder_of = {task: holder(folder, task) for task in sorted(tasks)}
-    return {task: live_holder for task, live_holder in holder_of.items() if live_holder is not None}
-
-
 # Files --------------------------------------------------------------------------------------------------------------
 # Bucket clients keep listings and contents in memory for speed; a claim must be seen as it is now.
 
@@ -192,42 +200,45 @@ def _file(folder: Path, task: str, generation: int) -> Any:
     return path(folder) / task / f"{generation}.claim"
 
 
-def _claims(folder: Path, task: str) -> list[Holder]:
-    """Returns every claim on a task, live or dead; one that can't be read counts as dead."""
+def _highest(folder: Path, task: str) -> Holder | None:
+    """Returns the claim with the highest generation; its token is empty if it can't be read."""
+    generation = max(_generations(folder, task), default=None)
+    return None if generation is None else _decoded(_read(_file(folder, task, generation)), generation)
+
+
+def _generations(folder: Path, task: str) -> list[int]:
+    """Returns the generations of all claims on a task."""
     root = path(folder) / task
-    contents = _local_contents(root) if isinstance(root, pathlib.Path) else _bucket_contents(root)
-    return [_decoded(content, int(match[1])) for name, content in contents if (match := _FILE.fullmatch(name))]
+    names = [name for name in _listed(root) if _FILE.fullmatch(name)]
+    return [int(name.partition(".")[0]) for name in names]
 
 
-def _local_contents(root: pathlib.Path) -> list[tuple[str, bytes]]:
+def _listed(root: Any) -> list[str]:
+    """Returns the names in a folder, as they are now."""
     try:
-        files = [file for file in root.iterdir() if file.suffix == ".claim"]
-    except FileNotFoundError:
+        if isinstance(root, pathlib.Path):
+            return os.listdir(root)
+        system, prefix = bucket_client(root)
+        system.invalidate_cache()
+        return [name.rstrip("/").rpartition("/")[2] for name in system.ls(prefix, detail=False)]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return [(file.name, _read(file)) for file in files]
 
 
-def _read(file: pathlib.Path) -> bytes:
+def _read(file: Any) -> bytes:
+    """Returns the content of a claim's file, as it is now; empty if it is gone."""
     for _ in range(3):
         try:
-            return file.read_bytes()
+            if isinstance(file, pathlib.Path):
+                return file.read_bytes()
+            system, name = bucket_client(file)
+            return bytes(system.cat_file(name))
         except FileNotFoundError:
             return b""
         except OSError as error:
             if error.errno != errno.ESTALE:  # NFS: the file was replaced while it was being opened
                 raise
     return b""
-
-
-def _bucket_contents(root: Any) -> list[tuple[str, bytes]]:
-    system, prefix = bucket_client(root)
-    system.invalidate_cache()
-    contents = []
-    with contextlib.suppress(FileNotFoundError):
-        for name in system.ls(prefix, detail=False):
-            with contextlib.suppress(FileNotFoundError):
-                contents.append((name.rstrip("/").rpartition("/")[2], system.cat_file(name)))
-    return contents
 
 
 def _overwrite(file: Any, content: Holder) -> None:
@@ -253,24 +264,28 @@ def _encoded(content: Holder) -> bytes:
 
 def _decoded(content: bytes, generation: int) -> Holder:
     fields: Mapping[str, Any] = {}
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         parsed = json.loads(content)
         fields = parsed if isinstance(parsed, dict) else {}
     try:
-        times = float(fields["until"]), float(fields["since"])
+        times = float(fields["seconds"]), float(fields["since"])
         texts = [str(fields[name]) for name in ("token", "host", "space", "started")]
-        return Holder(texts[0], *times, texts[1], texts[2], int(fields["pid"]), texts[3], generation)
-    except (KeyError, TypeError, ValueError):
-        return Holder("", 0.0, 0.0, "", "", 0, "", generation)
+        if not all(map(math.isfinite, times)):
+            raise ValueError("not a time")
+        return Holder(
+            texts[0], int(fields["renewals"]), *times, texts[1], texts[2], int(fields["pid"]), texts[3], generation
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        # Not written to its end, or damaged: its process may be at work.
+        return Holder("", 0, math.inf, 0.0, "an unknown host", "", 0, "", generation)
 
 
 # Processes ----------------------------------------------------------------------------------------------------------
 
 
 def _this_process(generation: int, seconds: float) -> Holder:
-    now, pid = time.time(), os.getpid()
-    token = secrets.token_hex(16)
-    return Holder(token, now + seconds, now, socket.gethostname(), _space(), pid, _started(pid), generation)
+    pid, token = os.getpid(), secrets.token_hex(16)
+    return Holder(token, 0, seconds, time.time(), socket.gethostname(), _space(), pid, _started(pid), generation)
 
 
 def _space() -> str:

@@ -7,6 +7,7 @@ files only.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import errno
 import io
 import json
@@ -153,6 +154,25 @@ def writes_enabled() -> bool:
     return not _writes_disabled
 
 
+_guard: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextVar("guard", default=None)
+
+
+@contextlib.contextmanager
+def guard_writes(check: Callable[[], None]) -> Iterator[None]:
+    """Calls `check` before each commit of this thread; it raises if the files now belong to another process."""
+    token = _guard.set(check)
+    try:
+        yield
+    finally:
+        _guard.reset(token)
+
+
+def _check_guard() -> None:
+    check = _guard.get()
+    if check is not None:
+        check()
+
+
 # Committing ---------------------------------------------------------------------------------------------------------
 
 
@@ -170,12 +190,15 @@ def commit(file_path: Path, data: bytes | bytearray | memoryview | Callable[[Bin
         return
     target = path(file_path)
     if not isinstance(target, pathlib.Path):
-        target.write_bytes(_content_bytes(data))
+        content = _content_bytes(data)
+        _check_guard()
+        target.write_bytes(content)
         return
     target = pathlib.Path(os.path.realpath(target))
     with _temporary_file(target, data) as temporary:
         with contextlib.suppress(FileNotFoundError):
             os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+        _check_guard()
         os.replace(temporary, target)
     _sync_folder(target.parent)
 
@@ -187,6 +210,7 @@ def append(file_path: Path, line: bytes) -> None:
     """
     if _writes_disabled:
         return
+    _check_guard()
     target = path(file_path)
     if not isinstance(target, pathlib.Path):
         target.write_bytes((target.read_bytes() if target.exists() else b"") + line)
@@ -245,7 +269,12 @@ def bucket_client(target: Any) -> tuple[Any, str]:
 
 def commit_json(file_path: Path, content: Any) -> None:
     """Commits JSON with sorted keys, so that equal content has equal bytes. NaN is refused: write null for it."""
-    commit(file_path, (json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n").encode())
+    commit(file_path, encode_json(content))
+
+
+def encode_json(content: Any) -> bytes:
+    """Returns the bytes that `commit_json` writes."""
+    return (json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
 
 
 def nonfinite_to_none(content: Any) -> Any:

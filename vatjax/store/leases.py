@@ -8,66 +8,91 @@ import time
 from collections.abc import Callable, Sequence
 
 from vatjax import errors
-from vatjax.store.claims import Claim, claim, holders
+from vatjax.store.claims import LEASE_SECONDS, Claim, Claims, Holder
 from vatjax.store.files import Path, path, reason
 
-LEASE_SECONDS = 300.0  # until the claim of a lost machine expires; a stalled machine has its work done twice
 _RENEWALS = 10  # per lifetime of a claim
+_MARGIN = 0.9  # of the lifetime, after which a holder stops: before any other process can see the claim expire
 _POLL_SECONDS = 5.0  # between two checks of another process's claim
 
 
-class Leases:
-    """Claims that a thread renews until they are released."""
+class LeaseLost(errors.LocalError):
+    """Work that another process has taken over, after this one was stopped for long."""
 
-    def __init__(self, seconds: float | None = None) -> None:
-        self._seconds = LEASE_SECONDS if seconds is None else seconds
+
+class Leases:
+    """Claims that a thread renews until they are released.
+
+    Args:
+        seconds: their lifetime without a renewal.
+        clocks: return seconds of clocks that are never set; the claims are lost if any of them says so.
+    """
+
+    def __init__(self, seconds: float | None = None, clocks: Callable[[], Sequence[float]] | None = None) -> None:
+        self._seconds, self._clocks = LEASE_SECONDS if seconds is None else seconds, clocks or _clocks
         self._claims: list[Claim] = []
         self._ended, self._lost = threading.Event(), False
-        self._renewed = _clocks()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
-        self._thread.start()
+        self._renewed = self._clocks()
+        self._thread: threading.Thread | None = None
 
     def add(self, lease: Claim) -> None:
         """Adds a claim to those that are renewed."""
         self._claims.append(lease)
 
-    def _renew(self) -> None:
-        """Renews all claims until release. After any exception it tries again, for as long as the claims live."""
-        while not self._ended.wait(self._seconds / _RENEWALS):
-            try:
-                begun = _clocks()
-                renewed = [lease.renew() for lease in list(self._claims)]
-                if not all(renewed):
-                    self._lost = True
-                    return
-                self._renewed = begun
-            except Exception:
-                if self._is_overdue():
-                    self._lost = True
-                    return
+    def start(self) -> None:
+        """Starts the thread that renews the claims."""
+        self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
+        self._thread.start()
 
-    def _is_overdue(self) -> bool:
-        """Returns True if the last renewal is a lifetime ago by any clock: a stopped machine stops some of them."""
-        return any(now - then > self._seconds for now, then in zip(_clocks(), self._renewed, strict=True))
+    def _keep_renewing(self) -> None:
+        """Renews all claims until release. After any exception it tries again, for as long as the claims live."""
+        while not self._ended.wait(self._seconds / _RENEWALS) and not self.lost():
+            with contextlib.suppress(Exception):
+                self.renew()
+
+    def renew(self) -> None:
+        """Renews all claims once."""
+        begun = self._clocks()
+        if not all(lease.renew() for lease in list(self._claims)):
+            self._lost = True
+        self._renewed = begun
 
     def lost(self) -> bool:
-        """Returns True if another process has taken over any of these claims, or they expired unrenewed."""
-        if not self._ended.is_set() and self._is_overdue():
+        """Returns True if another process has taken over any of these claims, or may do so: they were not renewed for
+        nearly their lifetime by any clock. A machine that is stopped stops some of its clocks."""
+        passed = [now - then for now, then in zip(self._clocks(), self._renewed, strict=True)]
+        if self._claims and not self._ended.is_set() and any(seconds > _MARGIN * self._seconds for seconds in passed):
             self._lost = True
         return self._lost
 
-    def raise_if_lost(self, folder: str) -> None:
-        """Raises InputError if a claim is lost: another run may use the folder."""
-        if self.lost():
-            raise errors.InputError(f"{folder}: another run has taken this folder over; this one stops")
+    def check(self, what: str) -> None:
+        """Raises LeaseLost if a claim is lost. Asks only this process's clocks, and so costs nothing.
 
-    def release(self, done: bool = False) -> None:
-        """Stops renewing and releases the claims. If `done`, removes their files: the work is never claimed again."""
+        Args:
+            what: the work, for the message.
+        """
+        if self.lost():
+            raise LeaseLost(f"{what}: another process has taken this work over; this one stops")
+
+    def check_generation(self, what: str) -> None:
+        """Raises LeaseLost if a claim is lost, or if the store has a claim of a later generation."""
+        self.check(what)
+        if not all(lease.is_highest() for lease in self._claims):
+            self._lost = True
+        self.check(what)
+
+    def generation(self) -> int:
+        """Returns the highest generation of the claims."""
+        return max((lease.holder.generation for lease in self._claims), default=0)
+
+    def release(self) -> None:
+        """Stops renewing and releases the claims."""
         self._ended.set()
-        self._thread.join()
-        for lease in self._claims if done or not self._lost else ():
-            with contextlib.suppress(OSError):
-                lease.delete() if done else lease.release()
+        if self._thread is not None:
+            self._thread.join()
+        for lease in () if self._lost else self._claims:
+            with contextlib.suppress(Exception):  # it expires
+                lease.release()
 
 
 def _clocks() -> tuple[float, float]:
@@ -76,19 +101,25 @@ def _clocks() -> tuple[float, float]:
     return time.monotonic(), time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
-def acquire_all(folder: Path, names: Sequence[str], seconds: float | None = None) -> Leases | None:
+def acquire_all(claims: Claims, names: Sequence[str]) -> Leases | None:
     """Acquires leases on all `names`, or returns None if any is taken.
 
-    A lease expires LEASE_SECONDS after its last renewal.
+    Args:
+        claims: what this process has observed; the same object at each attempt, so that it sees claims expire.
+        names: of the tasks.
     """
-    seconds = LEASE_SECONDS if seconds is None else seconds
-    leases = Leases(seconds)
-    for name in names:
-        lease = claim(folder, name, seconds)
-        if lease is None:
-            leases.release()
-            return None
-        leases.add(lease)
+    leases = Leases(claims.seconds)
+    try:
+        for name in names:
+            lease = claims.claim(name)
+            if lease is None:
+                leases.release()
+                return None
+            leases.add(lease)
+    except BaseException:
+        leases.release()
+        raise
+    leases.start()
     return leases
 
 
@@ -113,29 +144,29 @@ def acquire_exclusive(
     Raises:
         InputError: if another process works in the folder, or the folder can't be written to.
     """
-    claims = path(folder) / "claims"
-    seen: dict[str, float] = {}
+    claims = Claims(path(folder) / "claims")
+    first_seen: dict[str, Holder] = {}
     while True:
         try:
             leases = acquire_all(claims, [name])
-            claims_by_name = holders(claims)
+            holder_of = claims.holders()
         except OSError as error:
             raise errors.LocalError(f"{folder}: {reason(error)}") from None
         others = {
-            other: who for other, who in claims_by_name.items() if (leases is None and other == name) or is_rival(other)
+            other: who for other, who in holder_of.items() if (leases is None and other == name) or is_rival(other)
         }
         if leases is not None and not others:
             return leases
         if leases is not None:
-            leases.release(done=True)
+            leases.release()
         descriptions = [
             f"{describe(other)} is at work there: process {who.pid} on {who.host}" for other, who in others.items()
         ]
-        alive = [other for other, who in others.items() if who.is_local or who.until > seen.get(other, who.until)]
-        if alive:
+        renewed = [other for other, who in others.items() if who.is_local or first_seen.get(other, who) != who]
+        if renewed:
             raise errors.InputError(f"{folder}: {'; '.join(descriptions)}; wait for it, or end it")
-        if not seen and descriptions:
-            left = max(who.until for who in others.values()) - time.time()
+        if not first_seen and descriptions:
+            left = max(claims.expires_in(other) for other in others)
             on_message(f"{folder}: {'; '.join(descriptions)}; if it is gone, the folder is free in {left:.0f} seconds")
-        seen |= {other: who.until for other, who in others.items() if other not in seen}
+        first_seen = others | first_seen
         time.sleep(_POLL_SECONDS)

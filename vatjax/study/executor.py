@@ -50,10 +50,6 @@ class Callbacks(NamedTuple):
     on_progress: OnProgress = ignore_progress
 
 
-class LeaseLost(Exception):
-    """A batch that another process has taken over, after this one was stopped for long."""
-
-
 class Executor:
     """Executor of batches; only one model is loaded at a time.
 
@@ -78,7 +74,7 @@ class Executor:
             leases: on the batch, in the process that writes; one that lost them completes nothing.
 
         Raises:
-            LeaseLost: if another process has taken the batch over.
+            store.LeaseLost: if another process has taken the batch over.
         """
         self.leases = leases
         make = self._make_statistics
@@ -135,22 +131,34 @@ class Executor:
         start = time.monotonic()
         self.callbacks.on_batch([artifact for artifact in ready if artifact.address not in present])
         try:
-            make(ready)
+            with store.guard_writes(self._check_leases):
+                make(ready)
         except Exception as error:
             self._handle(error, ready, make)
             return
         seconds = (time.monotonic() - start) / len(ready)
+        generation = 0
+        if self.leases is not None:
+            self.leases.check_generation(ready[0].label)
+            generation = self.leases.generation()
         for artifact in ready:
-            if self.leases is not None and self.leases.lost():
-                raise LeaseLost(f"{artifact.label}: another process has taken this work over")
             if artifact.address not in present:
-                self.artifact_store.mark_complete(artifact, seconds, _environment())
+                self._check_leases()
+                if not self.artifact_store.mark_complete(artifact, seconds, _environment(), generation):
+                    self.callbacks.on_message(f"{artifact.label}: another process completed it first")
                 self.status.record_success(artifact)
                 settled, total = self.status.settled, self.status.total
                 self.callbacks.on_artifact(Progress(settled, total, artifact, seconds))
 
+    def _check_leases(self) -> None:
+        """Raises LeaseLost if another process has taken the batch over."""
+        if self.leases is not None:
+            self.leases.check("a batch")
+
     def _handle(self, error: Exception, batch: Sequence[Artifact], make: Make) -> None:
         """Tries the halves of a batch that failed; records the failure of a single artifact."""
+        if isinstance(error, store.LeaseLost):
+            raise error
         failures.raise_if_local(error)
         if isinstance(error, OSError) and error.errno in failures.FATAL:
             raise errors.InputError(f"{error.filename or self.artifact_store.folder}: {store.reason(error)}") from error

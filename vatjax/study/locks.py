@@ -77,11 +77,11 @@ def run_once(folder: Any, name: str, work: Callable[[], object]) -> None:
         name: key of the task; another key runs it again.
         work: the task.
     """
-    mark = folder / "written.json"
+    mark, claims = folder / "written.json", store.Claims(folder / "claims")
     while True:
         if _is_done(mark, name):
             return
-        leases = store.acquire_all(folder / "claims", ["results"])
+        leases = store.acquire_all(claims, ["results"])
         if leases is None:
             time.sleep(1)
             continue

@@ -11,7 +11,7 @@ from vatjax.runtime import preemption, processes
 from vatjax.runtime.progress import OnProgress, ignore_progress
 from vatjax.store.artifacts import Artifact
 from vatjax.study.batches import Batch, load_or_create_batches
-from vatjax.study.executor import Callbacks, Executor, LeaseLost, OnMessage, Progress
+from vatjax.study.executor import Callbacks, Executor, OnMessage, Progress
 from vatjax.study.failures import Failures
 from vatjax.study.folder import write_design
 from vatjax.study.locks import ShardSpec, exclusive_access
@@ -78,7 +78,7 @@ def run(
         callbacks = Callbacks(on_message, on_artifact, on_batch, on_progress)
         executor = Executor(planned, status, load or loader(design), callbacks)
         _run_batches(order_for_shard(load_or_create_batches(planned, status.present), shard), executor, leases)
-        leases.raise_if_lost(design.out)
+        leases.check(design.out)
         reused = len(artifacts) - status.computed - len(status.failed)
         return RunResult(planned, status.computed, reused, status.failed)
 
@@ -95,7 +95,7 @@ def _run_batches(batches: Sequence[Batch], executor: Executor, folder_lease: sto
             if pause == 2 * _PAUSE:
                 executor.callbacks.on_message(f"waiting for other shards: {len(left)} batches are left")
             time.sleep(pause)
-            folder_lease.raise_if_lost(out)
+            folder_lease.check(out)
 
 
 def _compute_if_ready(batch: Batch, executor: Executor, folder_lease: store.Leases) -> bool:
@@ -108,15 +108,15 @@ def _compute_if_ready(batch: Batch, executor: Executor, folder_lease: store.Leas
             status.broadcast()
             executor.compute(batch, leases)
             status.broadcast()
-        except LeaseLost as error:
+        except store.LeaseLost as error:
             if processes.is_multiprocess():  # the others of this run wait for its answer
                 raise errors.LocalError(str(error)) from None
-            executor.callbacks.on_message(f"{error}; it is left to that one")
+            executor.callbacks.on_message(f"{batch.artifacts[0].label}: {error}")
             return False
         finally:
             if leases is not None:
-                leases.release(done=all(artifact.address in status.present for artifact in batch.artifacts))
-        folder_lease.raise_if_lost(executor.planned.design.out)
+                leases.release()
+        folder_lease.check(executor.planned.design.out)
     elif readiness == Readiness.FINISHED:
         status.broadcast()
     return readiness != Readiness.BLOCKED

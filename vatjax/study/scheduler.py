@@ -57,13 +57,13 @@ def _acquire(batch: Batch, status: ArtifactStatus) -> tuple[Readiness, store.Lea
         return Readiness.FINISHED, None
     folder = status.artifact_store.folder
     try:
-        leases = store.acquire_all(folder / "claims", batch.lease_names())
+        leases = store.acquire_all(status.artifact_store.claims, batch.lease_names())
     except OSError as error:
         raise errors.InputError(f"{folder}: {store.reason(error)}") from None
     if leases is None:
         return Readiness.BLOCKED, None
     if _is_finished(batch, status):  # another process finished it before the lease was acquired
-        leases.release(done=True)
+        leases.release()
         return Readiness.FINISHED, None
     return Readiness.READY, leases
 
