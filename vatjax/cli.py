@@ -35,7 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_environment_defaults()
     from vatjax.runtime import peer_failure
 
-    status = _run(list(sys.argv[1:] if arguments is None else arguments))
+    from vatjax.runtime.preemption import PREEMPTED
+
+    try:
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as stop:
+        if arguments is None and stop.code == PREEMPTED and not peer_failure.has_peers():
+            peer_failure.exit_now(PREEMPTED)  # the interpreter's own end takes a second
+        raise
+    if arguments is None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the work is done: the process ends with its own status
     if status > 1 and peer_failure.has_peers():
         peer_failure.exit_now(status)
     sys.exit(status)
@@ -108,7 +117,10 @@ def _dispatch(arguments: list[str]) -> int:
     if command is None:
         print(_help(*rest))
         return 0
-    return _parse_and_run(command, getattr(importlib.import_module(command.module), command.options), rest)
+    from vatjax.runtime import preemption
+
+    with preemption.handle_stop_signals() if command.resumes else contextlib.nullcontext():
+        return _parse_and_run(command, getattr(importlib.import_module(command.module), command.options), rest)
 
 
 def _command(arguments: list[str]) -> tuple[Command | None, list[str]]:
@@ -165,7 +177,7 @@ def _parse_and_run(command: Command, options: Any, rest: list[str]) -> int:
 
     from vatjax import config
     from vatjax.commands.devices import Devices
-    from vatjax.runtime import cluster, preemption
+    from vatjax.runtime import cluster
 
     if command.file and rest and not rest[0].startswith("-"):
         rest = ["--config", *rest]
@@ -190,8 +202,7 @@ def _parse_and_run(command: Command, options: Any, rest: list[str]) -> int:
         return 0
     if isinstance(chosen, Devices):
         cluster.start(chosen.cluster())
-    with preemption.handle_stop_signals() if getattr(options, "resumes", False) else contextlib.nullcontext():
-        return int(chosen.run())
+    return int(chosen.run())
 
 
 def _description(command: Command, options: Any) -> str:

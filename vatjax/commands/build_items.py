@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from vatjax import store
 from vatjax.authoring.settings import Build
@@ -21,7 +21,6 @@ class BuildItems(Build):
     json: bool = False
     """Print the data card as JSON."""
 
-    resumes: ClassVar[bool] = True
 
     def run(self) -> int:
         from vatjax import authoring, models

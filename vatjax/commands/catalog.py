@@ -16,6 +16,8 @@ class Command:
     examples: tuple[str, ...]
     file: bool = False
     """True if the first argument may be a configuration file: short for --config."""
+    resumes: bool = False
+    """True if the same command continues after it was stopped; it then ends with status 75 after a SIGTERM."""
 
 
 # Options whose value is that of their first setting.
@@ -32,6 +34,7 @@ COMMANDS = (
             "vatjax run configs/quickstart.yaml --targets Power Security --dry-run",
         ),
         file=True,
+        resumes=True,
     ),
     Command(
         ("plan",),
@@ -73,6 +76,7 @@ COMMANDS = (
             "vatjax rate --model pocket --out before.npz --part test",
             "vatjax rate --model Qwen/Qwen3-0.6B --out after.npz --part test --shots 8 --towards Power",
         ),
+        resumes=True,
     ),
     Command(
         ("tax",),
@@ -124,6 +128,7 @@ COMMANDS = (
             "vatjax train --model pocket --target Power --loss ipo --file example/pairs.jsonl --out runs/ipo",
         ),
         file=True,
+        resumes=True,
     ),
     Command(
         ("validate",),
@@ -165,6 +170,7 @@ COMMANDS = (
             "vatjax build-items --out items --writer pocket --each 1",
         ),
         file=True,
+        resumes=True,
     ),
     Command(
         ("human", "sample"),

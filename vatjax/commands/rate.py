@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
@@ -66,7 +66,6 @@ class Rate(Devices):
     json: bool = False
     """Print one JSON document about the state instead of a table."""
 
-    resumes: ClassVar[bool] = True
 
     def run(self) -> int:
         if not self.out.endswith(".npz"):

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import tyro
 
@@ -37,7 +37,6 @@ class Run(Design, Devices):
     json: bool = False
     """Print one JSON document instead of tables."""
 
-    resumes: ClassVar[bool] = True
 
     def cluster(self) -> Cluster:
         """Returns the cluster; a shard without --distributed is a single process: its cluster's others are shards."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -45,7 +45,6 @@ class Train(Training, Devices):
     json: bool = False
     """Print one JSON document instead of tables."""
 
-    resumes: ClassVar[bool] = True
 
     def run(self) -> int:
         if not self.out and not self.dry_run:

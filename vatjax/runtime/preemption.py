@@ -1,7 +1,8 @@
 """Preemption: a run stops when a person (Ctrl-C) or the machine (SIGTERM) asks for it.
 
-It ends at the next point where no work is lost: after a step, a shard of answers, an artifact of a study. Of several
-processes all end at the same point. The same command continues from the files written until then.
+It ends at the next point where no work is lost: after a step, a shard of answers, an artifact of a study. If there is
+none within seconds of a SIGTERM, as while a program compiles, it ends there: files are complete or absent at any moment.
+Of several processes all end at the same point. The same command continues from the files written until then.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 PREEMPTED = 75  # the exit status that asks schedulers to start the same command again
 
+_DEADLINE = 4.0  # seconds from a SIGTERM to the end of the process
+_DEADLINE_UNSAVED = 25.0  # while a training has steps to save; schedulers kill after 30
+
 _signal_number = 0
+_unsaved = False
 
 
 class Stopped(BaseException):
@@ -38,6 +44,8 @@ def handle_stop_signals() -> Iterator[None]:
         global _signal_number
         if _signal_number and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if number == signal.SIGTERM and not _signal_number:
+            threading.Thread(target=_exit_at_deadline, daemon=True).start()
         _signal_number = number
         # os.write, not print: a signal may arrive while Python writes to standard error.
         again = "; Ctrl-C again stops at once and loses the work in progress" if number == signal.SIGINT else ""
@@ -53,6 +61,28 @@ def handle_stop_signals() -> Iterator[None]:
         _signal_number = 0
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def mark_unsaved(unsaved: bool) -> None:
+    """Says whether the run has work that it would save at its next safe point, and that is worth waiting for."""
+    global _unsaved
+    _unsaved = unsaved
+
+
+def _exit_at_deadline() -> None:
+    """Ends the process if it does not end by itself: the main thread may be within a call that takes minutes."""
+    from vatjax.runtime import processes
+
+    start = time.monotonic()
+    while time.monotonic() - start < (_DEADLINE_UNSAVED if _unsaved else _DEADLINE):
+        time.sleep(0.05)
+        if not _signal_number:
+            return  # the run has ended
+    if processes.is_multiprocess():  # all end at the same point
+        return
+    with contextlib.suppress(OSError):
+        os.write(2, b"vatjax: no safe point within seconds; stopped by SIGTERM: the same command continues from here\n")
+    os._exit(PREEMPTED)
 
 
 def requested_signal() -> int:

@@ -174,6 +174,7 @@ def run(
         try:
             return _Run(state, data, loss, course, penalty, validation, probe, memory, checkpoints, log, on_step).run()
         finally:
+            preemption.mark_unsaved(False)
             log.close()
 
 
@@ -299,6 +300,7 @@ class _Run:
             evaluated = evaluate(self.state, self.validation, self.loss, self.memory)
             metrics |= {f"eval_{name}": x for name, x in evaluated.items()}
             losses.append(metrics["eval_loss"])
+        preemption.mark_unsaved(self.checkpoints is not None)
         self.on_step(metrics, seconds)
         if number == 1 or number % course.log == 0 or last or "eval_loss" in metrics:
             timing = {"step": number, "seconds": seconds, "tokens_per_second": self._count_tokens(step) / seconds}
