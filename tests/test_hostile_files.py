@@ -5,6 +5,9 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import zipfile
 
 import numpy as np
@@ -279,3 +282,68 @@ def test_an_address_in_an_index_is_no_path(tmp_path):
     study = Study(tmp_path, None, [], [], [], [])
     with pytest.raises(errors.InputError, match=r"index.json: damaged"):
         study._artifact_folder("../../../../etc")
+
+
+# Names and folders ---------------------------------------------------------------------------------------------------
+
+HOSTILE = "a\x1b[31m \u202e<script>'\"%s{0} ünï-日本 =1"
+
+
+def test_a_hostile_name_of_an_edit_is_only_a_name(tmp_path, capsys):
+    model = models.load("pocket")
+    folder, out = tmp_path / HOSTILE, tmp_path / ("out " + HOSTILE) / ("state" * 40 + ".npz")
+    residual = np.full((model.config.layers, model.config.width), 0.01, np.float32)
+    models.save_edit(models.Edit(np.float32(1), residual), model, folder)
+    options = ("--model", "pocket", "--part", "test", "--scenes", "4", "--edit", str(folder), "--out", str(out))
+    status, said, err = run(capsys, "rate", *options)
+    assert status == 0, err
+    assert "\x1b" not in said + err
+    assert "\u202e" not in said + err
+    assert r"outa\x1b[31m\u202e<script>" in "".join(said.split())  # the heading is folded
+    assert states.load(out).state.shape[0] == 4
+
+
+AS_USER = """
+import os, sys
+from vatjax import cli
+from vatjax.commands import rate, run, steer, train  # before its files can no longer be read
+import vatjax.study, vatjax.models, vatjax.elicit, vatjax.edits, vatjax.train, vatjax.report
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setegid(65534)
+    os.seteuid(65534)
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("rate", "--part", "test", "--out", "{}/in/state.npz"), "--out"),
+        (("train", "--target", "Power", "--loss", "sft", "--out", "{}/in/run"), "--out"),
+        (("steer", "--target", "Power", "--out", "{}/in/edit"), "--out"),
+    ],
+)
+def test_a_folder_that_can_not_be_written_to_is_said_before_the_work(command, name):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        os.chmod(folder, 0o755)
+        os.mkdir(f"{folder}/in", 0o555)
+        arguments = [part.format(folder) for part in command]
+        ended = subprocess.run(
+            [sys.executable, "-c", AS_USER, *arguments, "--model", "pocket"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.endswith("can't be written to (permission denied); give another folder\n")
+    assert f"vatjax: {name}: " in ended.stderr
+    assert "loading" not in ended.stderr
+
+
+def test_closed_standard_output_is_refused():
+    ended = subprocess.run(
+        f"{sys.executable} -m vatjax doctor >&-", shell=True, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == "vatjax: standard output is closed; redirect it, if only to /dev/null\n"

@@ -34,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     set_environment_defaults()
     from vatjax.runtime import peer_failure
-
     from vatjax.runtime.preemption import PREEMPTED
 
+    if sys.stdout is None and arguments is None:
+        sys.exit(_refuse("standard output is closed; redirect it, if only to /dev/null"))
     try:
         status = _run(list(sys.argv[1:] if arguments is None else arguments))
     except SystemExit as stop:

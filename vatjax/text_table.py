@@ -26,7 +26,7 @@ def format_table(
     from rich.console import Console
     from rich.table import Table
 
-    rows = [tuple(map(printable, row)) for row in rows]
+    columns, rows = [*map(printable, columns)], [tuple(map(printable, row)) for row in rows]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(row[i].replace(",", "").replace(".", "").lstrip("-").isdigit() for row in rows)

@@ -21,7 +21,6 @@ class BuildItems(Build):
     json: bool = False
     """Print the data card as JSON."""
 
-
     def run(self) -> int:
         from vatjax import authoring, models
         from vatjax.items.source import Source, taxonomy_of
@@ -85,4 +84,4 @@ def _print(content: Mapping[str, Any], out: str) -> None:
     ]
     show.print_table(("gate", "seen", "passed", "failed", "abstained"), rows)
     items = "items.jsonl, hub, " if content["balance"]["items"] else "no items; "
-    print(f"{out}: {items}scenes.jsonl, apart.jsonl, unwritten.jsonl, records.jsonl, card.md")
+    show.print_text(f"{out}: {items}scenes.jsonl, apart.jsonl, unwritten.jsonl, records.jsonl, card.md")

@@ -50,7 +50,7 @@ def _short_names(paths: tuple[str, ...]) -> list[str]:
 
 def _print(content: dict[str, Any]) -> None:
     lost = max(content["left_out"].values())
-    print(
+    show.print_text(
         f"{content['target']}, {content['direction']}: {content['contexts']:,} contexts that all files have, in "
         f"{content['clusters']:,} clusters{f'; up to {lost:,} of a file are left out' if lost else ''}"
     )

@@ -42,7 +42,7 @@ class Example:
         if self.json:
             show.print_json({"files": [str(path) for path in paths.values()]})
         else:
-            print(command.format(**{name.partition(".")[0]: path for name, path in paths.items()}))
+            show.print_text(command.format(**{name.partition(".")[0]: path for name, path in paths.items()}))
         return 0
 
 

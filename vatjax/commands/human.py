@@ -47,7 +47,9 @@ class Sample:
         written = human.write(drawn, self.annotators, folder, self.draw)
         human.save(drawn, folder)
         written.append(str(folder / "sample.json"))
-        show.print_json({"cases": len(drawn.cases), "files": written}) if self.json else print("\n".join(written))
+        show.print_json({"cases": len(drawn.cases), "files": written}) if self.json else show.print_text(
+            "\n".join(written)
+        )
         return 0
 
 

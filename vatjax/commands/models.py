@@ -56,10 +56,10 @@ class Check:
         else:
             _print(summary)
         if checkpoint.tokenizer is None:
-            print(f"vatjax: {self.model}: no tokenizer found, so the model takes no text", file=sys.stderr)
+            show.print_text(f"vatjax: {self.model}: no tokenizer found, so the model takes no text", file=sys.stderr)
         elif len(checkpoint.tokenizer) > checkpoint.config.vocabulary:
             beyond = len(checkpoint.tokenizer) - checkpoint.config.vocabulary
-            print(
+            show.print_text(
                 f"vatjax: {self.model}: {beyond} added tokens have no embedding; texts with them are refused",
                 file=sys.stderr,
             )
@@ -111,6 +111,7 @@ class Convert:
             raise errors.InputError(f"{self.model}: no such file")
         if not gguf.is_gguf(self.model):
             raise errors.InputError(f"{self.model}: expected a file whose name ends in .gguf")
+        store.check_writable(store.path(self.out).parent, "out")
         checkpoint = models.open_checkpoint(self.model)
         if not self.overwrite:
             saving.remove_checkpoint(store.path(self.out), False)
@@ -120,7 +121,7 @@ class Convert:
         if self.json:
             show.print_json({**summarise(checkpoint), "folder": self.out, "dtype": self.dtype})
         else:
-            print(self.out)
+            show.print_text(self.out)
         return 0
 
 
@@ -172,4 +173,4 @@ def _print(summary: dict[str, Any]) -> None:
     ]
     show.print_table((summary["family"], ""), rows)
     if "written" in summary:
-        print(f"{summary['prompt']}|{summary['written']}")
+        show.print_text(f"{summary['prompt']}|{summary['written']}")

@@ -66,7 +66,6 @@ class Rate(Devices):
     json: bool = False
     """Print one JSON document about the state instead of a table."""
 
-
     def run(self) -> int:
         if not self.out.endswith(".npz"):
             raise errors.InputError(f"out: a value state is an .npz, found {self.out!r}")
@@ -90,6 +89,7 @@ class Rate(Devices):
 
         if store.path(self.out).exists():
             raise errors.InputError(f"{self.out}: a state already exists; remove it, or write to another file")
+        store.check_writable(store.path(self.out).parent, "--out")
         show.print_message(f"{self.model}: loading")
         model = models.load(self.model, self.dtype, self.device_mesh(), self.ignore, self.context)
         how = prefill.ensure_option_mass(model, self.how, self.allow_low_mass, show.print_message)
@@ -127,9 +127,9 @@ class Rate(Devices):
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
                 shard_folders = [name for name in (folder, self._label_shards) if store.path(name).exists()]
-                hint = f"; finished shards are kept in {shard_folders[0]}, and the same command continues from there"
+                hint = "; finished shards are kept in {}, and the same command continues from there"
                 raise errors.InputError(
-                    f"{error.filename or self.out}: {reason}{hint if shard_folders else ''}"
+                    f"{error.filename or self.out}: {reason}{hint.format(shard_folders[0]) if shard_folders else ''}"
                 ) from None
         elicit.drop_shards(folder)
         summary = _summary(self.out, state)
@@ -180,7 +180,7 @@ class Rate(Devices):
             )
         elicit.labels.save(given, path)
         elicit.drop_shards(self._label_shards)
-        print(
+        show.print_text(
             f"{path}: {(given.labels != 0).mean():.0%} of the labels are not 0; {given.polarity_agreement:.0%} of the items have the label "
             "of their own value and polarity",
             file=sys.stderr,

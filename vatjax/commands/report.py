@@ -28,5 +28,5 @@ class Report:
         from vatjax import report, study
 
         page = report.write(study.open_study(self.folder), self.portraits)
-        show.print_json({"report": str(page)}) if self.json else print(page)
+        show.print_json({"report": str(page)}) if self.json else show.print_text(page)
         return 0

@@ -37,7 +37,6 @@ class Run(Design, Devices):
     json: bool = False
     """Print one JSON document instead of tables."""
 
-
     def cluster(self) -> Cluster:
         """Returns the cluster; a shard without --distributed is a single process: its cluster's others are shards."""
         single_process = self.shard and self.distributed == Cluster()
@@ -206,12 +205,12 @@ def _print(opened: Any, ran: Any, page: Any, shard: Any) -> None:
     print("~ cannot be distinguished from 0   others: root mean square shift, in points   nVAT: debiased")
     print("* on the front of gain and shift, in so many of 100 draws   placebos: the range of their draws")
     for line in opened.failed:
-        print(f"FAILED {line}")
+        show.print_text(f"FAILED {line}")
     others = "" if shard is None else " or computed by other shards"
     print(f"\n{ran.computed} artifacts computed, {ran.reused} reused{others}")
     present = [name for name in _WRITTEN if (opened.folder / name).exists()]
-    print(f"{opened.folder}: {', '.join(present)}")
-    print(f"the report: {page}")
+    show.print_text(f"{opened.folder}: {', '.join(present)}")
+    show.print_text(f"the report: {page}")
 
 
 _WRITTEN = ("results.csv", "columns.csv", "comparisons.csv", "texts.jsonl", "states", "edits", "figures")

@@ -34,6 +34,11 @@ def power_sentence(detectable: Mapping[str, Any]) -> str:
     )
 
 
+def print_text(text: object, file: TextIO | None = None) -> None:
+    """Prints text that may hold names, paths or a model's answer, without their control characters."""
+    print(printable(str(text)), file=file)
+
+
 def format_duration(seconds: float) -> str:
     """Returns a time in a few characters."""
     if seconds < 90:

@@ -90,6 +90,7 @@ class Steer(Devices):
         folder = store.path(self.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise errors.InputError(f"{self.out}: already exists; remove it, or write to another folder")
+        store.check_writable(folder, "--out")
         from vatjax import edits, interventions, models
         from vatjax.elicit import prefill
 
@@ -118,7 +119,7 @@ class Steer(Devices):
             show.print_json(content)
         else:
             steer_tables.print_report(content, experiment.best)
-            print(f"\n{self.out}: written")
+            show.print_text(f"\n{self.out}: written")
         return 0
 
     @property

@@ -21,7 +21,9 @@ def print_report(content: dict[str, Any], chosen: Any) -> None:
     _print_trials(content)
     for placebo in content["placebos"]:
         verdict = "differs from 0: not a placebo here" if placebo["resolved"] else "cannot be distinguished from 0"
-        print(f"{placebo['name']}, {placebo['draws']} draws together: gain {_interval(placebo['gain'])}, {verdict}")
+        show.print_text(
+            f"{placebo['name']}, {placebo['draws']} draws together: gain {_interval(placebo['gain'])}, {verdict}"
+        )
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

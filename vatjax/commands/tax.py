@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -10,7 +11,11 @@ from tyro.conf import Positional, arg
 
 from vatjax import analysis, errors, names, states, summary, values
 from vatjax.commands import show
+from vatjax.states import ValueState
 from vatjax.values import Taxonomy
+
+# Seconds of one core for each context and pair of values: of the comparison, and of one draw of the null.
+_SECONDS, _SECONDS_OF_DRAW = 2.6e-7, 1e-10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,7 @@ class Tax(RatingOptions):
         taxonomy = self.load_taxonomy()
         pre, post, *placebos = self.read(self.pre, self.post, *self.placebo)
         if not self.json:
-            show.print_message("measuring; the first time on a machine this takes up to ten seconds, to compile")
+            show.print_message(_expected_duration(pre, self.resamples))
         result = analysis.analyse(
             pre,
             post,
@@ -197,3 +202,16 @@ def _scale(text: str) -> tuple[float, float]:
         return float(low), float(high)
     except ValueError:
         raise errors.InputError(f"--scale: expected LOW:HIGH such as 1:5, found {text!r}") from None
+
+
+def _expected_duration(state: ValueState, resamples: int) -> str:
+    """Returns what is printed before a measurement: how long it takes."""
+    contexts, values = state.state.shape
+    cores = os.cpu_count() or 1
+    seconds = contexts * values**2 * (_SECONDS + _SECONDS_OF_DRAW * resamples) / cores
+    if seconds < 20:
+        return "measuring; the first time on a machine this takes up to ten seconds, to compile"
+    return (
+        f"measuring {values:,} values over {contexts:,} contexts: about {show.format_duration(seconds)} "
+        f"on the {cores} cores here"
+    )

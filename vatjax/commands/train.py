@@ -45,7 +45,6 @@ class Train(Training, Devices):
     json: bool = False
     """Print one JSON document instead of tables."""
 
-
     def run(self) -> int:
         if not self.out and not self.dry_run:
             raise errors.InputError("out: a folder is needed for the trained weights")
@@ -55,6 +54,8 @@ class Train(Training, Devices):
         folder = store.path(self.out) if self.out else None
         if folder is not None and (folder / "train.json").exists():
             raise errors.InputError(f"{self.out}: a finished run already exists; remove it, or give another folder")
+        if folder is not None and not self.dry_run:
+            store.check_writable(folder, "--out")
         show.print_message(f"{self.model}: loading")
         model = models.load(self.model, self.dtype, self.device_mesh(), self.ignore, self.context)
         prepared = train.prepare(

@@ -382,7 +382,7 @@ def _floor(
     ipsatised: bool,
     missing: bool,
 ) -> null.Null:
-    groups = pairs.group_clusters(cluster, shift.dtype)
+    groups = pairs.group_clusters(cluster, shift.dtype, shift.shape[-1])
     expected = null.ipsatised_coupling(shift, key) if ipsatised and labels is None else None
     if ipsatised:
         shift = shifts.ipsatise(shift)

@@ -195,7 +195,7 @@ def _drifted(arms: Sequence[_Arm], mix: _Mix) -> _Arm:
 
 
 def _summary(both: Array, compared: pairs.Pairs, cluster: Arrayish, member: Array, sign: Array) -> Difference:
-    groups = pairs.group_clusters(cluster, both.dtype)
+    groups = pairs.group_clusters(cluster, both.dtype, both.shape[-1])
     freedom = coupled.satterthwaite_degrees(groups.sizes)
     t = intervals.t_quantile(freedom, dtype=both.dtype)
     first, second = (
@@ -209,7 +209,7 @@ _compiled_summary = jax.jit(_summary)
 
 @functools.partial(jax.jit, static_argnums=2)
 def _compared(both: Array, cluster: Array, missing: bool) -> pairs.Pairs:
-    groups = pairs.group_clusters(cluster, both.dtype)
+    groups = pairs.group_clusters(cluster, both.dtype, both.shape[-1])
 
     def compare_shift(d: Array) -> pairs.Pairs:
         ranked = ranks.rank(d)

@@ -260,7 +260,7 @@ def _summary(
     type_of: tuple[int, ...] | None,
 ) -> tuple[Moved, Moved, Array, Coupled, Coupled, EqualTypes | None]:
     """Returns the parts of an inference, raw and ipsatised, from the output of `_drawn`."""
-    xp, groups = namespace(both), pairs.group_clusters(cluster, both.dtype)
+    xp, groups = namespace(both), pairs.group_clusters(cluster, both.dtype, both.shape[-1])
 
     def summarise(d: Array, drawn: second_order.Draws) -> tuple[Moved, Coupled]:
         second, largest = second_order.summarise_coupling(drawn.compared, drawn.null, groups)
@@ -294,7 +294,7 @@ def _drawn(
     missing: bool,
 ) -> tuple[Array, second_order.Draws]:
     """Returns the shifts used for the first order, and draws, each of raw and of ipsatised shifts, [2, ...]."""
-    groups = pairs.group_clusters(cluster, d.dtype)
+    groups = pairs.group_clusters(cluster, d.dtype, d.shape[-1])
     plain = shifts.round_to_ties(shifts.ipsatise(d), shifts.largest_rating(d))
     if expected is None and labels is None:
         expected = null.ipsatised_coupling(d, key)

@@ -31,6 +31,7 @@ Array = jax.Array
 LEVEL_COUNTS = (9, 17, 25, 33, 48, 64)
 # Delete-a-group jackknife beyond this many clusters: the variance estimate then has more than enough groups.
 JACKKNIFE_GROUPS = 256
+LEAST_JACKKNIFE_GROUPS = 32
 # A chunk of resamples holds about this many ratings at once; more is bound by memory bandwidth on a CPU.
 _CHUNK = 1 << 20
 

@@ -13,6 +13,7 @@ from vatjax.store.claims import Claims, check_exclusive_creation
 from vatjax.store.files import (
     Path,
     append,
+    check_writable,
     commit,
     commit_json,
     commit_npz,
@@ -43,6 +44,7 @@ __all__ = [
     "address",
     "append",
     "check_exclusive_creation",
+    "check_writable",
     "commit",
     "commit_json",
     "commit_npz",

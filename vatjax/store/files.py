@@ -16,6 +16,7 @@ import os
 import pathlib
 import secrets
 import stat
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, BinaryIO
@@ -94,6 +95,28 @@ def _is_endless(target: pathlib.Path) -> bool:
     if str(target).startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin")):
         return False
     return target.exists() and not (target.is_file() or target.is_dir())
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Checks that a folder on a disk can be written to or created, before any work is done for it.
+
+    Args:
+        folder: that will be written to.
+        option: that gave it, for the message.
+
+    Raises:
+        InputError: if it can't.
+    """
+    target = path(folder)
+    if not isinstance(target, pathlib.Path):
+        return
+    parent = next(place for place in (target, *target.absolute().parents) if place.exists())
+    if not parent.is_dir():
+        raise InputError(f"{option}: {parent} is a file; give a folder")
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=parent))  # some file systems show it only by trying
+    except OSError as error:
+        raise InputError(f"{option}: {parent} can't be written to ({reason(error)}); give another folder") from None
 
 
 def read_text(file_path: Path) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
-import tempfile
 from typing import Any
 
 from vatjax import config, errors, store
@@ -73,23 +70,8 @@ def check_writable(design: Design) -> None:
     Raises:
         InputError: if the folder of results or of artifacts is not writable.
     """
-    for name, path in (("out", store.path(design.out)), ("pieces", open_artifact_store(design).folder)):
-        if not isinstance(path, pathlib.Path):
-            continue
-        parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if not parent.is_dir():
-            raise errors.InputError(f"{name}: {parent} is a file; give a folder")
-        if not os.access(parent, os.W_OK | os.X_OK) or (parent != path and not _can_create_folder(parent)):
-            raise errors.InputError(f"{name}: {parent} can't be written to; give another folder")
-
-
-def _can_create_folder(folder: pathlib.Path) -> bool:
-    """Returns True if a folder can be created inside this one; some file systems show it only by trying."""
-    try:
-        os.rmdir(tempfile.mkdtemp(dir=folder))
-        return True
-    except OSError:
-        return False
+    store.check_writable(design.out, "out")
+    store.check_writable(open_artifact_store(design).folder, "pieces")
 
 
 def _is_foreign(path: Any) -> bool:
