@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import importlib.util
 import json
 import os
 import pathlib
@@ -47,6 +48,7 @@ def seeds(folder: pathlib.Path) -> list[tuple[str, str, Reader]]:
         place = folder / name
         place.mkdir(parents=True)
         for file, content in files.items():
+            (place / file).parent.mkdir(parents=True, exist_ok=True)
             (place / file).write_bytes(content)
             made.append((name, file, reader))
 
@@ -75,7 +77,7 @@ def seeds(folder: pathlib.Path) -> list[tuple[str, str, Reader]]:
     root = pathlib.Path(values.__file__).parent
     wording = (root / "prompts" / "acted.yaml").read_bytes()
     add("wording", {"w.yaml": wording}, lambda p: prompts.ElicitConfig(wording=str(p / "w.yaml")))
-    taxonomy = b"name: two\ntypes:\n- name: A\n  values: [{name: a, definition: x}, {name: b, definition: y}]\n- name: B\n  values: [{name: c, definition: z}]\n"
+    taxonomy = b"name: two\ntypes:\n- name: Care\n  values: [{name: Kind, definition: x}, {name: Fair, definition: y}]\n- name: Might\n  values: [{name: Strong, definition: z}]\n"
     add("taxonomy", {"t.yaml": taxonomy}, lambda p: values.load(p / "t.yaml"))
     design = b"models: [pocket]\ntargets: [Power]\nout: x\ninterventions:\n  a: {kind: shots, counts: [2]}\n  b: {kind: dpo, training: {steps: 2}}\n"
     add("study", {"s.yaml": design}, lambda p: config.read(Design, p / "s.yaml"))
@@ -99,7 +101,99 @@ def seeds(folder: pathlib.Path) -> list[tuple[str, str, Reader]]:
         "comparisons.csv": b"",
     }
     add("results", results, lambda p: study.open_study(p))
+    if importlib.util.find_spec("gguf"):
+        _write_gguf(folder / "m.gguf")
+        gguf = {"m.gguf": (folder / "m.gguf").read_bytes()}
+        add("gguf", gguf, lambda p: models.load(models.open_checkpoint(p / "m.gguf")))
+    _add_texts(add, root)
+    _add_store(add, folder)
     return made
+
+
+def _add_texts(add: Any, root: pathlib.Path) -> None:
+    """Adds the files that users write for trainings, prompts, data sets and annotators."""
+    from vatjax import authoring, config, human, interventions, items
+    from vatjax.authoring import asking
+    from vatjax.commands.train import Train
+    from vatjax.train import examples
+
+    pairs = b'{"prompt": "What now?", "chosen": "I help.", "rejected": "I leave."}\n' * 3
+    add("pairs", {"p.jsonl": pairs}, lambda p: examples.read(p / "p.jsonl"))
+    chats = b'"Be brief."\n[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]\n'
+    kind: Any = interventions.of_kind("prompt")
+    add("chats", {"chats.jsonl": chats}, lambda p: kind(file=str(p / "chats.jsonl")).chats())
+    training = b"model: pocket\ntarget: Power\nloss: dpo\nsettings: {beta: 0.1}\ntrained: {what: lora, rank: 8}\nadam: {rate: 0.003}\n"
+    add("training", {"t.yaml": training}, lambda p: config.read(Train, p / "t.yaml"))
+    build = b"out: x\nwriter: pocket\ncountries: [Norway]\ntopics: [Work]\nvalues: [Power]\n"
+    add("build", {"b.yaml": build}, lambda p: config.read(authoring.Build, p / "b.yaml"))
+    writing = (root / "authoring" / "writing.yaml").read_bytes()
+    add("writing", {"w.yaml": writing}, lambda p: asking.read_prompts(str(p / "w.yaml")))
+    with tempfile.TemporaryDirectory() as text:
+        place = pathlib.Path(text)
+        drawn = human.sample(items.bundled(), 3)
+        human.save(drawn, place)
+        human.write(drawn, ["one"], place)
+        sheets = {file.name: file.read_bytes() for file in place.iterdir() if file.suffix in (".json", ".csv")}
+    add("human", sheets, lambda p: human.read(human.load(p), sorted(p.glob("*.csv"))))
+
+
+def _add_store(add: Any, folder: pathlib.Path) -> None:
+    """Adds the files by which runs share work."""
+    from vatjax import store
+    from vatjax.store.artifacts import Artifact, ArtifactStore
+
+    held = store.Claims(folder / "held").claim("task")
+    assert held is not None
+    claim = {"task/0.claim": (folder / "held" / "task" / "0.claim").read_bytes()}
+    add("claim", claim, lambda p: store.Claims(p).claim("task"))
+    artifact, shelf = Artifact("result", "one", {}), ArtifactStore(folder / "shelf")
+    store.commit_json(shelf.path(artifact) / "numbers.json", {"gain": 1})
+    shelf.mark_complete(artifact, 1.0, {})
+    place = shelf.path(artifact)
+    files = {f"{place.relative_to(shelf.folder)}/{file.name}": file.read_bytes() for file in place.iterdir()}
+    add("artifact", files, lambda p: ArtifactStore(p).status([artifact]))
+
+
+def _write_gguf(path: pathlib.Path) -> None:
+    """Writes a model of one layer, with a tokenizer."""
+    import gguf
+
+    width, hidden, words = 8, 16, [*(chr(ord("a") + i) for i in range(23)), "ab"]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(32)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(hidden)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(4)
+    writer.add_vocab_size(len(words))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(words)
+    writer.add_token_types([1] * len(words))
+    writer.add_token_merges(["a b"])
+    draw = np.random.default_rng(0)
+    shapes = {
+        "token_embd": (len(words), width),
+        "output_norm": (width,),
+        "blk.0.attn_norm": (width,),
+        "blk.0.ffn_norm": (width,),
+        "blk.0.attn_q": (width, width),
+        "blk.0.attn_k": (width // 2, width),
+        "blk.0.attn_v": (width // 2, width),
+        "blk.0.attn_output": (width, width),
+        "blk.0.ffn_gate": (hidden, width),
+        "blk.0.ffn_up": (hidden, width),
+        "blk.0.ffn_down": (width, hidden),
+    }
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", draw.normal(size=shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _an_edit(model: Any) -> Any:
@@ -129,7 +223,7 @@ def mutate(content: bytes, name: str, draw: random.Random) -> bytes:
     data = bytearray(content)
     for _ in range(draw.choice((1, 1, 1, 2, 5))):
         start = draw.randrange(len(data) + 1)
-        if name.endswith(".safetensors") and draw.random() < 0.7:
+        if name.endswith((".safetensors", ".gguf")) and draw.random() < 0.7:
             start = draw.randrange(min(len(data), 4000) + 1)  # the header
         size = draw.choice((1, 1, 2, 8, 100))
         way = draw.randrange(7)
@@ -254,6 +348,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = pathlib.Path(text)
         made = seeds(folder)
+        for name, _, reader in made:
+            reader(folder / name)  # a seed is valid: what is refused at once would test nothing
         if sys.platform == "linux":
             limit_memory()
         if given.only:

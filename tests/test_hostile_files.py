@@ -182,6 +182,15 @@ def test_deep_and_foreign_text_is_one_line(copy):
         models.open_checkpoint(copy)
 
 
+def test_a_regular_expression_of_a_tokenizer_that_never_ends_is_one_line(copy, capsys):
+    """The regex library gives up after a limit, with a Rust panic, which is no Exception in Python."""
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    change(copy / "tokenizer.json", pre_tokenizer=split)
+    status, _, said = run(capsys, "models", "check", str(copy), "--prompt", "a" * 40 + "!", "--tokens", "1")
+    assert status == 2
+    assert said.endswith("vatjax: the tokenizer failed on a text (Onig: Regex search error: retry-limit-in-match over)\n")
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

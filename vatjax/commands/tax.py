@@ -205,7 +205,7 @@ def _scale(text: str) -> tuple[float, float]:
 
 
 def _expected_duration(state: ValueState, resamples: int) -> str:
-    """Returns what is printed before a measurement: how long it takes."""
+    """Returns the message before a measurement: how long it takes."""
     contexts, values = state.state.shape
     cores = os.cpu_count() or 1
     seconds = contexts * values**2 * (_SECONDS + _SECONDS_OF_DRAW * resamples) / cores

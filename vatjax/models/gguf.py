@@ -128,7 +128,13 @@ def read(path: str | Path) -> Contents:
             shape = tuple(int(n) for n in reversed(tensor.shape))
             restore = _restored(source, config, architecture)
             tensors[source] = QuantizedTensor(path, tensor.tensor_type.name, shape, tensor.data, restore)
-    return Contents(config, tensors, gguf_tokenizer.build_tokenizer(facts, str(path)))
+    try:
+        tokenizer = gguf_tokenizer.build_tokenizer(facts, str(path))
+    except errors.InputError:
+        raise
+    except Exception as error:  # tokenizers' own errors have no type
+        raise errors.InputError(f"{path}: its tokenizer can't be read ({' '.join(str(error).split())[:200]})") from None
+    return Contents(config, tensors, tokenizer)
 
 
 def _reader(path: Path) -> Any:

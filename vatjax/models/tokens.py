@@ -122,6 +122,22 @@ def turn_end(tokenizer: Any, **options: Any) -> str:
     return _templated(tokenizer, messages, False, options).partition(mark)[2]
 
 
+def tokenize(tokenizer: Any, texts: str | Sequence[str], add_special_tokens: bool = False, **options: Any) -> Any:
+    """Calls a tokenizer, and reports a failure within its compiled code, such as of a regular expression, as an InputError.
+
+    Args:
+        tokenizer: of the model.
+        texts: one or more.
+        add_special_tokens, options: of the tokenizer.
+    """
+    try:
+        return tokenizer(texts, add_special_tokens=add_special_tokens, **options)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of pyo3, and no Exception
+            raise
+        raise errors.InputError(f"the tokenizer failed on a text ({str(error).splitlines()[0][:200]})") from None
+
+
 def encode(tokenizer: Any, text: str, templated: bool = False, config: Config | None = None) -> list[int]:
     """Returns the tokens of one text, with the tokenizer's BOS in front exactly once.
 
@@ -136,7 +152,7 @@ def encode(tokenizer: Any, text: str, templated: bool = False, config: Config | 
     """
     begin = tokenizer.bos_token
     written = templated or (bool(begin) and text.startswith(begin))
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenize(tokenizer, text)["input_ids"]
     if not written and _puts_bos(tokenizer):
         ids = [tokenizer.bos_token_id, *ids]
     if config is not None and len(ids) > config.context:
@@ -155,7 +171,7 @@ def _puts_bos(tokenizer: Any) -> bool:
     An EOS that it puts at the end is left out: a prompt goes on.
     """
     begin = tokenizer.bos_token_id
-    return begin is not None and tokenizer("a")["input_ids"][:1] == [begin]
+    return begin is not None and tokenize(tokenizer, "a", add_special_tokens=True)["input_ids"][:1] == [begin]
 
 
 def encode_continuation(tokenizer: Any, before: str, text: str) -> list[int] | None:
@@ -168,7 +184,7 @@ def encode_continuation(tokenizer: Any, before: str, text: str) -> list[int] | N
         before: the end of the preceding text, enough for the tokenizer to see a boundary.
         text: the text.
     """
-    first, both = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, before + text))
+    first, both = (tokenize(tokenizer, part)["input_ids"] for part in (before, before + text))
     return both[len(first) :] if both[: len(first)] == first else None
 
 

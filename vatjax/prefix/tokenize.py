@@ -103,7 +103,7 @@ def _clean(prompts: LevelledPrompts, tokenizer: Any) -> bool:
     ordered = sorted(seams)
     if not ordered:
         return True
-    places = tokenizer([a + b for a, b in ordered], add_special_tokens=False, return_offsets_mapping=True)
+    places = tokens.tokenize(tokenizer, [a + b for a, b in ordered], return_offsets_mapping=True)
     return all(
         any(start == len(before) for start, stop in offsets if stop > start)
         for (before, _), offsets in zip(ordered, places["offset_mapping"], strict=True)
@@ -142,7 +142,7 @@ def answer_spellings(tokenizer: Any, before: str, answers: Sequence[str]) -> tup
         InputError: if two answers have the same tokens, or if an answer has none: the tokenizer merges it with the last
             prompt token, or has no token for it.
     """
-    start = tokenizer(before, add_special_tokens=False)["input_ids"]
+    start = tokens.tokenize(tokenizer, before)["input_ids"]
     unknown = tokenizer.unk_token_id
     spellings: dict[tuple[int, ...], int] = {}
     for number, answer in enumerate(answers):
@@ -150,7 +150,7 @@ def answer_spellings(tokenizer: Any, before: str, answers: Sequence[str]) -> tup
         for space in ("", " "):
             if space and before.endswith((" ", "\n")):
                 continue  # the prompt ends in a space
-            ids = tokenizer(before + space + answer, add_special_tokens=False)["input_ids"]
+            ids = tokens.tokenize(tokenizer, before + space + answer)["input_ids"]
             tail = tuple(ids[len(start) :])
             if ids[: len(start)] != start or not tail or (unknown is not None and unknown in tail):
                 continue

@@ -103,7 +103,7 @@ class ArtifactStore:
             if any(_is_link(place / str(folder)) for folder in folders):
                 return False
             return all(self._is_as_written(place / name, about) for name, about in files.items())
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
             return False
 
     def _is_as_written(self, path: Any, about: Mapping[str, Any]) -> bool:

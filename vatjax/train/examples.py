@@ -251,7 +251,7 @@ def tokenise(model: Model, records: Sequence[Record]) -> list[Example]:
             text_tokens = tokens.encode_continuation(tokenizer, record.prompt[-_TAIL:], text)
             if text_tokens is None:
                 problems.append(errors.Problem(record.source, None, _boundary_message(record.prompt, text)))
-                text_tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+                text_tokens = tokens.tokenize(tokenizer, text)["input_ids"]
             closed = record.templated or text_tokens[-1:] == end
             texts.append(tuple(text_tokens if closed else [*text_tokens, *end]))
         example = Example(tuple(prompt), tuple(texts), record.good is not False, record.source)
