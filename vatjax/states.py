@@ -198,14 +198,14 @@ def load(path: store.Path) -> ValueState:
         absent = [name for name in _ARRAYS if name not in arrays]
         if absent:
             raise ValueError(f"no array {', '.join(absent)}; found {', '.join(arrays) or 'none'}")
-        contexts = json.loads(arrays["contexts"].tobytes()) if "contexts" in arrays else {}
+        contexts = store.parse_json(arrays["contexts"].tobytes()) if "contexts" in arrays else {}
         return ValueState(
             state=arrays["state"],
             mask=arrays["mask"],
             clusters=arrays["clusters"],
             values=tuple(arrays["values"].tolist()),
             contexts={str(key): np.array(column, object) for key, column in contexts.items()},
-            meta=json.loads(str(arrays["meta"])) if "meta" in arrays else {},
+            meta=store.parse_json(str(arrays["meta"])) if "meta" in arrays else {},
             labels=arrays.get("labels"),
             mass=arrays.get("mass"),
         )

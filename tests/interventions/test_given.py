@@ -181,6 +181,7 @@ def test_a_setting_that_can_not_be_is_named(text, message, tmp_path):
     ("line", "message"),
     [
         ("[", ":2: expected a JSON text, or a list such as"),
+        ("[" * 100_000, ":2: expected a JSON text, or a list such as"),
         ("3", "expected a JSON text, or a list such as"),
         ('[{"role": "user"}]', ":2: message 1: expected a JSON text"),
         ('[{"role": "tool", "content": "a"}]', "message 1: expected the role system or user, found 'tool'"),

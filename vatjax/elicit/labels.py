@@ -96,7 +96,7 @@ def load(path: store.Path) -> Labels | np.ndarray:
         arrays = store.load_npz(path)
         if "meta" not in arrays:
             return arrays["labels"]
-        meta = json.loads(str(arrays["meta"]))
+        meta = store.parse_json(str(arrays["meta"]))
         return Labels(arrays["labels"], arrays["ratings"], float(meta.pop("own")), meta)
     except errors.InputError:
         raise

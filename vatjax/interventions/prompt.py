@@ -107,7 +107,7 @@ def _parse_line(line: str, where: str) -> str | Turns:
     """Returns the text or the messages of a line of JSON."""
     expected = 'expected a JSON text, or a list such as [{"role": "user", "content": "Hello"}]'
     try:
-        parsed: Any = json.loads(line)
+        parsed: Any = store.parse_json(line)
     except ValueError as error:
         raise errors.InputError(f"{where}: {expected}: {error}") from None
     if isinstance(parsed, str) and parsed.strip():

@@ -149,8 +149,13 @@ def read_json(file_path: Path) -> Any:
         InputError: as `read_text` does.
         ValueError: if it is not JSON, or is nested too deeply.
     """
+    return parse_json(read_text(file_path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON from outside; a ValueError says what is wrong with it, too many levels included."""
     try:
-        return json.loads(read_text(file_path))
+        return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

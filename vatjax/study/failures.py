@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import secrets
 import traceback
 from collections.abc import Mapping
@@ -47,7 +46,7 @@ class Failures:
         """Returns why an artifact has failed since this run began; None if it has not."""
         path = self.folder / f"{address}.json"
         text = self._read(path) if path.exists() else ""
-        return str(json.loads(text)["why"]) if text and text != self.before.get(path.name) else None
+        return str(store.parse_json(text)["why"]) if text and text != self.before.get(path.name) else None
 
     def _read(self, path: Any) -> str:
         """Returns the text of a failure; empty if another shard has just resolved it."""

@@ -175,7 +175,7 @@ class Study:
         path = self.folder / "texts.jsonl"
         texts: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for line in store.read_text(path).splitlines() if path.exists() else []:
-            line_content = json.loads(line)
+            line_content = store.parse_json(line)
             texts.setdefault(tuple(line_content[name] for name in _KEYS), []).append(line_content)
         return texts
 

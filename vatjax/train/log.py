@@ -62,7 +62,7 @@ def _lines(path: Any) -> list[Metrics]:
     lines: list[Metrics] = []
     for line in store.read_text(path).splitlines() if path.exists() else ():
         try:
-            lines.append(json.loads(line))
+            lines.append(store.parse_json(line))
         except ValueError:
             break
     return lines
