@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from vatjax.commands.display import Display
 from vatjax.commands.run import _Batches
+from vatjax.runtime.display import Display
 from vatjax.runtime.progress import count_progress, ignore_progress, stage_progress
 from vatjax.store.artifacts import Artifact
 from vatjax.study.executor import Progress

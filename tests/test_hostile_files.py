@@ -188,7 +188,9 @@ def test_a_regular_expression_of_a_tokenizer_that_never_ends_is_one_line(copy, c
     change(copy / "tokenizer.json", pre_tokenizer=split)
     status, _, said = run(capsys, "models", "check", str(copy), "--prompt", "a" * 40 + "!", "--tokens", "1")
     assert status == 2
-    assert said.endswith("vatjax: the tokenizer failed on a text (Onig: Regex search error: retry-limit-in-match over)\n")
+    assert said.endswith(
+        "vatjax: the tokenizer failed on a text (Onig: Regex search error: retry-limit-in-match over)\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ from vatjax.items import Items, bundled
 from vatjax.metrics import Estimate
 from vatjax.models import Edit, Model
 from vatjax.prompts import ElicitConfig, Shot
-from vatjax.runtime.progress import OnProgress, ignore_progress, stage_progress
+from vatjax.runtime.display import display_progress
+from vatjax.runtime.progress import OnProgress, stage_progress
 from vatjax.states import ValueState
 from vatjax.train.losses import LOSSES
 from vatjax.values import Taxonomy
@@ -94,7 +95,7 @@ def steer(
     layers: Sequence[int] | None = None,
     strengths: Sequence[float] = (1.0, 2.0),
     scenes: int = 12,
-    on_progress: OnProgress = ignore_progress,
+    on_progress: OnProgress | None = None,
     **options: Any,
 ) -> Edit:
     """Returns an edit that pushes a model, found on the train side of the items.
@@ -111,7 +112,7 @@ def steer(
         layers: edited layers; then only strengths are tried.
         strengths: multiples of the edit; with one strength and given layers nothing is tried.
         scenes: number of train scenes for the trials; 0 for all.
-        on_progress: called with the share of trials that are done.
+        on_progress: called with the share of trials that are done; by default it is shown on a terminal and in a notebook.
         **options: of `edits.Finder`: `operator`, `positions`, `pairs`, ...
 
     Raises:
@@ -123,9 +124,10 @@ def steer(
     candidate = edits.find_candidate(model, items, target, sign, edits.Finder(method, **options), places, how)
     if len(candidate.places) * len(strengths) == 1:
         return strengths[0] * candidate.make(candidate.places[0])
-    points = edits.sweep_train_side(
-        model, items, target, candidate, strengths, sign, scenes=scenes, how=how, on_progress=on_progress
-    )
+    with display_progress(on_progress, f"trials of {method}") as show_progress:
+        points = edits.sweep_train_side(
+            model, items, target, candidate, strengths, sign, scenes=scenes, how=how, on_progress=show_progress
+        )
     try:
         best = edits.best_of(points)
     except edits.NoGain as error:
@@ -148,7 +150,7 @@ def finetune(
     rate: float = 1e-3,
     lesson: Literal["actions", "judgements", "preferences"] | None = None,
     seed: int = 0,
-    on_progress: OnProgress = ignore_progress,
+    on_progress: OnProgress | None = None,
 ) -> Edit:
     """Trains LoRA on the train side of the items, in memory, and returns it as an edit. `vatjax train` writes checkpoints.
 
@@ -161,7 +163,7 @@ def finetune(
         steps, rows, rank, rate: optimizer steps, examples a step, rank of LoRA, learning rate.
         lesson: contents of an example; by default "preferences" for pairs and "judgements" for sft.
         seed: of the initial weights and of the order of examples.
-        on_progress: called with the share of steps that are done.
+        on_progress: called with the share of steps that are done; by default it is shown on a terminal and in a notebook.
     """
     if loss not in LOSSES:
         raise errors.InputError(names.unknown_name("loss", loss, list(LOSSES)))
@@ -175,9 +177,14 @@ def finetune(
     if objective.reference:
         data = train.with_reference(model, data, rows=train.rows_drawn(data, steps, seed))
     state = train.init(model, train.Lora(rank=rank), train.Adam(rate=rate), steps=steps, key=seed)
-    for number, batch in enumerate(itertools.islice(train.batches(data, seed), steps), 1):
-        state, _ = train.step(state, batch, objective, donate=True)
-        on_progress(number / steps)
+    with display_progress(on_progress, f"training by {loss}") as show_progress:
+        losses: list[Any] = []
+        for number, batch in enumerate(itertools.islice(train.batches(data, seed), steps)):
+            state, logs = train.step(state, batch, objective, donate=True)
+            losses.append(logs["loss"])
+            if number:
+                losses[number - 1].block_until_ready()  # one step after the device, which is never idle
+            show_progress(number / steps)
     trained = train.export(state)
     assert isinstance(trained, Edit)  # LoRA is an edit
     return trained
@@ -197,7 +204,7 @@ def measure(
     clusters: str = "",
     scale: tuple[float, float] = (1.0, 5.0),
     unedited: ValueState | None = None,
-    on_progress: OnProgress = ignore_progress,
+    on_progress: OnProgress | None = None,
 ) -> Tax:
     """Measures the tax of an intervention: rates a model before and after it, or compares two sets of ratings.
 
@@ -214,7 +221,7 @@ def measure(
         clusters: context keys whose rows belong together, joined by commas; by default the scene.
         scale: ratings of tables at the weak and at the strong end of agreement.
         unedited: ratings of the model without the intervention, if they exist.
-        on_progress: called with the share of ratings that are done.
+        on_progress: called with the share of ratings that are done; by default it is shown on a terminal and in a notebook.
     """
     if not isinstance(before, Model):
         taxonomy = taxonomy or (values.schwartz() if items is None else items.taxonomy)
@@ -235,9 +242,6 @@ def measure(
     rated = rated.sample(scenes)  # those of a study with seed 0
     how = prefill.ensure_option_mass(before, how or ElicitConfig())
     rate = functools.partial(elicit.ratings, items=rated, how=how)
-    first = unedited
-    if first is None:
-        first = rate(before, on_progress=stage_progress(on_progress, 0, 0.5)).state
     options: dict[str, Any] = {}
     if isinstance(after, Edit):
         options = {"edit": after}
@@ -248,7 +252,10 @@ def measure(
     elif isinstance(after, Model):
         check_same_prompts(before, after, after.name)
     rated_model = after if isinstance(after, Model) else before
-    second = rate(rated_model, on_progress=stage_progress(on_progress, 0.5 if unedited is None else 0, 1), **options)
+    with display_progress(on_progress, "ratings before and after") as show_progress:
+        halves = stage_progress(show_progress, 0, 0.5), stage_progress(show_progress, 0.5, 1)
+        first = unedited if unedited is not None else rate(before, on_progress=halves[0]).state
+        second = rate(rated_model, on_progress=show_progress if first is unedited else halves[1], **options)
     return _tax(first, second.state, items.taxonomy, target, direction, clusters)
 
 

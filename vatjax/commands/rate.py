@@ -12,10 +12,10 @@ from tyro.conf import OmitArgPrefixes
 from vatjax import errors, prompts, store
 from vatjax.commands import show
 from vatjax.commands.devices import Devices
-from vatjax.commands.display import Display
 from vatjax.dtypes import Dtype
 from vatjax.items import Source, open_source
 from vatjax.prompts import ElicitConfig
+from vatjax.runtime.display import Display
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,9 @@ import tyro
 from vatjax import store
 from vatjax.commands import show
 from vatjax.commands.devices import Devices
-from vatjax.commands.display import Display
 from vatjax.interventions import Intervention, kind_names
 from vatjax.runtime.cluster import Cluster
+from vatjax.runtime.display import Display
 from vatjax.study.design import Design
 
 

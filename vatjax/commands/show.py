@@ -9,17 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from vatjax.names import printable
+from vatjax.runtime.display import format_duration as format_duration
+from vatjax.runtime.display import print_message as print_message
 from vatjax.text_table import WIDTH, format_table
 
 
 def print_json(content: Any) -> None:
     """Prints one JSON document on standard output; NaN is refused, since JSON has none."""
     print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def print_message(line: str) -> None:
-    """Prints a line on standard error, apart from the results."""
-    print(f"vatjax: {printable(line)}", file=sys.stderr)
 
 
 def power_sentence(detectable: Mapping[str, Any]) -> str:
@@ -37,13 +34,6 @@ def power_sentence(detectable: Mapping[str, Any]) -> str:
 def print_text(text: object, file: TextIO | None = None) -> None:
     """Prints text that may hold names, paths or a model's answer, without their control characters."""
     print(printable(str(text)), file=file)
-
-
-def format_duration(seconds: float) -> str:
-    """Returns a time in a few characters."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def short_names(addresses: Iterable[str]) -> dict[str, str]:

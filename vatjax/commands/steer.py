@@ -11,10 +11,10 @@ from tyro.conf import OmitArgPrefixes
 from vatjax import errors, store
 from vatjax.commands import show, steer_tables
 from vatjax.commands.devices import Devices
-from vatjax.commands.display import Display
 from vatjax.dtypes import Dtype
 from vatjax.items import Source, open_source
 from vatjax.prompts import ElicitConfig
+from vatjax.runtime.display import Display
 
 Place = tuple[int, ...]
 

@@ -11,7 +11,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from vatjax import errors, store
 from vatjax.commands import show
 from vatjax.commands.devices import Devices
-from vatjax.commands.display import Display
+from vatjax.runtime.display import Display
 from vatjax.train.settings import Training
 
 

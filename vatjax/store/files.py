@@ -153,7 +153,7 @@ def read_json(file_path: Path) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parses JSON from outside; a ValueError says what is wrong with it, too many levels included."""
+    """Parses JSON from outside; an error of any kind, too many levels included, is a ValueError."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -1,17 +1,31 @@
-"""Progress of a command: a bar on a terminal, elsewhere a line every 20 seconds; both from the first second."""
+"""Display of progress: a bar on a terminal, elsewhere a line every 20 seconds; both from the first second."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from vatjax.commands import show
 from vatjax.names import printable
+from vatjax.runtime.progress import OnProgress, ignore_progress
 
 _EVERY = 20.0  # seconds between two lines without a terminal
+
+
+def print_message(line: str) -> None:
+    """Prints a line on standard error, apart from the results."""
+    print(f"vatjax: {printable(line)}", file=sys.stderr)
+
+
+def format_duration(seconds: float) -> str:
+    """Returns a time in a few characters."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Display:
@@ -58,7 +72,7 @@ class Display:
             if self.terminal:
                 self._draw(line)
             elif not quiet:
-                show.print_message(line)
+                print_message(line)
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
@@ -82,7 +96,7 @@ class Display:
             if self._bar is not None:
                 self._bar.console.print(printable(line), markup=False, highlight=False)
             else:
-                show.print_message(line)
+                print_message(line)
 
     def close(self) -> None:
         """Removes the bar; a later stage shows another one."""
@@ -102,13 +116,13 @@ class Display:
         note = f", {self._note}" if self._note else ""
         if not self._fraction:
             work = "compiling and running its first part, " if self._compiles else ""
-            return f"{work}{show.format_duration(now - self._start)} so far{note}"
+            return f"{work}{format_duration(now - self._start)} so far{note}"
         if self._fraction >= 1:
             return f"finishing{note}"
         if self._fraction == self._at_first:  # the pace without compiling is not known yet
             return f"{self._fraction:.0%}{note}"
         pace = (self._fraction - self._at_first) / max(now - self._first, 1e-9)
-        return f"{self._fraction:.0%}, about {show.format_duration((1 - self._fraction) / pace)} left{note}"
+        return f"{self._fraction:.0%}, about {format_duration((1 - self._fraction) / pace)} left{note}"
 
     def _watch(self) -> None:
         """Updates the display until it is closed."""
@@ -119,7 +133,7 @@ class Display:
                 if self.terminal:
                     self._bar.update(self._task, completed=self._fraction, status=self.status())
                 elif time.monotonic() - self._start >= self._every:
-                    show.print_message(f"{self._label}: {self.status()}")
+                    print_message(f"{self._label}: {self.status()}")
 
     def _draw(self, line: str) -> None:
         """Shows a stage on the bar."""
@@ -132,3 +146,21 @@ class Display:
             self._task = self._bar.add_task("", total=1.0, status="")
             self._bar.start()
         self._bar.update(self._task, completed=0.0, description=line.replace("[", r"\["), status="")
+
+
+@contextlib.contextmanager
+def display_progress(on_progress: OnProgress | None, label: str) -> Iterator[OnProgress]:
+    """Yields a callback for progress: the given one, or one that shows it where a person looks on.
+
+    Args:
+        on_progress: of the caller; None shows a bar on a terminal and lines in a notebook, and nothing in a script.
+        label: of the work.
+    """
+    if on_progress is not None:
+        yield on_progress
+    elif sys.stderr.isatty() or "ipykernel" in sys.modules:
+        with Display() as display:
+            display.stage(label)
+            yield display.progress
+    else:
+        yield ignore_progress
