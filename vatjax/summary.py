@@ -19,7 +19,7 @@ _MANY_AT_ENDS = 0.1
 
 
 _LEGEND = (
-    "* target; < not above the noise, all types tested together; hub: more coupled than the other types, all of them at equal "
+    "* target; ~ not above the noise, all types tested together; hub: more coupled than the other types, all of them at equal "
     "size and tested together. Each interval is of one type by itself."
 )
 
@@ -55,7 +55,7 @@ def _type_rows(level: dict[str, Any]) -> list[tuple[str, ...]]:
                 name + (" *" if name in level["target_names"] else ""),
                 format_interval(level["shift"][name]),
                 format_interval(level["gnd"][name]),
-                _number(level["vat"][name]) + (" <" if below else ""),
+                _number(level["vat"][name]) + (" ~" if below else ""),
                 _number(level["floor"]["vat"][name]),
                 "yes" if hub is not None and p is not None and p <= 0.05 and hub["estimate"] > 0 else "no",
             )
