@@ -10,8 +10,9 @@
 #SBATCH --mem=64G
 #SBATCH --time=08:00:00           # CHANGE
 #SBATCH --requeue
-#SBATCH --signal=TERM@120         # two minutes before the end: a shard ends behind the batch of answers that it is at
+#SBATCH --signal=TERM@120         # two minutes before the end: a shard finishes the batch of answers that it is at
 set -euo pipefail
+export VATJAX_STOP_SECONDS=110    # of these two minutes; without it a shard ends after 4 s
 
 study="${1:?a study file}"
 out="${2:?a folder that all nodes share}"

@@ -143,7 +143,7 @@ def test_a_takeover_during_a_renewal_leaves_at_most_one(folder, monkeypatch):
     assert taken[1].renew()
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 7200.0, float("nan"), float("inf")])
 def test_a_claim_lives_for_a_positive_time(tmp_path, seconds):
     with pytest.raises(ValueError, match="positive time"):
         store.Claims(tmp_path, seconds)
@@ -286,7 +286,7 @@ def test_a_lease_that_was_not_renewed_for_its_lifetime_is_lost(tmp_path, stopped
     assert not leases.lost()
     clocks[1 - stopped].now += 2
     assert leases.lost()
-    with pytest.raises(store.LeaseLost, match="runs/a: another process has taken this work over; this one stops"):
+    with pytest.raises(store.LeaseLost, match="runs/a: another process has taken this work over"):
         leases.check("runs/a")
     with store.guard_writes(lambda: leases.check("runs/a")), pytest.raises(store.LeaseLost):
         store.commit(tmp_path / "late", b"x")
@@ -308,6 +308,20 @@ def test_a_later_generation_in_the_store_ends_a_lease_that_no_clock_ends(folder)
     assert leases.lost()
     leases.release()
     assert store.Claims(folder).holder("piece").host == "elsewhere"
+
+
+def test_a_folder_whose_machine_slept_is_kept_if_nobody_took_it(tmp_path):
+    clock = Clock()
+    leases = store.Leases(60, lambda: [clock()])
+    leases.add(store.Claims(tmp_path, 60).claim("run"))
+    clock.now += 3600
+    leases.retain("runs/a")
+    leases.check("runs/a")
+    clock.now += 3600
+    elsewhere(tmp_path, "run", generation=1)
+    with pytest.raises(store.LeaseLost):
+        leases.retain("runs/a")
+    leases.release()
 
 
 def test_renewal_goes_on_through_errors_of_the_client_until_the_lifetime_ends(tmp_path, monkeypatch):

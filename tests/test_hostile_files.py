@@ -236,7 +236,10 @@ def test_a_template_has_limits_of_memory_time_and_output(template, message):
 def test_a_normalizer_that_blows_texts_up_is_refused(copy):
     bomb = {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 1000}
     change(copy / "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [bomb, bomb, bomb]})
-    with pytest.raises(errors.InputError, match="its tokenizer replaces a text by one of 1,000 characters; at most 64"):
+    with pytest.raises(
+        errors.InputError,
+        match=r"normalizer of its tokenizer has 4 steps and can make a text 1e\+09 times as long; at most 100 and 64",
+    ):
         models.open_checkpoint(copy)
 
 

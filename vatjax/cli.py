@@ -24,6 +24,8 @@ _COMMON = (
     "--print-config prints the resolved options and stops."
 )
 
+_LONGEST_MESSAGE = 10_000
+
 _FIRST = " The first argument may be a configuration: vatjax {} FILE.yaml."
 
 
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             peer_failure.exit_now(PREEMPTED)  # the interpreter's own end takes a second
         raise
     if arguments is None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the work is done: the process ends with its own status
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(status))  # the work is done
     if status > 1 and peer_failure.has_peers():
         peer_failure.exit_now(status)
     sys.exit(status)
@@ -103,6 +105,8 @@ def _refuse(message: str) -> int:
     from vatjax.names import printable
 
     # `cluster.start` silences the standard error of every process but the first.
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[:_LONGEST_MESSAGE]}... ({len(message):,} characters)"
     print(f"vatjax: {printable(message)}", file=sys.stderr if store.writes_enabled() else sys.__stderr__)
     return 2
 

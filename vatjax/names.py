@@ -57,7 +57,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
 
 
 # Control characters but tab and line feed, and marks that turn the direction of a text.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:

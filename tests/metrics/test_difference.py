@@ -1,8 +1,10 @@
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from vatjax import metrics
+from vatjax.metrics import pairs
 
 pytestmark = pytest.mark.fast_compile
 
@@ -152,3 +154,17 @@ def test_the_front_says_how_sure_it_is():
 def test_interventions_that_do_the_same_are_all_on_the_front():
     same = arm(1, 0.5, seed=1)
     np.testing.assert_array_equal(metrics.front_shares([same, same, same]), 1)
+
+
+def test_many_values_have_fewer_groups_in_all_parts(monkeypatch):
+    """The limit of memory binds from 396 values; here 10 values have 37 groups of 61 clusters."""
+    monkeypatch.setattr(pairs, "_MOST_REPLICATES", 37 * 10**2)  # a shape that no other test has compiled
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(size=(1, 61, 10)).astype(np.float32) + gain for gain in (1.0, 2.0))
+    clusters = np.arange(61)
+    alike = metrics.same_gain(first, second, 3, clusters)
+    assert np.isfinite(alike.difference.nvat.low)
+    result = metrics.infer_shift(first[0], 3, clusters, 0, resamples=200)
+    assert result.raw.nvat.high > result.raw.nvat.low
+    error = stats.t.ppf(0.975, 60) * stats.sem(first[0, :, 3])  # means have all 61 groups
+    np.testing.assert_allclose(result.gain.high - result.gain.estimate, error, rtol=1e-3)

@@ -183,7 +183,7 @@ def test_replicates_are_the_correlations_without_each_cluster():
         d[rng.random(d.shape) < 0.05] = np.nan
         weights = metrics.jackknife_weights(n // each)
         exact = metrics.couplings(d, weights, clusters)
-        groups = pairs.group_clusters(jnp.asarray(clusters[None], jnp.int32), jnp.float32)
+        groups = pairs.group_clusters(jnp.asarray(clusters[None], jnp.int32), jnp.float32, 1)
         draws = coupled.draw_null(jnp.asarray(d), groups, jax.random.key(0), 32, True, jnp.zeros_like(d))
         ours = draws.compared.r_without[0, : n // each]
         np.testing.assert_allclose(ours, exact, atol=tolerance)

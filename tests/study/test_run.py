@@ -520,10 +520,9 @@ def test_a_training_of_a_machine_that_is_gone_is_made_by_another_shard(tmp_path,
 def test_a_long_piece_of_work_keeps_its_folder(tmp_path, monkeypatch):
     """The claim is renewed while nothing else happens."""
 
-    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.5)
-    monkeypatch.setattr(held_by, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 1.5)
     with locks.exclusive_access(tmp_path) as held:
-        time.sleep(1.2)
+        time.sleep(2.5)
         with pytest.raises(errors.InputError, match="a run is at work there"), locks.exclusive_access(tmp_path):
             pass
         assert not held.lost()

@@ -13,6 +13,7 @@ import numpy as np
 from vatjax import errors, names, store, tables
 from vatjax.human.questions import HIGH, LOW, questions
 from vatjax.human.sample import Case, Sample
+from vatjax.names import printable
 
 _ABOUT = ("case", "annotator", "country", "topic", "scene", "value", "definition", "polarity", "action")
 _NAME = re.compile(r"[\w][\w.-]{0,63}")
@@ -49,7 +50,7 @@ def write(sample: Sample, annotators: Sequence[str], folder: store.Path, seed: i
 
 def _cell(text: str) -> str:
     """Escapes a text so that a spreadsheet does not read it as a formula; `answers` removes the quote again."""
-    return tables.guard_formula(text)
+    return tables.guard_formula(printable(text))
 
 
 def _page(annotator: str, cases: Sequence[Case]) -> str:

@@ -64,7 +64,7 @@ def control(
     index = resample.clusters_of(clusters, pre.shape[0]).index
     pre, post, member = shifts.to_host(pre, post, member)
     xp = namespace(pre, post, member)
-    groups = pairs.group_clusters(xp.asarray(index), pre.dtype)
+    groups = pairs.group_clusters(xp.asarray(index), pre.dtype, 1)
     used, t = groups.used, intervals.t_quantile(coupled.satterthwaite_degrees(groups.sizes), dtype=pre.dtype)
     present = ~(xp.isnan(pre) | xp.isnan(post))
     (before, before_without), (after, after_without) = (

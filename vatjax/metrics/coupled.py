@@ -166,7 +166,7 @@ def summarise_coupling(compared: pairs.Pairs, draws: null.Null, groups: pairs.Gr
     shown = xp.column_stack([draws.nvat, draws.gini, draws.largest, draws.largest_mean, draws.vat])
     measured = xp.concatenate([xp.stack([nvat, gini, xp.zeros_like(nvat), xp.zeros_like(nvat)]), vat])
     floor, high, p = xp.mean(shown, 0), null.quantiles(shown, LEVEL), null.p_value(measured, shown)
-    unknown = has_dominant_cluster(groups.sizes)
+    unknown = has_dominant_cluster(pairs.group_clusters(groups.cluster, r.dtype, 1).sizes)
     p = xp.where(unknown, np.nan, p)
     wide = intervals.t_quantile(freedom, xp.maximum(high[2], intervals.Z), r.dtype)
     # Few clusters estimate the variance of one pair badly: the band has at least the pooled one, on Fisher's z.
@@ -225,7 +225,7 @@ def degrees_of_freedom(clusters: Any) -> float:
         clusters: [contexts] labels, or [contexts, 2] of two crossed keys.
     """
     index = resample.clusters_of(clusters, len(np.asarray(clusters))).index
-    return float(satterthwaite_degrees(pairs.group_clusters(np.asarray(index)).sizes))  # type: ignore[arg-type]
+    return float(satterthwaite_degrees(pairs.group_clusters(np.asarray(index), float, 1).sizes))  # type: ignore[arg-type]
 
 
 def satterthwaite_degrees(counts: Array) -> Array:

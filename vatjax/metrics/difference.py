@@ -127,7 +127,7 @@ def same_gain(
     member: Arrayish = np.asarray(shifts.target_mask(target, paths[0].shape[2]))
     sign: Arrayish = np.float32(shifts.check_direction(direction))
     index: Arrayish = np.asarray(resample.clusters_of(clusters, paths[0].shape[1]).index)
-    groups = pairs.group_clusters(index, np.float32)
+    groups = pairs.group_clusters(index, np.float32, paths[0].shape[2])
     # The unmodified model is the level before the first.
     paths = [np.concatenate([0 * path[:1], path]) for path in paths]
     gains = [[_gain(d, member, sign, groups) for d in path] for path in paths]

@@ -41,7 +41,7 @@ def trade_off(d: Arrayish, target: Arrayish, clusters: Any = None, direction: in
     """
     d = np.asarray(d)
     index: Arrayish = np.asarray(resample.clusters_of(clusters, len(d)).index)
-    groups = pairs.group_clusters(index, d.dtype)
+    groups = pairs.group_clusters(index, d.dtype, 1)
     member: Arrayish = np.asarray(shifts.target_mask(target, d.shape[1]))
     mean, without = pairs.means(d, groups)
     rated: Arrayish = ~np.isnan(mean)

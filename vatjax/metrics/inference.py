@@ -261,10 +261,11 @@ def _summary(
 ) -> tuple[Moved, Moved, Array, Coupled, Coupled, EqualTypes | None]:
     """Returns the parts of an inference, raw and ipsatised, from the output of `_drawn`."""
     xp, groups = namespace(both), pairs.group_clusters(cluster, both.dtype, both.shape[-1])
+    groups_of_means = pairs.group_clusters(cluster, both.dtype, 1)
 
     def summarise(d: Array, drawn: second_order.Draws) -> tuple[Moved, Coupled]:
         second, largest = second_order.summarise_coupling(drawn.compared, drawn.null, groups)
-        return moved.summarise_shifts(d, member, sign, groups, largest), second
+        return moved.summarise_shifts(d, member, sign, groups_of_means, largest), second
 
     if xp is np:
         parts = [summarise(d, jax.tree.map(lambda x, i=i: x[i], draws)) for i, d in enumerate(both)]

@@ -32,7 +32,7 @@ Array = jax.Array
 
 # If less than this share of a column's variance is left without a group, the column varies in that group alone.
 _VARIES = 1e-3
-# Correlations without one group that are in memory at once: 1,000 values have 40 groups.
+# Correlations without one group in one array; an inference holds about ten such arrays. 1,000 values have 40 groups.
 _MOST_REPLICATES = 40_000_000
 
 
@@ -64,16 +64,16 @@ def _segment_sums(x: Array, index: Array, count: int) -> Array:
     return jnp.zeros((count, *x.shape[1:]), x.dtype).at[index].add(x)
 
 
-def group_clusters(cluster: Array, dtype: Any = float, values: int = 1) -> Grouping:
+def group_clusters(cluster: Array, dtype: Any, paired_columns: int) -> Grouping:
     """Assigns clusters to at most 256 groups of the jackknife; fewer where all pairs of many values are compared.
 
     Args:
         cluster: [ways, contexts] int32, numbered from 0.
         dtype: of the sums.
-        values: number of columns of which all pairs are compared, without each group.
+        paired_columns: number of columns of which all pairs are compared, without each group; 1 for means alone.
     """
     xp = namespace(cluster)
-    most = max(LEAST_JACKKNIFE_GROUPS, _MOST_REPLICATES // values**2)
+    most = max(LEAST_JACKKNIFE_GROUPS, _MOST_REPLICATES // paired_columns**2)
     groups = min(cluster.shape[1], JACKKNIFE_GROUPS, most)
     member = cluster[:, None, :] % groups == xp.arange(groups, dtype=cluster.dtype)[None, :, None]
     return Grouping(cluster, member.astype(dtype), xp.any(member, 2))

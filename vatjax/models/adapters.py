@@ -100,6 +100,7 @@ def save_adapter(edit: Edit, config: Config, path: store.Path, base: str = "") -
     folder = store.path(path)
     if folder.exists() and not folder.is_dir():
         raise errors.InputError(f"{folder}: an adapter is a folder, and this is a file")
+    store.remove_file(folder / _CONFIG)  # new weights never meet an old configuration
     safetensors.write(folder / _WEIGHTS, pending)
     most = max(ranks.values())
     pattern = {name: rank for name, rank in ranks.items() if rank != most}

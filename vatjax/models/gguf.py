@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -148,9 +148,53 @@ def _reader(path: Path) -> Any:
         if file.read(4) != b"GGUF":
             raise errors.InputError(f"{path}: not a GGUF file: it does not begin with GGUF")
     try:
+        with path.open("rb") as file:
+            _check_metadata(file, path.stat().st_size)
         return gguf.GGUFReader(path)
     except Exception as error:  # the reader indexes past the end of a short file in many ways
         raise errors.InputError(f"{path}: damaged or cut short: its tensors do not fit it") from error
+
+
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a number, by its type
+_STRING, _ARRAY = 8, 9
+
+
+def _check_metadata(file: BinaryIO, size: int) -> None:
+    """Raises ValueError if the metadata claim more than the file holds; GGUFReader would loop beyond its end."""
+
+    def number(bytes_of_number: int) -> int:
+        data = file.read(bytes_of_number)
+        if len(data) < bytes_of_number:
+            raise ValueError("cut short")
+        return int.from_bytes(data, "little")
+
+    def skip(count: int) -> None:
+        if count > size - file.tell():
+            raise ValueError("longer than the file")
+        file.seek(count, 1)
+
+    def skip_value(kind: int) -> None:
+        if kind == _STRING:
+            skip(number(8))
+        elif kind == _ARRAY:
+            inner, count = number(4), number(8)
+            if inner in _SIZES:
+                skip(count * _SIZES[inner])
+            elif inner != _STRING or count > size:
+                raise ValueError("an array of arrays")
+            else:
+                for _ in range(count):
+                    skip(number(8))
+        else:
+            skip(_SIZES[kind])
+
+    file.seek(8)  # magic and version
+    _, keys = number(8), number(8)
+    if keys > size:
+        raise ValueError("more keys than bytes")
+    for _ in range(keys):
+        skip(number(8))
+        skip_value(number(4))
 
 
 def _content(path: Path, key: str, field: Any) -> Any:

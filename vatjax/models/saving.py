@@ -81,6 +81,12 @@ def remove_checkpoint(folder: Any, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise errors.InputError(f"{folder}: a checkpoint is a folder, and this is a file")
     old = [path for pattern in _OURS for path in sorted(folder.glob(pattern))] if folder.exists() else []
+    inner = folder / "additional_chat_templates"
+    if isinstance(inner, pathlib.Path) and inner.is_symlink():
+        raise errors.InputError(f"{inner}: a link, and files would be removed where it leads; remove it")
+    for path in old:
+        if path.is_dir():
+            raise errors.InputError(f"{path}: a folder, where a checkpoint has a file; remove it")
     if old and not overwrite:
         raise errors.InputError(f"{folder}: there is a checkpoint already ({old[0].name}); overwrite=True replaces it")
     for path in old if store.writes_enabled() else ():

@@ -53,22 +53,31 @@ def load_tokenizer(folder: Path | str) -> Any:
         raise errors.InputError(f"{folder}: its tokenizer can't be read ({first})") from None
 
 
-# The longest text that a normalizer may put in the place of a match.
-_LONGEST_REPLACEMENT = 64
+# How much longer the replacements of a tokenizer may make a text, all together, and how many of them there may be.
+_MOST_GROWTH, _MOST_STEPS = 64, 100
 
 
 def _check_normalizer(tokenizer: Any, folder: Path) -> None:
-    """Raises InputError for a normalizer that would blow a text up: replacements may follow one another."""
-    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
-    pending = [json.loads(normalizer.__getstate__())] if normalizer is not None else []
-    while pending:
-        entry = pending.pop()
-        pending += entry.get("normalizers") or []
-        content = entry.get("content") or entry.get("prepend") or ""
-        if isinstance(content, str) and len(content) > _LONGEST_REPLACEMENT:
+    """Raises InputError for a normalizer or decoder that would blow a text up: replacements may follow one another."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    for name in ("normalizer", "decoder"):
+        part = getattr(backend, name, None)
+        pending = [json.loads(part.__getstate__())] if part is not None else []
+        growth, steps = 1.0, 0
+        while pending:
+            entry = pending.pop()
+            pending += [*(entry.get("normalizers") or []), *(entry.get("decoders") or [])]
+            pattern = entry.get("pattern")
+            literal = pattern.get("String") if isinstance(pattern, dict) else None
+            content = entry.get("content") if pattern is not None else entry.get("prepend")
+            if isinstance(content, str):
+                # A regular expression may match nothing, between all characters.
+                growth *= max(1, len(content) / len(literal)) if literal else 1 + len(content)
+            steps += 1
+        if growth > _MOST_GROWTH or steps > _MOST_STEPS:
             raise errors.InputError(
-                f"{folder}: its tokenizer replaces a text by one of {len(content):,} characters; at most "
-                f"{_LONGEST_REPLACEMENT} are expected"
+                f"{folder}: the {name} of its tokenizer has {steps:,} steps and can make a text {growth:,.3g} times as long; "
+                f"at most {_MOST_STEPS} and {_MOST_GROWTH} are expected"
             )
 
 

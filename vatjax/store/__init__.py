@@ -11,6 +11,7 @@ from vatjax.store.addresses import address, file_address
 from vatjax.store.checksums import has_checksums, verify_checksums, write_checksums
 from vatjax.store.claims import Claims, check_exclusive_creation
 from vatjax.store.files import (
+    Guard,
     Path,
     append,
     check_writable,
@@ -30,6 +31,7 @@ from vatjax.store.files import (
     read_json,
     read_text,
     reason,
+    remove_file,
     size,
     writes_enabled,
 )
@@ -37,6 +39,7 @@ from vatjax.store.leases import LeaseLost, Leases, acquire_all, acquire_exclusiv
 
 __all__ = [
     "Claims",
+    "Guard",
     "LeaseLost",
     "Leases",
     "Path",
@@ -64,6 +67,7 @@ __all__ = [
     "read_json",
     "read_text",
     "reason",
+    "remove_file",
     "size",
     "verify_checksums",
     "write_checksums",

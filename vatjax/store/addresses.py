@@ -40,6 +40,11 @@ def file_address(path: Path) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
+def bytes_address(content: bytes | bytearray | memoryview) -> str:
+    """Returns the content hash of a file with these bytes, as `file_address` does."""
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+
+
 def _feed(update: Callable[[Any], object], part: Any) -> None:
     """Feeds each entry with its type and length, so that no two structures share a byte string."""
     if isinstance(part, np.generic):

@@ -11,9 +11,11 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import vatjax
@@ -22,12 +24,13 @@ from vatjax import errors, store
 # Version of the code of each kind, 1 if absent; a change of its output needs a new number, so that old artifacts are not
 # reused.
 VERSIONS: Mapping[str, int] = {
-    "result": 4,
-    "placebo": 4,
-    "comparison": 3,
+    "result": 5,
+    "placebo": 5,
+    "comparison": 4,
 }
 
 _MARK = "piece.json"
+_LARGEST_REMOTE = 64 << 20  # bytes of a file in a bucket whose content is compared when a study starts
 
 # Needed only while an artifact is computed: checkpoints of a training, its reference, shards of answers.
 RUN, REFERENCE, SHARDS = SCRATCH = ("run", "reference", "shards")
@@ -107,27 +110,42 @@ class ArtifactStore:
             return False
 
     def _is_as_written(self, path: Any, about: Mapping[str, Any]) -> bool:
-        """Returns True if a file has its original size and, on a disk, its original content. In a bucket the store checks
-        what it delivers."""
+        """Returns True if a file has its original size and content. Large files in a bucket are not read for this."""
         if _is_link(path) or store.size(path) != about["size"]:
             return False
-        return not isinstance(path, pathlib.Path) or store.file_address(path) == about["sha256"]
+        remote = not isinstance(path, pathlib.Path)
+        return (remote and about["size"] > _LARGEST_REMOTE) or store.file_address(path) == about["sha256"]
+
+    def remove_links(self, artifact: Artifact) -> None:
+        """Removes links from the folder of an artifact that is about to be computed: a write would follow them."""
+        place = self.path(artifact)
+        if isinstance(place, pathlib.Path) and store.writes_enabled():
+            for link in [entry for entry in (place.parent, place, *place.rglob("*")) if entry.is_symlink()]:
+                link.unlink()
 
     def drop(self, artifact: Artifact) -> None:
         """Removes a damaged artifact."""
         place = self.path(artifact)
         _remove(place.parent if _is_link(place.parent) else place)
 
-    def mark_complete(self, artifact: Artifact, seconds: float, about: Mapping[str, Any], generation: int = 0) -> bool:
+    def mark_complete(
+        self,
+        artifact: Artifact,
+        seconds: float,
+        about: Mapping[str, Any],
+        generation: int = 0,
+        guard: store.Guard | None = None,
+    ) -> bool:
         """Marks an artifact as complete, and removes the files needed only to compute it.
 
-        Its record is created and never replaced: of two processes that computed it, one gets True.
+        Its record is created and never replaced. Returns False if it is another process's: then it has other files.
 
         Args:
             artifact: the artifact.
             seconds: its compute time.
             about: versions and hardware.
             generation: of the lease under which it was computed.
+            guard: under which its files were written; their recorded hashes are those of what this process wrote.
         """
         place = self.path(artifact)
         store.commit_json(place / "time.json", {"seconds": round(seconds, 3), "host": socket.gethostname(), **about})
@@ -136,11 +154,13 @@ class ArtifactStore:
         for part in SCRATCH if artifact.maker is not None or artifact.kind == "state" else ():
             with contextlib.suppress(OSError):
                 _remove(place / part)
-        files = dict(_files(place)) if store.writes_enabled() else {}
+        files = dict(_files(place, written={} if guard is None else guard.written)) if store.writes_enabled() else {}
         record = {**content, "needs": dependencies, "generation": generation, "files": files}
         if not store.writes_enabled():
             return True
         encoded = store.encode_json(record)
+        if guard is not None:
+            guard.check()
         try:
             created = store.create(place / _MARK, encoded)
         except Exception:  # of many types, by the bucket's client
@@ -164,16 +184,24 @@ class ArtifactStore:
             raise errors.InputError(f"{path}: damaged; remove {self.path(artifact)} and run the study again") from None
 
 
-def _files(folder: Any, within: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def _files(
+    folder: Any, within: str = "", written: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[str, Any]]:
     """Yields the files of a folder and its subfolders, each with its size in bytes and its content hash.
+
+    The hash is that of what this process wrote, where it wrote a file: another one may have replaced it since.
 
     The record of the computation (time.json) differs between equal runs, and is left out.
     """
     for entry in sorted(folder.iterdir(), key=lambda path: path.name):
         if entry.is_dir() and not _is_link(entry):
-            yield from _files(entry, f"{within}{entry.name}/")
+            yield from _files(entry, f"{within}{entry.name}/", written)
+        elif entry.name.endswith(".tmp"):
+            continue  # of a process that was killed
         elif within or entry.name not in (_MARK, "error.txt", "time.json"):
-            yield within + entry.name, {"size": store.size(entry), "sha256": store.file_address(entry)}
+            key = os.path.realpath(entry) if isinstance(entry, pathlib.Path) else str(entry)
+            digest = written.get(key) or store.file_address(entry)
+            yield within + entry.name, {"size": store.size(entry), "sha256": digest}
 
 
 def _is_link(path: Any) -> bool:

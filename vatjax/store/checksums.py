@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vatjax import errors
-from vatjax.store.files import commit_json, reason
+from vatjax.store.files import commit_json, parse_json, reason
 
 _CHECKSUMS = "sha256.json"
 
@@ -36,7 +36,7 @@ def verify_checksums(folder: Path, what: str, remedy: str, required: Sequence[st
         InputError: if a file is missing, can't be read, or has changed.
     """
     try:
-        digests = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+        digests = parse_json((folder / _CHECKSUMS).read_text(encoding="utf-8"))
         if not isinstance(digests, dict) or not set(required) <= set(digests):
             raise ValueError(f"{_CHECKSUMS} does not name {', '.join(required) or 'files'}")
         for name, digest in digests.items():

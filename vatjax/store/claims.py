@@ -29,7 +29,7 @@ from vatjax.store.files import Path, bucket_client, commit, create, path
 LEASE_SECONDS = 120.0  # until the claim of a lost machine expires; a stalled machine has its work done twice
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FILE = re.compile(r"\d{1,9}\.claim")
+_FILE = re.compile(r"\d{1,18}\.claim")
 _LONGEST = 3600.0  # seconds for which a claim is believed, whatever its file says
 
 
@@ -117,8 +117,8 @@ class Claims:
         self, folder: Path, seconds: float | None = None, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self.folder, self.seconds, self._monotonic = folder, LEASE_SECONDS if seconds is None else seconds, monotonic
-        if not (self.seconds > 0 and math.isfinite(self.seconds)):
-            raise ValueError(f"a claim must live for a positive time, found {self.seconds} seconds")
+        if not 0 < self.seconds <= _LONGEST:
+            raise ValueError(f"a claim must live for a positive time of at most an hour, found {self.seconds} seconds")
         self._seen: dict[str, tuple[Holder, float]] = {}  # by task: its last content, and when it was first seen
 
     def claim(self, task: str) -> Claim | None:

@@ -19,7 +19,7 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -110,10 +110,11 @@ def check_writable(folder: Path, option: str) -> None:
     target = path(folder)
     if not isinstance(target, pathlib.Path):
         return
-    parent = next(place for place in (target, *target.absolute().parents) if place.exists())
-    if not parent.is_dir():
-        raise InputError(f"{option}: {parent} is a file; give a folder")
+    parent = target
     try:
+        parent = next(place for place in (target, *target.absolute().parents) if place.exists())
+        if not parent.is_dir():
+            raise InputError(f"{option}: {parent} is a file; give a folder")
         os.rmdir(tempfile.mkdtemp(dir=parent))  # some file systems show it only by trying
     except OSError as error:
         raise InputError(f"{option}: {parent} can't be written to ({reason(error)}); give another folder") from None
@@ -182,23 +183,45 @@ def writes_enabled() -> bool:
     return not _writes_disabled
 
 
-_guard: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextVar("guard", default=None)
+class Guard(NamedTuple):
+    """A guard of the commits of one thread.
+
+    Attributes:
+        check: called before each commit; raises if the files now belong to another process.
+        written: the content hash of each committed file, by its path.
+    """
+
+    check: Callable[[], None]
+    written: dict[str, str]
+
+
+_guard: contextvars.ContextVar[Guard | None] = contextvars.ContextVar("guard", default=None)
 
 
 @contextlib.contextmanager
-def guard_writes(check: Callable[[], None]) -> Iterator[None]:
-    """Calls `check` before each commit of this thread; it raises if the files now belong to another process."""
-    token = _guard.set(check)
+def guard_writes(check: Callable[[], None]) -> Iterator[Guard]:
+    """Yields a guard of all commits of this thread."""
+    guard = Guard(check, {})
+    token = _guard.set(guard)
     try:
-        yield
+        yield guard
     finally:
         _guard.reset(token)
 
 
-def _check_guard() -> None:
-    check = _guard.get()
-    if check is not None:
-        check()
+def _note_write(target: Any, content: Any) -> None:
+    """Checks a commit with the guard, and notes the hash of its content: a path, bytes, or None if it is not known."""
+    guard = _guard.get()
+    if guard is None:
+        return
+    from vatjax.store.addresses import bytes_address, file_address
+
+    guard.written.pop(str(target), None)
+    if isinstance(content, pathlib.Path):
+        guard.written[str(target)] = file_address(content)
+    elif content is not None:
+        guard.written[str(target)] = bytes_address(content)
+    guard.check()
 
 
 # Committing ---------------------------------------------------------------------------------------------------------
@@ -219,14 +242,14 @@ def commit(file_path: Path, data: bytes | bytearray | memoryview | Callable[[Bin
     target = path(file_path)
     if not isinstance(target, pathlib.Path):
         content = _content_bytes(data)
-        _check_guard()
+        _note_write(target, content)
         target.write_bytes(content)
         return
     target = pathlib.Path(os.path.realpath(target))
     with _temporary_file(target, data) as temporary:
         with contextlib.suppress(FileNotFoundError):
             os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
-        _check_guard()
+        _note_write(target, temporary)
         os.replace(temporary, target)
     _sync_folder(target.parent)
 
@@ -238,14 +261,21 @@ def append(file_path: Path, line: bytes) -> None:
     """
     if _writes_disabled:
         return
-    _check_guard()
     target = path(file_path)
+    _note_write(target, None)
     if not isinstance(target, pathlib.Path):
         target.write_bytes((target.read_bytes() if target.exists() else b"") + line)
         return
     _make_folder(target.parent)
     with open(target, "ab") as file:
         file.write(line)
+
+
+def remove_file(file_path: Path) -> None:
+    """Removes a file if it exists; of a link the link alone."""
+    if not _writes_disabled:
+        with contextlib.suppress(FileNotFoundError):
+            path(file_path).unlink()
 
 
 def create(file_path: Path, data: bytes) -> bool:

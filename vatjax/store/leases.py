@@ -31,7 +31,7 @@ class Leases:
     def __init__(self, seconds: float | None = None, clocks: Callable[[], Sequence[float]] | None = None) -> None:
         self._seconds, self._clocks = LEASE_SECONDS if seconds is None else seconds, clocks or _clocks
         self._claims: list[Claim] = []
-        self._ended, self._lost = threading.Event(), False
+        self._ended, self._lost, self._taken = threading.Event(), False, False
         self._renewed = self._clocks()
         self._thread: threading.Thread | None = None
 
@@ -54,7 +54,7 @@ class Leases:
         """Renews all claims once."""
         begun = self._clocks()
         if not all(lease.renew() for lease in list(self._claims)):
-            self._lost = True
+            self._lost = self._taken = True
         self._renewed = begun
 
     def lost(self) -> bool:
@@ -72,13 +72,29 @@ class Leases:
             what: the work, for the message.
         """
         if self.lost():
-            raise LeaseLost(f"{what}: another process has taken this work over; this one stops")
+            raise LeaseLost(f"{what}: another process has taken this work over")
 
     def check_generation(self, what: str) -> None:
         """Raises LeaseLost if a claim is lost, or if the store has a claim of a later generation."""
         self.check(what)
-        if not all(lease.is_highest() for lease in self._claims):
-            self._lost = True
+        with contextlib.suppress(
+            Exception
+        ):  # a store that doesn't answer: the clocks decide, and the record is exclusive
+            if not all(lease.is_highest() for lease in self._claims):
+                self._lost = self._taken = True
+        self.check(what)
+
+    def retain(self, what: str) -> None:
+        """Renews claims that were not renewed in time and that no other process has; raises LeaseLost for all others.
+
+        For a folder: its run goes on after the machine slept. For work that is committed `check` is stricter.
+        """
+        if self.lost() and not self._taken:
+            with contextlib.suppress(Exception):
+                self.renew()
+                self._lost = self._taken
+                if not self._lost:
+                    self.start()
         self.check(what)
 
     def generation(self) -> int:

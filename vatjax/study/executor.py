@@ -65,6 +65,7 @@ class Executor:
         self.artifact_store = status.artifact_store
         self.workers: dict[int, Worker] = {}
         self.leases: store.Leases | None = None
+        self.label = ""
 
     def compute(self, batch: Batch, leases: store.Leases | None = None) -> None:
         """Computes a batch; an artifact that fails is recorded, and the others are computed.
@@ -76,7 +77,7 @@ class Executor:
         Raises:
             store.LeaseLost: if another process has taken the batch over.
         """
-        self.leases = leases
+        self.leases, self.label = leases, batch.artifacts[0].label
         make = self._make_statistics
         if batch.needs_model:
             try:
@@ -131,7 +132,9 @@ class Executor:
         start = time.monotonic()
         self.callbacks.on_batch([artifact for artifact in ready if artifact.address not in present])
         try:
-            with store.guard_writes(self._check_leases):
+            for artifact in ready:
+                self.artifact_store.remove_links(artifact)
+            with store.guard_writes(self._check_leases) as guard:
                 make(ready)
         except Exception as error:
             self._handle(error, ready, make)
@@ -139,12 +142,12 @@ class Executor:
         seconds = (time.monotonic() - start) / len(ready)
         generation = 0
         if self.leases is not None:
-            self.leases.check_generation(ready[0].label)
+            self.leases.check_generation(self.label)
             generation = self.leases.generation()
         for artifact in ready:
             if artifact.address not in present:
                 self._check_leases()
-                if not self.artifact_store.mark_complete(artifact, seconds, _environment(), generation):
+                if not self.artifact_store.mark_complete(artifact, seconds, _environment(), generation, guard):
                     self.callbacks.on_message(f"{artifact.label}: another process completed it first")
                 self.status.record_success(artifact)
                 settled, total = self.status.settled, self.status.total
@@ -153,12 +156,11 @@ class Executor:
     def _check_leases(self) -> None:
         """Raises LeaseLost if another process has taken the batch over."""
         if self.leases is not None:
-            self.leases.check("a batch")
+            self.leases.check(self.label)
 
     def _handle(self, error: Exception, batch: Sequence[Artifact], make: Make) -> None:
         """Tries the halves of a batch that failed; records the failure of a single artifact."""
-        if isinstance(error, store.LeaseLost):
-            raise error
+        self._check_leases()  # the error may be that another process has removed this one's files
         failures.raise_if_local(error)
         if isinstance(error, OSError) and error.errno in failures.FATAL:
             raise errors.InputError(f"{error.filename or self.artifact_store.folder}: {store.reason(error)}") from error
@@ -180,6 +182,7 @@ class Executor:
         return not failed
 
     def _fail(self, artifact: Artifact, error: Exception) -> None:
+        self._check_leases()
         reason = failures.describe(error, self.artifact_store.path(artifact))
         message = reason if reason.startswith(artifact.label) else f"{artifact.label}: {reason}"
         self.status.failures.add(artifact.address, message)

@@ -78,7 +78,7 @@ def run(
         callbacks = Callbacks(on_message, on_artifact, on_batch, on_progress)
         executor = Executor(planned, status, load or loader(design), callbacks)
         _run_batches(order_for_shard(load_or_create_batches(planned, status.present), shard), executor, leases)
-        leases.check(design.out)
+        leases.retain(design.out)
         reused = len(artifacts) - status.computed - len(status.failed)
         return RunResult(planned, status.computed, reused, status.failed)
 
@@ -95,7 +95,7 @@ def _run_batches(batches: Sequence[Batch], executor: Executor, folder_lease: sto
             if pause == 2 * _PAUSE:
                 executor.callbacks.on_message(f"waiting for other shards: {len(left)} batches are left")
             time.sleep(pause)
-            folder_lease.check(out)
+            folder_lease.retain(out)
 
 
 def _compute_if_ready(batch: Batch, executor: Executor, folder_lease: store.Leases) -> bool:
@@ -111,12 +111,12 @@ def _compute_if_ready(batch: Batch, executor: Executor, folder_lease: store.Leas
         except store.LeaseLost as error:
             if processes.is_multiprocess():  # the others of this run wait for its answer
                 raise errors.LocalError(str(error)) from None
-            executor.callbacks.on_message(f"{batch.artifacts[0].label}: {error}")
+            executor.callbacks.on_message(f"{error}; it is left to that one")
             return False
         finally:
             if leases is not None:
                 leases.release()
-        folder_lease.check(executor.planned.design.out)
+        folder_lease.retain(executor.planned.design.out)
     elif readiness == Readiness.FINISHED:
         status.broadcast()
     return readiness != Readiness.BLOCKED

@@ -58,8 +58,9 @@ def _acquire(batch: Batch, status: ArtifactStatus) -> tuple[Readiness, store.Lea
     folder = status.artifact_store.folder
     try:
         leases = store.acquire_all(status.artifact_store.claims, batch.lease_names())
-    except OSError as error:
-        raise errors.InputError(f"{folder}: {store.reason(error)}") from None
+    except Exception as error:  # of many types, by the bucket's client
+        why = store.reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise errors.InputError(f"{folder}: {why}") from None
     if leases is None:
         return Readiness.BLOCKED, None
     if _is_finished(batch, status):  # another process finished it before the lease was acquired

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import pathlib
@@ -237,7 +236,7 @@ def _steps_without_loss(folder: Any) -> list[int]:
         metrics = path / "metrics" / "metrics"
         if path.name.isdigit() and metrics.exists():
             try:
-                json.loads(metrics.read_text())["loss"]
+                store.parse_json(metrics.read_text())["loss"]
             except (ValueError, KeyError, TypeError):
                 steps.append(int(path.name))
     return steps

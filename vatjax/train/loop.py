@@ -174,8 +174,8 @@ def run(
         try:
             return _Run(state, data, loss, course, penalty, validation, probe, memory, checkpoints, log, on_step).run()
         finally:
-            preemption.mark_unsaved(False)
             log.close()
+            preemption.mark_unsaved(False)
 
 
 @contextlib.contextmanager
