@@ -15,7 +15,7 @@ import pytest
 
 from tests.test_cli import run
 from vatjax import errors, models, names, states, store, tables
-from vatjax.models import templates
+from vatjax.models import saving, templates
 from vatjax.store.artifacts import Artifact, ArtifactStore
 from vatjax.study.columns import read_csv, to_csv
 
@@ -361,3 +361,77 @@ def test_closed_standard_output_is_refused():
     )
     assert ended.returncode == 2
     assert ended.stderr == "vatjax: standard output is closed; redirect it, if only to /dev/null\n"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "adapter", "results.csv"])
+def test_a_link_in_a_folder_of_results_is_refused(tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(errors.InputError, match=f"{name}: a link to .*elsewhere, and results would be written there"):
+        store.refuse_links(tmp_path / "out")
+    store.refuse_links(tmp_path / "out", allowed=(name,))
+    store.refuse_links(tmp_path / "absent")
+
+
+def test_a_leftover_link_in_an_artifact_is_removed_before_it_is_computed(tmp_path):
+    shelf, artifact = ArtifactStore(tmp_path / "pieces"), Artifact("state", "mine", {"x": 2})
+    (tmp_path / "numbers.json").write_text("precious")
+    (shelf.path(artifact) / "inside").mkdir(parents=True)
+    (shelf.path(artifact) / "numbers.json").symlink_to(tmp_path / "numbers.json")
+    (shelf.path(artifact) / "inside" / "more").symlink_to(tmp_path)
+    shelf.remove_links(artifact)
+    assert [path.name for path in shelf.path(artifact).rglob("*")] == ["inside"]
+    assert (tmp_path / "numbers.json").read_text() == "precious"
+
+
+def test_the_checkpoint_that_is_replaced_has_no_link(copy):
+    (copy.parent / "templates").mkdir()
+    (copy.parent / "templates" / "x.jinja").write_text("precious")
+    (copy / "additional_chat_templates").symlink_to(copy.parent / "templates")
+    with pytest.raises(errors.InputError, match="additional_chat_templates: a link"):
+        saving.remove_checkpoint(copy, True)
+    (copy / "additional_chat_templates").unlink()
+    (copy / "tokenizer_x").mkdir()
+    with pytest.raises(errors.InputError, match="tokenizer_x: a folder, where a checkpoint has a file"):
+        saving.remove_checkpoint(copy, True)
+    assert (copy / "config.json").exists()
+    assert (copy.parent / "templates" / "x.jinja").exists()
+
+
+def test_new_arrays_never_meet_the_facts_of_an_older_edit(tmp_path, monkeypatch):
+    model = models.load("pocket")
+    residual = np.full((model.config.layers, model.config.width), 0.01, np.float32)
+    models.save_edit(models.Edit(np.float32(1), residual), model, tmp_path / "edit", {"target": "Power"})
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "commit_json", fail)
+        with pytest.raises(OSError, match="No space"):
+            models.save_edit(models.Edit(np.float32(1), -residual), model, tmp_path / "edit", {"target": "Hedonism"})
+    with pytest.raises(errors.InputError, match=r"no edit.json there"):
+        models.load_edit(tmp_path / "edit", model)
+
+
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "x" * 64}] * 200}),
+        ("decoder", {"type": "Replace", "pattern": {"Regex": ""}, "content": "x" * 1000}),
+    ],
+)
+def test_a_tokenizer_that_makes_texts_longer_is_refused(copy, part, content):
+    change(copy / "tokenizer.json", **{part: content})
+    with pytest.raises(errors.InputError, match=f"the {part} of its tokenizer has .* steps and can make a text"):
+        models.open_checkpoint(copy)
+
+
+def test_gguf_metadata_that_claim_more_than_the_file_has_are_refused(tmp_path):
+    pytest.importorskip("gguf")
+    header = b"GGUF" + (3).to_bytes(4, "little") + (0).to_bytes(8, "little") + (1).to_bytes(8, "little")
+    array = (1).to_bytes(8, "little") + b"a" + (9).to_bytes(4, "little") + bytes(4) + (2**40).to_bytes(8, "little")
+    (tmp_path / "lie.gguf").write_bytes(header + array)
+    with pytest.raises(errors.InputError, match="damaged or cut short"):
+        models.open_checkpoint(tmp_path / "lie.gguf")

@@ -56,6 +56,7 @@ class Train(Training, Devices):
             raise errors.InputError(f"{self.out}: a finished run already exists; remove it, or give another folder")
         if folder is not None and not self.dry_run:
             store.check_writable(folder, "--out")
+            store.refuse_links(folder)
         show.print_message(f"{self.model}: loading")
         model = models.load(self.model, self.dtype, self.device_mesh(), self.ignore, self.context)
         prepared = train.prepare(

@@ -18,7 +18,7 @@ import secrets
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -118,6 +118,22 @@ def check_writable(folder: Path, option: str) -> None:
         os.rmdir(tempfile.mkdtemp(dir=parent))  # some file systems show it only by trying
     except OSError as error:
         raise InputError(f"{option}: {parent} can't be written to ({reason(error)}); give another folder") from None
+
+
+def refuse_links(folder: Path, allowed: Sequence[str] = ()) -> None:
+    """Raises InputError for a link in a folder of results: what is written or removed there would be elsewhere.
+
+    Args:
+        folder: of the results, present or not.
+        allowed: names that may be links.
+    """
+    target = path(folder)
+    if isinstance(target, pathlib.Path) and target.is_dir():
+        for entry in target.iterdir():
+            if entry.is_symlink() and entry.name not in allowed:
+                raise InputError(
+                    f"{entry}: a link to {os.readlink(entry)}, and results would be written there; remove it"
+                )
 
 
 def read_text(file_path: Path) -> str:

@@ -36,6 +36,7 @@ def check_folder(design: Design, folder: Any = None) -> Design | None:
         InputError: if the folder is not writable, or contains another study or other files.
     """
     check_writable(design)
+    store.refuse_links(design.out, allowed=("pieces",))
     folder = store.path(design.out) if folder is None else folder
     path = folder / "study.yaml"
     try:

@@ -162,6 +162,7 @@ def run(
         return _Run(state, data, loss, course, penalty, validation, probe, memory, None, None, on_step).run()
     identity = _identity(state, data, loss, course, penalty, validation, about or {})
     path = store.path(folder)
+    store.refuse_links(path)
     with (
         contextlib.nullcontext() if locked else _exclusive_access(path, on_message),
         Checkpoints(path / "checkpoints", identity, course.keep, best=bool(course.validate)) as checkpoints,
