@@ -218,6 +218,16 @@ def test_a_claims_name_stays_in_its_folder(tmp_path, name):
         store.Claims(tmp_path).claim(name)
 
 
+@pytest.mark.parametrize("level", ["claims", "claims/run"])
+def test_a_link_is_not_followed(tmp_path, level):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / level).parent.mkdir(exist_ok=True)
+    (tmp_path / level).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(errors.InputError, match="a link, and claims would be written and removed where it leads"):
+        store.Claims(tmp_path / "claims").claim("run")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def hold(folder, pipe):
     claim = store.Claims(folder, 3600).claim("piece")
     pipe.send(claim is not None)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from tests.test_cli import run
-from vatjax import errors, models, names, states, store, tables
+from vatjax import config, errors, models, names, states, store, study, tables
+from vatjax.commands import show
 from vatjax.models import saving, templates
 from vatjax.store.artifacts import Artifact, ArtifactStore
 from vatjax.study.columns import read_csv, to_csv
@@ -435,3 +436,15 @@ def test_gguf_metadata_that_claim_more_than_the_file_has_are_refused(tmp_path):
     (tmp_path / "lie.gguf").write_bytes(header + array)
     with pytest.raises(errors.InputError, match="damaged or cut short"):
         models.open_checkpoint(tmp_path / "lie.gguf")
+
+
+def test_settings_of_many_megabytes_are_refused():
+    with pytest.raises(errors.InputError, match=r"s.yaml: 2,000,006 characters, and at most 2,000,000 are read"):
+        config.parse(study.Design, "out: " + "x" * 2_000_001, "s.yaml")
+
+
+def test_json_output_has_no_character_that_turns_a_line_around(capsys):
+    show.print_json({"a": "b\u202ec\x9b\u2028é"})
+    said = capsys.readouterr().out
+    assert r"b\u202ec\u009b\u2028é" in said
+    assert json.loads(said) == {"a": "b\u202ec\x9b\u2028é"}

@@ -35,6 +35,9 @@ class _Required:
 _REQUIRED = _Required()
 
 
+_LONGEST = 2_000_000  # characters of a YAML file: its parser takes seconds for a million
+
+
 def read(cls: type[T], path: str | pathlib.Path, absent: Any = _REQUIRED) -> T:
     """Reads a YAML file into the dataclass `cls`.
 
@@ -53,6 +56,8 @@ def read(cls: type[T], path: str | pathlib.Path, absent: Any = _REQUIRED) -> T:
 
 def parse(cls: type[T], text: str, source: str, absent: Any = _REQUIRED) -> T:
     """Reads YAML text into the dataclass `cls`; `source` names the text in errors."""
+    if len(text) > _LONGEST:
+        raise errors.InputError(f"{source}: {len(text):,} characters, and at most {_LONGEST:,} are read as settings")
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:

@@ -65,6 +65,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def json_printable(document: str) -> str:
+    """Returns a JSON document with the same characters as JSON's own escapes: it stays the same data."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", document)
+
+
 def short_repr(value: object) -> str:
     """Returns a value as an error shows it: quoted, with control characters escaped, and shortened."""
     text = repr(value)

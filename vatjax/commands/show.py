@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from vatjax.names import printable
+from vatjax.names import json_printable, printable
 from vatjax.runtime.display import format_duration as format_duration
 from vatjax.runtime.display import print_message as print_message
 from vatjax.text_table import WIDTH, format_table
@@ -16,7 +16,7 @@ from vatjax.text_table import WIDTH, format_table
 
 def print_json(content: Any) -> None:
     """Prints one JSON document on standard output; NaN is refused, since JSON has none."""
-    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json_printable(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)))
 
 
 def power_sentence(detectable: Mapping[str, Any]) -> str:

@@ -17,13 +17,10 @@ from vatjax.store.files import (
     check_writable,
     commit,
     commit_json,
-    commit_npz,
     create,
     disable_writes,
     encode_json,
-    expanded_limit,
     guard_writes,
-    load_npz,
     nonfinite_to_none,
     open_binary,
     parse_json,
@@ -37,6 +34,7 @@ from vatjax.store.files import (
     writes_enabled,
 )
 from vatjax.store.leases import LeaseLost, Leases, acquire_all, acquire_exclusive
+from vatjax.store.npz import commit_npz, expanded_limit, load_npz
 
 __all__ = [
     "Claims",

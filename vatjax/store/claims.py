@@ -129,6 +129,9 @@ class Claims:
         """
         if not _TASK.fullmatch(task):
             raise ValueError(f"a task's name: expected letters, digits, '.', '_' and '-', found {task!r}")
+        for place in (path(self.folder), path(self.folder) / task):
+            if isinstance(place, pathlib.Path) and place.is_symlink():
+                raise InputError(f"{place}: a link, and claims would be written and removed where it leads; remove it")
         before = self._observed(task)
         if before is not None and self._is_live(task, before):
             return None

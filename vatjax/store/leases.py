@@ -125,6 +125,7 @@ def acquire_all(claims: Claims, names: Sequence[str]) -> Leases | None:
         names: of the tasks.
     """
     leases = Leases(claims.seconds)
+    leases.start()  # the first claims must outlive the last one's way to a slow store
     try:
         for name in names:
             lease = claims.claim(name)
@@ -135,7 +136,6 @@ def acquire_all(claims: Claims, names: Sequence[str]) -> Leases | None:
     except BaseException:
         leases.release()
         raise
-    leases.start()
     return leases
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -87,8 +88,9 @@ def run_once(folder: Any, name: str, work: Callable[[], object]) -> None:
             continue
         try:
             if not _is_done(mark, name):
-                work()
-                store.commit_json(mark, {"name": name})
+                with store.guard_writes(functools.partial(leases.check, f"{folder}: results")):
+                    work()
+                    store.commit_json(mark, {"name": name})
         finally:
             leases.release()
 
