@@ -118,7 +118,7 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def refuse_links(folder: Path, allowed: Sequence[str] = ()) -> None:
-    """Raises InputError for a link in a folder of results: what is written or removed there would be elsewhere.
+    """Raises InputError for a link in a folder of results: writes and removals would follow it.
 
     Args:
         folder: of the results, present or not.
