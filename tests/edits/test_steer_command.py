@@ -115,4 +115,4 @@ def test_what_gains_nothing_is_shown_and_not_written(capsys, few, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     status, _, err = steer(capsys, file / "edit", few, *options)
-    assert (status, "not a directory" in err) == (2, True)
+    assert (status, "is a file; give a folder" in err) == (2, True)
