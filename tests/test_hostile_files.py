@@ -400,6 +400,18 @@ def test_the_checkpoint_that_is_replaced_has_no_link(copy):
     assert (copy.parent / "templates" / "x.jinja").exists()
 
 
+def test_an_edit_is_not_written_through_a_link(tmp_path):
+    model = models.load("pocket")
+    residual = np.full((model.config.layers, model.config.width), 0.01, np.float32)
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "edit").mkdir()
+    for name in ("edit.json", "edit.safetensors"):
+        (tmp_path / "edit" / name).symlink_to(tmp_path / "precious")
+    models.save_edit(models.Edit(np.float32(1), residual), model, tmp_path / "edit")
+    assert (tmp_path / "precious").read_text() == "mine"
+    models.load_edit(tmp_path / "edit", model)
+
+
 def test_new_arrays_never_meet_the_facts_of_an_older_edit(tmp_path, monkeypatch):
     model = models.load("pocket")
     residual = np.full((model.config.layers, model.config.width), 0.01, np.float32)

@@ -100,7 +100,8 @@ def save_adapter(edit: Edit, config: Config, path: store.Path, base: str = "") -
     folder = store.path(path)
     if folder.exists() and not folder.is_dir():
         raise errors.InputError(f"{folder}: an adapter is a folder, and this is a file")
-    store.remove_file(folder / _CONFIG)  # new weights never meet an old configuration
+    for name in (_CONFIG, _WEIGHTS):  # new weights never meet an old configuration, and links are not followed
+        store.remove_file(folder / name)
     safetensors.write(folder / _WEIGHTS, pending)
     most = max(ranks.values())
     pattern = {name: rank for name, rank in ranks.items() if rank != most}

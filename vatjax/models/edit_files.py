@@ -50,7 +50,8 @@ def save_edit(edit: Edit, model: Model, path: store.Path, meta: Mapping[str, Any
     for name, array in _parts(edit):
         whole = np.asarray(array, np.float32)
         pending.append(Pending(name, whole.dtype, whole.shape, functools.partial(np.asarray, whole)))
-    store.remove_file(folder / _FACTS)  # an edit without it is no edit: new arrays never meet old facts
+    for name in (_FACTS, _ARRAYS):  # new arrays never meet old facts, and links are not followed
+        store.remove_file(folder / name)
     safetensors.write(folder / _ARRAYS, pending)
     facts = {
         "format": _FORMAT,
