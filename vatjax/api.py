@@ -178,12 +178,9 @@ def finetune(
         data = train.with_reference(model, data, rows=train.rows_drawn(data, steps, seed))
     state = train.init(model, train.Lora(rank=rank), train.Adam(rate=rate), steps=steps, key=seed)
     with display_progress(on_progress, f"training by {loss}") as show_progress:
-        losses: list[Any] = []
-        for number, batch in enumerate(itertools.islice(train.batches(data, seed), steps)):
+        for number, batch in enumerate(itertools.islice(train.batches(data, seed), steps), 1):
             state, logs = train.step(state, batch, objective, donate=True)
-            losses.append(logs["loss"])
-            if number:
-                losses[number - 1].block_until_ready()  # one step after the device, which is never idle
+            logs["loss"].block_until_ready()  # a step that is only dispatched is no progress
             show_progress(number / steps)
     trained = train.export(state)
     assert isinstance(trained, Edit)  # LoRA is an edit

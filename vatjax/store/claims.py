@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from vatjax.errors import InputError
-from vatjax.store.files import Path, bucket_client, commit, create, path
+from vatjax.store.files import Path, bucket_client, commit, create, parse_json, path
 
 LEASE_SECONDS = 120.0  # until the claim of a lost machine expires; a stalled machine has its work done twice
 
@@ -267,8 +267,8 @@ def _encoded(content: Holder) -> bytes:
 
 def _decoded(content: bytes, generation: int) -> Holder:
     fields: Mapping[str, Any] = {}
-    with contextlib.suppress(ValueError, RecursionError):
-        parsed = json.loads(content)
+    with contextlib.suppress(ValueError):
+        parsed = parse_json(content)
         fields = parsed if isinstance(parsed, dict) else {}
     try:
         times = float(fields["seconds"]), float(fields["since"])

@@ -28,8 +28,8 @@ class Leases:
         clocks: return seconds of clocks that are never set; the claims are lost if any of them says so.
     """
 
-    def __init__(self, seconds: float | None = None, clocks: Callable[[], Sequence[float]] | None = None) -> None:
-        self._seconds, self._clocks = LEASE_SECONDS if seconds is None else seconds, clocks or _clocks
+    def __init__(self, seconds: float = LEASE_SECONDS, clocks: Callable[[], Sequence[float]] | None = None) -> None:
+        self._seconds, self._clocks = seconds, clocks or _clocks
         self._claims: list[Claim] = []
         self._ended, self._lost, self._taken = threading.Event(), False, False
         self._renewed = self._clocks()
