@@ -9,6 +9,7 @@ import time
 import pytest
 
 from vatjax import errors, store
+from vatjax.store.artifacts import Artifact, ArtifactStore
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -367,3 +368,36 @@ def test_a_bucket_that_overwrites_what_it_should_create_has_no_shards(bucket, mo
     )
     with pytest.raises(errors.InputError, match="does not refuse to create a file that exists"):
         store.check_exclusive_creation(bucket)
+
+
+def test_claims_and_records_in_s3_through_its_own_client(monkeypatch):
+    """`s3fs` against the S3 of `moto`: pip install s3fs 'moto[server]'."""
+    pytest.importorskip("s3fs", reason="pip install s3fs 'moto[server]' for a server of S3")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    import boto3
+
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    try:
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        store.check_exclusive_creation("s3://bucket/claims")
+        clock = Clock()
+        first, other = store.Claims("s3://bucket/claims", 60), store.Claims("s3://bucket/claims", 60, clock)
+        mine = first.claim("task")
+        assert other.claim("task") is None
+        assert mine.renew()
+        assert other.claim("task") is None
+        clock.now += 61
+        assert other.claim("task").holder.generation == 1
+        assert not mine.renew()
+        shelf, artifact = ArtifactStore("s3://bucket/pieces"), Artifact("result", "one", {"x": 1})
+        store.commit_json(shelf.path(artifact) / "numbers.json", {"gain": 1})
+        assert shelf.mark_complete(artifact, 1.0, {}, 0)
+        assert not shelf.mark_complete(artifact, 1.0, {}, 1)
+        store.commit_json(shelf.path(artifact) / "numbers.json", {"gain": 2})
+        assert shelf.status([artifact]) == (set(), [artifact])
+    finally:
+        server.stop()
